@@ -1,0 +1,41 @@
+# Every target sets up what it needs: a virtual environment with the locked, hash-checked packages.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint serve bench lock clean
+
+demo: $(READY)            ## the whole story, live, in the terminal (ARGS=--serve leaves it running)
+	$(BIN)/python -m examples.demo $(ARGS)
+
+test: $(READY)            ## the whole suite (ARGS="-k resume" to choose)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)            ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(READY)           ## a development gateway on loopback
+	$(BIN)/ringback serve $(ARGS)
+
+bench: $(READY)           ## the figures of the README
+	$(BIN)/python -m bench $(ARGS)
+
+lock:                     ## renew requirements.lock from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	    --generate-hashes --upgrade --quiet -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Ringback needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@echo "setting up $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV) \
+	    || { echo "this Python cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
