@@ -1,0 +1,183 @@
+"""The SQLite file: opening it safely, writing a batch in one transaction, reading beside it.
+
+One connection writes. SQLite before 3.51.3 can lose a checkpoint when two connections write or
+checkpoint (the WAL-reset bug), so a lock file keeps a second process out, and the reading
+connection neither writes nor checkpoints. WAL with synchronous=FULL is set and read back: a commit
+that was confirmed survives power loss.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiosqlite
+
+from storage.errors import CannotOpen, Unavailable
+from storage.schema import APPLICATION_ID, MIGRATIONS
+
+Statement = tuple[str, tuple[Any, ...]]
+Rows = list[tuple[Any, ...]]
+
+
+class Database:
+    """One file, one process. `write` is for the one writer task; `read` may run beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: aiosqlite.Connection | None = None
+        self._reader: aiosqlite.Connection | None = None
+        self._lock: int | None = None
+
+    async def open(self) -> Self:
+        """Lock, open, verify and migrate.
+
+        Raises `CannotOpen`, with nothing changed, when another process holds the file, when it is
+        not ours, when a newer version wrote it, or when it cannot be read or written.
+        """
+        try:
+            self._lock = _take_lock(self.path)
+            self._writer = await self._connect()
+            await self._migrate(self._writer)
+            await _durable(self._writer)
+            self._reader = await self._connect()
+            await self._reader.execute_fetchall("PRAGMA query_only = 1")
+            await self._reader.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
+        except (sqlite3.Error, OSError) as error:
+            await self.close()
+            raise CannotOpen(f"cannot open the database {self.path}: {error}") from error
+        except CannotOpen:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Close the reader first: the last to close checkpoints, and that must be the writer."""
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                await connection.close()
+        self._reader = self._writer = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def write(self, statements: Sequence[Statement]) -> None:
+        """Run `statements` in one transaction that is on disk when this returns.
+
+        The number of thread hops is the number of statements and two, whatever their data.
+        Raises `Unavailable` when the disk did not confirm; then nothing of it counts.
+        """
+        writer = self._writer
+        if writer is None:
+            raise Unavailable("the database is not open")
+        try:
+            await writer.execute_fetchall("BEGIN IMMEDIATE")
+            for sql, parameters in statements:
+                await writer.execute_fetchall(sql, parameters)
+            await writer.execute_fetchall("COMMIT")
+        except sqlite3.Error as error:
+            await self._abandon(writer, error)
+            raise Unavailable(f"the database did not confirm: {error}") from error
+
+    async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        """Rows of a query over what is committed, on a connection of its own."""
+        return await _fetch(self._reader, sql, parameters)
+
+    async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        """Rows of a query on the writing connection, for the writer task between two commits."""
+        return await _fetch(self._writer, sql, parameters)
+
+    async def _connect(self) -> aiosqlite.Connection:
+        connection = await aiosqlite.connect(self.path, isolation_level=None, timeout=5.0)
+        await connection.execute_fetchall("PRAGMA foreign_keys = 1")
+        return connection
+
+    async def _migrate(self, writer: aiosqlite.Connection) -> None:
+        ((version,),) = await writer.execute_fetchall("PRAGMA user_version")
+        ((owner,),) = await writer.execute_fetchall("PRAGMA application_id")
+        ((tables,),) = await writer.execute_fetchall("SELECT count(*) FROM sqlite_schema")
+        if (owner or version or tables) and owner != APPLICATION_ID:
+            raise CannotOpen(f"{self.path} is a SQLite file, but not one of Ringback")
+        if version > len(MIGRATIONS):
+            raise CannotOpen(
+                f"{self.path} was written by a newer version of Ringback (schema {version}, "
+                f"this one knows up to {len(MIGRATIONS)}): install that version or restore a backup"
+            )
+        if version == len(MIGRATIONS):
+            return
+        await writer.execute_fetchall("PRAGMA journal_mode = WAL")
+        for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+            await writer.execute_fetchall("BEGIN IMMEDIATE")
+            for sql in statements:
+                await writer.execute_fetchall(sql)
+            await writer.execute_fetchall(f"PRAGMA user_version = {number}")
+            await writer.execute_fetchall("COMMIT")
+
+    async def _abandon(self, writer: aiosqlite.Connection, error: sqlite3.Error) -> None:
+        """Roll back; after an I/O error start with a new connection (its page cache may lie)."""
+        try:
+            if writer.in_transaction:
+                await writer.execute_fetchall("ROLLBACK")
+            if (error.sqlite_errorcode or 0) & 0xFF != sqlite3.SQLITE_IOERR:
+                return
+            await writer.close()
+            self._writer = await self._connect()
+            await _durable(self._writer)
+        except (sqlite3.Error, AttributeError) as again:
+            raise Unavailable(f"the database did not confirm: {error}; {again}") from error
+
+
+async def _fetch(
+    connection: aiosqlite.Connection | None, sql: str, parameters: tuple[Any, ...]
+) -> Rows:
+    if connection is None:
+        raise Unavailable("the database is not open")
+    try:
+        return list(await connection.execute_fetchall(sql, parameters))  # type: ignore[arg-type]
+    except sqlite3.Error as error:
+        raise Unavailable(f"the database cannot be read: {error}") from error
+
+
+async def _durable(writer: aiosqlite.Connection) -> None:
+    ((mode,),) = await writer.execute_fetchall("PRAGMA journal_mode = WAL")
+    await writer.execute_fetchall("PRAGMA synchronous = FULL")
+    ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")
+    if (mode, synchronous) != ("wal", 2):
+        raise CannotOpen(
+            f"the file system does not allow durable commits (journal_mode={mode}, "
+            f"synchronous={synchronous}; WAL and FULL are needed): use a local disk"
+        )
+
+
+def _take_lock(path: Path) -> int:
+    """Make the file readable by its owner only, and hold a lock beside it while open."""
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+    except BlockingIOError:
+        os.close(lock)
+        raise CannotOpen(
+            f"the database {path} is held by another process: stop the other gateway first"
+        ) from None
+    except OSError:
+        os.close(lock)
+        raise
+    return lock

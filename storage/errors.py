@@ -1,0 +1,29 @@
+"""What can go wrong with storage, ours told apart from the disk's.
+
+StorageError
+├── Unavailable        the disk did not confirm the write; nothing of it counts; try again
+├── Overloaded         the writer queue is full; nothing was queued; try again later
+└── CannotOpen         the database cannot be used by this process; says why and what to do
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Base of everything that storage raises on purpose."""
+
+
+class Unavailable(StorageError):
+    """The commit was not confirmed. The same change may be tried again."""
+
+
+class Overloaded(Unavailable):
+    """The writer queue is at its bound (`Store.QUEUE` changes)."""
+
+
+class CannotOpen(StorageError):
+    """The database cannot be opened. `problem` is one clear line for the operator."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem

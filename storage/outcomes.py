@@ -1,0 +1,163 @@
+"""Outcomes: what may become of a counted message, and the arithmetic of the ranges that record it.
+
+Theory of operation. An outcome is a function of the conversation's row, so that a message can have
+neither two nor none: the span of `settled` that covers it says it; else a place at or before the
+`acked` cursor means acked; else it is pending. The common case, a message acknowledged in chat,
+therefore writes nothing but the cursor. `transition` is the only way to change an outcome, and
+`TRANSITIONS` is the only place that says which changes there are.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from storage.records import Conversation, Cut, Outcome, Span
+
+
+class Trigger(StrEnum):
+    """What can change an outcome."""
+
+    ACK = "ack"
+    ACCEPTANCE = "acceptance"
+    EXPIRY = "expiry"
+    NO_DEVICE_LEFT = "no_device_left"
+    REGISTRATION = "registration"
+
+
+TRANSITIONS: dict[tuple[Outcome, Trigger], Outcome] = {
+    (Outcome.PENDING, Trigger.ACK): Outcome.ACKED,
+    (Outcome.PENDING, Trigger.ACCEPTANCE): Outcome.PUSHED,
+    (Outcome.PENDING, Trigger.EXPIRY): Outcome.EXPIRED,
+    (Outcome.PENDING, Trigger.NO_DEVICE_LEFT): Outcome.UNDELIVERABLE,
+    (Outcome.EXPIRED, Trigger.ACK): Outcome.ACKED,
+    (Outcome.EXPIRED, Trigger.ACCEPTANCE): Outcome.PUSHED,
+    (Outcome.UNDELIVERABLE, Trigger.ACK): Outcome.ACKED,
+    (Outcome.UNDELIVERABLE, Trigger.REGISTRATION): Outcome.PENDING,
+}
+"""Every change of outcome that there is. What is not listed stays as it is."""
+
+
+class Move(NamedTuple):
+    """`span` of messages (with its new outcome) came from `origin`."""
+
+    origin: Outcome
+    span: Span
+
+
+class Change(NamedTuple):
+    """The conversation afterwards, what moved, and what that means for the stored spans."""
+
+    conversation: Conversation
+    moves: tuple[Move, ...]
+    dropped: tuple[Span, ...]
+    added: tuple[Span, ...]
+
+
+def segments(conversation: Conversation) -> list[Span]:
+    """Everything after the acked cursor, in order, as spans of one outcome each."""
+    found: list[Span] = []
+    at = conversation.acked
+    for span in conversation.settled:
+        if span.lo_seq > at.seq:
+            found.append(_span(at, span.lo, Outcome.PENDING))
+            at = span.lo
+        found.append(_span(at, span.hi, span.outcome, span.reason))
+        at = span.hi
+    if conversation.last_seq > at.seq:
+        found.append(_span(at, conversation.last, Outcome.PENDING))
+    return [span for span in found if span.count]
+
+
+def pending(conversation: Conversation) -> list[Span]:
+    """The spans that have no outcome yet."""
+    if conversation.acked_ord == conversation.last_ord:
+        return []
+    return [s for s in segments(conversation) if s.outcome is Outcome.PENDING]
+
+
+def transition(
+    conversation: Conversation, lo: Cut, hi: Cut, trigger: Trigger, reason: str | None = None
+) -> Change:
+    """Apply `trigger` to the counted messages after `lo` up to and including `hi`.
+
+    An ack is a cursor: it always starts at the acked cut, and moves it to `hi`.
+    """
+    lo = max(lo, conversation.acked)
+    before = segments(conversation)
+    after: list[Span] = []
+    moves: list[Move] = []
+    for part in [piece for span in before for piece in _split(span, lo, hi)]:
+        to = None
+        if lo.seq <= part.lo_seq and part.hi_seq <= hi.seq:
+            to = TRANSITIONS.get((part.outcome, trigger))
+        if to is None:
+            after.append(part)
+        else:
+            moved = _span(part.lo, part.hi, to, None if to is Outcome.ACKED else reason)
+            moves.append(Move(part.outcome, moved))
+            after.append(moved)
+    acked = hi if trigger is Trigger.ACK and hi > conversation.acked else conversation.acked
+    kept = _merge([s for s in after if s.outcome not in (Outcome.PENDING, Outcome.ACKED)])
+    kept = [_whole(span, conversation) for span in kept]
+    stored = {s for s in kept if s.hi_seq <= acked.seq}
+    result = msgspec.structs.replace(
+        conversation,
+        acked_seq=acked.seq,
+        acked_ord=acked.ord,
+        settled=tuple(s for s in kept if s not in stored),
+    )
+    old = set(conversation.settled)
+    new = set(kept)
+    return Change(
+        result,
+        tuple(moves),
+        tuple(s for s in conversation.settled if s not in new),
+        tuple(s for s in kept if s not in old),
+    )
+
+
+def _span(lo: Cut, hi: Cut, outcome: Outcome, reason: str | None = None) -> Span:
+    return Span(lo.seq, lo.ord, hi.seq, hi.ord, outcome, reason)
+
+
+def _split(span: Span, *cuts: Cut) -> list[Span]:
+    pieces = [span]
+    for cut in cuts:
+        last = pieces[-1]
+        if last.lo_seq < cut.seq < last.hi_seq:
+            pieces[-1:] = [
+                _span(last.lo, cut, last.outcome, last.reason),
+                _span(cut, last.hi, last.outcome, last.reason),
+            ]
+    return [piece for piece in pieces if piece.count]
+
+
+def _merge(spans: list[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for span in spans:
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and last.hi_ord == span.lo_ord
+            and (last.outcome, last.reason) == (span.outcome, span.reason)
+        ):
+            merged[-1] = _span(last.lo, span.hi, span.outcome, span.reason)
+        else:
+            merged.append(span)
+    return merged
+
+
+def _whole(span: Span, conversation: Conversation) -> Span:
+    """A stored span may begin before the acked cursor; give it back its stored beginning."""
+    for stored in conversation.settled[:1]:
+        if (
+            stored.lo_seq < conversation.acked_seq
+            and span.lo == conversation.acked
+            and stored.outcome is span.outcome
+            and stored.reason == span.reason
+        ):
+            return _span(stored.lo, span.hi, span.outcome, span.reason)
+    return span

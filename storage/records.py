@@ -1,0 +1,253 @@
+"""The records that storage keeps: frozen values that say only what follows from themselves.
+
+A *counted* message is one that the company owes the customer: an agent's or a proactive one. Only
+counted messages have an outcome and count as unread. Three ranks place a message: `seq` (its place
+among all), `ord` (how many counted messages there are up to and including it) and `said` (how many
+the customer wrote). Ranks make every count a subtraction: unread is `last_ord - read_ord`, never a
+counter that goes up and down.
+
+A *cut* is a place between messages, after `seq` and with `ord` counted messages before it. Cursors
+and ranges are made of cuts.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+
+class Key(NamedTuple):
+    """Names one conversation: the tenant, and the customer id that the tenant chose."""
+
+    tenant: str
+    customer: str
+
+
+class Cut(NamedTuple):
+    """A place between messages: after `seq`, with `ord` counted messages up to there."""
+
+    seq: int
+    ord: int
+
+
+class Outcome(StrEnum):
+    """How the customer learned of a counted message."""
+
+    PENDING = "pending"
+    ACKED = "acked"
+    PUSHED = "pushed"
+    EXPIRED = "expired"
+    UNDELIVERABLE = "undeliverable"
+
+
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """The counted messages after `lo` up to and including `hi`, which share an outcome."""
+
+    lo_seq: int
+    lo_ord: int
+    hi_seq: int
+    hi_ord: int
+    outcome: Outcome
+    reason: str | None = None
+
+    @property
+    def lo(self) -> Cut:
+        return Cut(self.lo_seq, self.lo_ord)
+
+    @property
+    def hi(self) -> Cut:
+        return Cut(self.hi_seq, self.hi_ord)
+
+    @property
+    def count(self) -> int:
+        return self.hi_ord - self.lo_ord
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One entry of a conversation. Times are seconds since the epoch; `data` is JSON text.
+
+    `route`, `reason`, `sessions` (space-separated ids) and `due_at` are what was decided at commit.
+    """
+
+    conversation: int
+    seq: int
+    ord: int
+    said: int
+    id: str
+    role: str
+    author: str
+    name: str | None
+    kind: str
+    text: str
+    data: str | None
+    title: str | None
+    at: float
+    expires_at: float | None
+    ref: str | None
+    route: str | None
+    reason: str | None
+    sessions: str | None
+    due_at: float | None
+
+    @property
+    def cut(self) -> Cut:
+        return Cut(self.seq, self.ord)
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A message before its commit gave it a place."""
+
+    id: str
+    role: str
+    author: str
+    kind: str
+    text: str
+    counted: bool
+    name: str | None = None
+    data: str | None = None
+    title: str | None = None
+    expires_at: float | None = None
+    ref: str | None = None
+    route: str | None = None
+    reason: str | None = None
+    sessions: str | None = None
+    due_at: float | None = None
+
+
+class DeviceState(StrEnum):
+    """Whether a registration may be rung. A dead or quarantined one is kept for 7 days."""
+
+    LIVE = "live"
+    DEAD = "dead"
+    QUARANTINED = "quarantined"
+
+
+class Device(msgspec.Struct, frozen=True):
+    """One registration: an installation's device token and how far it has been rung.
+
+    `ring` is the claim in hand (JSON, as sent), covering from `covered` to `ring_to`; `attempt`
+    counts its calls. `owes` says that a look is wanted, `wake_at` when. `badge` is the unread count
+    that was last attempted to be shown on it.
+    """
+
+    id: int
+    installation: str
+    token: str
+    generation: int
+    registered_at: float
+    platform: str | None = None
+    app: str | None = None
+    environment: str | None = None
+    locale: str | None = None
+    state: DeviceState = DeviceState.LIVE
+    state_at: float | None = None
+    covered_seq: int = 0
+    covered_ord: int = 0
+    badge: int | None = None
+    owes: bool = False
+    wake_at: float | None = None
+    ring: str | None = None
+    ring_seq: int = 0
+    ring_ord: int = 0
+    attempt: int = 0
+    verdict: str | None = None
+    verdict_at: float | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.state is DeviceState.LIVE
+
+    @property
+    def covered(self) -> Cut:
+        return Cut(self.covered_seq, self.covered_ord)
+
+    @property
+    def ring_to(self) -> Cut:
+        return Cut(self.ring_seq, self.ring_ord)
+
+    def __repr__(self) -> str:
+        return f"Device(id={self.id}, generation={self.generation}, state={self.state})"
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """A customer's row with all that decisions need: cursors, due times, devices, open outcomes.
+
+    `settled` holds the spans above `acked` whose outcome is neither pending nor acked.
+    """
+
+    id: int
+    tenant: str
+    customer: str
+    name: str | None = None
+    live: bool = False
+    unanswered: bool = False
+    last_seq: int = 0
+    last_ord: int = 0
+    last_said: int = 0
+    acked_seq: int = 0
+    acked_ord: int = 0
+    read_seq: int = 0
+    read_ord: int = 0
+    agent_read_seq: int = 0
+    agent_read_said: int = 0
+    badge_seq: int = 0
+    push_due_at: float | None = None
+    hold_from: float | None = None
+    expires_at: float | None = None
+    updated_at: float = 0.0
+    settled: tuple[Span, ...] = ()
+    devices: tuple[Device, ...] = ()
+    newest: Message | None = None
+    newest_counted: Message | None = None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.tenant, self.customer)
+
+    @property
+    def last(self) -> Cut:
+        return Cut(self.last_seq, self.last_ord)
+
+    @property
+    def acked(self) -> Cut:
+        return Cut(self.acked_seq, self.acked_ord)
+
+    @property
+    def unread(self) -> int:
+        """Counted messages after the customer's read mark (I5)."""
+        return self.last_ord - self.read_ord
+
+    @property
+    def waiting(self) -> int:
+        """The customer's messages after the agents' shared read mark."""
+        return self.last_said - self.agent_read_said
+
+    @property
+    def live_devices(self) -> tuple[Device, ...]:
+        return tuple(d for d in self.devices if d.live)
+
+    def device(self, id: int) -> Device | None:
+        return next((d for d in self.devices if d.id == id), None)
+
+    def with_device(self, device: Device) -> Conversation:
+        """This conversation with `device` in the place of the registration of the same id."""
+        rest = tuple(d if d.id != device.id else device for d in self.devices)
+        if self.device(device.id) is None:
+            rest = (*rest, device)
+        return msgspec.structs.replace(self, devices=rest)
+
+    def without_device(self, id: int) -> Conversation:
+        return msgspec.structs.replace(self, devices=tuple(d for d in self.devices if d.id != id))
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One recorded fact about the counted messages from `from_seq` to `seq`. `detail` is JSON."""
+
+    conversation: int
+    from_seq: int
+    seq: int
+    at: float
+    event: str
+    detail: str | None = None

@@ -1,0 +1,147 @@
+"""The schema, as migrations that commit together with the record of having been made.
+
+`PRAGMA user_version` is the number of migrations made; `application_id` says that a file is ours.
+`messages` is clustered by conversation, so that history is one range of one tree; `events` is
+append-only, so that a commit writes few pages however many conversations it touches.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x52494E47  # "RING"
+
+COUNTED = "role <> 'customer' AND kind <> 'system'"
+"""SQL for a counted message (see `storage.records`)."""
+
+_FIRST = (
+    """
+    CREATE TABLE meta (
+        name TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE conversations (
+        id INTEGER PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        customer TEXT NOT NULL,
+        name TEXT,
+        live INTEGER NOT NULL,
+        unanswered INTEGER NOT NULL,
+        last_seq INTEGER NOT NULL,
+        last_ord INTEGER NOT NULL,
+        last_said INTEGER NOT NULL,
+        acked_seq INTEGER NOT NULL,
+        acked_ord INTEGER NOT NULL,
+        read_seq INTEGER NOT NULL,
+        read_ord INTEGER NOT NULL,
+        agent_read_seq INTEGER NOT NULL,
+        agent_read_said INTEGER NOT NULL,
+        badge_seq INTEGER NOT NULL,
+        newest_counted_seq INTEGER NOT NULL,
+        push_due_at REAL,
+        hold_from REAL,
+        expires_at REAL,
+        updated_at REAL NOT NULL,
+        UNIQUE (tenant, customer),
+        CHECK (read_seq <= acked_seq AND acked_seq <= last_seq),
+        CHECK (read_ord <= acked_ord AND acked_ord <= last_ord AND last_ord <= last_seq)
+    )
+    """,
+    """
+    CREATE TABLE messages (
+        conversation INTEGER NOT NULL REFERENCES conversations (id),
+        seq INTEGER NOT NULL,
+        ord INTEGER NOT NULL,
+        said INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        role TEXT NOT NULL,
+        author TEXT NOT NULL,
+        name TEXT,
+        kind TEXT NOT NULL,
+        text TEXT NOT NULL,
+        data TEXT,
+        title TEXT,
+        at REAL NOT NULL,
+        expires_at REAL,
+        ref TEXT,
+        route TEXT,
+        reason TEXT,
+        sessions TEXT,
+        due_at REAL,
+        PRIMARY KEY (conversation, seq)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE UNIQUE INDEX messages_ref ON messages (conversation, role, author, ref)
+    WHERE ref IS NOT NULL
+    """,
+    """
+    CREATE TABLE outcomes (
+        conversation INTEGER NOT NULL REFERENCES conversations (id),
+        lo_seq INTEGER NOT NULL,
+        lo_ord INTEGER NOT NULL,
+        hi_seq INTEGER NOT NULL,
+        hi_ord INTEGER NOT NULL,
+        outcome TEXT NOT NULL CHECK (outcome IN ('pushed', 'expired', 'undeliverable')),
+        reason TEXT,
+        PRIMARY KEY (conversation, lo_seq),
+        CHECK (lo_seq < hi_seq AND lo_ord < hi_ord)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE devices (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        tenant TEXT NOT NULL,
+        conversation INTEGER NOT NULL REFERENCES conversations (id),
+        installation TEXT NOT NULL,
+        token TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        registered_at REAL NOT NULL,
+        platform TEXT,
+        app TEXT,
+        environment TEXT,
+        locale TEXT,
+        state TEXT NOT NULL,
+        state_at REAL,
+        covered_seq INTEGER NOT NULL,
+        covered_ord INTEGER NOT NULL,
+        badge INTEGER,
+        owes INTEGER NOT NULL,
+        wake_at REAL,
+        ring TEXT,
+        ring_seq INTEGER NOT NULL,
+        ring_ord INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        verdict TEXT,
+        verdict_at REAL,
+        UNIQUE (tenant, installation),
+        UNIQUE (tenant, token),
+        CHECK ((owes = 0 AND ring IS NULL) OR wake_at IS NOT NULL)
+    )
+    """,
+    "CREATE INDEX devices_conversation ON devices (conversation)",
+    """
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        conversation INTEGER NOT NULL,
+        from_seq INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        at REAL NOT NULL,
+        event TEXT NOT NULL,
+        detail TEXT
+    )
+    """,
+    "CREATE INDEX events_message ON events (conversation, seq)",
+    """
+    CREATE TABLE counters (
+        tenant TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value INTEGER NOT NULL,
+        PRIMARY KEY (tenant, name)
+    ) WITHOUT ROWID
+    """,
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+"""Each entry is one migration, made in one transaction with the step of `user_version`."""

@@ -1,0 +1,254 @@
+"""All SQL, set-based: one statement takes any number of rows as one JSON array through `json_each`.
+
+The cost of a call is the hop to the database's thread, not the row, so a batch is a few statements
+whatever its size. Reading functions map rows to records; writing functions return statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from storage.database import Statement
+from storage.records import (
+    Conversation,
+    Device,
+    DeviceState,
+    Event,
+    Message,
+    Outcome,
+    Span,
+)
+from storage.schema import COUNTED
+
+MESSAGE = tuple(Message.__struct_fields__)
+DEVICE = tuple(Device.__struct_fields__)
+CONVERSATION = (
+    "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord", "last_said",
+    "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_read_seq", "agent_read_said",
+    "badge_seq", "push_due_at", "hold_from", "expires_at", "updated_at",
+)  # fmt: skip
+
+
+def _columns(names: Iterable[str], table: str = "") -> str:
+    return ", ".join(f"{table}{name}" for name in names)
+
+
+def _values(count: int) -> str:
+    return ", ".join(f"json_extract(j.value, '$[{i}]')" for i in range(count))
+
+
+def _upsert(table: str, columns: Sequence[str], key: str) -> str:
+    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name != key)
+    return (
+        f"INSERT INTO {table} ({_columns(columns)}) SELECT {_values(len(columns))} "  # noqa: S608
+        f"FROM json_each(?) j WHERE true ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    )
+
+
+def _insert(table: str, columns: Sequence[str]) -> str:
+    return (
+        f"INSERT INTO {table} ({_columns(columns)}) SELECT {_values(len(columns))} "  # noqa: S608
+        "FROM json_each(?) j"
+    )
+
+
+def rows(values: Iterable[Any]) -> tuple[str]:
+    """The one parameter of a set-based statement."""
+    return (orjson.dumps(list(values)).decode(),)
+
+
+# Writing. Order matters: parents before children, deletions before insertions.
+
+_CONVERSATION_COLUMNS = (*CONVERSATION, "newest_counted_seq")
+_DEVICE_COLUMNS = (*DEVICE, "tenant", "conversation")
+_EVENT_COLUMNS = tuple(Event.__struct_fields__)
+_SPAN_COLUMNS = ("conversation", "lo_seq", "lo_ord", "hi_seq", "hi_ord", "outcome", "reason")
+
+UPSERT_CONVERSATIONS = _upsert("conversations", _CONVERSATION_COLUMNS, "id")
+INSERT_MESSAGES = _insert("messages", MESSAGE)
+INSERT_EVENTS = _insert("events", _EVENT_COLUMNS)
+UPSERT_DEVICES = _upsert("devices", _DEVICE_COLUMNS, "id")
+DELETE_DEVICES = "DELETE FROM devices WHERE id IN (SELECT value FROM json_each(?))"
+INSERT_SPANS = _insert("outcomes", _SPAN_COLUMNS)
+DELETE_SPANS = """
+    DELETE FROM outcomes WHERE (conversation, lo_seq) IN (
+        SELECT json_extract(j.value, '$[0]'), json_extract(j.value, '$[1]') FROM json_each(?) j)
+"""
+ADD_COUNTERS = """
+    INSERT INTO counters (tenant, name, value)
+    SELECT json_extract(j.value, '$[0]'), json_extract(j.value, '$[1]'),
+           json_extract(j.value, '$[2]')
+    FROM json_each(?) j WHERE true
+    ON CONFLICT (tenant, name) DO UPDATE SET value = value + excluded.value
+"""
+
+
+def conversation_row(c: Conversation) -> tuple[Any, ...]:
+    return (
+        c.id, c.tenant, c.customer, c.name, c.live, c.unanswered, c.last_seq, c.last_ord,
+        c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord, c.agent_read_seq,
+        c.agent_read_said, c.badge_seq, c.push_due_at, c.hold_from, c.expires_at, c.updated_at,
+        c.newest_counted.seq if c.newest_counted else 0,
+    )  # fmt: skip
+
+
+def message_row(m: Message) -> tuple[Any, ...]:
+    return (
+        m.conversation, m.seq, m.ord, m.said, m.id, m.role, m.author, m.name, m.kind, m.text,
+        m.data, m.title, m.at, m.expires_at, m.ref, m.route, m.reason, m.sessions, m.due_at,
+    )  # fmt: skip
+
+
+def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
+    return (*(getattr(d, name) for name in DEVICE), c.tenant, c.id)
+
+
+def event_row(e: Event) -> tuple[Any, ...]:
+    return (e.conversation, e.from_seq, e.seq, e.at, e.event, e.detail)
+
+
+def span_row(conversation: int, s: Span) -> tuple[Any, ...]:
+    return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, s.outcome, s.reason)
+
+
+def statement(sql: str, values: Iterable[Any]) -> list[Statement]:
+    """`sql` over `values`, or nothing to do."""
+    given = list(values)
+    return [(sql, rows(given))] if given else []
+
+
+# Reading for the writer: what a batch of changes needs to know.
+
+LOAD_BY_KEY = f"""
+    SELECT {_columns(_CONVERSATION_COLUMNS, "c.")} FROM json_each(?) j
+    CROSS JOIN conversations c ON c.tenant = json_extract(j.value, '$[0]')
+        AND c.customer = json_extract(j.value, '$[1]')
+"""  # noqa: S608
+LOAD_DEVICES = f"""
+    SELECT d.conversation, {_columns(DEVICE, "d.")} FROM json_each(?) j
+    CROSS JOIN devices d ON d.conversation = j.value ORDER BY d.id
+"""  # noqa: S608
+LOAD_SPANS = f"""
+    SELECT {_columns(_SPAN_COLUMNS, "o.")} FROM json_each(?) j
+    CROSS JOIN outcomes o ON o.conversation = json_extract(j.value, '$[0]')
+        AND o.hi_seq > json_extract(j.value, '$[1]')
+    ORDER BY o.conversation, o.lo_seq
+"""  # noqa: S608
+LOAD_MESSAGES = f"""
+    SELECT {_columns(MESSAGE, "m.")} FROM json_each(?) j
+    CROSS JOIN messages m ON m.conversation = json_extract(j.value, '$[0]')
+        AND m.seq = json_extract(j.value, '$[1]')
+"""  # noqa: S608
+LOAD_REFS = f"""
+    SELECT {_columns(MESSAGE, "m.")} FROM json_each(?) j
+    CROSS JOIN messages m ON m.conversation = json_extract(j.value, '$[0]')
+        AND m.role = json_extract(j.value, '$[1]') AND m.author = json_extract(j.value, '$[2]')
+        AND m.ref = json_extract(j.value, '$[3]')
+"""  # noqa: S608
+LOAD_MARKS = f"""
+    SELECT m.conversation, m.seq, m.ord, m.said,
+        (SELECT n.at FROM messages n WHERE n.conversation = m.conversation AND n.seq > m.seq
+         AND {COUNTED} ORDER BY n.seq LIMIT 1)
+    FROM json_each(?) j CROSS JOIN messages m ON m.conversation = json_extract(j.value, '$[0]')
+        AND m.seq = json_extract(j.value, '$[1]')
+"""  # noqa: S608
+LOAD_UNACKED = f"""
+    SELECT {_columns(MESSAGE)} FROM messages
+    WHERE conversation = ? AND seq > ? AND {COUNTED} ORDER BY seq LIMIT ?
+"""  # noqa: S608
+LOAD_OWNERS = """
+    SELECT c.tenant, c.customer, d.id, d.installation, d.token FROM json_each(?) j
+    CROSS JOIN devices d ON d.tenant = json_extract(j.value, '$[0]') AND (
+        d.installation = json_extract(j.value, '$[1]') OR d.token = json_extract(j.value, '$[2]'))
+    CROSS JOIN conversations c ON c.id = d.conversation
+"""
+LOAD_COUNTERS = "SELECT tenant, name, value FROM counters"
+LOAD_META = "SELECT name, value FROM meta"
+LOAD_DUE = """
+    SELECT c.tenant, c.customer FROM conversations c
+    WHERE c.push_due_at IS NOT NULL OR c.expires_at IS NOT NULL
+    UNION
+    SELECT c.tenant, c.customer FROM devices d JOIN conversations c ON c.id = d.conversation
+    WHERE d.wake_at IS NOT NULL
+"""
+MAX_CONVERSATION = "SELECT coalesce(max(id), 0) FROM conversations"
+MAX_DEVICE = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'devices'"
+PUT_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
+RENEW_EPOCH = "UPDATE meta SET value = ? WHERE name = 'epoch'"
+FORGET_DEVICES = "DELETE FROM devices WHERE state <> 'live' AND state_at < ?"
+
+# Reading for people and clients.
+
+HISTORY = f"""
+    SELECT {_columns(MESSAGE)} FROM messages
+    WHERE conversation = ? AND seq < ? ORDER BY seq DESC LIMIT ?
+"""  # noqa: S608
+AFTER = f"""
+    SELECT {_columns(MESSAGE)} FROM messages
+    WHERE conversation = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+"""  # noqa: S608
+ONE_MESSAGE = f"SELECT {_columns(MESSAGE)} FROM messages WHERE conversation = ? AND seq = ?"  # noqa: S608
+OUTCOME_OF = """
+    SELECT outcome, reason FROM outcomes
+    WHERE conversation = ? AND lo_seq < ? AND hi_seq >= ?
+"""
+EVENTS_OF = f"""
+    SELECT {_columns(_EVENT_COLUMNS)} FROM events
+    WHERE conversation = ? AND seq >= ? AND from_seq <= ? ORDER BY id
+"""  # noqa: S608
+INBOX = """
+    SELECT c.tenant, c.customer FROM conversations c
+    WHERE c.tenant = ? AND c.last_seq > 0 AND (c.updated_at, c.id) < (?, ?)
+        AND (? = 'all' OR (? = 'live' AND c.live) OR (? = 'unanswered' AND c.unanswered))
+    ORDER BY c.updated_at DESC, c.id DESC LIMIT ?
+"""
+RECOUNT = f"""
+    SELECT c.tenant, c.id, c.customer,
+        (SELECT count(*) FROM messages m WHERE m.conversation = c.id AND {COUNTED}),
+        (SELECT count(*) FROM messages m WHERE m.conversation = c.id AND {COUNTED}
+            AND m.seq > c.read_seq),
+        (SELECT max(m.seq) - count(*) FROM messages m WHERE m.conversation = c.id)
+    FROM conversations c
+"""  # noqa: S608
+
+
+def to_message(row: Sequence[Any]) -> Message:
+    return Message(*row)
+
+
+def to_device(row: Sequence[Any]) -> Device:
+    values = dict(zip(DEVICE, row, strict=True))
+    values["state"] = DeviceState(values["state"])
+    values["owes"] = bool(values["owes"])
+    return Device(**values)
+
+
+def to_span(row: Sequence[Any]) -> Span:
+    lo_seq, lo_ord, hi_seq, hi_ord, outcome, reason = row
+    return Span(lo_seq, lo_ord, hi_seq, hi_ord, Outcome(outcome), reason)
+
+
+def to_event(row: Sequence[Any]) -> Event:
+    return Event(*row)
+
+
+def to_conversation(
+    row: Sequence[Any],
+    settled: tuple[Span, ...],
+    devices: tuple[Device, ...],
+    newest: Message | None,
+    newest_counted: Message | None,
+) -> Conversation:
+    values: dict[str, Any] = dict(zip(CONVERSATION, row, strict=False))
+    values["live"] = bool(values["live"])
+    values["unanswered"] = bool(values["unanswered"])
+    return Conversation(
+        **values,
+        settled=settled,
+        devices=devices,
+        newest=newest,
+        newest_counted=newest_counted,
+    )

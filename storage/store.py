@@ -1,0 +1,382 @@
+"""The store: one writer queue with group commit, and reading. The seam behind which SQLite stands.
+
+Theory of operation. Every change is submitted as a function with the `Needs` that say which rows it
+judges. The writer takes all that waits, reads what is not in memory (set-based), runs the functions
+in order against a `Transaction`, writes everything in one transaction, and only then runs the
+changes' `after_commit` callbacks and answers their futures, in the same order. What arrives while
+a commit runs goes into the next. A change that raises is undone alone and answered with its error;
+if the disk does not confirm, all of the batch are answered with `Unavailable` and nothing of it is
+remembered. Another store (PostgreSQL) needs this class's public methods and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from storage import sql
+from storage.database import Database
+from storage.errors import Overloaded, Unavailable
+from storage.records import Conversation, Cut, Event, Key, Message, Outcome
+from storage.transaction import Loaded, Mark, Owner, Transaction
+
+R = TypeVar("R")
+
+
+class Needs(NamedTuple):
+    """What a change judges beside its conversation. All are read in one go for a whole batch."""
+
+    keys: tuple[Key, ...] = ()
+    ref: tuple[Key, str, str, str] | None = None
+    mark: tuple[Key, int] | None = None
+    unacked: Key | None = None
+    device: tuple[str, str, str | None] | None = None  # tenant, installation, token
+
+
+class _Change(NamedTuple):
+    needs: Needs
+    apply: Callable[[Transaction], Any]
+    answer: asyncio.Future[Any]
+
+
+class Told(msgspec.Struct, frozen=True):
+    """All that is recorded of one message: for `ringback why` and the deliveries call."""
+
+    message: Message
+    conversation: Conversation
+    outcome: Outcome | None
+    reason: str | None
+    events: list[Event]
+
+
+class Store:
+    """Use cases over one `Database`. Only one writer task exists, whatever calls `submit`."""
+
+    QUEUE = 20_000
+    """Changes that may wait. At the bound `submit` raises `Overloaded`."""
+    BATCH = 2_000
+    """Changes in one commit at the most."""
+    CACHE = 50_000
+    """Conversations kept in memory. The least recently used go; they are read again when needed."""
+    UNACKED = 1_000
+    """Messages that one change looks at for expiry or re-arming; the rest follow in the next."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+        self._queue: deque[_Change] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._cache: OrderedDict[Key, Conversation] = OrderedDict()
+        self._next_conversation = 1
+        self._next_device = 1
+        self.counters: Counter[tuple[str, str]] = Counter()
+        self.meta: dict[str, str] = {}
+        self.changed: Callable[[Conversation], None] = lambda conversation: None
+        """Told of every conversation that a commit changed, before the commit's callbacks."""
+        self.failed: Callable[[Exception], None] = lambda error: None
+        """Told of an error that is a fault of ours, not of a caller."""
+        self.commits = 0
+        self.committed_changes = 0
+
+    # Life
+
+    async def start(self) -> None:
+        """Read what a running store keeps in memory, and start the writer."""
+        db = self._database
+        await db.write(
+            [(sql.PUT_META, (name, secrets.token_hex(16))) for name in ("epoch", "secret")]
+        )
+        self.meta = dict(await db.read(sql.LOAD_META))
+        ((highest,),) = await db.read(sql.MAX_CONVERSATION)
+        self._next_conversation = highest + 1
+        self._next_device = 1 + sum(row[0] for row in await db.read(sql.MAX_DEVICE))
+        for tenant, name, value in await db.read(sql.LOAD_COUNTERS):
+            self.counters[tenant, name] = value
+        self._task = asyncio.create_task(self._run(), name="storage-writer")
+
+    async def stop(self) -> None:
+        """Commit what waits, then end the writer. Later changes are answered `Unavailable`."""
+        task, self._task = self._task, None
+        if task is not None:
+            self._wake.set()
+            await task
+
+    # Changing
+
+    def submit(self, apply: Callable[[Transaction], R], needs: Needs) -> asyncio.Future[R]:
+        """Queue a change. The future gives what `apply` returned, after the commit.
+
+        It raises what `apply` raised, or `Unavailable`. Raises `Overloaded` at once at the bound.
+        `apply` runs once, or again if another change of its batch failed: it must not have effects
+        of its own; those belong in `Transaction.after_commit`.
+        """
+        if self._task is None:
+            raise Unavailable("the store is closed")
+        if len(self._queue) >= self.QUEUE:
+            raise Overloaded(f"{self.QUEUE} changes are waiting for the disk")
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Change(needs, apply, answer))
+        self._wake.set()
+        return answer
+
+    async def _run(self) -> None:
+        while self._task is not None or self._queue:
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self.BATCH))]
+            try:
+                await self._commit(batch)
+            except Exception as error:
+                if not isinstance(error, Unavailable):
+                    self.failed(error)
+                    error = Unavailable("internal fault while committing")
+                for change in batch:
+                    if not change.answer.done():
+                        change.answer.set_exception(error)
+
+    async def _commit(self, batch: list[_Change]) -> None:
+        committed, loaded = await self._load([change.needs for change in batch])
+        tx = Transaction(
+            self._clock(), committed, loaded, self._next_conversation, self._next_device
+        )
+        answers = [self._apply(tx, change) for change in batch]
+        statements = tx.statements()
+        if statements:
+            await self._database.write(statements)
+            self.commits += 1
+            self.committed_changes += len(batch)
+        self._next_conversation = tx.next_conversation
+        self._next_device = tx.next_device
+        self.counters.update(tx.counters())
+        for conversation in tx.changed.values():
+            self._remember(conversation)
+            self.changed(conversation)
+        for callback in tx.callbacks:
+            try:
+                callback()
+            except Exception as error:
+                self.failed(error)
+        for change, (value, refusal) in zip(batch, answers, strict=True):
+            if change.answer.done():
+                continue
+            if refusal is None:
+                change.answer.set_result(value)
+            else:
+                change.answer.set_exception(refusal)
+
+    def _apply(self, tx: Transaction, change: _Change) -> tuple[Any, Exception | None]:
+        savepoint = tx.savepoint()
+        try:
+            return change.apply(tx), None
+        except Exception as error:
+            tx.rollback(savepoint)
+            return None, error
+
+    # Reading for the writer
+
+    async def _load(self, needs: list[Needs]) -> tuple[dict[Key, Conversation], Loaded]:
+        loaded = Loaded()
+        keys: set[Key] = set()
+        devices: set[tuple[str, str, str | None]] = set()
+        for need in needs:
+            keys.update(need.keys)
+            if need.device is not None:
+                devices.add(need.device)
+        if devices:
+            keys.update(await self._load_owners(devices, loaded))
+        committed = await self._load_conversations(keys)
+        await self._load_refs([n.ref for n in needs if n.ref], committed, loaded)
+        await self._load_marks({n.mark for n in needs if n.mark}, committed, loaded)
+        for key in {n.unacked for n in needs if n.unacked}:
+            conversation = committed.get(key)
+            if conversation is not None and conversation.acked_ord < conversation.last_ord:
+                loaded.unacked[key] = [
+                    sql.to_message(row)
+                    for row in await self._database.read_for_write(
+                        sql.LOAD_UNACKED, (conversation.id, conversation.acked_seq, self.UNACKED)
+                    )
+                ]
+        return committed, loaded
+
+    async def _load_owners(
+        self, devices: set[tuple[str, str, str | None]], loaded: Loaded
+    ) -> list[Key]:
+        found = []
+        for row in await self._database.read_for_write(sql.LOAD_OWNERS, sql.rows(devices)):
+            tenant, customer, id, installation, token = row
+            owner = Owner(Key(tenant, customer), id)
+            loaded.installations[tenant, installation] = owner
+            loaded.tokens[tenant, token] = owner
+            found.append(owner.key)
+        return found
+
+    async def _load_conversations(self, keys: Iterable[Key]) -> dict[Key, Conversation]:
+        committed: dict[Key, Conversation] = {}
+        missing: list[Key] = []
+        for key in keys:
+            conversation = self._cache.get(key)
+            if conversation is None:
+                missing.append(key)
+            else:
+                self._cache.move_to_end(key)
+                committed[key] = conversation
+        if missing:
+            for conversation in await self._fetch(missing, self._database.read_for_write):
+                committed[conversation.key] = conversation
+                self._remember(conversation)
+        return committed
+
+    async def _fetch(self, keys: list[Key], read: Callable[..., Any]) -> list[Conversation]:
+        rows = await read(sql.LOAD_BY_KEY, sql.rows(keys))
+        if not rows:
+            return []
+        at = {name: i for i, name in enumerate(sql.CONVERSATION)}
+        ids = [row[0] for row in rows]
+        devices: dict[int, list[Any]] = {id: [] for id in ids}
+        for id, *device in await read(sql.LOAD_DEVICES, sql.rows(ids)):
+            devices[id].append(sql.to_device(device))
+        spans: dict[int, list[Any]] = {id: [] for id in ids}
+        acked = [(row[0], row[at["acked_seq"]]) for row in rows]
+        for id, *span in await read(sql.LOAD_SPANS, sql.rows(acked)):
+            spans[id].append(sql.to_span(span))
+        wanted = {(row[0], seq) for row in rows for seq in (row[at["last_seq"]], row[-1]) if seq}
+        messages = {
+            (row[0], row[1]): sql.to_message(row)
+            for row in await read(sql.LOAD_MESSAGES, sql.rows(wanted))
+        }
+        return [
+            sql.to_conversation(
+                row,
+                tuple(spans[row[0]]),
+                tuple(devices[row[0]]),
+                messages.get((row[0], row[at["last_seq"]])),
+                messages.get((row[0], row[-1])),
+            )
+            for row in rows
+        ]
+
+    async def _load_refs(
+        self,
+        refs: list[tuple[Key, str, str, str]],
+        committed: dict[Key, Conversation],
+        loaded: Loaded,
+    ) -> None:
+        names = {committed[ref[0]].id: ref[0] for ref in refs if ref[0] in committed}
+        if not names:
+            return
+        wanted = [(committed[k].id, role, who, ref) for k, role, who, ref in refs if k in committed]
+        for row in await self._database.read_for_write(sql.LOAD_REFS, sql.rows(wanted)):
+            m = sql.to_message(row)
+            loaded.refs[names[m.conversation], m.role, m.author, m.ref or ""] = m
+
+    async def _load_marks(
+        self, marks: set[tuple[Key, int]], committed: dict[Key, Conversation], loaded: Loaded
+    ) -> None:
+        wanted: dict[int, Key] = {}
+        places: list[tuple[int, int]] = []
+        for key, seq in marks:
+            conversation = committed.get(key)
+            if conversation is None or seq < 0 or seq > conversation.last_seq:
+                continue
+            if seq == conversation.last_seq:
+                mark = Mark(conversation.last, conversation.last_said, None)
+                loaded.marks[key, seq] = mark
+            elif seq == 0:
+                loaded.marks[key, seq] = Mark(Cut(0, 0), 0, None)
+            else:
+                wanted[conversation.id] = key
+                places.append((conversation.id, seq))
+        if places:
+            read = self._database.read_for_write
+            for id, seq, ord, said, next_at in await read(sql.LOAD_MARKS, sql.rows(places)):
+                loaded.marks[wanted[id], seq] = Mark(Cut(seq, ord), said, next_at)
+
+    def _remember(self, conversation: Conversation) -> None:
+        key = conversation.key
+        self._cache[key] = conversation
+        self._cache.move_to_end(key)
+        if len(self._cache) > self.CACHE:
+            self._cache.popitem(last=False)
+
+    # Reading
+
+    async def conversation(self, key: Key) -> Conversation | None:
+        """The conversation as last committed."""
+        found = self._cache.get(key)
+        if found is not None:
+            return found
+        fetched = await self._fetch([key], self._database.read)
+        # Meanwhile the writer may have read or changed it: what it remembers is newer.
+        return self._cache.get(key) or (fetched[0] if fetched else None)
+
+    async def history(
+        self, conversation: Conversation, before: int | None, limit: int
+    ) -> tuple[list[Message], bool]:
+        """The newest `limit` messages before `before` (exclusive), rising, and if older exist."""
+        top = conversation.last_seq + 1 if before is None else before
+        rows = await self._database.read(sql.HISTORY, (conversation.id, top, limit + 1))
+        found = [sql.to_message(row) for row in rows]
+        return found[:limit][::-1], len(found) > limit
+
+    async def after(self, conversation: Conversation, seq: int, upto: int) -> list[Message]:
+        """The messages after `seq` up to and including `upto`, rising."""
+        if upto <= seq:
+            return []
+        rows = await self._database.read(sql.AFTER, (conversation.id, seq, upto, upto - seq))
+        return [sql.to_message(row) for row in rows]
+
+    async def inbox(
+        self, tenant: str, which: str, before: tuple[float, int], limit: int
+    ) -> list[Conversation]:
+        """A tenant's conversations with messages, newest first, older than the cursor `before`."""
+        rows = await self._database.read(sql.INBOX, (tenant, *before, which, which, which, limit))
+        keys = [Key(*row) for row in rows]
+        found = {k: c for k in keys if (c := self._cache.get(k)) is not None}
+        missing = [k for k in keys if k not in found]
+        if missing:
+            found.update({c.key: c for c in await self._fetch(missing, self._database.read)})
+        return [found[k] for k in keys if k in found]
+
+    async def told(self, key: Key, seq: int) -> Told | None:
+        """Everything recorded of message `seq`; None if there is no such message."""
+        conversation = await self.conversation(key)
+        if conversation is None:
+            return None
+        rows = await self._database.read(sql.ONE_MESSAGE, (conversation.id, seq))
+        if not rows:
+            return None
+        message = sql.to_message(rows[0])
+        outcome: Outcome | None = None
+        reason = None
+        if message.role != "customer" and message.kind != "system":
+            spans = await self._database.read(sql.OUTCOME_OF, (conversation.id, seq, seq))
+            if spans:
+                outcome, reason = Outcome(spans[0][0]), spans[0][1]
+            else:
+                acked = seq <= conversation.acked_seq
+                outcome = Outcome.ACKED if acked else Outcome.PENDING
+        events = await self._database.read(sql.EVENTS_OF, (conversation.id, seq, seq))
+        return Told(message, conversation, outcome, reason, [sql.to_event(row) for row in events])
+
+    async def unsettled(self) -> list[Key]:
+        """Conversations in which something is due, now or later: where recovery begins."""
+        return [Key(*row) for row in await self._database.read(sql.LOAD_DUE)]
+
+    async def conversations(self, keys: list[Key]) -> list[Conversation]:
+        """Many conversations as last committed; unknown keys are left out."""
+        found = [c for k in keys if (c := self._cache.get(k)) is not None]
+        known = {c.key for c in found}
+        missing = [k for k in keys if k not in known]
+        return found + (await self._fetch(missing, self._database.read) if missing else [])
+
+    async def check(self) -> None:
+        """Raise `Unavailable` unless the database can be written now."""
+        await self._database.write([("UPDATE meta SET value = value WHERE name = 'epoch'", ())])

@@ -1,0 +1,375 @@
+"""One batch of changes against the state just committed, as the writer builds it in memory.
+
+Theory of operation. Before a batch the writer loads the rows that its changes said they need.
+Then each change runs in turn, synchronously, seeing what the ones before it did; what it wants is
+collected here. A change that raises is undone alone (`savepoint`, `rollback`). At the end
+`statements` says what to write, in a number of statements that does not grow with the batch.
+
+The methods are the use cases: what may be done to a conversation. Outcomes and the counters of the
+conservation law are kept here, so that no caller can move one without the other. When a push is due
+and who is in chat is not known here; callers set those fields with `put`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+
+from storage import outcomes, sql
+from storage.database import Statement
+from storage.outcomes import Move, Trigger
+from storage.records import (
+    Conversation,
+    Cut,
+    Device,
+    Draft,
+    Event,
+    Key,
+    Message,
+    Outcome,
+    Span,
+)
+
+replace = msgspec.structs.replace
+
+
+class Mark(NamedTuple):
+    """A cut that somebody named by its seq, how much the customer had said up to there, and when
+    the first counted message after it was committed."""
+
+    cut: Cut
+    said: int
+    next_at: float | None
+
+
+class Owner(NamedTuple):
+    """Whose registration holds an installation or a token."""
+
+    key: Key
+    device: int
+
+
+class Loaded(msgspec.Struct):
+    """What was read for a batch, beside the conversations: answers to what the changes asked."""
+
+    refs: dict[tuple[Key, str, str, str], Message] = {}
+    marks: dict[tuple[Key, int], Mark] = {}
+    unacked: dict[Key, list[Message]] = {}
+    installations: dict[tuple[str, str], Owner | None] = {}
+    tokens: dict[tuple[str, str], Owner | None] = {}
+
+
+class _Savepoint(NamedTuple):
+    messages: int
+    events: int
+    moves: int
+    spans: int
+    callbacks: int
+    undo: int
+    counters: int
+
+
+class Transaction:
+    """What a change may do. Valid only while the change runs."""
+
+    def __init__(
+        self,
+        now: float,
+        committed: dict[Key, Conversation],
+        loaded: Loaded,
+        next_conversation: int,
+        next_device: int,
+    ) -> None:
+        self.now = now
+        self.next_conversation = next_conversation
+        self.next_device = next_device
+        self.callbacks: list[Callable[[], None]] = []
+        self.changed: dict[Key, Conversation] = {}
+        self._committed = committed
+        self._loaded = loaded
+        self._messages: list[Message] = []
+        self._events: list[Event] = []
+        self._moves: list[tuple[str, Move]] = []
+        self._accepted: list[str] = []
+        self._spans: list[tuple[int, int, Span | None]] = []
+        self._undo: list[Callable[[], Any]] = []
+
+    # What is known
+
+    def conversation(self, key: Key) -> Conversation | None:
+        """The conversation as the changes before this one left it."""
+        return self.changed.get(key) or self._committed.get(key)
+
+    def sent_before(self, key: Key, role: str, author: str, ref: str) -> Message | None:
+        """The message that this sender already sent here under `ref`."""
+        return self._loaded.refs.get((key, role, author, ref))
+
+    def mark(self, conversation: Conversation, seq: int) -> Mark | None:
+        """The cut after message `seq`; None when there is no such message in what was committed."""
+        return self._loaded.marks.get((conversation.key, seq))
+
+    def unacked(self, conversation: Conversation) -> list[Message]:
+        """Counted messages after the acked cursor, oldest first, as committed before this batch."""
+        return self._loaded.unacked.get(conversation.key, [])
+
+    def owner_of_installation(self, tenant: str, installation: str) -> Owner | None:
+        return self._loaded.installations.get((tenant, installation))
+
+    def owner_of_token(self, tenant: str, token: str) -> Owner | None:
+        return self._loaded.tokens.get((tenant, token))
+
+    # What may be done
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Run `callback` once the batch is on disk, in the order of the changes."""
+        self.callbacks.append(callback)
+
+    def put(self, conversation: Conversation) -> Conversation:
+        """Make `conversation` the state that the following changes see."""
+        key = conversation.key
+        before = self.changed.get(key)
+        if before is None:
+            self._undo.append(lambda: self.changed.pop(key, None))
+        else:
+            self._undo.append(lambda: self.changed.__setitem__(key, before))
+        self.changed[key] = conversation
+        return conversation
+
+    def create(self, key: Key, name: str | None) -> Conversation:
+        """A conversation for a customer that nobody has seen before."""
+        conversation = Conversation(
+            self.next_conversation, key.tenant, key.customer, name, updated_at=self.now
+        )
+        self.next_conversation += 1
+        return self.put(conversation)
+
+    def append_message(
+        self, conversation: Conversation, draft: Draft
+    ) -> tuple[Conversation, Message]:
+        """Give `draft` the next place. A counted message becomes pending and unread."""
+        c = conversation
+        mine = draft.role == "customer"
+        message = Message(
+            conversation=c.id,
+            seq=c.last_seq + 1,
+            ord=c.last_ord + draft.counted,
+            said=c.last_said + mine,
+            id=draft.id,
+            role=draft.role,
+            author=draft.author,
+            name=draft.name,
+            kind=draft.kind,
+            text=draft.text,
+            data=draft.data,
+            title=draft.title,
+            at=self.now,
+            expires_at=draft.expires_at,
+            ref=draft.ref,
+            route=draft.route,
+            reason=draft.reason,
+            sessions=draft.sessions,
+            due_at=draft.due_at,
+        )
+        self._messages.append(message)
+        if draft.ref is not None:
+            slot = (c.key, draft.role, draft.author, draft.ref)
+            self._loaded.refs[slot] = message
+            self._undo.append(lambda: self._loaded.refs.pop(slot, None))
+        changes: dict[str, Any] = {"newest": message, "updated_at": self.now}
+        if draft.counted:
+            self._accepted.append(c.tenant)
+            changes["newest_counted"] = message
+            changes["badge_seq"] = c.badge_seq + 1
+            known = (c.expires_at, draft.expires_at)
+            changes["expires_at"] = min((t for t in known if t is not None), default=None)
+        updated = replace(
+            c, last_seq=message.seq, last_ord=message.ord, last_said=message.said, **changes
+        )
+        return self.put(updated), message
+
+    def acknowledge(
+        self, conversation: Conversation, cut: Cut
+    ) -> tuple[Conversation, tuple[Move, ...]]:
+        """The customer has everything up to `cut`: move the acked cursor there, never back."""
+        if cut.seq <= conversation.acked_seq:
+            return conversation, ()
+        before = conversation.acked_ord
+        conversation, moves = self.transition(conversation, conversation.acked, cut, Trigger.ACK)
+        changes: dict[str, Any] = {}
+        if conversation.acked_ord != before:
+            changes["hold_from"] = None
+        if conversation.acked_ord == conversation.last_ord:
+            changes["expires_at"] = None
+        if changes:
+            conversation = self.put(replace(conversation, **changes))
+        return conversation, moves
+
+    def mark_read(self, conversation: Conversation, cut: Cut) -> Conversation:
+        """Move the read mark to `cut` (already acknowledged), never back."""
+        if cut.seq <= conversation.read_seq:
+            return conversation
+        changed = cut.ord != conversation.read_ord
+        return self.put(
+            replace(
+                conversation,
+                read_seq=cut.seq,
+                read_ord=cut.ord,
+                badge_seq=conversation.badge_seq + changed,
+            )
+        )
+
+    def transition(
+        self,
+        conversation: Conversation,
+        lo: Cut,
+        hi: Cut,
+        trigger: Trigger,
+        reason: str | None = None,
+    ) -> tuple[Conversation, tuple[Move, ...]]:
+        """Apply `trigger` to the messages after `lo` up to `hi`, and count what moved (I2)."""
+        change = outcomes.transition(conversation, lo, hi, trigger, reason)
+        id = conversation.id
+        self._spans.extend((id, span.lo_seq, None) for span in change.dropped)
+        self._spans.extend((id, span.lo_seq, span) for span in change.added)
+        self._moves.extend((conversation.tenant, move) for move in change.moves)
+        for move in change.moves:
+            if move.origin is Outcome.PENDING and move.span.outcome is Outcome.ACKED:
+                continue  # the common case, told by the ack's own event
+            self.event(
+                change.conversation,
+                move.span.lo_seq + 1,
+                move.span.hi_seq,
+                "outcome",
+                outcome=move.span.outcome,
+                was=move.origin,
+                reason=move.span.reason,
+            )
+        return self.put(change.conversation), change.moves
+
+    def move_token(self, conversation: Conversation, device: Device) -> Conversation:
+        """Register `device` here. The caller has taken its token and installation from others."""
+        key = conversation.key
+        self._own((key.tenant, device.installation), (key.tenant, device.token), key, device.id)
+        return self.put(conversation.with_device(device))
+
+    def remove_device(self, conversation: Conversation, device: Device) -> Conversation:
+        """Forget a registration, its token and what it owed."""
+        tenant = conversation.tenant
+        for slots, slot in (
+            (self._loaded.installations, (tenant, device.installation)),
+            (self._loaded.tokens, (tenant, device.token)),
+        ):
+            owner = slots.get(slot)
+            if owner is not None and owner.device == device.id:
+                self._remember(slots, slot, None)
+        return self.put(conversation.without_device(device.id))
+
+    def new_device_id(self) -> int:
+        """A registration's id: rising, never used twice, not even after a deletion."""
+        id = self.next_device
+        self.next_device += 1
+        return id
+
+    def event(
+        self, conversation: Conversation, from_seq: int, seq: int, event: str, **detail: Any
+    ) -> None:
+        """Record a fact about the messages from `from_seq` to `seq`."""
+        told = {name: value for name, value in detail.items() if value is not None}
+        text = orjson.dumps(told).decode() if told else None
+        self._events.append(Event(conversation.id, from_seq, seq, self.now, event, text))
+
+    # For the writer
+
+    def savepoint(self) -> _Savepoint:
+        return _Savepoint(
+            len(self._messages),
+            len(self._events),
+            len(self._moves),
+            len(self._spans),
+            len(self.callbacks),
+            len(self._undo),
+            len(self._accepted),
+        )
+
+    def rollback(self, to: _Savepoint) -> None:
+        """Undo what one change did since `to`."""
+        del self._messages[to.messages :]
+        del self._events[to.events :]
+        del self._moves[to.moves :]
+        del self._spans[to.spans :]
+        del self.callbacks[to.callbacks :]
+        del self._accepted[to.counters :]
+        for undo in reversed(self._undo[to.undo :]):
+            undo()
+        del self._undo[to.undo :]
+
+    def counters(self) -> Counter[tuple[str, str]]:
+        """By how much each of the tenants' counters changes."""
+        delta: Counter[tuple[str, str]] = Counter()
+        for tenant in self._accepted:
+            delta[tenant, "accepted"] += 1
+            delta[tenant, Outcome.PENDING.value] += 1
+        for tenant, move in self._moves:
+            delta[tenant, move.origin.value] -= move.span.count
+            delta[tenant, move.span.outcome.value] += move.span.count
+        return delta
+
+    def statements(self) -> list[Statement]:
+        """What to write: at most nine statements, parents first, deletions before insertions."""
+        spans = {(id, lo): span for id, lo, span in self._spans}
+        gone, kept = self._devices()
+        return [
+            *sql.statement(
+                sql.UPSERT_CONVERSATIONS, map(sql.conversation_row, self.changed.values())
+            ),
+            *sql.statement(sql.INSERT_MESSAGES, map(sql.message_row, self._messages)),
+            *sql.statement(sql.DELETE_SPANS, spans),
+            *sql.statement(
+                sql.INSERT_SPANS,
+                [sql.span_row(id, span) for (id, _), span in spans.items() if span is not None],
+            ),
+            *sql.statement(sql.DELETE_DEVICES, gone),
+            *sql.statement(sql.UPSERT_DEVICES, kept),
+            *sql.statement(sql.INSERT_EVENTS, map(sql.event_row, self._events)),
+            *sql.statement(
+                sql.ADD_COUNTERS,
+                [(*slot, value) for slot, value in self.counters().items() if value],
+            ),
+        ]
+
+    def _devices(self) -> tuple[list[int], list[tuple[Any, ...]]]:
+        """Ids to delete first (also those whose unique token or installation changes), and rows."""
+        gone: list[int] = []
+        kept: list[tuple[Any, ...]] = []
+        for key, now in self.changed.items():
+            committed = self._committed.get(key)
+            before = {d.id: d for d in committed.devices} if committed else {}
+            for device in now.devices:
+                old = before.pop(device.id, None)
+                if old is device:
+                    continue
+                if old and (old.token, old.installation) != (device.token, device.installation):
+                    gone.append(old.id)
+                kept.append(sql.device_row(now, device))
+            gone.extend(before)
+        return gone, kept
+
+    def _own(
+        self, installation: tuple[str, str], token: tuple[str, str], key: Key, device: int
+    ) -> None:
+        self._remember(self._loaded.installations, installation, Owner(key, device))
+        self._remember(self._loaded.tokens, token, Owner(key, device))
+
+    def _remember(
+        self,
+        slots: dict[tuple[str, str], Owner | None],
+        slot: tuple[str, str],
+        owner: Owner | None,
+    ) -> None:
+        before = slots.get(slot)
+        self._undo.append(lambda: slots.__setitem__(slot, before))
+        slots[slot] = owner
