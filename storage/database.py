@@ -56,6 +56,23 @@ class Database:
             raise
         return self
 
+    async def open_to_read(self) -> Self:
+        """Open beside a process that writes, or when none does. Raises `CannotOpen`."""
+        if not self.path.exists():
+            raise CannotOpen(f"there is no database {self.path}")
+        try:
+            self._reader = await aiosqlite.connect(
+                f"{self.path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+            )
+            ((version,),) = await self._reader.execute_fetchall("PRAGMA user_version")
+        except sqlite3.Error as error:
+            await self.close()
+            raise CannotOpen(f"cannot read the database {self.path}: {error}") from error
+        if version != len(MIGRATIONS):
+            await self.close()
+            raise CannotOpen(f"{self.path} has schema {version}, not {len(MIGRATIONS)}")
+        return self
+
     async def close(self) -> None:
         """Close the reader first: the last to close checkpoints, and that must be the writer."""
         for connection in (self._reader, self._writer):

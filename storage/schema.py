@@ -107,6 +107,7 @@ _FIRST = (
         covered_ord INTEGER NOT NULL,
         badge INTEGER,
         owes INTEGER NOT NULL,
+        owed_ord INTEGER NOT NULL,
         wake_at REAL,
         ring TEXT,
         ring_seq INTEGER NOT NULL,

@@ -57,7 +57,7 @@ def _insert(table: str, columns: Sequence[str]) -> str:
 
 def rows(values: Iterable[Any]) -> tuple[str]:
     """The one parameter of a set-based statement."""
-    return (orjson.dumps(list(values)).decode(),)
+    return (orjson.dumps(list(values), default=tuple).decode(),)
 
 
 # Writing. Order matters: parents before children, deletions before insertions.

@@ -308,6 +308,15 @@ class Store:
 
     # Reading
 
+    @property
+    def waiting(self) -> int:
+        """How many changes wait for a commit."""
+        return len(self._queue)
+
+    def peek(self, key: Key) -> Conversation | None:
+        """The conversation as last committed, if it is in memory."""
+        return self._cache.get(key)
+
     async def conversation(self, key: Key) -> Conversation | None:
         """The conversation as last committed."""
         found = self._cache.get(key)

@@ -113,8 +113,9 @@ class Transaction:
         return self._loaded.marks.get((conversation.key, seq))
 
     def unacked(self, conversation: Conversation) -> list[Message]:
-        """Counted messages after the acked cursor, oldest first, as committed before this batch."""
-        return self._loaded.unacked.get(conversation.key, [])
+        """Counted messages after the acked cursor, oldest first (those that were asked for)."""
+        found = self._loaded.unacked.get(conversation.key, [])
+        return [message for message in found if message.ord > conversation.acked_ord]
 
     def owner_of_installation(self, tenant: str, installation: str) -> Owner | None:
         return self._loaded.installations.get((tenant, installation))
@@ -148,9 +149,12 @@ class Transaction:
         return self.put(conversation)
 
     def append_message(
-        self, conversation: Conversation, draft: Draft
+        self, conversation: Conversation, draft: Draft, **changes: Any
     ) -> tuple[Conversation, Message]:
-        """Give `draft` the next place. A counted message becomes pending and unread."""
+        """Give `draft` the next place; `changes` are further fields of the conversation.
+
+        A counted message becomes pending and unread.
+        """
         c = conversation
         mine = draft.role == "customer"
         message = Message(
@@ -179,9 +183,12 @@ class Transaction:
             slot = (c.key, draft.role, draft.author, draft.ref)
             self._loaded.refs[slot] = message
             self._undo.append(lambda: self._loaded.refs.pop(slot, None))
-        changes: dict[str, Any] = {"newest": message, "updated_at": self.now}
+        changes |= {"newest": message, "updated_at": self.now}
         if draft.counted:
             self._accepted.append(c.tenant)
+            unacked = self._loaded.unacked.setdefault(c.key, [])
+            unacked.append(message)
+            self._undo.append(unacked.pop)
             changes["newest_counted"] = message
             changes["badge_seq"] = c.badge_seq + 1
             known = (c.expires_at, draft.expires_at)

@@ -1,0 +1,357 @@
+"""The HTTP API: what services, agents and apps may ask without a socket, and the admin listener.
+
+Decides who may call what, and turns errors into RFC 9457 problem documents. The use cases are the
+same as the sockets'. A call is answered after the commit or not at all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from gateway import frames, protocol, why
+from gateway.auth import Identity, TokenRejected, Verifier
+from gateway.chat import Chat, Posting
+from gateway.devices import Devices, KeyCheck, Registration
+from gateway.inbox import Inbox
+from gateway.metrics import Metrics
+from gateway.protocol import ErrorCode, FrameError, MessageKind, Role
+from gateway.pushing import fingerprint
+from gateway.session import TokenBucket
+from storage.errors import Unavailable
+from storage.records import Conversation, Device, Key
+
+STATUS = {
+    ErrorCode.BAD_FRAME: 400,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.TOO_LARGE: 413,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.INTERNAL: 500,
+    ErrorCode.UNAVAILABLE: 503,
+}
+SENDERS = 10_000  # agents whose rate is remembered; beyond, the one longest unseen starts anew
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_log = structlog.get_logger("gateway.api")
+
+
+class Api:
+    """The calls of /v1."""
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        chat: Chat,
+        devices: Devices,
+        inbox: Inbox,
+        agent_rate: tuple[float, float],
+    ) -> None:
+        self._verifier = verifier
+        self._chat = chat
+        self._devices = devices
+        self._inbox = inbox
+        self._agent_rate = agent_rate
+        self._senders: OrderedDict[tuple[str, str], TokenBucket] = OrderedDict()
+
+    def application(self) -> web.Application:
+        """The aiohttp application for the HTTP listener."""
+        app = web.Application(
+            middlewares=[problems], client_max_size=self._chat.limits.frame_bytes
+        )
+        app.add_routes(
+            [
+                web.post("/v1/messages", self.post_message),
+                web.get("/v1/customers/{customer}/messages", self.messages),
+                web.get("/v1/customers/{customer}/status", self.status),
+                web.get("/v1/customers/{customer}/devices", self.list_devices),
+                web.get("/v1/customers/{customer}/deliveries", self.deliveries),
+                web.post("/v1/customers/{customer}/sign_out", self.sign_out),
+                web.get("/v1/me/status", self.my_status),
+                web.put("/v1/devices/{installation}", self.put_device),
+                web.delete("/v1/devices/{installation}", self.delete_device),
+            ]
+        )
+        return app
+
+    # Messages
+
+    async def post_message(self, request: web.Request) -> web.Response:
+        """Send as an agent or a service; 201 after the commit."""
+        who = self._who(request, Role.SERVICE, Role.AGENT)
+        body = await self._body(request, protocol.PostMessage)
+        service = who.role is Role.SERVICE
+        kind = body.kind or (MessageKind.PROACTIVE if service else MessageKind.CHAT)
+        if not service:
+            if kind is not MessageKind.CHAT:
+                raise FrameError(ErrorCode.FORBIDDEN, "kind: an agent may only send chat")
+            self._limit(who)
+        posting = Posting(
+            key=Key(who.tenant, body.customer),
+            role=who.role,
+            author=who.sub,
+            name=who.name,
+            text=body.text,
+            data=body.data,
+            ref=_idempotency_key(request),
+            kind=kind,
+            title=body.title,
+            expires_at=body.expires_at.timestamp() if body.expires_at else None,
+        )
+        message, duplicate = await self._chat.post(posting, create=service)
+        answer: dict[str, Any] = {
+            "seq": message.seq,
+            "id": message.id,
+            "route": message.route or "none",
+            "reason": message.reason or message.kind,
+        }
+        if duplicate:
+            answer["duplicate"] = True
+        return _json(answer, 201)
+
+    def _limit(self, who: Identity) -> None:
+        slot = (who.tenant, who.sub)
+        bucket = self._senders.pop(slot, None) or TokenBucket(*self._agent_rate)
+        self._senders[slot] = bucket
+        if len(self._senders) > SENDERS:
+            self._senders.popitem(last=False)
+        wait = bucket.take(self._chat.clock())
+        if wait is not None:
+            raise FrameError(ErrorCode.RATE_LIMITED, "too many messages", retry_after=wait)
+
+    async def messages(self, request: web.Request) -> web.Response:
+        """A page of history."""
+        who = self._who(request, Role.SERVICE, Role.AGENT)
+        before = _integer(request, "before", 1, 2**53)
+        limit = _integer(request, "limit", 1, protocol.HISTORY_MAX)
+        _, messages, more = await self._inbox.past(_key(request, who), before, limit)
+        return _json({"messages": [frames.message(m) for m in messages], "more": more})
+
+    async def deliveries(self, request: web.Request) -> web.Response:
+        """What became of one message, and why."""
+        who = self._who(request, Role.SERVICE, Role.AGENT)
+        seq = _integer(request, "seq", 1, 2**53)
+        if seq is None:
+            raise FrameError(ErrorCode.BAD_FRAME, "seq: missing; say which message, as ?seq=9")
+        told = await self._chat.store.told(_key(request, who), seq)
+        if told is None:
+            raise FrameError(ErrorCode.NOT_FOUND, "this customer has no such message")
+        return _json(why.deliveries(told))
+
+    # Status
+
+    async def status(self, request: web.Request) -> web.Response:
+        """A customer's status, for agents and services."""
+        who = self._who(request, Role.SERVICE, Role.AGENT)
+        return _json(self._status(await self._known(_key(request, who))))
+
+    async def my_status(self, request: web.Request) -> web.Response:
+        """The customer's own status; zeros for one whom nobody has written to yet."""
+        who = self._who(request, Role.CUSTOMER)
+        c = await self._chat.store.conversation(Key(who.tenant, who.sub))
+        return _json(self._status(c or Conversation(0, who.tenant, who.sub)))
+
+    def _status(self, c: Conversation) -> dict[str, Any]:
+        return {**frames.facts(c), "in_chat": self._chat.hub.is_in_chat(c.key)}
+
+    async def _known(self, key: Key) -> Conversation:
+        c = await self._chat.store.conversation(key)
+        if c is None:
+            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
+        return c
+
+    # Devices
+
+    async def put_device(self, request: web.Request) -> web.Response:
+        """Register at app start and whenever the token changes."""
+        who = self._who(request, Role.CUSTOMER)
+        installation = _id(request, "installation")
+        body = await self._body(request, protocol.PutDevice)
+        key = await self._devices.register(
+            Key(who.tenant, who.sub), who.name, Registration.of(body, installation)
+        )
+        return _json({"installation": installation, "deregistration_key": key})
+
+    async def delete_device(self, request: web.Request) -> web.Response:
+        """Deregister with the customer's token, or with nothing but the deregistration key."""
+        installation = _id(request, "installation")
+        given = request.headers.get("Ringback-Deregistration-Key")
+        if given is not None:
+            check = await self._devices.deregister_by_key(installation, given)
+            if check is KeyCheck.FORGED:
+                raise FrameError(ErrorCode.FORBIDDEN, "this deregistration key was not given out")
+        else:
+            who = self._who(request, Role.CUSTOMER)
+            await self._devices.deregister(Key(who.tenant, who.sub), installation)
+        return web.Response(status=204)
+
+    async def list_devices(self, request: web.Request) -> web.Response:
+        """A customer's registrations; tokens only as fingerprints."""
+        who = self._who(request, Role.SERVICE)
+        c = await self._known(_key(request, who))
+        return _json({"devices": [_device(device) for device in c.devices]})
+
+    async def sign_out(self, request: web.Request) -> web.Response:
+        """Close a customer's sessions and forget all their devices."""
+        who = self._who(request, Role.SERVICE)
+        if not await self._devices.sign_out(_key(request, who)):
+            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
+        return web.Response(status=204)
+
+    # Requests
+
+    def _who(self, request: web.Request, *roles: Role) -> Identity:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise FrameError(ErrorCode.UNAUTHORIZED, "give a token: Authorization: Bearer …")
+        try:
+            who = self._verifier.verify(token.strip(), self._chat.clock())
+        except TokenRejected:
+            raise FrameError(ErrorCode.UNAUTHORIZED, "the token was not accepted") from None
+        if who.role not in roles:
+            allowed = " or ".join(role.value for role in roles)
+            raise FrameError(ErrorCode.FORBIDDEN, f"this call is for the role {allowed}")
+        return who
+
+    async def _body(self, request: web.Request, kind: type[Any]) -> Any:
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(
+                text="the body must be JSON: Content-Type: application/json"
+            )
+        return protocol.decode_body(await request.read(), kind, self._chat.limits)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as application/problem+json, none as a traceback."""
+    try:
+        return await handler(request)
+    except FrameError as error:
+        return _problem(error)
+    except Unavailable:
+        return _problem(
+            FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same key")
+        )
+    except web.HTTPRequestEntityTooLarge:
+        return _problem(FrameError(ErrorCode.TOO_LARGE, "the body is too large"))
+    except web.HTTPUnsupportedMediaType as error:
+        return _problem(FrameError(ErrorCode.BAD_FRAME, error.text or ""), 415)
+    except web.HTTPNotFound:
+        return _problem(FrameError(ErrorCode.NOT_FOUND, "there is no such call"))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return _problem(FrameError(ErrorCode.BAD_FRAME, f"use {allowed}"), 405, Allow=allowed)
+    except web.HTTPException:
+        raise
+    except Exception as error:
+        _log.error("a call failed", path=request.path, error=type(error).__name__, exc_info=True)
+        return _problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
+
+
+def _problem(error: FrameError, status: int | None = None, **headers: str) -> web.Response:
+    status = status or STATUS[error.code]
+    told: dict[str, Any] = {
+        "type": "about:blank",
+        "title": error.code.value.replace("_", " "),
+        "status": status,
+        "detail": error.message,
+        "code": error.code.value,
+    }
+    if error.retry_after is not None:
+        told["retry_after"] = round(error.retry_after, 3)
+        headers["Retry-After"] = str(int(error.retry_after) + 1)
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(
+        body=orjson.dumps(told),
+        status=status,
+        headers=headers,
+        content_type="application/problem+json",
+    )
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body), status=status, content_type="application/json"
+    )
+
+
+def _key(request: web.Request, who: Identity) -> Key:
+    return Key(who.tenant, _id(request, "customer"))
+
+
+def _id(request: web.Request, name: str) -> str:
+    return protocol.check_id(request.match_info[name], name)
+
+
+def _integer(request: web.Request, name: str, least: int, most: int) -> int | None:
+    text = request.query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 17 and least <= int(text) <= most):
+        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: give a number from {least} to {most}")
+    return int(text)
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (1 <= len(key) <= protocol.REF_CHARS and key.isprintable()):
+        raise FrameError(
+            ErrorCode.BAD_FRAME, f"Idempotency-Key: give 1 to {protocol.REF_CHARS} characters"
+        )
+    return key
+
+
+def _device(device: Device) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "installation": device.installation,
+        "device": fingerprint(device.token),
+        "state": device.state.value,
+        "registered_at": protocol.timestamp(device.registered_at),
+    }
+    for name in ("platform", "app", "environment", "locale"):
+        if getattr(device, name) is not None:
+            told[name] = getattr(device, name)
+    if device.verdict is not None and device.verdict_at is not None:
+        told["last_push"] = {
+            "verdict": device.verdict,
+            "at": protocol.timestamp(device.verdict_at),
+        }
+    return told
+
+
+def admin(chat: Chat, metrics: Metrics) -> web.Application:
+    """The admin listener's application: liveness, readiness, metrics."""
+
+    async def healthz(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
+        if chat.draining:
+            return web.Response(text="draining\n", status=503)
+        try:
+            await chat.store.check()
+        except Unavailable as error:
+            return web.Response(text=f"{error}\n", status=503)
+        return web.Response(text="ok\n")
+
+    async def exposition(request: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/metrics", exposition),
+        ]
+    )
+    return app

@@ -1,0 +1,638 @@
+"""Chat: what customers, agents and services do to a conversation, as changes of the one writer.
+
+Theory of operation. Every use case is a function over a `Transaction`, run in the writer's order
+against the state just committed (`_submit`). It judges, writes, and notes what to tell whom after
+the commit; nothing is told before. A write to a socket is not a delivery: until an ack comes, the
+conversation's `push_due_at` stands, and `gateway.pushing` acts on it. When a push is due is decided
+by `gateway.delivery`, what becomes of a message by `storage.outcomes`.
+
+What a crash leaves is always a committed state: a sender without an answer sends again under the
+same `ref` and gets the first answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import orjson
+
+from gateway import delivery, frames, protocol
+from gateway.delivery import Reason, Timing
+from gateway.hub import Hub
+from gateway.protocol import (
+    CloseCode,
+    ErrorCode,
+    FrameError,
+    Limits,
+    MessageKind,
+    ReceiptState,
+    Role,
+    SessionState,
+)
+from gateway.session import AgentSession, CustomerSession, Held
+from storage.errors import Unavailable
+from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message
+from storage.store import Needs, Store
+from storage.transaction import Transaction
+
+R = TypeVar("R")
+replace = msgspec.structs.replace
+
+
+class TenantRules(NamedTuple):
+    """What the delivery rule needs to know of a tenant. `expires_after` in seconds."""
+
+    endpoint: bool = False
+    expires_after: float = 86_400.0
+    title: str = "New Message"
+
+
+class Posting(msgspec.Struct, frozen=True):
+    """A message that somebody wants to send: the same for a socket and for HTTP."""
+
+    key: Key
+    role: Role
+    author: str
+    text: str
+    ref: str | None
+    kind: MessageKind = MessageKind.CHAT
+    name: str | None = None
+    data: Any = None
+    title: str | None = None
+    expires_at: float | None = None
+
+
+class Posted(NamedTuple):
+    """What became of a posting. `duplicate` if its `ref` had been sent before."""
+
+    message: Message
+    duplicate: bool
+
+
+class Joined(NamedTuple):
+    """How a session begins: the replay is what comes after `start`, up to `conversation.last`."""
+
+    conversation: Conversation
+    resumed: bool
+    start: int
+
+
+class Chat:
+    """The use cases. One object, no state of its own beyond what it was given."""
+
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        timing: Timing,
+        limits: Limits,
+        tenants: Mapping[str, TenantRules],
+        clock: Callable[[], float],
+    ) -> None:
+        self.store = store
+        self.hub = hub
+        self.timing = timing
+        self.limits = limits
+        self.tenants = tenants
+        self.clock = clock
+        self.draining = False
+        self.quiet_until = 0.0
+        """Until then, after a start, nobody is rung (rule 9)."""
+        self.calling: Callable[[Key, int], bool] = lambda key, device: False
+        """Whether a call for this device is out: then its settling decides its next time."""
+
+    # A customer's session
+
+    async def join(self, session: CustomerSession, resume: protocol.Resume | None) -> None:
+        """Enter: judge the resume, hold what is due, send `welcome` and what was missed.
+
+        Raises `Unavailable` when the customer is new and cannot be written.
+        """
+        key = session.key
+        session.held = Held(session.bound)
+        seq = resume.seq if resume is not None else None
+
+        def change(tx: Transaction) -> Joined:
+            c = tx.conversation(key) or tx.create(key, session.identity.name)
+            if session.identity.name not in (None, c.name):
+                c = tx.put(replace(c, name=session.identity.name))
+            joined = self._start(c, resume)
+            self._enter(tx, session)
+            if joined.resumed and seq is not None:
+                c = self._received(tx, c, session, seq)
+            if session.active:
+                c = self._hold(tx, c)
+            return joined._replace(conversation=c)
+
+        mark = (key, seq) if seq is not None else None
+        try:
+            joined = await self._submit(change, Needs(keys=(key,), mark=mark))
+        except Unavailable:
+            # The disk is full, say: who is known may still read.
+            self.hub.join(session)
+            known = await self.store.conversation(key)
+            if known is None:
+                raise
+            joined = self._start(known, resume)
+        await self._welcome(session, joined)
+
+    def _start(self, c: Conversation, resume: protocol.Resume | None) -> Joined:
+        if resume is None:
+            return Joined(c, False, max(c.read_seq, c.last_seq - self.limits.resume))
+        missing = c.last_seq - resume.seq
+        fits = resume.epoch == self.store.meta["epoch"] and 0 <= missing <= self.limits.resume
+        return Joined(c, fits, resume.seq if fits else c.last_seq)
+
+    def _enter(self, tx: Transaction, session: CustomerSession) -> None:
+        self.hub.join(session)
+        room = self.hub.sessions(session.key)
+        if len(room) > self.limits.sessions:
+            oldest = room[0]
+            tx.after_commit(lambda: oldest.close(CloseCode.TOO_MANY_SESSIONS))
+        tx.after_commit(lambda: self._tell_presence(session.key))
+
+    async def _welcome(self, session: CustomerSession, joined: Joined) -> None:
+        c = joined.conversation
+        session.send(
+            {
+                "type": "welcome",
+                "session": session.id,
+                "customer": c.customer,
+                "epoch": self.store.meta["epoch"],
+                "seq": c.last_seq,
+                "read_seq": c.read_seq,
+                "unread": c.unread,
+                "live": c.live,
+                "resumed": joined.resumed,
+                "limits": self.limits,
+                "server_time": protocol.timestamp(self.clock()),
+            }
+        )
+        for message in await self.store.after(c, joined.start, c.last_seq):
+            session.send(frames.for_customer(message, c.customer))
+        session.release()
+
+    def leave(self, session: CustomerSession, code: int | None) -> None:
+        """The session ended with close code `code`: start the grace that fits."""
+        grace = delivery.grace_after(code, self.timing)
+
+        def change(tx: Transaction) -> None:
+            was_in_chat = self.hub.is_in_chat(session.key)
+            if self.hub.leave(session):
+                self._left(tx, session.key, was_in_chat, grace)
+
+        self._submit_quietly(change, Needs(keys=(session.key,)), lambda: self.hub.leave(session))
+
+    def set_state(self, session: CustomerSession, state: SessionState) -> None:
+        """Active: in chat again, and acks noted in the background count. Background: left."""
+
+        def change(tx: Transaction) -> None:
+            if session.state is state:
+                return
+            was_in_chat = self.hub.is_in_chat(session.key)
+            session.state = state
+            c = tx.conversation(session.key)
+            if session.active and c is not None:
+                c = self._received(tx, c, session, session.noted)
+                self._hold(tx, c)
+                tx.after_commit(lambda: self._tell_presence(session.key))
+            else:
+                self._left(tx, session.key, was_in_chat, 0.0)
+
+        needs = Needs(keys=(session.key,), mark=(session.key, session.noted))
+        self._submit_quietly(change, needs, lambda: setattr(session, "state", state))
+
+    def _left(self, tx: Transaction, key: Key, was_in_chat: bool, grace: float) -> None:
+        tx.after_commit(lambda: self._tell_presence(key))
+        if not was_in_chat or self.hub.is_in_chat(key):
+            return
+        self.hub.keep_quiet(key, tx.now + grace)
+        c = tx.conversation(key)
+        if c is None:
+            return
+        due = delivery.due_after_leaving(c.push_due_at, tx.now, grace)
+        if due != c.push_due_at:
+            c = replace(c, push_due_at=due)
+        for device in c.devices:
+            if device.owes and device.ring is None and not self.calling(key, device.id):
+                wake = delivery.due_after_leaving(device.wake_at, tx.now, grace)
+                c = c.with_device(replace(device, wake_at=wake))
+        if c is not tx.conversation(key):
+            tx.put(c)
+
+    def _hold(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Somebody came into chat: nobody is rung while the replay is on its way (rule 5)."""
+        waiting = [d for d in c.devices if d.wake_at is not None and not self.calling(c.key, d.id)]
+        if c.push_due_at is None and not waiting:
+            return c
+        since = c.hold_from if c.hold_from is not None else tx.now
+
+        def later(time: float) -> float:
+            return delivery.held(time, tx.now, since, self.timing)
+
+        due = None if c.push_due_at is None else later(c.push_due_at)
+        c = replace(c, hold_from=since, push_due_at=due)
+        for device in waiting:
+            c = c.with_device(replace(device, wake_at=later(device.wake_at or 0.0)))
+        return tx.put(c)
+
+    # Acks and reads
+
+    def ack(self, session: CustomerSession, seq: int) -> asyncio.Future[None]:
+        """The session has everything up to `seq`."""
+        key = session.key
+
+        def change(tx: Transaction) -> None:
+            self._received(tx, _known(tx, key), session, seq)
+
+        return self._submit(change, Needs(keys=(key,), mark=(key, seq)))
+
+    def read(self, session: CustomerSession, seq: int) -> asyncio.Future[None]:
+        """The customer has seen everything up to `seq`: an ack in any state of the session."""
+        key = session.key
+
+        def change(tx: Transaction) -> None:
+            c = _known(tx, key)
+            cut = self._cut(tx, c, seq)
+            before = c
+            c = self._acknowledge(tx, c, cut, seq, session.id)
+            c = tx.mark_read(c, cut)
+            if c.read_seq == before.read_seq:
+                return
+            if c.unread != before.unread:
+                tx.event(c, before.read_seq + 1, c.read_seq, "read", session=session.id)
+                c = self._correct_badges(tx, c, session.installation)
+            tx.after_commit(lambda: self._tell_read(before, c))
+
+        return self._submit(change, Needs(keys=(key,), mark=(key, seq)))
+
+    def _received(
+        self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
+    ) -> Conversation:
+        if seq <= c.acked_seq:
+            return c
+        cut = self._cut(tx, c, seq)
+        if not session.active:
+            session.noted = max(session.noted, seq)
+            return c
+        return self._acknowledge(tx, c, cut, seq, session.id)
+
+    def _cut(self, tx: Transaction, c: Conversation, seq: int) -> Cut:
+        mark = tx.mark(c, seq)
+        if mark is None:
+            raise FrameError(
+                ErrorCode.BAD_FRAME, f"seq {seq} is beyond the newest message, {c.last_seq}"
+            )
+        return mark.cut
+
+    def _acknowledge(
+        self, tx: Transaction, c: Conversation, cut: Cut, seq: int, session: str
+    ) -> Conversation:
+        before = c
+        c, _ = tx.acknowledge(c, cut)
+        if c.acked_ord == before.acked_ord:
+            return c
+        tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", session=session)
+        oldest = None
+        if c.acked_ord < c.last_ord:
+            mark = tx.mark(c, seq)
+            oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
+        due = delivery.due_after_ack(c.push_due_at, oldest, self.timing.ack_timeout)
+        if due != c.push_due_at:
+            c = tx.put(replace(c, push_due_at=due))
+        tx.after_commit(
+            lambda: self.tell_receipt(
+                c.key, before.acked_seq + 1, c.acked_seq, ReceiptState.DELIVERED
+            )
+        )
+        return c
+
+    def _correct_badges(
+        self, tx: Transaction, c: Conversation, reader: str | None
+    ) -> Conversation:
+        """Devices that were told more than is unread now owe a silent ring (rule 8)."""
+        for device in c.live_devices:
+            if device.badge is None or device.badge <= c.unread:
+                continue
+            if device.installation == reader:
+                c = c.with_device(replace(device, badge=c.unread))
+            else:
+                wake = device.wake_at if device.wake_at is not None else tx.now
+                c = c.with_device(replace(device, owes=True, wake_at=wake))
+        return tx.put(c)
+
+    # Sending
+
+    def post(
+        self,
+        posting: Posting,
+        sender: CustomerSession | AgentSession | None = None,
+        *,
+        create: bool = False,
+    ) -> asyncio.Future[Posted]:
+        """Append a message; `create` makes the customer if nobody has seen them before.
+
+        The sender's session is answered with `sent` after the commit, in the order of seq.
+        The future raises `FrameError` (`not_found`, `conflict`, `bad_frame`) or `Unavailable`.
+        """
+        key, ref = posting.key, posting.ref
+        data = None if posting.data is None else orjson.dumps(posting.data).decode()
+        id = f"m_{secrets.token_hex(8)}"
+
+        def change(tx: Transaction) -> Posted:
+            c = tx.conversation(key)
+            if c is None:
+                if not create:
+                    raise _not_found(key)
+                c = tx.create(key, None)
+            if ref is not None:
+                first = tx.sent_before(key, posting.role, posting.author, ref)
+                if first is not None:
+                    return self._again(tx, posting, data, first, sender)
+            was_live = c.live
+            c, message = self._append(tx, c, posting, data, id)
+            tx.after_commit(lambda: self._announce(c, message, sender, c.live != was_live))
+            return Posted(message, False)
+
+        slot = None if ref is None else (key, posting.role.value, posting.author, ref)
+        return self._submit(change, Needs(keys=(key,), ref=slot))
+
+    def _append(
+        self, tx: Transaction, c: Conversation, posting: Posting, data: str | None, id: str
+    ) -> tuple[Conversation, Message]:
+        counted = posting.role is not Role.CUSTOMER and posting.kind is not MessageKind.SYSTEM
+        draft = Draft(
+            id=id,
+            role=posting.role.value,
+            author=posting.author,
+            kind=posting.kind.value,
+            text=posting.text,
+            counted=counted,
+            name=posting.name,
+            data=data,
+            title=posting.title,
+            ref=posting.ref,
+        )
+        changes: dict[str, Any] = {}
+        if posting.kind is MessageKind.CHAT:
+            changes = {"live": True, "unanswered": posting.role is Role.CUSTOMER}
+        if counted:
+            draft, changes["push_due_at"] = self._route(tx, c, posting, draft)
+        return tx.append_message(c, draft, **changes)
+
+    def _route(
+        self, tx: Transaction, c: Conversation, posting: Posting, draft: Draft
+    ) -> tuple[Draft, float]:
+        tenant = self.tenants[c.tenant]
+        in_chat = self.hub.is_in_chat(c.key)
+        expires_at = posting.expires_at
+        if expires_at is None:
+            expires_at = tx.now + tenant.expires_after
+        elif expires_at <= tx.now:
+            raise FrameError(ErrorCode.BAD_FRAME, "expires_at: has passed; give a time to come")
+        routing = delivery.route(
+            in_chat=in_chat,
+            endpoint=tenant.endpoint,
+            live_devices=len(c.live_devices),
+            otherwise=no_live_device(c),
+        )
+        due = delivery.due_after_commit(
+            c.push_due_at,
+            tx.now,
+            max(self.quiet_until, self.hub.quiet_until(c.key, tx.now)),
+            in_chat=in_chat,
+            ack_timeout=self.timing.ack_timeout,
+        )
+        sessions = " ".join(session.id for session in self.hub.sessions(c.key))
+        draft = replace(
+            draft,
+            expires_at=expires_at,
+            route=routing.route.value,
+            reason=routing.reason.value,
+            sessions=sessions or None,
+            due_at=due,
+        )
+        return draft, due
+
+    def _again(
+        self,
+        tx: Transaction,
+        posting: Posting,
+        data: str | None,
+        first: Message,
+        sender: CustomerSession | AgentSession | None,
+    ) -> Posted:
+        """The same `ref` once more: the first answer again, or a conflict."""
+        same = (posting.text, data, posting.kind, posting.title)
+        if same != (first.text, first.data, first.kind, first.title):
+            raise FrameError(
+                ErrorCode.CONFLICT,
+                "this ref was used for another message; use a new one for each message",
+            )
+        if sender is not None:
+            tx.after_commit(lambda: _answer(sender, first, posting.key, duplicate=True))
+        return Posted(first, True)
+
+    def end(self, session: AgentSession, key: Key) -> asyncio.Future[None]:
+        """An agent ends the conversation: it is no longer live."""
+
+        def change(tx: Transaction) -> None:
+            c = _known(tx, key)
+            if not c.live:
+                return
+            c = tx.put(replace(c, live=False, unanswered=False, updated_at=tx.now))
+            tx.after_commit(lambda: self._tell_status(c))
+
+        return self._submit(change, Needs(keys=(key,)))
+
+    def agent_read(self, key: Key, seq: int) -> asyncio.Future[None]:
+        """Move the agents' shared read mark."""
+
+        def change(tx: Transaction) -> None:
+            c = _known(tx, key)
+            if seq <= c.agent_read_seq:
+                return
+            mark = tx.mark(c, seq)
+            if mark is None:
+                raise FrameError(
+                    ErrorCode.BAD_FRAME, f"seq {seq} is beyond the newest message, {c.last_seq}"
+                )
+            c = tx.put(replace(c, agent_read_seq=mark.cut.seq, agent_read_said=mark.said))
+            tx.after_commit(lambda: self._tell_inboxes(c))
+
+        return self._submit(change, Needs(keys=(key,), mark=(key, seq)))
+
+    async def open(self, session: AgentSession, frame: protocol.Open) -> None:
+        """Answer with the conversation as it is, then follow it without a gap."""
+        key = Key(session.tenant, frame.customer)
+
+        def change(tx: Transaction) -> Conversation:
+            c = _known(tx, key)
+            session.opened[key] = Held(session.bound)
+            self.hub.watch(session, key)
+            return c
+
+        try:
+            c = await self._submit(change, Needs(keys=(key,)))
+            messages, more = await self._opening(c, frame.after)
+        except Unavailable:
+            self.hub.unwatch(session, key)
+            raise
+        session.send(
+            {
+                "type": "conversation",
+                "ref": frame.ref,
+                "customer": c.customer,
+                "seq": c.last_seq,
+                "read_seq": c.read_seq,
+                "acked_seq": c.acked_seq,
+                "unread": c.unread,
+                "in_chat": self.hub.is_in_chat(key),
+                "live": c.live,
+                "devices": len(c.live_devices),
+                "messages": [
+                    frames.for_agent(m, c.customer, session.identity.sub) for m in messages
+                ],
+                "more": more,
+            }
+        )
+        session.release(key)
+
+    async def _opening(self, c: Conversation, after: int | None) -> tuple[list[Message], bool]:
+        if after is not None and 0 <= c.last_seq - after <= self.limits.resume:
+            return await self.store.after(c, after, c.last_seq), False
+        return await self.store.history(c, c.last_seq + 1, protocol.HISTORY_DEFAULT)
+
+    def customer_typing(self, session: CustomerSession, *, on: bool) -> None:
+        """Tell the agents; never stored."""
+        if self.hub.watched(session.key):
+            who = {"role": "customer", "id": session.identity.sub}
+            frame = {"type": "typing", "customer": session.key.customer, "from": who, "on": on}
+            self.hub.tell_watchers(session.key, protocol.encode_bytes(frame))
+
+    def agent_typing(self, session: AgentSession, key: Key, *, on: bool) -> None:
+        """Tell the customer and the other agents; never stored."""
+        who = {"role": "agent", "id": session.identity.sub}
+        if session.identity.name is not None:
+            who["name"] = session.identity.name
+        frame = {"type": "typing", "from": who, "on": on}
+        self.hub.deliver(key, protocol.encode_bytes(frame))
+        frame["customer"] = key.customer
+        self.hub.tell_watchers(key, protocol.encode_bytes(frame), session)
+
+    # Telling, after a commit
+
+    def _announce(
+        self,
+        c: Conversation,
+        message: Message,
+        sender: CustomerSession | AgentSession | None,
+        turned_live: bool,
+    ) -> None:
+        from_customer = sender if isinstance(sender, CustomerSession) else None
+        from_agent = sender if isinstance(sender, AgentSession) else None
+        if sender is not None:
+            _answer(sender, message, c.key, duplicate=False)
+        if self.hub.sessions(c.key):
+            text = protocol.encode_bytes(frames.for_customer(message, c.customer))
+            self.hub.deliver(c.key, text, from_customer)
+        if self.hub.watched(c.key):
+            text = protocol.encode_bytes(frames.message(message, customer=c.customer))
+            for session in self.hub.watchers(c.key):
+                if session is from_agent:
+                    continue
+                own = message.role == "agent" and message.author == session.identity.sub
+                session.deliver(
+                    c.key,
+                    protocol.encode_bytes(frames.message(message, ref=True, customer=c.customer))
+                    if own
+                    else text,
+                )
+        if turned_live:
+            self.hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
+        self._tell_inboxes(c)
+
+    def _tell_inboxes(self, c: Conversation) -> None:
+        inboxes = self.hub.inboxes(c.tenant)
+        if inboxes:
+            in_chat = self.hub.is_in_chat(c.key)
+            text = protocol.encode_bytes(frames.inbox_update(c, in_chat=in_chat))
+            for session in inboxes:
+                session.write(text)
+
+    def _tell_status(self, c: Conversation) -> None:
+        self.hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
+        self._tell_inboxes(c)
+
+    def _tell_read(self, before: Conversation, c: Conversation) -> None:
+        self._tell_status(c)
+        if c.read_ord != before.read_ord:
+            self.tell_receipt(c.key, before.read_seq + 1, c.read_seq, ReceiptState.READ)
+
+    def tell_receipt(
+        self, key: Key, from_seq: int, seq: int, state: ReceiptState, reason: str | None = None
+    ) -> None:
+        if self.hub.watched(key):
+            frame = frames.receipt(key.customer, from_seq, seq, state, self.clock(), reason)
+            self.hub.tell_watchers(key, protocol.encode_bytes(frame))
+
+    def _tell_presence(self, key: Key) -> None:
+        if self.hub.watched(key):
+            sessions = len(self.hub.sessions(key))
+            frame = frames.presence(
+                key.customer, in_chat=self.hub.is_in_chat(key), sessions=sessions
+            )
+            self.hub.tell_watchers(key, protocol.encode_bytes(frame))
+
+    # The writer
+
+    def _submit(self, change: Callable[[Transaction], R], needs: Needs) -> asyncio.Future[R]:
+        return self.store.submit(change, needs)
+
+    def _submit_quietly(
+        self, change: Callable[[Transaction], Any], needs: Needs, otherwise: Callable[[], Any]
+    ) -> None:
+        """For what nobody waits for: if the disk refuses, memory at least is told."""
+
+        def done(future: asyncio.Future[Any]) -> None:
+            if not future.cancelled() and future.exception() is not None:
+                otherwise()
+
+        try:
+            self.store.submit(change, needs).add_done_callback(done)
+        except Unavailable:
+            otherwise()
+
+
+def _answer(
+    sender: CustomerSession | AgentSession, message: Message, key: Key, *, duplicate: bool
+) -> None:
+    ref = message.ref or ""
+    if isinstance(sender, AgentSession):
+        sent = frames.agent_sent(message, ref, key.customer, duplicate=duplicate)
+        sender.deliver(key, protocol.encode_bytes(sent))
+    else:
+        sender.deliver(protocol.encode_bytes(frames.sent(message, ref, duplicate=duplicate)))
+
+
+def _known(tx: Transaction, key: Key) -> Conversation:
+    conversation = tx.conversation(key)
+    if conversation is None:
+        raise _not_found(key)
+    return conversation
+
+
+def _not_found(key: Key) -> FrameError:
+    return FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
+
+
+def no_live_device(c: Conversation) -> Reason:
+    """Why the customer has no registration that may be rung."""
+    states = {device.state for device in c.devices}
+    if DeviceState.QUARANTINED in states:
+        return Reason.QUARANTINED
+    return Reason.TOKEN_DEAD if states else Reason.NO_DEVICE

@@ -1,0 +1,198 @@
+"""The command `ringback`. What goes wrong is one clear line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gateway import auth, config, logs, starter, why
+from gateway.protocol import Role
+from gateway.server import CannotStart, Gateway
+from storage.database import Database
+from storage.errors import StorageError
+from storage.records import Key
+from storage.store import Store, Told
+
+app = typer.Typer(
+    help="Self-hosted chat gateway with push fallback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration; without it, a development tenant."),
+]
+TenantName = Annotated[str | None, typer.Option(help="Not needed when there is only one.")]
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+@app.command()
+def serve(config_path: ConfigPath = None) -> None:
+    """Run the gateway until SIGTERM or SIGINT."""
+    with _clearly():
+        settings = _load(config_path)
+        logs.set_up(settings.log)
+        if config_path is None:
+            _say(
+                "No configuration was given: this is a DEVELOPMENT gateway, for this machine only."
+                f"\n  tenant dev, database {settings.storage.path}"
+                "\n  a customer's token:  ringback token --role customer --sub c-42"
+                "\n  an agent's token:    ringback token --role agent --sub a-1"
+                "\n  for production:      ringback init, then ringback serve --config ringback.toml"
+            )
+        _run(_serve(settings))
+
+
+async def _serve(settings: config.Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Gateway(settings) as gateway:
+        server = settings.server
+        _say(
+            "Ringback is ready: "
+            f"ws://{server.chat.host}:{gateway.ports['chat']}/v1/chat and /v1/agent, "
+            f"http://{server.http.host}:{gateway.ports['http']}/v1, "
+            f"admin http://{server.admin.host}:{gateway.ports['admin']}"
+        )
+        await stop.wait()
+
+
+def _run(main: object) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)  # type: ignore[arg-type]
+    else:
+        uvloop.run(main)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write.")] = Path("ringback.toml"),
+    tenant: Annotated[str, typer.Option(help="The first tenant's name.")] = "acme",
+) -> None:
+    """Write a commented configuration with fresh secrets."""
+    with _clearly():
+        text = starter.config_text(tenant)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            _fail(f"{path} exists already: name another file or remove it first")
+        except OSError as error:
+            _fail(f"cannot write {path}: {error.strerror}")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        _say(f"Wrote {path} (readable by you only). Next: ringback serve --config {path}")
+
+
+@app.command("check-config")
+def check_config(config_path: ConfigPath = None) -> None:
+    """Say whether the configuration can be used, and if not, why."""
+    with _clearly():
+        settings = _load(config_path)
+        auth.Verifier(settings.tenants)
+        _say(f"The configuration is good: {', '.join(sorted(settings.tenants))}")
+
+
+@app.command()
+def token(
+    sub: Annotated[str, typer.Option(help="Whom the token is for.")],
+    role: Annotated[Role, typer.Option(help="What they are.")] = Role.CUSTOMER,
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    name: Annotated[str | None, typer.Option(help="The name that others see.")] = None,
+    ttl: Annotated[float, typer.Option(help="Seconds until it ends.")] = 3600.0,
+) -> None:
+    """Print a token, to try things out."""
+    with _clearly():
+        settings = _load(config_path)
+        chosen = _tenant(settings, tenant)
+        print(auth.issue(settings, chosen, role, sub, name=name, ttl=ttl))
+
+
+@app.command("why")
+def tell_why(
+    customer: Annotated[str, typer.Argument(help="The customer's id.")],
+    seq: Annotated[int, typer.Argument(help="Which message.")],
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+) -> None:
+    """Tell what became of a message, and why. The gateway may be running."""
+    with _clearly():
+        settings = _load(config_path)
+        key = Key(_tenant(settings, tenant), customer)
+        told = asyncio.run(_told(settings.storage.path, key, seq))
+        if told is None:
+            _fail(f"tenant {key.tenant} has no message {seq} of customer {customer}")
+        _show(told)
+
+
+async def _told(path: Path, key: Key, seq: int) -> Told | None:
+    database = await Database(path).open_to_read()
+    try:
+        return await Store(database, lambda: 0.0).told(key, seq)
+    finally:
+        await database.close()
+
+
+def _show(told: Told) -> None:
+    answer = why.deliveries(told)
+    console = Console(highlight=False)
+    outcome = answer["outcome"] or "no outcome (only agent and proactive messages have one)"
+    reason = f" ({answer['reason']})" if "reason" in answer else ""
+    console.print(f"message {told.message.seq} of {answer['customer']}: [bold]{outcome}[/]{reason}")
+    table = Table("time (UTC)", "event", "what", box=None, pad_edge=False)
+    for row in why.lines(told):
+        table.add_row(*row)
+    console.print(table)
+
+
+def _load(path: Path | None) -> config.Config:
+    if path is None:
+        return config.development(os.environ)
+    return config.load(path, os.environ)
+
+
+def _tenant(settings: config.Config, name: str | None) -> str:
+    names = sorted(settings.tenants)
+    if name is None and len(names) == 1:
+        return names[0]
+    if name not in settings.tenants:
+        _fail(f"--tenant: give one of {', '.join(names)}")
+    return name
+
+
+@contextmanager
+def _clearly() -> Iterator[None]:
+    """One line for what the operator can mend, exit code 2."""
+    try:
+        yield
+    except (config.ConfigError, auth.AuthError, CannotStart, StorageError) as error:
+        _fail(str(error))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fail(problem: str) -> NoReturn:
+    _say(f"ringback: {problem}")
+    raise typer.Exit(2)

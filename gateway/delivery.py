@@ -1,0 +1,196 @@
+"""The delivery rule: when a push is due, where a message goes, what a look at a device decides.
+
+Theory of operation. Everything here is a function of facts: no clock, no socket, no database. The
+writer gathers the facts at the moment of judgement and keeps what comes back, with its reason, so
+that every decision can be told later. One due time per customer and one wake time per device carry
+all pending pushes; a backlog therefore coalesces by itself::
+
+    commit ──> due (ack_timeout in chat, at once or after a grace otherwise)
+                │ ack, read: later, or never     leave: earlier     join: held, at most max_hold
+                v
+             fan-out: every live device that is behind owes a ring
+                v
+             look at one device ──> claim ──> call ──> verdict
+                │                     ^                  │
+                └─> skip, with reason └──── retry ───────┘
+
+Outcomes and their transitions are in `storage.outcomes`; who is in chat is known by `gateway.hub`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.protocol import CloseCode, Route
+
+
+class Reason(StrEnum):
+    """Why something was decided. These words are in frames, metrics and `ringback why`."""
+
+    IN_CHAT = "in_chat"
+    NOT_IN_CHAT = "not_in_chat"
+    ACK_TIMEOUT = "ack_timeout"
+    NO_DEVICE = "no_device"
+    NO_ENDPOINT = "no_endpoint"
+    TOKEN_DEAD = "token_dead"  # noqa: S105
+    QUARANTINED = "quarantined"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    ACKED = "acked"
+    READ = "read"
+    READ_ELSEWHERE = "read_elsewhere"
+    SUPERSEDED = "superseded"
+    HELD = "held"
+    RETRY = "retry"
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """The delays of the rule, in seconds."""
+
+    ack_timeout: float = 5.0
+    disconnect_grace: float = 1.0
+    restart_window: float = 5.0
+    restart_grace: float = 10.0
+    max_hold: float = 30.0
+
+
+class Routing(NamedTuple):
+    """Where a message goes at the moment of its commit, and why."""
+
+    route: Route
+    reason: Reason
+
+
+def route(*, in_chat: bool, endpoint: bool, live_devices: int, otherwise: Reason) -> Routing:
+    """Where a counted message goes now. `otherwise` says why no device is live, if none is."""
+    if in_chat:
+        return Routing(Route.SOCKET, Reason.IN_CHAT)
+    if not endpoint:
+        return Routing(Route.NONE, Reason.NO_ENDPOINT)
+    if not live_devices:
+        return Routing(Route.NONE, otherwise)
+    return Routing(Route.PUSH, Reason.NOT_IN_CHAT)
+
+
+# Due times (rules 1, 3, 4, 5)
+
+
+def due_after_commit(
+    standing: float | None, now: float, quiet_until: float, *, in_chat: bool, ack_timeout: float
+) -> float:
+    """When the push for a message committed now is due. A due time that stands is not moved back.
+
+    `quiet_until` is the end of a grace or hold that may still run.
+    """
+    due = now + ack_timeout if in_chat else max(now, quiet_until)
+    return due if standing is None else min(standing, due)
+
+
+def due_after_ack(
+    standing: float | None, oldest_unacked_at: float | None, ack_timeout: float
+) -> float | None:
+    """When the push is due after an ack; `oldest_unacked_at` is None when nothing is left."""
+    if standing is None or oldest_unacked_at is None:
+        return None
+    return oldest_unacked_at + ack_timeout
+
+
+def due_after_leaving(standing: float | None, now: float, grace: float) -> float | None:
+    """When the push is due after the last active session ended or went to the background."""
+    return None if standing is None else min(standing, now + grace)
+
+
+def held(time: float, now: float, hold_from: float, timing: Timing) -> float:
+    """`time` moved so that nobody is rung while a replay is on its way, within `max_hold`."""
+    return max(time, min(now + timing.ack_timeout, hold_from + timing.max_hold))
+
+
+def grace_after(code: int | None, timing: Timing) -> float:
+    """How long a customer whose socket closed with `code` may take to come back unrung."""
+    if code in (CloseCode.GOODBYE, CloseCode.SIGNED_OUT):
+        return 0.0
+    if code in (CloseCode.RESTART, CloseCode.SLOW_READER, CloseCode.TOKEN_EXPIRED):
+        return max(timing.restart_window, timing.disconnect_grace)
+    return timing.disconnect_grace
+
+
+# The look (rules 7 and 8)
+
+
+class Action(StrEnum):
+    """What a look at a device leads to."""
+
+    RING = "ring"
+    BADGE = "badge"
+    RETRY = "retry"
+    CANCEL = "cancel"
+    SKIP = "skip"
+    WAIT = "wait"
+
+
+class InHand(msgspec.Struct, frozen=True):
+    """The facts about a ring that was claimed and not settled."""
+
+    silent: bool
+    acked: bool = False
+    read: bool = False
+    expired: bool = False
+    current: bool = True  # a badge ring still tells the present number
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a look judges, all taken from the state just committed."""
+
+    endpoint: bool = True
+    live: bool = True
+    early: bool = False  # a join moved the wake time after the look was asked for
+    in_chat: bool = False
+    in_hand: InHand | None = None
+    behind: int = 0  # counted messages neither acked nor covered by an earlier ring
+    all_expired: bool = False
+    all_read: bool = False
+    badge_is_high: bool = False  # the device was told more unread than there are now
+
+
+class Decision(NamedTuple):
+    """The answer to a look."""
+
+    action: Action
+    reason: Reason
+
+
+def look(facts: Facts) -> Decision:
+    """What to do about one device now. A ring in hand may only be repeated or cancelled."""
+    if not facts.live:
+        return Decision(Action.SKIP, Reason.TOKEN_DEAD)
+    if not facts.endpoint:
+        return Decision(Action.SKIP, Reason.NO_ENDPOINT)
+    if facts.early:
+        return Decision(Action.WAIT, Reason.HELD)
+    if facts.in_hand is not None:
+        return _look_again(facts.in_hand)
+    if facts.behind and not facts.all_expired:
+        why = Reason.ACK_TIMEOUT if facts.in_chat else Reason.NOT_IN_CHAT
+        return Decision(Action.RING, why)
+    if facts.badge_is_high:
+        return Decision(Action.BADGE, Reason.READ_ELSEWHERE)
+    if facts.behind:
+        return Decision(Action.SKIP, Reason.EXPIRED)
+    return Decision(Action.SKIP, Reason.READ if facts.all_read else Reason.ACKED)
+
+
+def _look_again(ring: InHand) -> Decision:
+    if ring.expired:
+        return Decision(Action.CANCEL, Reason.EXPIRED)
+    if ring.silent:
+        if ring.current:
+            return Decision(Action.RETRY, Reason.RETRY)
+        return Decision(Action.CANCEL, Reason.SUPERSEDED)
+    if ring.read:
+        return Decision(Action.CANCEL, Reason.READ)
+    if ring.acked:
+        return Decision(Action.CANCEL, Reason.ACKED)
+    return Decision(Action.RETRY, Reason.RETRY)

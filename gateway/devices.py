@@ -1,0 +1,260 @@
+"""Registrations: which installation holds which device token, and whose it is (I6).
+
+A device token belongs to one customer and an installation holds at most one. Registering either for
+somebody else takes it away in the same transaction, settles what was owed on it there, and begins a
+new registration with a new id: late verdicts and old deregistration keys name another one.
+
+A deregistration key is `tenant.id.mac`: the registration's id under an HMAC with the database's own
+secret. It needs no storage, stays the same until the owner changes (then the id does), and a key
+that was never given out is told apart from one whose time has passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64encode
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from gateway import protocol
+from gateway.chat import Chat
+from gateway.delivery import Reason
+from gateway.protocol import CloseCode
+from gateway.pushing import Book
+from storage import outcomes
+from storage.outcomes import Trigger
+from storage.records import Conversation, Cut, Device, Key, Outcome
+from storage.store import Needs
+from storage.transaction import Owner, Transaction
+
+replace = msgspec.structs.replace
+
+LACKED_A_DEVICE = {
+    reason.value
+    for reason in (Reason.NO_DEVICE, Reason.NO_ENDPOINT, Reason.TOKEN_DEAD, Reason.QUARANTINED)
+}
+"""Reasons of undeliverable that a registration mends."""
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """What an app tells of its installation. `token` is opaque."""
+
+    installation: str
+    token: str
+    platform: str | None = None
+    app: str | None = None
+    environment: str | None = None
+    locale: str | None = None
+
+    @classmethod
+    def of(cls, told: protocol.RegisterDevice | protocol.PutDevice, installation: str) -> Any:
+        return cls(
+            installation=installation,
+            token=told.token,
+            platform=told.platform,
+            app=told.app,
+            environment=told.environment,
+            locale=told.locale,
+        )
+
+    def __repr__(self) -> str:
+        return f"Registration(installation={self.installation!r})"
+
+
+class KeyCheck(StrEnum):
+    """What a deregistration key turned out to be."""
+
+    FORGED = "forged"
+    GIVEN_OUT = "given_out"
+
+
+class Devices:
+    """The use cases of registrations."""
+
+    def __init__(self, chat: Chat, book: Book) -> None:
+        self._chat = chat
+        self._book = book
+        self._store = chat.store
+
+    async def register(self, key: Key, name: str | None, told: Registration) -> str:
+        """Register and return the deregistration key. Makes the customer if new.
+
+        Undeliverable messages that lacked a device are pending again, due after `ack_timeout`.
+        """
+
+        def change(tx: Transaction) -> int:
+            c = tx.conversation(key) or tx.create(key, name)
+            mine = None
+            for owner in (
+                tx.owner_of_installation(key.tenant, told.installation),
+                tx.owner_of_token(key.tenant, told.token),
+            ):
+                if owner is None:
+                    continue
+                if owner.key == key and self._installation(tx, owner) == told.installation:
+                    mine = owner.device
+                else:
+                    self._take_away(tx, owner)
+            c = tx.conversation(key) or c
+            device = self._device(tx, c, mine, told)
+            c = tx.move_token(c, device)
+            self._rearm(tx, c)
+            return device.id
+
+        needs = Needs(
+            keys=(key,), unacked=key, device=(key.tenant, told.installation, told.token)
+        )
+        id = await self._store.submit(change, needs)
+        return self._key(key.tenant, id)
+
+    def _device(
+        self, tx: Transaction, c: Conversation, mine: int | None, told: Registration
+    ) -> Device:
+        old = c.device(mine) if mine is not None else None
+        about = {
+            "platform": told.platform,
+            "app": told.app,
+            "environment": told.environment,
+            "locale": told.locale,
+            "registered_at": tx.now,
+        }
+        if old is not None and old.live and old.token == told.token:
+            return replace(old, **about)
+        if old is None:
+            return Device(
+                id=tx.new_device_id(),
+                installation=told.installation,
+                token=told.token,
+                generation=1,
+                **about,  # type: ignore[arg-type]
+            )
+        # Another token, or one that was given up: what was claimed for the old one is over.
+        return Device(
+            id=old.id,
+            installation=old.installation,
+            token=told.token,
+            generation=old.generation + 1,
+            covered_seq=old.covered_seq,
+            covered_ord=old.covered_ord,
+            badge=old.badge,
+            owes=old.owes or old.ring is not None,
+            owed_ord=max(old.owed_ord, old.ring_ord),
+            wake_at=tx.now + self._chat.timing.ack_timeout
+            if old.owes or old.ring is not None
+            else None,
+            **about,  # type: ignore[arg-type]
+        )
+
+    def _installation(self, tx: Transaction, owner: Owner) -> str | None:
+        c = tx.conversation(owner.key)
+        device = c.device(owner.device) if c is not None else None
+        return device.installation if device is not None else None
+
+    def _take_away(self, tx: Transaction, owner: Owner) -> None:
+        c = tx.conversation(owner.key)
+        device = c.device(owner.device) if c is not None else None
+        if c is None or device is None:
+            return
+        c = tx.remove_device(c, device)
+        if c.last_seq:
+            tx.event(c, c.last_seq, c.last_seq, "device_removed", reason="moved")
+        self._book.settle_undeliverable(tx, c)
+
+    def _rearm(self, tx: Transaction, c: Conversation) -> None:
+        """Messages that lacked a device, and have not expired, are pending again."""
+        spans = [
+            span
+            for span in c.settled
+            if span.outcome is Outcome.UNDELIVERABLE and span.reason in LACKED_A_DEVICE
+        ]
+        soonest = c.expires_at
+        for message in tx.unacked(c):
+            if message.expires_at is not None and message.expires_at <= tx.now:
+                continue
+            if any(span.lo_ord < message.ord <= span.hi_ord for span in spans):
+                before = Cut(message.seq - 1, message.ord - 1)
+                c, _ = tx.transition(c, before, message.cut, Trigger.REGISTRATION)
+                if message.expires_at is not None:
+                    soonest = min(message.expires_at, soonest or message.expires_at)
+        if outcomes.pending(c):
+            due = c.push_due_at
+            if due is None:
+                due = tx.now + self._chat.timing.ack_timeout
+            tx.put(replace(c, push_due_at=due, expires_at=soonest))
+
+    async def deregister(self, key: Key, installation: str) -> None:
+        """Remove the customer's own registration of this installation, if there is one."""
+
+        def change(tx: Transaction) -> None:
+            owner = tx.owner_of_installation(key.tenant, installation)
+            if owner is not None and owner.key == key:
+                self._remove(tx, owner)
+
+        device = (key.tenant, installation, None)
+        await self._store.submit(change, Needs(keys=(key,), device=device))
+
+    async def deregister_by_key(self, installation: str, given: str) -> KeyCheck:
+        """Remove the registration that `given` was made for, if it still is this installation's."""
+        tenant, id = self._read_key(given)
+        if tenant is None:
+            return KeyCheck.FORGED
+
+        def change(tx: Transaction) -> None:
+            owner = tx.owner_of_installation(tenant, installation)
+            if owner is not None and owner.device == id:
+                self._remove(tx, owner)
+
+        await self._store.submit(change, Needs(device=(tenant, installation, None)))
+        return KeyCheck.GIVEN_OUT
+
+    def _remove(self, tx: Transaction, owner: Owner) -> None:
+        c = tx.conversation(owner.key)
+        device = c.device(owner.device) if c is not None else None
+        if c is not None and device is not None:
+            c = tx.remove_device(c, device)
+            if c.last_seq:
+                tx.event(c, c.last_seq, c.last_seq, "device_removed", reason="deregistered")
+            self._book.settle_undeliverable(tx, c)
+
+    async def sign_out(self, key: Key) -> bool:
+        """Close the customer's sessions and remove all devices; False if there is no such one."""
+
+        def change(tx: Transaction) -> bool:
+            c = tx.conversation(key)
+            if c is None:
+                return False
+            for device in c.devices:
+                c = tx.remove_device(c, device)
+            self._book.settle_undeliverable(tx, c)
+            tx.after_commit(lambda: self._close_all(key))
+            return True
+
+        return await self._store.submit(change, Needs(keys=(key,)))
+
+    def _close_all(self, key: Key) -> None:
+        for session in tuple(self._chat.hub.sessions(key)):
+            session.close(CloseCode.SIGNED_OUT)
+
+    # Keys
+
+    def _key(self, tenant: str, id: int) -> str:
+        return f"{tenant}.{id}.{self._mac(tenant, id)}"
+
+    def _read_key(self, given: str) -> tuple[str | None, int]:
+        tenant, _, rest = given.rpartition(".")[0].rpartition(".")
+        mac = given.rpartition(".")[2]
+        if not rest.isascii() or not rest.isdecimal() or len(rest) > 18 or not mac.isascii():
+            return None, 0
+        if not hmac.compare_digest(mac, self._mac(tenant, int(rest))):
+            return None, 0
+        return tenant, int(rest)
+
+    def _mac(self, tenant: str, id: int) -> str:
+        secret = bytes.fromhex(self._store.meta["secret"])
+        digest = hmac.digest(secret, f"deregister:{tenant}:{id}".encode(), hashlib.sha256)
+        return urlsafe_b64encode(digest[:18]).decode()
+
+

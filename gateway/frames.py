@@ -1,0 +1,152 @@
+"""From records to frames: how what is stored is told to clients. Decides no more than the wording."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway import protocol
+from gateway.protocol import ReceiptState, timestamp
+from storage.records import Conversation, Message
+
+
+def author(message: Message) -> Any:
+    """Who wrote a message, as `from`."""
+    told = {"role": message.role, "id": message.author}
+    if message.name is not None:
+        told["name"] = message.name
+    return told
+
+
+def message(message: Message, *, ref: bool = False, customer: str | None = None) -> Any:
+    """A message frame. `ref` for the sender's own sessions; `customer` for agents."""
+    told: dict[str, Any] = {"type": "message"}
+    if customer is not None:
+        told["customer"] = customer
+    told |= {
+        "seq": message.seq,
+        "id": message.id,
+        "from": author(message),
+        "text": message.text,
+        "kind": message.kind,
+        "at": timestamp(message.at),
+    }
+    if message.data is not None:
+        told["data"] = orjson.Fragment(message.data)
+    if ref and message.ref is not None:
+        told["ref"] = message.ref
+    return told
+
+
+def for_customer(message: Message, customer: str) -> Any:
+    """A message as the customer's sessions get it: with `ref` if the customer wrote it."""
+    return _message(message, ref=message.role == "customer" and message.author == customer)
+
+
+def for_agent(message: Message, customer: str, agent: str) -> Any:
+    """A message as an agent's sessions get it: with `ref` if this agent wrote it."""
+    own = message.role == "agent" and message.author == agent
+    return _message(message, ref=own, customer=customer)
+
+
+_message = message
+
+
+def sent(message: Message, ref: str, *, duplicate: bool) -> dict[str, Any]:
+    """The answer to a customer's send."""
+    told: dict[str, Any] = {
+        "type": "sent",
+        "ref": ref,
+        "seq": message.seq,
+        "id": message.id,
+        "at": timestamp(message.at),
+    }
+    if duplicate:
+        told["duplicate"] = True
+    return told
+
+
+def agent_sent(message: Message, ref: str, customer: str, *, duplicate: bool) -> dict[str, Any]:
+    """The answer to an agent's send: also where the message went at its commit."""
+    return sent(message, ref, duplicate=duplicate) | {
+        "customer": customer,
+        "route": message.route,
+        "reason": message.reason,
+    }
+
+
+def facts(conversation: Conversation) -> dict[str, Any]:
+    """What `status` frames and calls have in common."""
+    return {
+        "seq": conversation.last_seq,
+        "read_seq": conversation.read_seq,
+        "unread": conversation.unread,
+        "badge_seq": conversation.badge_seq,
+        "live": conversation.live,
+    }
+
+
+def status(conversation: Conversation) -> Any:
+    """A `status` frame."""
+    return {"type": "status", **facts(conversation)}
+
+
+def entry(conversation: Conversation, *, in_chat: bool) -> Any:
+    """A conversation as an inbox shows it."""
+    told: dict[str, Any] = {
+        "customer": conversation.customer,
+        "live": conversation.live,
+        "in_chat": in_chat,
+        "seq": conversation.last_seq,
+        "unread": conversation.unread,
+        "waiting": conversation.waiting,
+        "updated_at": timestamp(conversation.updated_at),
+    }
+    if conversation.name is not None:
+        told["name"] = conversation.name
+    if conversation.newest is not None:
+        told["last"] = for_agent(conversation.newest, conversation.customer, "")
+    return told
+
+
+def inbox_update(conversation: Conversation, *, in_chat: bool) -> Any:
+    """An `inbox_update` frame."""
+    return {"type": "inbox_update", "conversation": entry(conversation, in_chat=in_chat)}
+
+
+def receipt(
+    customer: str,
+    from_seq: int,
+    seq: int,
+    state: ReceiptState,
+    at: float,
+    reason: str | None = None,
+) -> Any:
+    """A `receipt` frame for the agents' messages from `from_seq` to `seq`."""
+    told: dict[str, Any] = {
+        "type": "receipt",
+        "customer": customer,
+        "from_seq": from_seq,
+        "seq": seq,
+        "state": state.value,
+        "at": timestamp(at),
+    }
+    if reason is not None:
+        told["reason"] = reason
+    return told
+
+
+def presence(customer: str, *, in_chat: bool, sessions: int) -> Any:
+    """A `presence` frame."""
+    return {"type": "presence", "customer": customer, "in_chat": in_chat, "sessions": sessions}
+
+
+def error(error: protocol.FrameError) -> Any:
+    """An `error` frame."""
+    told: dict[str, Any] = {"type": "error", "code": error.code.value, "message": error.message}
+    if error.ref is not None:
+        told["ref"] = error.ref
+    if error.retry_after is not None:
+        told["retry_after"] = round(error.retry_after, 3)
+    return told

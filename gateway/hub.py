@@ -1,0 +1,129 @@
+"""The session hub: who is connected, who is in chat, and who watches which conversation.
+
+Decides nothing. It is changed by the writer's changes in their order (`join`, `leave`), so that a
+decision made there sees the sessions as they were in that order. It holds sessions, never messages.
+With more than one process this is the seam: `deliver` and `is_in_chat` are asked of the node that
+holds the customer's sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from gateway.session import AgentSession, CustomerSession
+from storage.records import Key
+
+
+class Hub:
+    """All sessions of this process."""
+
+    def __init__(self) -> None:
+        self._customers: dict[Key, list[CustomerSession]] = {}
+        self._agents: dict[str, set[AgentSession]] = {}
+        self._watchers: dict[Key, set[AgentSession]] = {}
+        self._quiet_until: dict[Key, float] = {}
+
+    # Customers
+
+    def join(self, session: CustomerSession) -> None:
+        """Add a session (again does nothing)."""
+        room = self._customers.setdefault(session.key, [])
+        if session not in room:
+            room.append(session)
+
+    def leave(self, session: CustomerSession) -> bool:
+        """Remove a session; whether it was there."""
+        room = self._customers.get(session.key, [])
+        if session not in room:
+            return False
+        room.remove(session)
+        if not room:
+            del self._customers[session.key]
+        return True
+
+    def sessions(self, key: Key) -> list[CustomerSession]:
+        """The customer's sessions, oldest first."""
+        return self._customers.get(key, [])
+
+    def is_in_chat(self, key: Key) -> bool:
+        """Whether at least one session of the customer has the chat on screen."""
+        return any(session.active for session in self.sessions(key))
+
+    def deliver(self, key: Key, data: bytes, but: CustomerSession | None = None) -> None:
+        """Write an encoded frame to all the customer's sessions."""
+        for session in tuple(self.sessions(key)):
+            if session is not but:
+                session.deliver(data)
+
+    def keep_quiet(self, key: Key, until: float) -> None:
+        """Note that a grace of this customer runs until then."""
+        if until > self._quiet_until.get(key, 0.0):
+            self._quiet_until[key] = until
+
+    def quiet_until(self, key: Key, now: float) -> float:
+        """The end of the customer's grace, or 0."""
+        until = self._quiet_until.get(key, 0.0)
+        if until and until <= now:
+            del self._quiet_until[key]
+            return 0.0
+        return until
+
+    def forget_graces(self, now: float) -> None:
+        """Drop the graces that have ended, so that they do not pile up."""
+        self._quiet_until = {k: t for k, t in self._quiet_until.items() if t > now}
+
+    # Agents
+
+    def arrive(self, session: AgentSession) -> None:
+        self._agents.setdefault(session.tenant, set()).add(session)
+
+    def depart(self, session: AgentSession) -> None:
+        for key in tuple(session.opened):
+            self.unwatch(session, key)
+        agents = self._agents.get(session.tenant, set())
+        agents.discard(session)
+        if not agents:
+            self._agents.pop(session.tenant, None)
+
+    def watch(self, session: AgentSession, key: Key) -> None:
+        self._watchers.setdefault(key, set()).add(session)
+
+    def unwatch(self, session: AgentSession, key: Key) -> None:
+        session.opened.pop(key, None)
+        watchers = self._watchers.get(key, set())
+        watchers.discard(session)
+        if not watchers:
+            self._watchers.pop(key, None)
+
+    def watched(self, key: Key) -> bool:
+        return key in self._watchers
+
+    def tell_watchers(self, key: Key, data: bytes, but: AgentSession | None = None) -> None:
+        """Write an encoded frame to the agents that have this conversation open."""
+        for session in tuple(self._watchers.get(key, ())):
+            if session is not but:
+                session.deliver(key, data)
+
+    def watchers(self, key: Key) -> Iterable[AgentSession]:
+        return tuple(self._watchers.get(key, ()))
+
+    def inboxes(self, tenant: str) -> list[AgentSession]:
+        """The tenant's agents that asked for their inbox."""
+        return [session for session in self._agents.get(tenant, ()) if session.inbox]
+
+    # All
+
+    def everyone(self) -> Iterator[CustomerSession | AgentSession]:
+        for room in self._customers.values():
+            yield from tuple(room)
+        for agents in self._agents.values():
+            yield from tuple(agents)
+
+    def counts(self) -> dict[str, int]:
+        """How many sessions there are, for the metrics."""
+        rooms = self._customers.values()
+        return {
+            "active": sum(session.active for room in rooms for session in room),
+            "background": sum(not session.active for room in rooms for session in room),
+            "agent": sum(map(len, self._agents.values())),
+        }

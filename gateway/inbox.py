@@ -1,0 +1,103 @@
+"""What agents and clients look up: the inbox, histories, and the page that says who is welcome.
+
+Reading only; every change is in `gateway.chat`. An inbox's cursor is `updated_at` and the id of the
+last conversation shown, opaque to clients.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import Any
+
+from gateway import frames, protocol
+from gateway.chat import Chat
+from gateway.protocol import ErrorCode, FrameError, InboxFilter
+from gateway.session import AgentSession, CustomerSession
+from storage.records import Conversation, Key, Message
+
+FIRST = (float("1e308"), 2**62)
+
+
+class Inbox:
+    """Look-ups for sessions and for the HTTP API."""
+
+    def __init__(self, chat: Chat, agent_limits: Any, clock: Callable[[], float]) -> None:
+        self._chat = chat
+        self._limits = agent_limits
+        self._clock = clock
+
+    def arrive(self, session: AgentSession) -> None:
+        """Welcome an agent."""
+        self._chat.hub.arrive(session)
+        session.send(
+            {
+                "type": "welcome",
+                "session": session.id,
+                "agent": session.identity.sub,
+                "tenant": session.tenant,
+                "limits": self._limits,
+                "server_time": protocol.timestamp(self._clock()),
+            }
+        )
+
+    async def page(self, session: AgentSession, frame: protocol.Inbox) -> None:
+        """Answer with a page of conversations, newest first; from now on tell of every change."""
+        session.inbox = True
+        which = frame.filter or InboxFilter.ALL
+        limit = frame.limit or protocol.HISTORY_DEFAULT
+        before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)
+        found = await self._chat.store.inbox(session.tenant, which.value, before, limit + 1)
+        shown = found[:limit]
+        answer: dict[str, Any] = {
+            "type": "inbox",
+            "ref": frame.ref,
+            "conversations": [
+                frames.entry(c, in_chat=self._chat.hub.is_in_chat(c.key)) for c in shown
+            ],
+        }
+        if len(found) > limit:
+            answer["cursor"] = _cursor(shown[-1])
+        session.send(answer)
+
+    async def history(
+        self,
+        session: CustomerSession | AgentSession,
+        key: Key,
+        frame: protocol.History | protocol.AgentHistory,
+    ) -> None:
+        """Answer with a page of a conversation's past."""
+        c, messages, more = await self.past(key, frame.before, frame.limit)
+        answer: dict[str, Any] = {"type": "history", "ref": frame.ref, "more": more}
+        if isinstance(session, AgentSession):
+            answer["customer"] = c.customer
+            sub = session.identity.sub
+            answer["messages"] = [frames.for_agent(m, c.customer, sub) for m in messages]
+        else:
+            answer["messages"] = [frames.for_customer(m, c.customer) for m in messages]
+        session.send(answer)
+
+    async def past(
+        self, key: Key, before: int | None, limit: int | None
+    ) -> tuple[Conversation, list[Message], bool]:
+        """A conversation and its messages before `before`. Raises `FrameError` `not_found`."""
+        c = await self._chat.store.conversation(key)
+        if c is None:
+            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
+        wanted = limit if limit is not None else protocol.HISTORY_DEFAULT
+        messages, more = await self._chat.store.history(c, before, wanted)
+        return c, messages, more
+
+
+def _cursor(c: Conversation) -> str:
+    return urlsafe_b64encode(f"{c.updated_at!r} {c.id}".encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[float, int]:
+    try:
+        at, _, id = urlsafe_b64decode(cursor.encode()).decode().partition(" ")
+        return float(at), int(id)
+    except ValueError:
+        raise FrameError(
+            ErrorCode.BAD_FRAME, "cursor: not one of ours; give the one of the page before"
+        ) from None

@@ -1,0 +1,98 @@
+"""What operators see in numbers, in Prometheus' exposition format.
+
+Made from returned values and from the store's counters, never inside a decision. Labels are the
+tenant and words of ours; never a customer, a token or a text (I10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+
+from gateway.delivery import Decision
+from gateway.hub import Hub
+from push.ring import Attempt, Claim
+from storage.store import Store
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+
+
+class Metrics:
+    """One registry for one gateway."""
+
+    def __init__(self, store: Store, hub: Hub) -> None:
+        self._store = store
+        self._hub = hub
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self._looks = Counter(
+            "ringback_looks_total",
+            "Looks of the push worker at a device, by what they decided and why",
+            ("tenant", "action", "reason"),
+            registry=self.registry,
+        )
+        self._attempts = Counter(
+            "ringback_push_attempts_total",
+            "Calls to customer backends, by verdict",
+            ("tenant", "verdict", "reason"),
+            registry=self.registry,
+        )
+        self._latency = Histogram(
+            "ringback_push_seconds",
+            "Duration of calls to customer backends",
+            ("tenant",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._rejected = Counter(
+            "ringback_rejected_sockets_total",
+            "Sockets turned away, by reason",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.faults = Counter(
+            "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
+        )
+        self.draining = Gauge(
+            "ringback_draining", "1 while shutting down", registry=self.registry
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        """What is read when asked: the conservation law (I2), sessions, the writer."""
+        messages = GaugeMetricFamily(
+            "ringback_messages",
+            "Agent and proactive messages: accepted = acked + pushed + expired + undeliverable"
+            " + pending",
+            labels=("tenant", "outcome"),
+        )
+        for (tenant, name), value in sorted(self._store.counters.items()):
+            messages.add_metric((tenant, name), value)
+        yield messages
+        sessions = GaugeMetricFamily("ringback_sessions", "Open sessions", labels=("state",))
+        for state, count in self._hub.counts().items():
+            sessions.add_metric((state,), count)
+        yield sessions
+        yield GaugeMetricFamily(
+            "ringback_writer_waiting", "Changes waiting for a commit", self._store.waiting
+        )
+        yield GaugeMetricFamily(
+            "ringback_writer_commits", "Commits since the start", self._store.commits
+        )
+
+    def decided(self, tenant: str, decision: Decision) -> None:
+        self._looks.labels(tenant, decision.action.value, decision.reason.value).inc()
+
+    def attempted(self, claim: Claim, attempt: Attempt) -> None:
+        tenant, verdict = claim.ref.tenant, attempt.verdict
+        self._attempts.labels(tenant, verdict.kind.value, verdict.reason).inc()
+        self._latency.labels(tenant).observe(attempt.ms / 1000)
+
+    def rejected(self, reason: str) -> None:
+        self._rejected.labels(reason).inc()
+
+    def text(self) -> bytes:
+        """Everything, in the text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,554 @@
+"""From a due time to a ring: fan-out, the look, the claim and what a verdict changes.
+
+Theory of operation. `Alarms` keeps, per conversation, the earliest time at which something in its
+row becomes due; when it comes, one change (`_tick`) judges the row again: it expires messages, fans
+out to the devices that are behind, and hands devices whose time has come to the push worker. The
+worker asks back through `Book`, its `RingBook`: `look` judges the facts and commits the claim,
+`settle` commits the verdict. The rows are the truth: after a crash `recover` sets the alarms from
+them, and a ring that was in hand is called again under its id.
+
+What a device owes is in its row: `owes` (a look is wanted), `ring` (claimed, not settled),
+`wake_at` (when), `owed_ord` (up to which counted message a fan-out said so). A device in the worker's
+hands is not woken again; while its call is out, joins and leaves do not move its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import heapq
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import orjson
+
+from gateway import delivery
+from gateway.chat import Chat, no_live_device
+from gateway.delivery import Action, Decision, Facts, InHand, Reason
+from gateway.protocol import ReceiptState
+from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Ring, RingKind, Target, VerdictKind
+from storage import outcomes
+from storage.errors import Unavailable
+from storage.outcomes import Move, Trigger
+from storage.records import Conversation, Cut, Device, DeviceState, Key, Message, Outcome
+from storage.store import Needs, Store
+from storage.transaction import Transaction
+
+replace = msgspec.structs.replace
+
+RETRY_TICK = 1.0  # seconds until a tick is tried again when the database could not be written
+
+
+def fingerprint(token: str) -> str:
+    """What a device token is called wherever it is not used: 12 hex digits of its SHA-256."""
+    return hashlib.sha256(token.encode()).hexdigest()[:12]
+
+
+class Alarms:
+    """Wakes each conversation when the earliest of its times comes; never before `floor`."""
+
+    def __init__(self, clock: Callable[[], float], fire: Callable[[Key], None]) -> None:
+        self.floor = 0.0
+        self._clock = clock
+        self._fire = fire
+        self._heap: list[tuple[float, Key]] = []
+        self._at: dict[Key, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._stopped = False
+
+    def set(self, key: Key, when: float) -> None:
+        """Wake `key` at `when`, or earlier if it was already to be woken earlier."""
+        when = max(when, self.floor)
+        if when >= self._at.get(key, float("inf")) or self._stopped:
+            return
+        self._at[key] = when
+        heapq.heappush(self._heap, (when, key))
+        if when < self._timer_at:
+            self._arm()
+
+    def stop(self) -> None:
+        """Wake nobody any more."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = float("inf")
+        if self._heap:
+            self._timer_at = self._heap[0][0]
+            delay = max(0.0, self._timer_at - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        now = self._clock()
+        while self._heap and self._heap[0][0] <= now and not self._stopped:
+            when, key = heapq.heappop(self._heap)
+            if self._at.get(key) == when:
+                del self._at[key]
+                self._fire(key)
+        if not self._stopped:
+            self._arm()
+
+
+class Book:
+    """The delivery rule's second half, and the push worker's `RingBook`."""
+
+    def __init__(self, chat: Chat, wake: Callable[[DeviceRef], None]) -> None:
+        self._chat = chat
+        self._store: Store = chat.store
+        self._clock = chat.clock
+        self._wake = wake
+        self._busy: set[DeviceRef] = set()
+        self._calling: set[DeviceRef] = set()
+        self.alarms = Alarms(chat.clock, self._tick)
+        self.decided: Callable[[str, Decision], None] = lambda tenant, decision: None
+        """Told of every decision of a look, for the metrics."""
+        chat.calling = lambda key, device: DeviceRef(*key, device) in self._calling
+        self._store.changed = self.watch
+
+    # When
+
+    def watch(self, c: Conversation) -> None:
+        """Set the alarm for the earliest time in the conversation's row."""
+        when = float("inf")
+        if c.push_due_at is not None:
+            when = c.push_due_at
+        if c.expires_at is not None and c.expires_at < when:
+            when = c.expires_at
+        for device in c.devices:
+            if device.wake_at is not None and device.wake_at < when:
+                if DeviceRef(c.tenant, c.customer, device.id) not in self._busy:
+                    when = device.wake_at
+        if when != float("inf"):
+            self.alarms.set(c.key, when)
+
+    async def recover(self) -> int:
+        """Set the alarms from what was committed, all of it after the restart grace (rule 9)."""
+        grace = self._clock() + self._chat.timing.restart_grace
+        self._chat.quiet_until = self.alarms.floor = grace
+        keys = await self._store.unsettled()
+        known = [key for key in keys if key.tenant in self._chat.tenants]
+        for key in known:
+            self.alarms.set(key, grace)
+        return len(known)
+
+    def drain(self) -> None:
+        """Start no more rings."""
+        self._chat.draining = True
+        self.alarms.stop()
+
+    def _tick(self, key: Key) -> None:
+        def change(tx: Transaction) -> None:
+            c = tx.conversation(key)
+            if c is None or self._chat.draining:
+                return
+            if c.expires_at is not None and c.expires_at <= tx.now:
+                c = self._expire(tx, c)
+            if c.push_due_at is not None and c.push_due_at <= tx.now:
+                c = self._fan_out(tx, c)
+            if not self._chat.tenants[key.tenant].endpoint:
+                c = self._give_up(tx, c)
+            ready = [
+                ref
+                for device in c.devices
+                if device.wake_at is not None and device.wake_at <= tx.now
+                if (ref := DeviceRef(*key, device.id)) not in self._busy
+            ]
+            tx.after_commit(lambda: self._hand_over(ready, c))
+
+        def done(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and future.exception() is not None:
+                self.alarms.set(key, self._clock() + RETRY_TICK)
+
+        c = self._store.peek(key)
+        expiring = c is None or (c.expires_at is not None and c.expires_at <= self._clock())
+        needs = Needs(keys=(key,), unacked=key if expiring else None)
+        try:
+            self._store.submit(change, needs).add_done_callback(done)
+        except Unavailable:
+            self.alarms.set(key, self._clock() + RETRY_TICK)
+
+    def _hand_over(self, ready: list[DeviceRef], c: Conversation) -> None:
+        self._busy.update(ready)
+        for ref in ready:
+            self._wake(ref)
+        self.watch(c)
+
+    # Expiry and fan-out
+
+    def _expire(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Settle what has passed its time, and find out when the next will."""
+        spans = outcomes.pending(c)
+        waiting = [
+            (m, m.expires_at)
+            for m in tx.unacked(c)
+            if m.expires_at is not None and any(s.lo_ord < m.ord <= s.hi_ord for s in spans)
+        ]
+        for message, expires_at in waiting:
+            if expires_at <= tx.now:
+                before = Cut(message.seq - 1, message.ord - 1)
+                reason = Reason.EXPIRED.value
+                c, moves = tx.transition(c, before, message.cut, Trigger.EXPIRY, reason)
+                self._tell(tx, c, moves)
+        nearest = min((at for _, at in waiting if at > tx.now), default=None)
+        if not outcomes.pending(c):
+            return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
+        # Beyond what one change looks at (`Store.UNACKED`) there may be more: look again soon.
+        return tx.put(replace(c, expires_at=nearest or tx.now + RETRY_TICK))
+
+    def _fan_out(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Every live device that is behind owes a ring from now on (rule 6)."""
+        waiting = outcomes.pending(c)
+        if not waiting:
+            return tx.put(replace(c, push_due_at=None, hold_from=None))
+        in_chat = self._chat.hub.is_in_chat(c.key)
+        why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
+        tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
+        c = replace(c, push_due_at=None, hold_from=None)
+        if self._chat.tenants[c.tenant].endpoint:
+            for device in c.live_devices:
+                if max(device.covered, device.ring_to).ord < c.last_ord:
+                    wake = tx.now if device.wake_at is None else device.wake_at
+                    owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
+                    c = c.with_device(owing)
+        return self.settle_undeliverable(tx, tx.put(c))
+
+    def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Pending messages for which no device is left that is not settled become undeliverable."""
+        if not outcomes.pending(c):
+            return c
+        endpoint = self._chat.tenants[c.tenant].endpoint
+        live = c.live_devices if endpoint else ()
+        if live:
+            upto = min(device.covered for device in live)
+            reason = Reason.REFUSED
+        elif c.push_due_at is None:
+            upto = c.last
+            reason = no_live_device(c) if endpoint else Reason.NO_ENDPOINT
+        else:
+            return c
+        c, moves = tx.transition(c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason.value)
+        self._tell(tx, c, moves)
+        return c
+
+    def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
+        """The tenant's endpoint was taken out of the configuration: nothing is owed any more."""
+        waiting = [device for device in c.devices if device.wake_at is not None]
+        for device in waiting:
+            idle = replace(_without_ring(device, device.covered), owes=False, wake_at=None)
+            c = c.with_device(idle)
+        return self.settle_undeliverable(tx, tx.put(c)) if waiting else c
+
+    # The look and the claim
+
+    async def look(self, ref: DeviceRef) -> Claim | None:
+        """`RingBook.look`: judge one device now, and commit the claim or the reason for none."""
+        key = Key(ref.tenant, ref.customer)
+
+        def change(tx: Transaction) -> Claim | None:
+            c = tx.conversation(key)
+            device = c.device(ref.device) if c is not None else None
+            claim = None
+            if c is not None and device is not None and device.wake_at is not None:
+                claim = self._judge(tx, c, device, ref)
+            if claim is not None:
+                tx.after_commit(lambda: self._calling.add(ref))
+            else:
+                # Its row may be set to a later time: nobody else watches it while it is busy.
+                tx.after_commit(lambda: self._let_go(ref, tx.conversation(key)))
+            return claim
+
+        if self._chat.draining:
+            return None
+        c = self._store.peek(key)
+        newest = None if c is None else c.newest_counted
+        stale = newest is None or (newest.expires_at or 0.0) <= self._clock()
+        try:
+            return await self._store.submit(
+                change, Needs(keys=(key,), unacked=key if stale else None)
+            )
+        except Unavailable as error:
+            raise BookUnavailable(str(error)) from error
+
+    def _let_go(self, ref: DeviceRef, c: Conversation | None) -> None:
+        self._busy.discard(ref)
+        self._calling.discard(ref)
+        if c is not None:
+            self.watch(c)
+
+    def _judge(
+        self, tx: Transaction, c: Conversation, device: Device, ref: DeviceRef
+    ) -> Claim | None:
+        newest = self._newest_to_ring(tx, c, device)
+        decision = delivery.look(self._facts(tx, c, device, newest))
+        tx.after_commit(lambda: self.decided(c.tenant, decision))
+        from_seq = max(device.covered_seq, c.acked_seq) + 1
+        upto = device.ring_seq if device.ring else c.last_seq
+        tx.event(
+            c,
+            min(from_seq, upto),
+            upto,
+            "look",
+            action=decision.action,
+            reason=decision.reason,
+            device=fingerprint(device.token),
+        )
+        match decision.action:
+            case Action.WAIT:
+                return None
+            case Action.SKIP:
+                device = replace(device, owes=False, wake_at=None)
+                self.settle_undeliverable(tx, tx.put(c.with_device(device)))
+                return None
+            case Action.CANCEL:
+                self._cancel(tx, c, device, decision.reason)
+                return None
+            case Action.RETRY:
+                device = replace(device, attempt=device.attempt + 1)
+                tx.put(c.with_device(device))
+            case Action.RING:
+                device = self._claim(tx, c, device, newest)
+            case Action.BADGE:
+                device = self._claim(tx, c, device, None)
+        return _claim_of(ref, device)
+
+    def _newest_to_ring(self, tx: Transaction, c: Conversation, device: Device) -> Message | None:
+        """The newest counted message that this device was not rung for and that has not expired."""
+        newest = c.newest_counted
+        behind = max(device.covered_ord, c.acked_ord)
+        if newest is None or newest.ord <= behind:
+            return None
+        if newest.expires_at is None or newest.expires_at > tx.now:
+            return newest
+        fresh = [
+            m
+            for m in tx.unacked(c)
+            if m.ord > behind and (m.expires_at is None or m.expires_at > tx.now)
+        ]
+        return fresh[-1] if fresh else None
+
+    def _facts(
+        self, tx: Transaction, c: Conversation, device: Device, newest: Message | None
+    ) -> Facts:
+        in_hand = None
+        if device.ring is not None:
+            ring = msgspec.json.decode(device.ring, type=Ring)
+            silent = ring.kind is RingKind.BADGE
+            in_hand = InHand(
+                silent=silent,
+                acked=not silent and device.ring_ord <= c.acked_ord,
+                read=not silent and device.ring_ord <= c.read_ord,
+                expired=ring.expires_at <= tx.now,
+                current=ring.unread == c.unread,
+            )
+        behind = device.owed_ord - max(device.covered_ord, c.acked_ord)
+        return Facts(
+            endpoint=self._chat.tenants[c.tenant].endpoint,
+            live=device.live,
+            early=device.wake_at is None or device.wake_at > tx.now,
+            in_chat=self._chat.hub.is_in_chat(c.key),
+            in_hand=in_hand,
+            behind=max(0, behind),
+            all_expired=newest is None,
+            all_read=c.read_ord == c.last_ord,
+            badge_is_high=device.badge is not None and device.badge > c.unread,
+        )
+
+    def _claim(
+        self, tx: Transaction, c: Conversation, device: Device, newest: Message | None
+    ) -> Device:
+        """Fix device, coverage and content (rule 7). Under this id nothing changes any more."""
+        tenant = self._chat.tenants[c.tenant]
+        if newest is None:  # silent: only the number
+            upto, content = device.covered, (RingKind.BADGE, None, None, c.last_seq)
+            expires_at = tx.now + tenant.expires_after
+        else:
+            upto = c.last if newest is c.newest_counted else newest.cut
+            proactive = newest.kind == "proactive"
+            kind = RingKind.PROACTIVE if proactive else RingKind.MESSAGE
+            content = (kind, newest.title or tenant.title, newest.text, newest.seq)
+            expires_at = newest.expires_at or tx.now + tenant.expires_after
+        kind, title, text, seq = content
+        ring = Ring(
+            id=f"r_{secrets.token_hex(8)}",
+            kind=kind,
+            customer=c.customer,
+            seq=seq,
+            title=title,
+            text=text,
+            unread=c.unread,
+            badge_seq=c.badge_seq,
+            live=c.live,
+            expires_at=expires_at,
+        )
+        device = replace(
+            device,
+            ring=orjson.dumps(msgspec.to_builtins(ring)).decode(),
+            ring_seq=upto.seq,
+            ring_ord=upto.ord,
+            attempt=1,
+            badge=c.unread,
+            owes=False,
+            wake_at=tx.now,
+        )
+        tx.put(c.with_device(device))
+        tx.event(
+            c,
+            min(device.covered_seq + 1, upto.seq) if newest else c.last_seq,
+            upto.seq if newest else c.last_seq,
+            "claimed",
+            ring=ring.id,
+            kind=kind,
+            unread=c.unread,
+            device=fingerprint(device.token),
+        )
+        return device
+
+    def _cancel(self, tx: Transaction, c: Conversation, device: Device, reason: Reason) -> None:
+        """End the ring in hand without another call; look again at once for what else is owed."""
+        covered = device.ring_to if reason in (Reason.ACKED, Reason.READ) else device.covered
+        device = replace(_without_ring(device, covered), owes=True, wake_at=tx.now)
+        tx.put(c.with_device(device))
+
+    # The verdict
+
+    async def settle(self, claim: Claim, attempt: Attempt) -> None:
+        """`RingBook.settle`: commit what came of a call, unless the registration is another."""
+        ref = claim.ref
+        key = Key(ref.tenant, ref.customer)
+
+        def change(tx: Transaction) -> None:
+            c = tx.conversation(key)
+            if c is not None:
+                c = self._settle(tx, c, claim, attempt)
+            tx.after_commit(lambda: self._let_go(ref, c))
+
+        try:
+            await self._store.submit(change, Needs(keys=(key,)))
+        except Unavailable as error:
+            raise BookUnavailable(str(error)) from error
+
+    def _settle(
+        self, tx: Transaction, c: Conversation, claim: Claim, attempt: Attempt
+    ) -> Conversation:
+        device = c.device(claim.ref.device)
+        mine = (
+            device is not None
+            and device.ring is not None
+            and device.generation == claim.generation
+            and orjson.loads(device.ring)["id"] == claim.ring.id
+        )
+        verdict = attempt.verdict
+        silent = claim.ring.kind is RingKind.BADGE
+        upto = device.ring_seq if mine and device and not silent else claim.ring.seq
+        from_seq = device.covered_seq + 1 if mine and device and not silent else upto
+        tx.event(
+            c,
+            min(from_seq, upto),
+            upto,
+            "attempt" if mine else "late_verdict",
+            ring=claim.ring.id,
+            verdict=verdict.kind,
+            reason=verdict.reason,
+            status=verdict.status,
+            attempt=claim.attempt,
+            ms=round(attempt.ms, 1),
+            device=claim.target.fingerprint,
+        )
+        if device is None or not mine:
+            return c
+        told: dict[str, Any] = {"verdict": verdict.kind.value, "verdict_at": tx.now}
+        device = replace(device, **told)
+        match verdict.kind:
+            case VerdictKind.RETRY | VerdictKind.MISCONFIGURED:
+                wake = min(attempt.retry_at or tx.now, claim.ring.expires_at)
+                return tx.put(c.with_device(replace(device, wake_at=wake)))
+            case VerdictKind.ACCEPTED:
+                return self._accepted(tx, c, device)
+            case VerdictKind.TOKEN_DEAD:
+                state = DeviceState.QUARANTINED if attempt.quarantine else DeviceState.DEAD
+                device = replace(
+                    _without_ring(device, device.covered),
+                    state=state,
+                    state_at=tx.now,
+                    owes=False,
+                    wake_at=None,
+                )
+            case VerdictKind.REFUSED:
+                device = _over(tx, device)
+        return self.settle_undeliverable(tx, tx.put(c.with_device(device)))
+
+    def _accepted(self, tx: Transaction, c: Conversation, device: Device) -> Conversation:
+        covered, upto = device.covered, device.ring_to
+        c = tx.put(c.with_device(_over(tx, device)))
+        if upto.ord > covered.ord:
+            if upto.ord <= c.acked_ord:
+                tx.event(c, covered.seq + 1, upto.seq, "rang_after_ack")
+            c, moves = tx.transition(c, covered, upto, Trigger.ACCEPTANCE)
+            self._tell(tx, c, moves)
+            if not outcomes.pending(c):
+                c = tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
+        return c
+
+    # Telling
+
+    def _tell(self, tx: Transaction, c: Conversation, moves: tuple[Move, ...]) -> None:
+        """Agents hear of outcomes as receipts, after the commit."""
+        for move in moves:
+            span = move.span
+            state = _RECEIPTS.get(span.outcome)
+            if state is not None:
+                tx.after_commit(
+                    lambda s=span, state=state: self._chat.tell_receipt(  # type: ignore[misc]
+                        c.key, s.lo_seq + 1, s.hi_seq, state, s.reason
+                    )
+                )
+
+
+_RECEIPTS = {
+    Outcome.PUSHED: ReceiptState.PUSHED,
+    Outcome.EXPIRED: ReceiptState.EXPIRED,
+    Outcome.UNDELIVERABLE: ReceiptState.UNDELIVERABLE,
+}
+
+
+def _claim_of(ref: DeviceRef, device: Device) -> Claim:
+    return Claim(
+        ref=ref,
+        generation=device.generation,
+        ring=msgspec.json.decode(device.ring or "", type=Ring),
+        target=Target(
+            token=device.token,
+            fingerprint=fingerprint(device.token),
+            platform=device.platform,
+            app=device.app,
+            environment=device.environment,
+            locale=device.locale,
+        ),
+        attempt=device.attempt,
+    )
+
+
+def _without_ring(device: Device, covered: Cut) -> Device:
+    return replace(
+        device,
+        ring=None,
+        ring_seq=0,
+        ring_ord=0,
+        attempt=0,
+        covered_seq=covered.seq,
+        covered_ord=covered.ord,
+    )
+
+
+def _over(tx: Transaction, device: Device) -> Device:
+    """The ring in hand is settled; what came meanwhile is looked at now."""
+    device = _without_ring(device, max(device.covered, device.ring_to))
+    return replace(device, wake_at=tx.now if device.owes else None)

@@ -1,0 +1,196 @@
+"""A session: one open WebSocket after its hello, as state without I/O.
+
+Theory of operation. A socket that has not said hello is nothing but a socket; `gateway.sockets`
+turns it into a `CustomerSession` or an `AgentSession` once its token is accepted, and only these
+can reach `gateway.chat`. A session takes raw frames (`receive`) and yields what to do: a frame to
+act on, an error to answer, or a code to close with. What goes out is given to `out`.
+
+    connected ──hello──> active <──state──> background ──┐
+        │                  └───────────────┬─────────────┘
+        └──no hello, bad token──> closed <─┘ bye, close, expiry, limits
+
+While a replay is being read from storage the session `holds` what arrives live, and lets it go
+behind the replay, so that every client sees seq in order with no gap (I4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway import protocol
+from gateway.auth import Identity
+from gateway.protocol import CloseCode, ErrorCode, FrameError, SessionState
+from storage.records import Key
+
+
+class Out(Protocol):
+    """Where a session's frames go. Neither method blocks or raises."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def close(self, code: CloseCode) -> None: ...
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """A rate limit: `per_minute` on average, `burst` at once."""
+
+    per_minute: float
+    burst: float
+    level: float = field(init=False)
+    at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.level = self.burst
+
+    def take(self, now: float) -> float | None:
+        """None if one more is allowed at `now`, else the seconds until it will be."""
+        rate = self.per_minute / 60
+        if self.at is not None:
+            self.level = min(self.burst, self.level + max(0.0, now - self.at) * rate)
+        self.at = now
+        if self.level >= 1:
+            self.level -= 1
+            return None
+        return (1 - self.level) / rate
+
+
+class Hangup(Exception):
+    """The socket has to be closed with `code`."""
+
+    def __init__(self, code: CloseCode) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Held:
+    """Frames that wait behind a replay, bounded in bytes."""
+
+    __slots__ = ("bound", "frames", "size")
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self.size = 0
+        self.frames: list[bytes] = []
+
+    def add(self, data: bytes) -> bool:
+        """Keep `data`; False when the bound is passed."""
+        self.size += len(data)
+        self.frames.append(data)
+        return self.size <= self.bound
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """What customers' and agents' sessions have in common: identity, output, error counting."""
+
+    id: str
+    identity: Identity
+    out: Out
+    bucket: TokenBucket
+    bound: int  # bytes that may wait behind a replay
+    decode: Callable[[str | bytes], Any]
+    bad_in_a_row: int = 0
+    closed: bool = False
+
+    @property
+    def tenant(self) -> str:
+        return self.identity.tenant
+
+    def receive(self, raw: str | bytes, now: float) -> Any:
+        """The frame in `raw`.
+
+        Raises `FrameError` for what is answered with an error frame, and `Hangup` after ten bad
+        frames in a row.
+        """
+        try:
+            frame = self.decode(raw)
+        except FrameError as error:
+            if error.code is ErrorCode.BAD_FRAME:
+                self.bad_in_a_row += 1
+                if self.bad_in_a_row >= protocol.BAD_FRAMES_IN_A_ROW:
+                    raise Hangup(CloseCode.PROTOCOL_BROKEN) from error
+            raise
+        self.bad_in_a_row = 0
+        if isinstance(frame, protocol.Send | protocol.AgentSend):
+            wait = self.bucket.take(now)
+            if wait is not None:
+                raise FrameError(
+                    ErrorCode.RATE_LIMITED,
+                    f"too many messages: at most {self.bucket.per_minute:g} a minute",
+                    frame.ref,
+                    retry_after=wait,
+                )
+        return frame
+
+    def send(self, frame: Any) -> None:
+        """Send one frame to this session alone."""
+        self.write(protocol.encode_bytes(frame))
+
+    def write(self, data: bytes) -> None:
+        """Send an encoded frame."""
+        if not self.closed:
+            self.out.send(data)
+
+    def close(self, code: CloseCode) -> None:
+        """Close the socket; what was not sent is replayed to the next session."""
+        if not self.closed:
+            self.closed = True
+            self.out.close(code)
+
+
+@dataclass(slots=True, eq=False)
+class CustomerSession(Session):
+    """A customer's session. `noted` is the highest ack that came while in the background."""
+
+    state: SessionState = SessionState.ACTIVE
+    installation: str | None = None
+    noted: int = 0
+    held: Held | None = None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.identity.tenant, self.identity.sub)
+
+    @property
+    def active(self) -> bool:
+        return self.state is SessionState.ACTIVE
+
+    def deliver(self, data: bytes) -> None:
+        """Send a frame that belongs to the conversation, behind a replay if one is running."""
+        if self.held is None:
+            self.write(data)
+        elif not self.held.add(data):
+            self.close(CloseCode.SLOW_READER)
+
+    def release(self) -> None:
+        """The replay is out: let go what waited behind it."""
+        held, self.held = self.held, None
+        for data in held.frames if held else ():
+            self.write(data)
+
+
+@dataclass(slots=True, eq=False)
+class AgentSession(Session):
+    """An agent's session, with the conversations that it opened."""
+
+    inbox: bool = False
+    opened: dict[Key, Held | None] = field(default_factory=dict)
+
+    def deliver(self, key: Key, data: bytes) -> None:
+        """Send a frame of an opened conversation, behind its opening if that is running."""
+        held = self.opened.get(key)
+        if held is None:
+            self.write(data)
+        elif not held.add(data):
+            self.close(CloseCode.SLOW_READER)
+
+    def release(self, key: Key) -> None:
+        """The conversation's opening is out: let go what waited behind it."""
+        held = self.opened.get(key)
+        if held is not None:
+            self.opened[key] = None
+            for data in held.frames:
+                self.write(data)

@@ -1,0 +1,182 @@
+"""The HTTP call: one claim goes out, one verdict comes back, whatever the network does.
+
+Decides the limits of a call (connect and total time, 64 KiB of answer, no redirect, no cookie, no
+proxy, no decompression) and which failure a broken call was. Leaves the request and its meaning
+to the adapter, the number of calls at a time to `push.worker`, and which addresses a tenant may
+name to the configuration. Every failure becomes a verdict; only cancellation comes out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import aiohttp
+import structlog
+
+from push import signing
+from push.adapters import Adapter, UnknownAdapterError, adapter_named, asapp
+from push.ring import Claim, Endpoint, Verdict
+from push.verdicts import Answer, Failure
+
+ANSWER_BYTES: Final = 64 * 1024
+
+_log = structlog.get_logger("push.caller")
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """A request ready to leave. Never shown: it holds the token and the signature."""
+
+    headers: dict[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    tls: ssl.SSLContext | bool
+
+
+class Caller:
+    """Calls customer backends over one pool of kept-alive connections.
+
+    Make it inside a running loop and `close` it (or use `async with`) after the worker drained.
+    The pool itself has no limit: a limit shared by all tenants would let one slow backend hold
+    up the others. What bounds it is each tenant's `in_flight`.
+    """
+
+    def __init__(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            headers={"User-Agent": "ringback", "Accept-Encoding": "identity"},
+        )
+        self._tls_of_file: dict[str, ssl.SSLContext] = {}
+
+    async def __aenter__(self) -> Self:
+        """Return itself; the connections are made by the calls."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close, as `close` does."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection. Calls still under way end as retry."""
+        await self._session.close()
+
+    async def call(self, endpoint: Endpoint, claim: Claim, now: float) -> tuple[Verdict, float]:
+        """POST `claim` to `endpoint` and return the verdict and the milliseconds it took.
+
+        `now` (epoch s) dates the signature. Raises nothing but `CancelledError`.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        adapter = asapp  # reads the failure of a call that has no adapter
+        outcome: Answer | Failure
+        try:
+            adapter = adapter_named(endpoint.adapter)
+            outcome = await self._exchange(endpoint, self._sign(adapter, endpoint, claim, now))
+        except Exception as error:  # a bug may cost this attempt, never the device
+            outcome = failure_of(error)
+            if outcome is Failure.INTERNAL:
+                _log.error(
+                    "push call broke; this is a fault of ringback, please report it",
+                    tenant=endpoint.tenant,
+                    ring=claim.ring.id,
+                    error=type(error).__name__,
+                )
+        verdict = adapter.verdict(outcome, claim.target.token, now)
+        return verdict, (loop.time() - began) * 1000.0
+
+    def _sign(self, adapter: Adapter, endpoint: Endpoint, claim: Claim, now: float) -> _Signed:
+        request = adapter.request(claim.ring, claim.target, endpoint)
+        proof = signing.headers(claim.ring.id, now, request.body, endpoint.signing_secrets)
+        return _Signed({**request.headers, **proof}, request.body, self._tls(endpoint.ca_file))
+
+    def _tls(self, ca_file: str | None) -> ssl.SSLContext | bool:
+        """Return whom to trust: the system's authorities, or those of `ca_file`, read once."""
+        if ca_file is None:
+            return True
+        if ca_file not in self._tls_of_file:
+            try:
+                self._tls_of_file[ca_file] = ssl.create_default_context(cafile=ca_file)
+            except (OSError, ValueError) as error:
+                raise _CaFileError from error
+        return self._tls_of_file[ca_file]
+
+    async def _exchange(self, endpoint: Endpoint, signed: _Signed) -> Answer:
+        """Return the answer, without its body when that did not arrive whole and in time."""
+        answer: Answer | None = None
+        limits = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
+        try:
+            async with (
+                asyncio.timeout(endpoint.timeout),
+                self._session.post(
+                    endpoint.url,
+                    data=signed.body,
+                    headers=signed.headers,
+                    allow_redirects=False,
+                    ssl=signed.tls,
+                    timeout=limits,
+                ) as response,
+            ):
+                answer = Answer(response.status, response.headers)
+                # aiohttp hangs up on leaving, instead of reusing, when the body was not read out.
+                body = await _bounded(response.content)
+                answer = Answer(response.status, response.headers, body)
+        except Exception:
+            if answer is None:  # else the status has arrived, and stands whatever came after
+                raise
+        return answer
+
+
+class _CaFileError(Exception):
+    """The tenant's ca_file cannot be used."""
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes | None:
+    """Return the whole body, or None when it is longer than an answer may be."""
+    body = bytearray()
+    while chunk := await content.read(ANSWER_BYTES + 1 - len(body)):
+        body += chunk
+        if len(body) > ANSWER_BYTES:
+            return None
+    return bytes(body)
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return which failure this exception is; `INTERNAL` for one that nobody foresaw."""
+    if _is_tls(error):
+        return Failure.TLS
+    for kinds, failure in _FAILURES:
+        if isinstance(error, kinds):
+            return failure
+    return Failure.INTERNAL
+
+
+def _is_tls(error: BaseException) -> bool:
+    """Tell whether TLS itself refused: at the handshake, or by an alert after it (TLS 1.3)."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    if any(isinstance(link, _NOT_TLS) for link in chain):
+        return False
+    return any(isinstance(link, ssl.SSLError | aiohttp.ClientSSLError) for link in chain)
+
+
+# A connection that ended without a goodbye, which happens on any network; an unreadable file.
+_NOT_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, _CaFileError)
+
+_FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]] = (
+    (_CaFileError, Failure.CA_FILE),
+    (UnknownAdapterError, Failure.ADAPTER),
+    (signing.SigningSecretError, Failure.SIGNING_SECRET),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), Failure.URL),
+    (aiohttp.ConnectionTimeoutError, Failure.CONNECT_TIMEOUT),
+    (TimeoutError, Failure.TIMEOUT),
+    (aiohttp.ClientConnectorDNSError, Failure.DNS),
+    (aiohttp.ClientConnectorError, Failure.CONNECT),
+    ((aiohttp.ClientResponseError, aiohttp.ClientPayloadError), Failure.BAD_HTTP),
+    ((aiohttp.ClientConnectionError, OSError), Failure.RESET),
+)

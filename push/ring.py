@@ -1,0 +1,203 @@
+"""What a ring is, and the seam through which the push worker learns of rings.
+
+Decides the shapes that `push` and its caller share, and nothing else. Leaves to the caller (who
+implements `RingBook`): which device owes a ring, the facts behind it, the commit of the claim,
+the outcome of the messages. Leaves to `push.worker`: when to look, to call and to settle.
+
+One ring's life, seen from here::
+
+                   wake(ref)
+                      |
+                      v            nothing to ring now: the book noted why, and wakes us later
+                  look(ref) ------------------------------------------> None
+                      | Claim, committed: device, coverage and content are fixed
+                      v
+              call to the backend  <--- the process dies: same id, same bytes after the restart
+                      | Attempt
+                      v
+           settle(claim, attempt) ---> retry, misconfigured: waits for `retry_at`, then look again
+                      |
+                      v
+        accepted, token_dead, refused: the ring is over
+
+Errors of this package (no leaf carries a token, a secret or a message text)::
+
+    PushError
+    ├── BookUnavailable       the book cannot write now; nothing was changed, ask again
+    ├── SigningSecretError    (push.signing)  a secret that is no Standard Webhooks secret
+    └── UnknownAdapterError   (push.adapters) a tenant names an adapter that does not exist
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+
+class PushError(Exception):
+    """Base of every error that this package raises."""
+
+
+class BookUnavailable(PushError):
+    """The book cannot write now (disk full, locked, closing). Nothing was changed.
+
+    `reason` is a short stable word for logs, such as "disk_full".
+    """
+
+    def __init__(self, reason: str = "unavailable") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class RingKind(StrEnum):
+    """Why the device is rung; `badge` is silent and only corrects the number on the icon."""
+
+    MESSAGE = "message"
+    PROACTIVE = "proactive"
+    BADGE = "badge"
+
+
+class VerdictKind(StrEnum):
+    """What the customer backend's answer means for one ring (docs/push-contract.md)."""
+
+    ACCEPTED = "accepted"
+    TOKEN_DEAD = "token_dead"  # noqa: S105  (a verdict's name)
+    RETRY = "retry"
+    REFUSED = "refused"
+    MISCONFIGURED = "misconfigured"
+
+
+class Ring(msgspec.Struct, frozen=True, kw_only=True):
+    """One notification to one device, fixed at the claim; nothing under this `id` changes later.
+
+    Survives `msgspec.json` in both directions unchanged, so that a retry after a restart sends
+    the same bytes. `title` and `text` are those of the newest covered message (None for `badge`),
+    `seq` is that message's place (for `badge`: the read mark or newest seq, as the book chose),
+    `unread` was exact at the claim, `expires_at` is epoch seconds.
+    """
+
+    id: str
+    kind: RingKind
+    customer: str
+    seq: int
+    title: str | None
+    text: str | None
+    unread: int
+    badge_seq: int
+    live: bool
+    expires_at: float
+
+    def __repr__(self) -> str:
+        """Leave the message text out: a repr ends up in logs and in asyncio's debug output."""
+        return f"Ring(id={self.id!r}, kind={self.kind.value!r}, seq={self.seq})"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The device registration that a ring goes to. `token` is opaque and never shown."""
+
+    token: str = field(repr=False)
+    fingerprint: str
+    platform: str | None = None
+    app: str | None = None
+    environment: str | None = None
+    locale: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRef:
+    """Names one device row. What is woken, worked on and kept apart is a `DeviceRef`."""
+
+    tenant: str
+    customer: str
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A committed permission to make one call: number `attempt` (from 1) for this ring.
+
+    `generation` is the device registration's; a verdict for another generation touches nothing.
+    """
+
+    ref: DeviceRef
+    generation: int
+    ring: Ring
+    target: Target
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one answer, or the lack of one, means.
+
+    `reason` is a short stable word ("http_200", "timeout", "connect", "tls", "redirect", …);
+    `status` the HTTP status if one arrived; `retry_after` the backend's wish in seconds, capped.
+    """
+
+    kind: VerdictKind
+    reason: str
+    status: int | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One finished call. `ms` is its duration, `at` its end (epoch s).
+
+    `retry_at` (epoch s) is set for `retry` and `misconfigured`, else None; it may lie beyond the
+    ring's expiry, which the book judges. `quarantine` is only ever true for `token_dead`: the
+    tenant's backend is rejecting tokens in a wave, so the registration is kept aside, not disabled.
+    """
+
+    verdict: Verdict
+    ms: float
+    at: float
+    retry_at: float | None = None
+    quarantine: bool = False
+
+
+class RingBook(Protocol):
+    """Where rings are claimed and settled; the gateway implements it over its one writer."""
+
+    async def look(self, ref: DeviceRef) -> Claim | None:
+        """Judge the facts against the state just committed, and commit the claim.
+
+        Returns the claim (a new ring's first, or the next attempt of the ring in hand), or None
+        when there is nothing to ring now: then the book has recorded why and, if a later time is
+        known, calls `PushWorker.wake` then. Raises `BookUnavailable`.
+        """
+        ...
+
+    async def settle(self, claim: Claim, attempt: Attempt) -> None:
+        """Commit what came of `claim`.
+
+        Idempotent per (ring id, attempt number): it is repeated until it returns. With
+        `attempt.retry_at` the book wakes the device at that time; without, as soon as the
+        device owes something further. Raises `BookUnavailable`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One tenant's push settings. Times in seconds; `signing_secrets` newest first.
+
+    `adapter` is a name in `push.adapters.ADAPTERS`. `ca_file` adds nothing to the system's
+    authorities: it replaces them for this tenant.
+    """
+
+    tenant: str
+    url: str = field(repr=False)  # may carry a credential in its userinfo or query
+    adapter: str = "asapp"
+    auth_token: str = field(default="", repr=False)
+    signing_secrets: tuple[str, ...] = field(default=(), repr=False)
+    ca_file: str | None = None
+    connect_timeout: float = 5.0
+    timeout: float = 15.0
+    in_flight: int = 32
+    retry_first: float = 1.0
+    retry_max: float = 300.0

@@ -1,0 +1,133 @@
+"""What a customer backend's answer means for one ring.
+
+Decides the verdict from the answer alone. Leaves to `push.caller` how the answer was got, to
+`push.retry` when to try again, to the book what a verdict does to device and messages. Pure.
+
+Once a status line has arrived the status decides: a body that is garbage, cut off, longer than
+64 KiB or still unfinished when the total time is up (`body` is None then) cannot undo a 2xx. The
+backend did accept; calling again would risk a double on the phone. A whole body can say one
+thing, and that beats every status: `{"rejected": [token]}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from push.ring import Verdict, VerdictKind
+
+RETRY_AFTER_MOST: Final = 3600.0
+_RETRY_STATUSES: Final = frozenset({408, 425, 429})
+_MISCONFIGURED_STATUSES: Final = frozenset({401, 403, 404})
+
+
+class Failure(StrEnum):
+    """Why there is no status at all."""
+
+    TIMEOUT = "timeout"
+    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECT = "connect"
+    DNS = "dns"
+    RESET = "reset"
+    BAD_HTTP = "bad_http"
+    INTERNAL = "internal"
+    TLS = "tls"
+    CA_FILE = "ca_file"
+    URL = "url"
+    ADAPTER = "adapter"
+    SIGNING_SECRET = "signing_secret"  # noqa: S105  (a failure's name)
+
+
+_OUR_SETTING: Final = frozenset(
+    {Failure.TLS, Failure.CA_FILE, Failure.URL, Failure.ADAPTER, Failure.SIGNING_SECRET}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back over HTTP. `body` is None unless it arrived whole and within 64 KiB."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
+    """Return the verdict on `outcome` for the device `token`; `now` (epoch s) dates Retry-After."""
+    if isinstance(outcome, Failure):
+        kind = VerdictKind.MISCONFIGURED if outcome in _OUR_SETTING else VerdictKind.RETRY
+        return Verdict(kind, outcome.value)
+    status = outcome.status
+    if lists_token(outcome.body, token):
+        return Verdict(VerdictKind.TOKEN_DEAD, "rejected", status)
+    kind = _by_status(status)
+    reason = "redirect" if 300 <= status <= 399 else f"http_{status}"
+    wait = None
+    if kind in (VerdictKind.RETRY, VerdictKind.MISCONFIGURED):
+        wait = retry_after(outcome.headers, now)
+    return Verdict(kind, reason, status, wait)
+
+
+def _by_status(status: int) -> VerdictKind:
+    if 200 <= status <= 299:
+        return VerdictKind.ACCEPTED
+    if status == 410:
+        return VerdictKind.TOKEN_DEAD
+    if 300 <= status <= 399 or status in _MISCONFIGURED_STATUSES:
+        return VerdictKind.MISCONFIGURED
+    if 400 <= status <= 499 and status not in _RETRY_STATUSES:
+        return VerdictKind.REFUSED
+    return VerdictKind.RETRY  # 408, 425, 429, 5xx, and numbers that are no HTTP status at all
+
+
+def lists_token(body: bytes | None, token: str) -> bool:
+    """Tell whether `body` is JSON whose `rejected` list names this token."""
+    if not body:
+        return False
+    try:
+        parsed: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    rejected = parsed.get("rejected") if isinstance(parsed, dict) else None
+    return isinstance(rejected, list) and token in rejected
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return `Retry-After` in seconds, 0 to one hour; None without one or for garbage.
+
+    Both forms of RFC 9110 section 10.2.3: delta seconds, and an HTTP date.
+    """
+    value = next((v for k, v in headers.items() if k.lower() == "retry-after"), "").strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value), RETRY_AFTER_MOST)
+    try:
+        date = parsedate_to_datetime(value)
+    except (TypeError, ValueError, IndexError):
+        return None
+    if date.tzinfo is None:  # "-0000": a UTC time from an unknown zone (RFC 5322 section 3.3)
+        date = date.replace(tzinfo=UTC)
+    return min(max(date.timestamp() - now, 0.0), RETRY_AFTER_MOST)
+
+
+_ADVICE: Final[Mapping[str, str]] = {
+    "redirect": "set the tenant's push endpoint to the final address; redirects are not followed",
+    "http_401": "the backend does not accept our credentials; check the tenant's push auth_token",
+    "http_403": "the backend forbids our credentials; check the tenant's push auth_token",
+    "http_404": "check the path of the tenant's push endpoint",
+    Failure.TLS: "the backend's certificate is not trusted; renew it, or set the tenant's ca_file",
+    Failure.CA_FILE: "the tenant's ca_file cannot be read as PEM certificates",
+    Failure.URL: "the tenant's push endpoint is no usable http or https address",
+    Failure.ADAPTER: "the tenant's push adapter does not exist; see push.adapters.ADAPTERS",
+    Failure.SIGNING_SECRET: "the tenant's signing secret is not whsec_ followed by base64",
+}
+
+
+def advice(reason: str) -> str:
+    """Return what an operator should do about a `misconfigured` verdict with this reason."""
+    return _ADVICE.get(reason, "check the tenant's push settings")

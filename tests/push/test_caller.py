@@ -1,0 +1,531 @@
+"""The call itself: what leaves, and what each way of failing becomes.
+
+Shapes and failure classes run against aioresponses; where the network matters a real server
+answers, byte by byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+import trustme
+from aiohttp.client_reqrep import ConnectionKey
+from aioresponses import aioresponses
+from standardwebhooks import Webhook
+from structlog.testing import capture_logs
+from yarl import URL
+
+from push.caller import ANSWER_BYTES, Caller
+from push.ring import Endpoint, Verdict, VerdictKind
+from tests.push.scripted import OLD_SECRET, SECRET, TOKEN, Answered, a_claim, a_ring, an_endpoint
+
+PLACE = "https://push.acme.example/ring"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    """A real server: `serve` handles each connection; counts connections and keeps requests."""
+
+    def __init__(self, serve: Serve) -> None:
+        self.connections = 0
+        self.closed = asyncio.Event()
+        self.port = 0
+        self._serve = serve
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self.closed.set()
+            writer.transport.abort()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def serving(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    server = Server(serve)
+    listener = await asyncio.start_server(server.connected, "127.0.0.1", 0, ssl=tls)
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listener.close()
+        await server.stop()
+        await listener.wait_closed()
+
+
+async def request_of(reader: asyncio.StreamReader) -> bytes:
+    """Read one whole request."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length")
+    )
+    return head + await reader.readexactly(length)
+
+
+def saying(answer: bytes, then: str = "close") -> Serve:
+    """Return a server that says `answer` to each request, then closes, hangs or goes on."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await request_of(reader)
+            writer.write(answer)
+            await writer.drain()
+            if then == "close":
+                writer.close()
+                return
+            if then == "hang":
+                await reader.read()  # returns when the caller has hung up
+                return
+
+    return serve
+
+
+def local(server: Server, **changes: Any) -> Endpoint:
+    return an_endpoint(url=f"http://127.0.0.1:{server.port}/ring", **changes)
+
+
+async def verdict_of(caller: Caller, endpoint: Endpoint) -> Verdict:
+    verdict, ms = await caller.call(endpoint, a_claim(), time.time())
+    assert ms >= 0.0
+    return verdict
+
+
+def kind_and_reason(verdict: Verdict) -> tuple[str, str]:
+    return verdict.kind.value, verdict.reason
+
+
+# What leaves.
+
+
+async def test_the_request_is_one_signed_post_of_the_adapter_s_body(
+    caller: Caller, backend: aioresponses
+) -> None:
+    backend.post(PLACE, status=200, response_class=Answered)
+    endpoint = an_endpoint(signing_secrets=(SECRET, OLD_SECRET))
+    claim = a_claim(ring=a_ring())
+    verdict, _ = await caller.call(endpoint, claim, time.time())
+    assert verdict == Verdict(VerdictKind.ACCEPTED, "http_200", 200)
+    [(method, url)] = backend.requests
+    [sent] = backend.requests[(method, url)]
+    assert (method, url) == ("POST", URL(PLACE))
+    assert sent.kwargs["allow_redirects"] is False
+    headers, body = sent.kwargs["headers"], sent.kwargs["data"]
+    assert headers["Content-Type"] == "application/json"
+    assert headers["webhook-id"] == "r_01"
+    for secret in (SECRET, OLD_SECRET):
+        assert Webhook(secret).verify(body, headers)["deviceToken"] == TOKEN
+
+
+async def test_a_retry_sends_the_same_bytes_under_the_same_id_signed_anew(
+    caller: Caller, backend: aioresponses
+) -> None:
+    backend.post(PLACE, status=503, response_class=Answered, repeat=True)
+    endpoint = an_endpoint(signing_secrets=(SECRET,))
+    await caller.call(endpoint, a_claim(attempt=1), 1000.0)
+    await caller.call(endpoint, a_claim(attempt=2), 1900.0)
+    first, second = (call.kwargs for call in backend.requests[("POST", URL(PLACE))])
+    assert first["data"] == second["data"]
+    assert first["headers"]["webhook-id"] == second["headers"]["webhook-id"]
+    assert first["headers"]["webhook-timestamp"] == "1000"
+    assert second["headers"]["webhook-timestamp"] == "1900"
+    assert first["headers"]["webhook-signature"] != second["headers"]["webhook-signature"]
+
+
+async def test_on_the_wire_it_is_plain_http_without_cookies_or_compression(
+    caller: Caller,
+) -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            seen.append(await request_of(reader))
+            writer.write(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: sid=1; Path=/\r\n\r\n"))
+
+    async with serving(serve) as server:
+        await verdict_of(caller, local(server))
+        await verdict_of(caller, local(server))
+        assert server.connections == 1  # kept alive
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    head = seen[1].split(b"\r\n\r\n")[0].lower()
+    assert head.startswith(b"post /ring http/1.1\r\n")
+    assert b"accept-encoding: identity" in head
+    assert b"user-agent: ringback" in head
+    assert b"cookie" not in head
+
+
+async def test_a_proxy_of_the_environment_is_not_used(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with serving(saying(OK)) as server:
+        assert (await verdict_of(caller, local(server))).kind is VerdictKind.ACCEPTED
+
+
+# What the answer means, through the whole call.
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (204, "", ("accepted", "http_204")),
+        (200, "<html>garbage", ("accepted", "http_200")),
+        (200, '{"rejected":["the-device-token"]}', ("token_dead", "rejected")),
+        (404, '{"rejected":["the-device-token"]}', ("token_dead", "rejected")),
+        (410, "", ("token_dead", "http_410")),
+        (404, "", ("misconfigured", "http_404")),
+        (401, "", ("misconfigured", "http_401")),
+        (422, "", ("refused", "http_422")),
+        (500, "", ("retry", "http_500")),
+    ],
+)
+async def test_an_answer_gets_its_verdict(
+    caller: Caller, backend: aioresponses, status: int, body: str, expected: tuple[str, str]
+) -> None:
+    backend.post(PLACE, status=status, body=body, response_class=Answered)
+    assert kind_and_reason(await verdict_of(caller, an_endpoint())) == expected
+
+
+async def test_retry_after_comes_through(caller: Caller, backend: aioresponses) -> None:
+    backend.post(PLACE, status=429, headers={"Retry-After": "30"}, response_class=Answered)
+    assert (await verdict_of(caller, an_endpoint())).retry_after == 30.0
+
+
+KEY = ConnectionKey("push.acme.example", 443, True, True, None, None, None)
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TimeoutError(), ("retry", "timeout")),
+        (aiohttp.ServerTimeoutError(), ("retry", "timeout")),
+        (aiohttp.ConnectionTimeoutError(), ("retry", "connect_timeout")),
+        (aiohttp.ClientConnectorDNSError(KEY, OSError(1, "x")), ("retry", "dns")),
+        (aiohttp.ClientConnectorError(KEY, OSError(1, "x")), ("retry", "connect")),
+        (aiohttp.ServerDisconnectedError(), ("retry", "reset")),
+        (aiohttp.ClientOSError(104, "reset"), ("retry", "reset")),
+        (ConnectionResetError(), ("retry", "reset")),
+        (aiohttp.ClientPayloadError(), ("retry", "bad_http")),
+        (aiohttp.ClientConnectorSSLError(KEY, OSError(1, "x")), ("misconfigured", "tls")),
+        (
+            aiohttp.ClientConnectorCertificateError(KEY, ssl.CertificateError("x")),
+            ("misconfigured", "tls"),
+        ),
+        (caused(aiohttp.ClientOSError(1, "alert"), ssl.SSLError()), ("misconfigured", "tls")),
+        (caused(aiohttp.ClientOSError(1, "eof"), ssl.SSLEOFError()), ("retry", "reset")),
+        (aiohttp.InvalidURL("x"), ("misconfigured", "url")),
+        (ZeroDivisionError(), ("retry", "internal")),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+async def test_a_failure_gets_its_verdict(
+    caller: Caller, backend: aioresponses, error: Exception, expected: tuple[str, str]
+) -> None:
+    backend.post(PLACE, exception=error)
+    verdict = await verdict_of(caller, an_endpoint())
+    assert kind_and_reason(verdict) == expected
+    assert verdict.status is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"url": "not a url"}, "url"),
+        ({"url": "ftp://push.acme.example/"}, "url"),
+        ({"url": "http://127.0.0.1:99999/"}, "url"),
+        ({"adapter": "matrxi"}, "adapter"),
+        ({"signing_secrets": ("whsec_short",)}, "signing_secret"),
+        ({"ca_file": "/nonexistent/ca.pem"}, "ca_file"),
+    ],
+)
+async def test_a_setting_that_cannot_work_is_misconfigured(
+    caller: Caller, changes: dict[str, Any], reason: str
+) -> None:
+    verdict = await verdict_of(caller, an_endpoint(**changes))
+    assert kind_and_reason(verdict) == ("misconfigured", reason)
+
+
+async def test_a_fault_of_ours_is_a_retry_and_is_logged_without_token_or_text(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = a_claim(ring=a_ring(text="hush \ud800"))  # no JSON can carry a lone surrogate
+    with capture_logs() as logs:
+        verdict, _ = await caller.call(an_endpoint(), claim, 0.0)
+    assert kind_and_reason(verdict) == ("retry", "internal")
+    [entry] = logs
+    assert (entry["tenant"], entry["ring"], entry["error"]) == ("acme", "r_01", "TypeError")
+    for shown in (repr(logs), caplog.text):
+        assert "hush" not in shown
+        assert TOKEN not in shown
+
+
+# Where the network matters.
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(caller: Caller, status: int) -> None:
+    async with serving(saying(OK)) as elsewhere:
+        answer = (
+            f"HTTP/1.1 {status} Moved\r\nLocation: http://127.0.0.1:{elsewhere.port}/\r\n"
+            "Content-Length: 0\r\n\r\n"
+        ).encode()
+        async with serving(saying(answer)) as server:
+            verdict = await verdict_of(caller, local(server))
+        assert kind_and_reason(verdict) == ("misconfigured", "redirect")
+        assert elsewhere.connections == 0
+
+
+async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await request_of(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"1000\r\n" + b" " * 4096 + b"\r\n")
+        await writer.drain()
+
+
+async def test_an_endless_body_is_cut_off_and_the_status_decides(caller: Caller) -> None:
+    async with serving(endless) as server:
+        verdict = await verdict_of(caller, local(server))
+        assert kind_and_reason(verdict) == ("accepted", "http_200")
+        await server.closed.wait()  # the connection was hung up, not left to fill memory
+
+
+@pytest.mark.parametrize(("spare", "expected"), [(0, "token_dead"), (1, "accepted")])
+async def test_a_body_counts_up_to_64_kib_and_not_beyond(
+    caller: Caller, spare: int, expected: str
+) -> None:
+    body = orjson.dumps({"rejected": [TOKEN]}).ljust(ANSWER_BYTES + spare)
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    async with serving(saying(head + body)) as server:
+        assert (await verdict_of(caller, local(server))).kind.value == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (200, ("accepted", "http_200")),
+        (410, ("token_dead", "http_410")),
+        (503, ("retry", "http_503")),
+        (422, ("refused", "http_422")),
+    ],
+)
+@pytest.mark.parametrize("then", ["close", "hang"])
+async def test_once_the_status_arrived_a_body_that_never_ends_does_not_undo_it(
+    caller: Caller, status: int, expected: tuple[str, str], then: str
+) -> None:
+    answer = f"HTTP/1.1 {status} X\r\nContent-Length: 100\r\n\r\n{{".encode()
+    async with serving(saying(answer, then)) as server:
+        verdict = await verdict_of(caller, local(server, timeout=0.2))
+        assert kind_and_reason(verdict) == expected
+        await server.closed.wait()
+
+
+@pytest.mark.parametrize(
+    ("answer", "then", "reason"),
+    [
+        (b"", "close", "reset"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "close", "reset"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "close", "bad_http"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", "close", "bad_http"),
+        (b"", "hang", "timeout"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "hang", "timeout"),
+        (b"HTTP/1.1 102 Processing\r\n\r\n", "hang", "timeout"),
+    ],
+)
+async def test_no_whole_status_and_headers_is_a_retry(
+    caller: Caller, answer: bytes, then: str, reason: str
+) -> None:
+    async with serving(saying(answer, then)) as server:
+        timeout = 0.2 if then == "hang" else 15.0
+        verdict = await verdict_of(caller, local(server, timeout=timeout))
+        assert kind_and_reason(verdict) == ("retry", reason)
+        await server.closed.wait()
+
+
+async def test_a_port_where_nobody_listens_is_a_retry(caller: Caller) -> None:
+    async with serving(saying(OK)) as server:
+        gone = local(server)
+    assert kind_and_reason(await verdict_of(caller, gone)) == ("retry", "connect")
+
+
+async def test_a_backend_that_accepts_no_connection_in_time_is_a_retry(caller: Caller) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # never begins the TLS handshake
+
+    async with serving(silent) as server:
+        endpoint = an_endpoint(url=f"https://127.0.0.1:{server.port}/", connect_timeout=0.1)
+        verdict = await verdict_of(caller, endpoint)
+    assert kind_and_reason(verdict) == ("retry", "connect_timeout")
+
+
+async def test_a_stale_kept_alive_connection_costs_one_retry_and_repeats_nothing(
+    caller: Caller,
+) -> None:
+    requests = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        await request_of(reader)
+        requests += 1
+        writer.write(OK)
+        await request_of(reader)  # reads the second request, and hangs up on it
+        requests += 1
+
+    async with serving(serve) as server:
+        verdicts = [kind_and_reason(await verdict_of(caller, local(server))) for _ in range(3)]
+        assert verdicts == [("accepted", "http_200"), ("retry", "reset"), ("accepted", "http_200")]
+        assert requests == 3
+        assert server.connections == 2
+
+
+async def test_a_compressed_answer_is_not_unpacked(caller: Caller) -> None:
+    body = gzip.compress(orjson.dumps({"rejected": [TOKEN]}))
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with serving(saying(head.encode() + body)) as server:
+        verdict = await verdict_of(caller, local(server))
+    assert kind_and_reason(verdict) == ("accepted", "http_200")
+
+
+async def test_a_cancelled_call_hangs_up(caller: Caller) -> None:
+    arrived = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        arrived.set()
+        await reader.read()
+
+    async with serving(serve) as server:
+        call = asyncio.create_task(caller.call(local(server), a_claim(), 0.0))
+        await arrived.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await server.closed.wait()
+
+
+async def test_one_tenant_s_hanging_backend_takes_no_connection_from_another(
+    caller: Caller,
+) -> None:
+    arrived = asyncio.Semaphore(0)
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        arrived.release()
+        await reader.read()
+
+    async with serving(hang) as slow, serving(saying(OK)) as quick:
+        calls = [asyncio.create_task(verdict_of(caller, local(slow))) for _ in range(120)]
+        for _ in calls:
+            await arrived.acquire()
+        assert (await verdict_of(caller, local(quick))).kind is VerdictKind.ACCEPTED
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+# TLS.
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def presenting(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+async def test_a_private_authority_is_trusted_through_ca_file_only(
+    caller: Caller, authority: trustme.CA, tmp_path: Path
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    async with serving(saying(OK), presenting(authority, "127.0.0.1")) as server:
+        url = f"https://127.0.0.1:{server.port}/ring"
+        untrusted = await verdict_of(caller, an_endpoint(url=url))
+        missing = await verdict_of(caller, an_endpoint(url=url, ca_file=str(ca_file)))
+        ca_file.write_text("this is no certificate")
+        garbage = await verdict_of(caller, an_endpoint(url=url, ca_file=str(ca_file)))
+        authority.cert_pem.write_to_path(ca_file)
+        trusted = await verdict_of(caller, an_endpoint(url=url, ca_file=str(ca_file)))
+        ca_file.unlink()  # it was read once; taking it away is no outage
+        remembered = await verdict_of(caller, an_endpoint(url=url, ca_file=str(ca_file)))
+    assert kind_and_reason(untrusted) == ("misconfigured", "tls")
+    assert kind_and_reason(missing) == ("misconfigured", "ca_file")
+    assert kind_and_reason(garbage) == ("misconfigured", "ca_file")
+    assert kind_and_reason(trusted) == ("accepted", "http_200")
+    assert kind_and_reason(remembered) == ("accepted", "http_200")
+
+
+async def test_a_certificate_for_another_name_is_misconfigured(
+    caller: Caller, authority: trustme.CA, tmp_path: Path
+) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with serving(saying(OK), presenting(authority, "other.example")) as server:
+        verdict = await verdict_of(
+            caller,
+            an_endpoint(
+                url=f"https://127.0.0.1:{server.port}/ring", ca_file=str(tmp_path / "ca.pem")
+            ),
+        )
+    assert kind_and_reason(verdict) == ("misconfigured", "tls")
+
+
+async def test_a_connection_that_is_cut_within_the_handshake_is_a_retry(caller: Caller) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+
+    async with serving(serve) as server:
+        endpoint = an_endpoint(url=f"https://127.0.0.1:{server.port}/ring")
+        assert kind_and_reason(await verdict_of(caller, endpoint)) == ("retry", "connect")
+
+
+async def test_https_to_a_plain_http_port_is_misconfigured(caller: Caller) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+
+    async with serving(serve) as server:
+        endpoint = an_endpoint(url=f"https://127.0.0.1:{server.port}/ring")
+        assert kind_and_reason(await verdict_of(caller, endpoint)) == ("misconfigured", "tls")
+
+
+async def test_a_closed_caller_still_gives_a_verdict() -> None:
+    caller = Caller()
+    await caller.close()
+    assert (await verdict_of(caller, an_endpoint())).kind is VerdictKind.RETRY

@@ -1,0 +1,589 @@
+"""The worker against a scripted book and backend: order, bounds, back-off, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+from aioresponses import aioresponses
+from structlog.testing import capture_logs
+
+from push.caller import Caller
+from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Endpoint, Verdict, VerdictKind
+from push.worker import COMPLAIN_EVERY, REST_FIRST, Load, PushWorker
+from tests.push.scripted import (
+    ACCEPTED,
+    TOKEN,
+    Answered,
+    Backend,
+    Book,
+    Clock,
+    a_claim,
+    an_endpoint,
+)
+
+RETRY = Verdict(VerdictKind.RETRY, "http_503", 503)
+TIMEOUT = Verdict(VerdictKind.RETRY, "timeout")
+DEAD = Verdict(VerdictKind.TOKEN_DEAD, "rejected", 200)
+REDIRECT = Verdict(VerdictKind.MISCONFIGURED, "redirect", 301)
+
+
+class Rig:
+    """A worker with everything around it on strings."""
+
+    def __init__(self, **endpoints: Endpoint) -> None:
+        self.book = Book()
+        self.backend = Backend()
+        self.clock = Clock()
+        self.heard: list[tuple[Claim, Attempt]] = []
+        self.worker = PushWorker(
+            self.book,
+            endpoints or {"acme": an_endpoint()},
+            self.backend,
+            self.clock,
+            Random(7),
+            lambda claim, attempt: self.heard.append((claim, attempt)),
+            self.clock.sleep,
+        )
+
+    async def until_idle(self, tenant: str = "acme") -> None:
+        """Let the loop turn until the tenant has nothing waiting and nothing working."""
+        while self.worker.load(tenant) != Load(0, 0):  # noqa: ASYNC110  (it has no such event)
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def started(**endpoints: Endpoint) -> AsyncIterator[Rig]:
+    rig = Rig(**endpoints)
+    rig.worker.start()
+    try:
+        yield rig
+    finally:
+        drain = asyncio.create_task(rig.worker.drain(0.0))
+        while not drain.done():
+            rig.clock.tick(1.0)
+            await asyncio.sleep(0)
+        await drain
+
+
+async def settled_with(*verdicts: Verdict, claim: Claim | None = None) -> Attempt:
+    """Ring one device that gets the verdicts in turn, and return its last attempt."""
+    async with started() as rig:
+        rig.backend.verdicts.extend(verdicts)
+        for number in range(len(verdicts)):
+            rig.worker.wake(rig.book.owes(claim or a_claim()))
+            await rig.book.until_settled(number + 1)
+        return rig.book.settled[-1][1]
+
+
+# Look, call, settle.
+
+
+async def test_a_woken_device_is_looked_at_called_and_settled() -> None:
+    async with started() as rig:
+        claim = a_claim()
+        rig.worker.wake(rig.book.owes(claim))
+        await rig.book.until_settled(1)
+        await rig.until_idle()
+        assert rig.book.seen == [("look", claim.ref), ("settle", claim.ref)]
+        assert rig.backend.calls == [claim]
+        attempt = Attempt(ACCEPTED, 12.5, rig.clock.now)
+        assert rig.book.settled == [(claim, attempt)]
+        assert rig.heard == [(claim, attempt)]
+
+
+async def test_a_device_that_owes_nothing_is_not_called() -> None:
+    async with started() as rig:
+        ref = DeviceRef("acme", "c-42", 1)
+        rig.worker.wake(ref)
+        await rig.book.until(lambda: rig.book.count("look", ref) == 1)
+        await rig.until_idle()
+        assert rig.backend.calls == []
+        assert rig.book.settled == []
+
+
+async def test_wakes_before_the_start_are_kept_and_are_one() -> None:
+    rig = Rig()
+    ref = rig.book.owes(a_claim())
+    for _ in range(3):
+        rig.worker.wake(ref)
+    assert rig.worker.load("acme") == Load(waiting=1, working=0)
+    await asyncio.sleep(0)
+    assert rig.book.seen == []
+    rig.worker.start()
+    await rig.book.until_settled(1)
+    await rig.until_idle()
+    assert rig.book.count("look", ref) == 1
+    await rig.worker.drain(0.0)
+
+
+async def test_any_wakes_during_the_work_cause_one_more_look_afterwards() -> None:
+    async with started() as rig:
+        rig.backend.hold("acme")
+        ref = rig.book.owes(a_claim())
+        rig.worker.wake(ref)
+        await rig.backend.until_called(1)
+        for _ in range(5):
+            rig.worker.wake(ref)
+        assert rig.worker.load("acme") == Load(waiting=0, working=1)
+        await rig.backend.release("acme")
+        await rig.book.until(lambda: rig.book.count("look", ref) == 2)
+        await rig.until_idle()
+        assert [what for what, _ in rig.book.seen] == ["look", "settle", "look"]
+
+
+async def test_a_book_that_wakes_the_device_while_settling_gets_its_next_ring_looked_at() -> None:
+    async with started() as rig:
+        first, second = a_claim(), a_claim()
+        ref = rig.book.owes(first, second)
+        rig.book.on_settle = lambda claim, _: rig.worker.wake(claim.ref)
+        rig.worker.wake(ref)
+        await rig.book.until_settled(2)
+        await rig.until_idle()
+        assert rig.book.count("look", ref) == 3
+
+
+async def test_a_device_never_has_two_calls_in_flight() -> None:
+    async with started() as rig:
+        rig.backend.hold("acme")
+        ref = rig.book.owes(a_claim(attempt=1), a_claim(attempt=2))
+        rig.worker.wake(ref)
+        await rig.backend.until_called(1)
+        rig.worker.wake(ref)
+        await rig.backend.release("acme")
+        await rig.book.until_settled(2)
+        assert rig.backend.most_in_flight == {"acme": 1}
+
+
+async def test_a_tenant_without_endpoint_is_logged_and_harms_nobody() -> None:
+    async with started() as rig:
+        with capture_logs() as logs:
+            rig.worker.wake(DeviceRef("nobody", "c", 1))
+        assert [(e["log_level"], e["tenant"]) for e in logs] == [("error", "nobody")]
+        rig.worker.wake(rig.book.owes(a_claim()))
+        await rig.book.until_settled(1)
+
+
+# Bounds and fairness.
+
+
+async def test_a_tenant_has_at_most_in_flight_calls_and_the_rest_wait_in_order() -> None:
+    async with started(acme=an_endpoint(in_flight=3)) as rig:
+        rig.backend.hold("acme")
+        claims = [a_claim(device) for device in range(20)]
+        for claim in claims:
+            rig.worker.wake(rig.book.owes(claim))
+        await rig.backend.until_called(3)
+        assert rig.worker.load("acme") == Load(waiting=17, working=3)
+        await rig.backend.release("acme")
+        await rig.book.until_settled(20)
+        assert rig.backend.most_in_flight == {"acme": 3}
+        assert rig.backend.calls == claims
+
+
+async def test_a_tenant_s_backlog_does_not_delay_another_tenant() -> None:
+    async with started(acme=an_endpoint(in_flight=2), bolt=an_endpoint(tenant="bolt")) as rig:
+        rig.backend.hold("acme")
+        for device in range(50):
+            rig.worker.wake(rig.book.owes(a_claim(device)))
+        await rig.backend.until_called(2)
+        rig.worker.wake(rig.book.owes(a_claim(tenant="bolt")))
+        await rig.book.until_settled(1)
+        assert rig.book.settled[0][0].ref.tenant == "bolt"
+        assert rig.worker.load("acme") == Load(waiting=48, working=2)
+
+
+async def test_a_device_that_is_woken_again_and_again_does_not_starve_the_others() -> None:
+    async with started(acme=an_endpoint(in_flight=1)) as rig:
+        greedy = rig.book.owes(*[a_claim(1) for _ in range(5)])
+        rig.book.on_settle = lambda claim, _: rig.worker.wake(greedy)
+        rig.worker.wake(greedy)
+        patient = a_claim(2)
+        rig.worker.wake(rig.book.owes(patient))
+        await rig.book.until_settled(6)
+        assert rig.book.settled[1][0] == patient
+
+
+# What the verdict becomes.
+
+
+@pytest.mark.parametrize(
+    "verdict", [ACCEPTED, DEAD, Verdict(VerdictKind.REFUSED, "http_400", 400)], ids=lambda v: v.kind
+)
+async def test_a_final_verdict_has_no_time_to_retry(verdict: Verdict) -> None:
+    attempt = await settled_with(verdict)
+    assert attempt.verdict == verdict
+    assert attempt.retry_at is None
+
+
+@pytest.mark.parametrize("verdict", [RETRY, TIMEOUT, REDIRECT], ids=lambda v: v.reason)
+@pytest.mark.parametrize(("number", "longest"), [(1, 1.0), (4, 8.0), (30, 300.0)])
+async def test_a_retry_is_due_within_the_back_off_of_its_attempt(
+    verdict: Verdict, number: int, longest: float
+) -> None:
+    attempt = await settled_with(verdict, claim=a_claim(attempt=number))
+    assert attempt.retry_at is not None
+    assert attempt.at <= attempt.retry_at <= attempt.at + longest
+
+
+async def test_a_retry_is_never_due_before_retry_after() -> None:
+    verdict = Verdict(VerdictKind.RETRY, "http_429", 429, retry_after=90.0)
+    attempt = await settled_with(verdict)
+    assert attempt.retry_at is not None
+    assert attempt.at + 90.0 <= attempt.retry_at <= attempt.at + 91.0
+
+
+async def test_a_few_dead_tokens_are_believed_and_a_wave_is_quarantined() -> None:
+    async with started() as rig:
+        rig.backend.verdicts.extend([DEAD] * 30)
+        for device in range(30):
+            rig.worker.wake(rig.book.owes(a_claim(device)))
+        await rig.book.until_settled(30)
+        assert [a.quarantine for _, a in rig.book.settled] == [False] * 20 + [True] * 10
+        rig.backend.verdicts.append(RETRY)
+        rig.worker.wake(rig.book.owes(a_claim(40)))
+        await rig.book.until_settled(31)
+        assert not rig.book.settled[30][1].quarantine  # only a dead token can be
+
+
+async def test_one_tenant_s_wave_quarantines_nobody_else_s_tokens() -> None:
+    async with started(acme=an_endpoint(), bolt=an_endpoint(tenant="bolt")) as rig:
+        rig.backend.verdicts.extend([DEAD] * 26)
+        for device in range(25):
+            rig.worker.wake(rig.book.owes(a_claim(device)))
+        await rig.book.until_settled(25)
+        rig.worker.wake(rig.book.owes(a_claim(tenant="bolt")))
+        await rig.book.until_settled(26)
+        assert not rig.book.settled[25][1].quarantine
+
+
+async def test_timeouts_are_no_answers_and_cannot_hide_a_wave() -> None:
+    async with started() as rig:
+        rig.backend.verdicts.extend([TIMEOUT] * 40 + [DEAD] * 21)
+        for device in range(61):
+            rig.worker.wake(rig.book.owes(a_claim(device)))
+        await rig.book.until_settled(61)
+        assert rig.book.settled[-1][1].quarantine
+
+
+async def test_a_misconfigured_endpoint_is_told_once_a_minute_with_what_to_do() -> None:
+    async with started() as rig:
+        with capture_logs() as logs:
+            for number, pause in enumerate((0.0, 1.0, COMPLAIN_EVERY - 2.0, 1.0, 1.0)):
+                rig.clock.tick(pause)
+                rig.backend.verdicts.append(REDIRECT)
+                rig.worker.wake(rig.book.owes(a_claim(number)))
+                await rig.book.until_settled(number + 1)
+        assert len(logs) == 2
+        assert logs[0]["log_level"] == "error"
+        assert (logs[0]["tenant"], logs[0]["reason"]) == ("acme", "redirect")
+        assert "final address" in logs[0]["advice"]
+        assert TOKEN not in repr(logs)
+
+
+# When the book cannot write.
+
+
+async def test_a_look_is_repeated_until_the_book_is_back() -> None:
+    async with started() as rig:
+        ref = rig.book.owes(BookUnavailable(), BookUnavailable("disk_full"), a_claim())
+        rig.worker.wake(ref)
+        for _ in range(2):
+            await rig.clock.asleep()
+            rig.clock.tick(60.0)
+        await rig.book.until_settled(1)
+        assert rig.book.count("look", ref) == 3
+        assert len(rig.backend.calls) == 1
+
+
+async def test_an_answer_is_kept_until_the_book_can_take_it_and_is_not_asked_for_again() -> None:
+    async with started() as rig:
+        rig.book.settle_errors.extend([BookUnavailable("disk_full")] * 3)
+        ref = rig.book.owes(a_claim())
+        with capture_logs() as logs:
+            rig.worker.wake(ref)
+            for _ in range(3):
+                await rig.clock.asleep()
+                assert rig.heard == []
+                rig.clock.tick(60.0)
+            await rig.book.until_settled(1)
+        assert len(rig.backend.calls) == 1
+        assert rig.book.settled[0][1].verdict == ACCEPTED
+        assert rig.book.count("look", ref) == 1
+        assert [(entry["log_level"], entry["reason"]) for entry in logs] == [
+            ("warning", "disk_full")
+        ]
+
+
+async def test_the_waits_for_the_book_are_short() -> None:
+    async with started() as rig:
+        rig.worker.wake(rig.book.owes(*[BookUnavailable()] * 12, a_claim()))
+        for _ in range(12):
+            await rig.clock.asleep()
+            rig.clock.tick(60.0)
+        await rig.book.until_settled(1)
+        assert max(rig.clock.slept) <= 5.0
+
+
+# When something breaks that nobody foresaw.
+
+
+def broken() -> Exception:
+    return RuntimeError(f"quoted {TOKEN}")
+
+
+async def test_a_device_whose_work_breaks_rests_and_is_looked_at_again() -> None:
+    async with started() as rig:
+        ref = rig.book.owes(broken(), a_claim(1))
+        with capture_logs() as logs:
+            rig.worker.wake(ref)
+            await rig.clock.asleep()
+            rig.worker.wake(ref)  # is no reason to cut the rest short
+            assert rig.worker.load("acme") == Load(0, 0)
+            rig.worker.wake(rig.book.owes(a_claim(2)))
+            await rig.book.until_settled(1)  # the others go on meanwhile
+            rig.clock.tick(REST_FIRST)
+            await rig.book.until_settled(2)
+        assert rig.book.settled[1][0].ref == ref
+        [entry] = logs
+        assert (entry["log_level"], entry["error"]) == ("error", "RuntimeError")
+        assert "scripted.py" in entry["where"]
+        assert TOKEN not in repr(logs)
+
+
+async def test_work_that_breaks_every_time_is_tried_less_and_less_and_logged_once() -> None:
+    async with started() as rig:
+        ref = rig.book.owes(*[broken() for _ in range(4)], a_claim())
+        with capture_logs() as logs:
+            rig.worker.wake(ref)
+            ticks = []
+            for looks in range(1, 5):
+                await rig.book.until(lambda looks=looks: rig.book.count("look", ref) == looks)  # type: ignore[misc]
+                ticks.append(0)
+                while rig.book.count("look", ref) == looks:
+                    await rig.clock.asleep()
+                    rig.clock.tick(REST_FIRST)
+                    ticks[-1] += 1
+                    for _ in range(5):
+                        await asyncio.sleep(0)
+            await rig.book.until_settled(1)
+        assert ticks == [1, 2, 4, 8]
+        assert len(logs) == 1
+
+
+async def test_a_device_that_worked_again_is_news_when_it_breaks_again() -> None:
+    async with started() as rig:
+        ref = rig.book.owes(broken(), a_claim(), broken())
+        with capture_logs() as logs:
+            rig.worker.wake(ref)
+            await rig.clock.asleep()
+            rig.clock.tick(REST_FIRST)
+            await rig.book.until_settled(1)
+            await rig.until_idle()
+            rig.worker.wake(ref)
+            await rig.book.until(lambda: rig.book.count("look", ref) == 3)
+            await rig.until_idle()
+        assert len(logs) == 2
+
+
+async def test_several_broken_devices_rest_side_by_side() -> None:
+    async with started() as rig:
+        refs = [rig.book.owes(broken(), a_claim(device)) for device in range(3)]
+        for ref in refs:
+            rig.worker.wake(ref)
+        await rig.clock.asleep()
+        await rig.until_idle()
+        assert len(rig.clock.slept) == 1
+        rig.clock.tick(REST_FIRST)
+        await rig.book.until_settled(3)
+
+
+async def test_a_wake_that_came_while_the_work_broke_is_not_lost() -> None:
+    async with started() as rig:
+        rig.backend.hold("acme")
+        ref = rig.book.owes(a_claim(), a_claim())
+        rig.book.settle_errors.append(broken())
+        rig.worker.wake(ref)
+        await rig.backend.until_called(1)
+        rig.worker.wake(ref)
+        await rig.backend.release("acme")
+        await rig.clock.asleep()
+        assert rig.book.count("look", ref) == 1
+        rig.clock.tick(REST_FIRST)
+        await rig.book.until_settled(1)
+
+
+# Draining.
+
+
+async def drained(rig: Rig, timeout: float = 10.0) -> asyncio.Task[int]:
+    """Begin a drain and return once it waits."""
+    task = asyncio.create_task(rig.worker.drain(timeout))
+    await rig.clock.asleep()
+    return task
+
+
+async def test_a_drain_with_nothing_out_ends_at_once() -> None:
+    rig = Rig()
+    rig.worker.start()
+    assert await rig.worker.drain(1000.0) == 0
+
+
+async def test_a_drain_starts_nothing_and_lets_what_is_out_finish_and_settle() -> None:
+    rig = Rig(acme=an_endpoint(in_flight=1))
+    rig.worker.start()
+    rig.backend.hold("acme")
+    out, waiting = a_claim(1), a_claim(2)
+    rig.worker.wake(rig.book.owes(out))
+    rig.worker.wake(rig.book.owes(waiting))
+    await rig.backend.until_called(1)
+    drain = await drained(rig)
+    rig.worker.wake(rig.book.owes(a_claim(3)))
+    assert rig.worker.load("acme") == Load(waiting=0, working=1)
+    await rig.backend.release("acme")
+    assert await drain == 0
+    assert [claim for claim, _ in rig.book.settled] == [out]
+    assert rig.backend.calls == [out]
+    assert rig.book.count("look", waiting.ref) == 0
+    assert rig.worker.load("acme") == Load(0, 0)
+
+
+async def test_a_call_that_outlasts_the_drain_is_cut_off_and_its_claim_stands() -> None:
+    rig = Rig()
+    rig.worker.start()
+    rig.backend.hold("acme")
+    rig.worker.wake(rig.book.owes(a_claim()))
+    await rig.backend.until_called(1)
+    drain = await drained(rig, 10.0)
+    rig.clock.tick(9.0)
+    await asyncio.sleep(0)
+    assert not drain.done()
+    with capture_logs() as logs:
+        rig.clock.tick(1.0)
+        assert await drain == 1
+    assert rig.book.settled == []
+    assert rig.heard == []
+    assert rig.backend.in_flight["acme"] == 0
+    assert [(entry["log_level"], entry["calls"]) for entry in logs] == [("warning", 1)]
+
+
+async def test_a_claim_that_comes_back_after_the_drain_began_is_not_called() -> None:
+    rig = Rig()
+    looked, go = asyncio.Event(), asyncio.Event()
+    look = rig.book.look
+
+    async def slow_look(ref: DeviceRef) -> Claim | None:
+        looked.set()
+        await go.wait()
+        return await look(ref)
+
+    rig.book.look = slow_look  # type: ignore[method-assign]
+    rig.worker.start()
+    rig.worker.wake(rig.book.owes(a_claim()))
+    await looked.wait()
+    drain = await drained(rig)
+    go.set()
+    assert await drain == 0
+    assert rig.backend.calls == []
+    assert rig.book.settled == []
+
+
+async def test_a_drain_does_not_wait_for_a_book_that_nothing_is_owed_to() -> None:
+    rig = Rig()
+    rig.worker.start()
+    rig.worker.wake(rig.book.owes(BookUnavailable(), a_claim()))
+    await rig.clock.asleep()
+    assert await rig.worker.drain(1000.0) == 0
+    assert rig.backend.calls == []
+
+
+async def test_a_book_that_fails_after_the_drain_began_is_not_asked_again() -> None:
+    rig = Rig()
+    looked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow_look(ref: DeviceRef) -> Claim | None:
+        looked.set()
+        await go.wait()
+        raise BookUnavailable
+
+    rig.book.look = slow_look  # type: ignore[method-assign]
+    rig.worker.start()
+    rig.worker.wake(DeviceRef("acme", "c-42", 1))
+    await looked.wait()
+    drain = await drained(rig)
+    go.set()
+    assert await drain == 0
+
+
+async def test_a_device_that_had_a_slot_but_was_not_looked_at_yet_is_left_by_a_drain() -> None:
+    rig = Rig()
+    rig.worker.start()
+    ref = rig.book.owes(a_claim())
+    rig.worker.wake(ref)
+    assert rig.worker.load("acme") == Load(waiting=0, working=1)
+    assert await rig.worker.drain(1000.0) == 0
+    assert rig.book.seen == []
+
+
+async def test_a_drain_ends_the_rest_of_broken_devices() -> None:
+    rig = Rig()
+    rig.worker.start()
+    ref = rig.book.owes(broken(), a_claim())
+    rig.worker.wake(ref)
+    await rig.clock.asleep()
+    assert await rig.worker.drain(1000.0) == 0
+    rig.clock.tick(1000.0)
+    await asyncio.sleep(0)
+    assert rig.book.count("look", ref) == 1
+
+
+async def test_a_drain_gives_an_unrecorded_answer_its_whole_time_and_then_gives_up() -> None:
+    rig = Rig()
+    rig.worker.start()
+    rig.book.settle_errors.extend([BookUnavailable()] * 1000)
+    rig.worker.wake(rig.book.owes(a_claim()))
+    await rig.book.until(lambda: ("settle failed", a_claim().ref) in rig.book.seen)
+    drain = asyncio.create_task(rig.worker.drain(10.0))
+    await rig.clock.asleep(2)  # the wait before the next settle, and the drain's own
+    failed = rig.book.count("settle failed", a_claim().ref)
+    for _ in range(9):
+        await rig.clock.asleep()
+        rig.clock.tick(1.0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert not drain.done()
+    assert rig.book.count("settle failed", a_claim().ref) > failed
+    rig.clock.tick(1.0)
+    assert await drain == 1
+
+
+async def test_a_drain_that_is_itself_cut_short_leaves_no_call_running() -> None:
+    rig = Rig()
+    rig.worker.start()
+    rig.backend.hold("acme")
+    rig.worker.wake(rig.book.owes(a_claim()))
+    await rig.backend.until_called(1)
+    drain = await drained(rig)
+    drain.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await drain
+    await rig.until_idle()
+    assert rig.backend.in_flight["acme"] == 0
+
+
+async def test_with_a_real_caller_and_the_loop_s_own_sleep_it_needs_nothing_more(
+    caller: Caller, backend: aioresponses
+) -> None:
+    endpoint = an_endpoint()
+    backend.post(endpoint.url, status=202, response_class=Answered)
+    book = Book()
+    worker = PushWorker(book, {"acme": endpoint}, caller, time.time, Random(7), lambda *_: None)
+    worker.start()
+    worker.wake(book.owes(BookUnavailable(), a_claim()))
+    await book.until_settled(1)
+    assert book.settled[0][1].verdict == Verdict(VerdictKind.ACCEPTED, "http_202", 202)
+    assert await worker.drain(5.0) == 0
