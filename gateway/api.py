@@ -27,17 +27,6 @@ from gateway.session import TokenBucket
 from storage.errors import Unavailable
 from storage.records import Conversation, Device, Key
 
-STATUS = {
-    ErrorCode.BAD_FRAME: 400,
-    ErrorCode.UNAUTHORIZED: 401,
-    ErrorCode.FORBIDDEN: 403,
-    ErrorCode.NOT_FOUND: 404,
-    ErrorCode.CONFLICT: 409,
-    ErrorCode.TOO_LARGE: 413,
-    ErrorCode.RATE_LIMITED: 429,
-    ErrorCode.INTERNAL: 500,
-    ErrorCode.UNAVAILABLE: 503,
-}
 SENDERS = 10_000  # agents whose rate is remembered; beyond, the one longest unseen starts anew
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -64,9 +53,7 @@ class Api:
 
     def application(self) -> web.Application:
         """The aiohttp application for the HTTP listener."""
-        app = web.Application(
-            middlewares=[problems], client_max_size=self._chat.limits.frame_bytes
-        )
+        app = web.Application(middlewares=[problems], client_max_size=self._chat.limits.frame_bytes)
         app.add_routes(
             [
                 web.post("/v1/messages", self.post_message),
@@ -257,7 +244,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 def _problem(error: FrameError, status: int | None = None, **headers: str) -> web.Response:
-    status = status or STATUS[error.code]
+    status = status or protocol.HTTP_STATUS[error.code]
     told: dict[str, Any] = {
         "type": "about:blank",
         "title": error.code.value.replace("_", " "),
@@ -279,9 +266,7 @@ def _problem(error: FrameError, status: int | None = None, **headers: str) -> we
 
 
 def _json(body: Any, status: int = 200) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(body), status=status, content_type="application/json"
-    )
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
 
 
 def _key(request: web.Request, who: Identity) -> Key:

@@ -97,6 +97,7 @@ class Chat:
         self.hub = hub
         self.timing = timing
         self.limits = limits
+        self.welcome_limits: Any = msgspec.structs.asdict(limits)
         self.tenants = tenants
         self.clock = clock
         self.draining = False
@@ -168,7 +169,7 @@ class Chat:
                 "unread": c.unread,
                 "live": c.live,
                 "resumed": joined.resumed,
-                "limits": self.limits,
+                "limits": self.welcome_limits,
                 "server_time": protocol.timestamp(self.clock()),
             }
         )
@@ -311,9 +312,7 @@ class Chat:
         )
         return c
 
-    def _correct_badges(
-        self, tx: Transaction, c: Conversation, reader: str | None
-    ) -> Conversation:
+    def _correct_badges(self, tx: Transaction, c: Conversation, reader: str | None) -> Conversation:
         """Devices that were told more than is unread now owe a silent ring (rule 8)."""
         for device in c.live_devices:
             if device.badge is None or device.badge <= c.unread:
@@ -511,7 +510,7 @@ class Chat:
         """Tell the agents; never stored."""
         if self.hub.watched(session.key):
             who = {"role": "customer", "id": session.identity.sub}
-            frame = {"type": "typing", "customer": session.key.customer, "from": who, "on": on}
+            frame: Any = {"type": "typing", "customer": session.key.customer, "from": who, "on": on}
             self.hub.tell_watchers(session.key, protocol.encode_bytes(frame))
 
     def agent_typing(self, session: AgentSession, key: Key, *, on: bool) -> None:
@@ -519,7 +518,7 @@ class Chat:
         who = {"role": "agent", "id": session.identity.sub}
         if session.identity.name is not None:
             who["name"] = session.identity.name
-        frame = {"type": "typing", "from": who, "on": on}
+        frame: Any = {"type": "typing", "from": who, "on": on}
         self.hub.deliver(key, protocol.encode_bytes(frame))
         frame["customer"] = key.customer
         self.hub.tell_watchers(key, protocol.encode_bytes(frame), session)

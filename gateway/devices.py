@@ -104,9 +104,7 @@ class Devices:
             self._rearm(tx, c)
             return device.id
 
-        needs = Needs(
-            keys=(key,), unacked=key, device=(key.tenant, told.installation, told.token)
-        )
+        needs = Needs(keys=(key,), unacked=key, device=(key.tenant, told.installation, told.token))
         id = await self._store.submit(change, needs)
         return self._key(key.tenant, id)
 
@@ -256,5 +254,3 @@ class Devices:
         secret = bytes.fromhex(self._store.meta["secret"])
         digest = hmac.digest(secret, f"deregister:{tenant}:{id}".encode(), hashlib.sha256)
         return urlsafe_b64encode(digest[:18]).decode()
-
-

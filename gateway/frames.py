@@ -1,4 +1,4 @@
-"""From records to frames: how what is stored is told to clients. Decides no more than the wording."""
+"""From records to frames: how what is stored is told to clients. Decides only the wording."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def for_agent(message: Message, customer: str, agent: str) -> Any:
 _message = message
 
 
-def sent(message: Message, ref: str, *, duplicate: bool) -> dict[str, Any]:
+def sent(message: Message, ref: str, *, duplicate: bool) -> Any:
     """The answer to a customer's send."""
     told: dict[str, Any] = {
         "type": "sent",
@@ -67,7 +67,7 @@ def sent(message: Message, ref: str, *, duplicate: bool) -> dict[str, Any]:
     return told
 
 
-def agent_sent(message: Message, ref: str, customer: str, *, duplicate: bool) -> dict[str, Any]:
+def agent_sent(message: Message, ref: str, customer: str, *, duplicate: bool) -> Any:
     """The answer to an agent's send: also where the message went at its commit."""
     return sent(message, ref, duplicate=duplicate) | {
         "customer": customer,

@@ -56,9 +56,7 @@ class Metrics:
         self.faults = Counter(
             "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
         )
-        self.draining = Gauge(
-            "ringback_draining", "1 while shutting down", registry=self.registry
-        )
+        self.draining = Gauge("ringback_draining", "1 while shutting down", registry=self.registry)
 
     def collect(self) -> Iterable[Metric]:
         """What is read when asked: the conservation law (I2), sessions, the writer."""

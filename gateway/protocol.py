@@ -529,9 +529,7 @@ class AgentSent(Sent):
     reason: str
 
 
-TypingNotice = TypedDict(
-    "TypingNotice", {"type": Literal["typing"], "from": Author, "on": bool}
-)
+TypingNotice = TypedDict("TypingNotice", {"type": Literal["typing"], "from": Author, "on": bool})
 
 
 class AgentTypingNotice(TypingNotice):

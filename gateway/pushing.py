@@ -8,8 +8,8 @@ worker asks back through `Book`, its `RingBook`: `look` judges the facts and com
 them, and a ring that was in hand is called again under its id.
 
 What a device owes is in its row: `owes` (a look is wanted), `ring` (claimed, not settled),
-`wake_at` (when), `owed_ord` (up to which counted message a fan-out said so). A device in the worker's
-hands is not woken again; while its call is out, joins and leaves do not move its time.
+`wake_at` (when), `owed_ord` (up to which counted message a fan-out said so). A device in the
+worker's hands is not woken again; while its call is out, joins and leaves do not move its time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ from gateway import delivery
 from gateway.chat import Chat, no_live_device
 from gateway.delivery import Action, Decision, Facts, InHand, Reason
 from gateway.protocol import ReceiptState
-from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Ring, RingKind, Target, VerdictKind
+from push.ring import (
+    Attempt,
+    BookUnavailable,
+    Claim,
+    DeviceRef,
+    Ring,
+    RingKind,
+    Target,
+    VerdictKind,
+)
 from storage import outcomes
 from storage.errors import Unavailable
 from storage.outcomes import Move, Trigger
@@ -123,9 +132,9 @@ class Book:
         if c.expires_at is not None and c.expires_at < when:
             when = c.expires_at
         for device in c.devices:
-            if device.wake_at is not None and device.wake_at < when:
-                if DeviceRef(c.tenant, c.customer, device.id) not in self._busy:
-                    when = device.wake_at
+            ref = DeviceRef(c.tenant, c.customer, device.id)
+            if device.wake_at is not None and device.wake_at < when and ref not in self._busy:
+                when = device.wake_at
         if when != float("inf"):
             self.alarms.set(c.key, when)
 
@@ -366,16 +375,14 @@ class Book:
     ) -> Device:
         """Fix device, coverage and content (rule 7). Under this id nothing changes any more."""
         tenant = self._chat.tenants[c.tenant]
+        expires_at = tx.now + tenant.expires_after
         if newest is None:  # silent: only the number
-            upto, content = device.covered, (RingKind.BADGE, None, None, c.last_seq)
-            expires_at = tx.now + tenant.expires_after
+            kind, title, text, seq, upto = RingKind.BADGE, None, None, c.last_seq, device.covered
         else:
+            kind = RingKind.PROACTIVE if newest.kind == "proactive" else RingKind.MESSAGE
+            title, text, seq = newest.title or tenant.title, newest.text, newest.seq
             upto = c.last if newest is c.newest_counted else newest.cut
-            proactive = newest.kind == "proactive"
-            kind = RingKind.PROACTIVE if proactive else RingKind.MESSAGE
-            content = (kind, newest.title or tenant.title, newest.text, newest.seq)
-            expires_at = newest.expires_at or tx.now + tenant.expires_after
-        kind, title, text, seq = content
+            expires_at = newest.expires_at or expires_at
         ring = Ring(
             id=f"r_{secrets.token_hex(8)}",
             kind=kind,

@@ -12,6 +12,7 @@ import asyncio
 from random import Random
 from typing import Self
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -212,9 +213,8 @@ def wire_limits(config: Config) -> protocol.Limits:
 def agent_limits(config: Config) -> dict[str, object]:
     """The `limits` that agents are told."""
     ours = config.limits
-    told = protocol.limits_frame(wire_limits(config))
     return {
-        **told,
+        **msgspec.structs.asdict(wire_limits(config)),
         "sends_per_minute": ours.agent_sends_per_minute,
         "burst": ours.agent_burst,
     }
@@ -232,8 +232,8 @@ def _endpoint(tenant: str, push: Push) -> Endpoint:
         tenant=tenant,
         url=push.endpoint,
         adapter=push.adapter.value,
-        auth_token=push.auth_token.value,
-        signing_secrets=tuple(secret.value for secret in secrets if secret is not None),
+        auth_token=push.auth_token.reveal(),
+        signing_secrets=tuple(secret.reveal() for secret in secrets if secret is not None),
         ca_file=str(push.ca_file) if push.ca_file else None,
         connect_timeout=push.connect_timeout,
         timeout=push.timeout,

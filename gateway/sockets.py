@@ -328,9 +328,7 @@ class Sockets:
                 ErrorCode.UNAUTHORIZED, "the new token was not accepted", frame.ref
             ) from None
         if (new.tenant, new.role, new.sub) != (old.tenant, old.role, old.sub):
-            raise FrameError(
-                ErrorCode.FORBIDDEN, "the new token is for somebody else", frame.ref
-            )
+            raise FrameError(ErrorCode.FORBIDDEN, "the new token is for somebody else", frame.ref)
         session.identity = new
         session.send({"type": "ok", "ref": frame.ref})
 

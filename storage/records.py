@@ -128,8 +128,8 @@ class Device(msgspec.Struct, frozen=True):
     """One registration: an installation's device token and how far it has been rung.
 
     `ring` is the claim in hand (JSON, as sent), covering from `covered` to `ring_to`; `attempt`
-    counts its calls. `owes` says that a look is wanted, `wake_at` when, `owed_ord` up to which counted
-    message a fan-out asked for. `badge` is the unread count
+    counts its calls. `owes` says that a look is wanted, `wake_at` when, `owed_ord` up to which
+    counted message a fan-out asked for. `badge` is the unread count
     that was last attempted to be shown on it.
     """
 
