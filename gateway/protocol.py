@@ -7,18 +7,17 @@ whether a client may reconnect after a close code. Leaves to others: whether a f
 (`gateway.auth`), and every socket. `docs/protocol.md` says the same for client authors; a test
 holds the two together.
 
-How a frame is judged: brackets are counted first, so that no input can reach the parser's recursion
-limit; then one msgspec decode finds type and fields; then the few rules that a schema cannot say.
+How a frame is judged: one msgspec decode finds type and fields; brackets are counted, and only if
+there are many is the depth measured; then the few rules that a schema cannot say.
 The cause of a refusal is worked out only after one. A refusal names the field and what would be
 right, never what was sent: it may be a token or a customer's words.
 """
 
-import json
 import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import IntEnum, StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, TypeVar, get_args
@@ -431,7 +430,7 @@ AgentFrame = (
 
 
 class PostMessage(Struct, frozen=True, kw_only=True):
-    """`POST /v1/messages`. `kind` None means the first of `ALLOWED_KINDS`; `expires_at` is aware."""
+    """`POST /v1/messages`. `kind` None means the first of `ALLOWED_KINDS`."""
 
     __repr__ = _unsaid
     customer: Id
@@ -747,13 +746,21 @@ def parse_timestamp(text: str) -> float:
 
 
 class FrameError(Exception):
-    """A frame or body that is not well formed: what to answer. `ref` is that of the request."""
+    """A request that is refused: what to answer. `ref` is its own, `retry_after` in seconds."""
 
-    def __init__(self, code: ErrorCode, message: str, ref: str | None = None) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        ref: str | None = None,
+        *,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.ref = ref
+        self.retry_after = retry_after
 
 
 _CUSTOMER: Final = msgspec.json.Decoder[CustomerFrame](CustomerFrame)
@@ -771,13 +778,13 @@ _FRAME_TYPES: Final[Mapping[msgspec.json.Decoder[Any], Mapping[str, type[Struct]
 
 def decode_customer(raw: str | bytes, limits: Limits = CUSTOMER_LIMITS) -> CustomerFrame:
     """A customer's text frame. Raises FrameError, and nothing else."""
-    frame: CustomerFrame = _decode(raw, _CUSTOMER, limits)
+    frame: CustomerFrame = _decode_frame(raw, _CUSTOMER, limits)
     return frame
 
 
 def decode_agent(raw: str | bytes, limits: Limits = AGENT_LIMITS) -> AgentFrame:
     """An agent's text frame. Raises FrameError, and nothing else."""
-    frame: AgentFrame = _decode(raw, _AGENT, limits)
+    frame: AgentFrame = _decode_frame(raw, _AGENT, limits)
     return frame
 
 
@@ -785,3 +792,165 @@ def decode_body(raw: bytes, body: type[Body], limits: Limits = CUSTOMER_LIMITS) 
     """The JSON body of an HTTP call. Raises FrameError, and nothing else."""
     decoded: Body = _decode(raw, _BODIES[body], limits)
     return decoded
+
+
+def check_id(text: str, name: str) -> str:
+    """`text`, if it can be an id; else FrameError about `name`. For ids outside of JSON."""
+    if not 1 <= len(text) <= ID_CHARS:
+        code = ErrorCode.TOO_LARGE if text else ErrorCode.BAD_FRAME
+        raise FrameError(code, f"{name}: give 1 to {ID_CHARS} characters")
+    _check_clean(text, name, _CONTROL, None)
+    return text
+
+
+def _decode_frame(raw: str | bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
+    if not isinstance(raw, str):
+        raise FrameError(ErrorCode.BAD_FRAME, "binary frame; send JSON in text frames")
+    return _decode(raw, decoder, limits)
+
+
+def _decode(raw: str | bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
+    try:
+        frame = decoder.decode(raw)
+    except RecursionError:
+        raise _too_deep(None) from None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise _explain(raw, decoder, error) from None
+    opening, closing = ("{", "[") if isinstance(raw, str) else (b"{", b"[")
+    if raw.count(opening) + raw.count(closing) > JSON_DEPTH:  # type: ignore[arg-type]
+        _check_depth(raw, frame)
+    for name, pattern in _STRINGS[type(frame)]:
+        value = getattr(frame, name)
+        if value is not None:
+            _check_clean(value, name, pattern, frame)
+    if isinstance(frame, Send | AgentSend | PostMessage):
+        _check_content(frame, len(raw), limits)
+    return frame
+
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NUL: Final = re.compile(r"\x00")
+
+
+def _strings(kind: type[Struct]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """The text fields of a frame, and what they may not contain."""
+    free = {"text", "title"}
+    plain = {"name", "data", "resume", "state", "kind", "filter", "expires_at"}
+    return tuple(
+        (field.name, _NUL if field.name in free else _CONTROL)
+        for field in msgspec.structs.fields(kind)
+        if field.name not in plain and _is_text(field.type)
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    if isinstance(kind, type):
+        return issubclass(kind, str)
+    return any(_is_text(part) for part in get_args(kind) if part is not type(None))
+
+
+_STRINGS: Final = {
+    kind: _strings(kind)
+    for kind in (*get_args(CustomerFrame), *get_args(AgentFrame), PostMessage, PutDevice)
+}
+
+
+def _check_clean(text: str, name: str, pattern: re.Pattern[str], frame: Any) -> None:
+    if pattern.search(text) is not None:
+        what = "NUL" if pattern is _NUL else "control characters"
+        ref = getattr(frame, "ref", None)
+        clean = ref if ref is not None and _CONTROL.search(ref) is None else None
+        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain {what}", clean)
+
+
+def _check_content(frame: Send | AgentSend | PostMessage, size: int, limits: Limits) -> None:
+    ref = getattr(frame, "ref", None)
+    if len(frame.text) > limits.text_chars:
+        raise FrameError(
+            ErrorCode.TOO_LARGE,
+            f"text: {len(frame.text)} characters, at most {limits.text_chars} are allowed",
+            ref,
+        )
+    if frame.data is None:
+        return
+    try:
+        data = orjson.dumps(frame.data)
+    except TypeError:
+        raise FrameError(ErrorCode.BAD_FRAME, "data: integers must fit in 64 bits", ref) from None
+    if size > limits.data_bytes and len(data) > limits.data_bytes:
+        raise FrameError(
+            ErrorCode.TOO_LARGE,
+            f"data: {len(data)} bytes of JSON, at most {limits.data_bytes} are allowed",
+            ref,
+        )
+    if b"\\u0000" in data and _has_nul(frame.data):
+        raise FrameError(ErrorCode.BAD_FRAME, "data: must not contain NUL", ref)
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, dict):
+        return any("\x00" in key or _has_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(_has_nul(item) for item in value)
+
+
+def _check_depth(raw: str | bytes, frame: Any) -> None:
+    """Levels of nesting, unknown fields included; the frame itself is the first."""
+    level = [msgspec.json.decode(raw)]
+    for _ in range(JSON_DEPTH):
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep(getattr(frame, "ref", None))
+
+
+def _too_deep(ref: str | None) -> FrameError:
+    return FrameError(
+        ErrorCode.BAD_FRAME, f"nested too deeply; at most {JSON_DEPTH} levels are allowed", ref
+    )
+
+
+def _explain(raw: str | bytes, decoder: msgspec.json.Decoder[Any], error: Exception) -> FrameError:
+    """What is wrong and what would be right, without repeating what was sent."""
+    if not isinstance(error, msgspec.ValidationError):
+        return FrameError(ErrorCode.BAD_FRAME, "not JSON; send one JSON object in UTF-8")
+    told = _object(raw)
+    if told is None:
+        return FrameError(ErrorCode.BAD_FRAME, "not an object; send one JSON object")
+    ref = told.get("ref")
+    if not (isinstance(ref, str) and 1 <= len(ref) <= REF_CHARS and not _CONTROL.search(ref)):
+        ref = None
+    problem, _, place = str(error).partition(" - at `$.")
+    field = place.rstrip("`") or _missing(problem)
+    if field == "type":
+        return FrameError(ErrorCode.BAD_FRAME, _about_type(told, decoder), ref)
+    code = ErrorCode.TOO_LARGE if "length <=" in problem else ErrorCode.BAD_FRAME
+    if problem.startswith("Object missing"):
+        return FrameError(code, f"{field}: missing", ref)
+    if problem.startswith("Invalid enum value"):
+        return FrameError(code, f"{field}: not one of the allowed values", ref)
+    return FrameError(code, f"{field}: {problem[:1].lower()}{problem[1:]}", ref)
+
+
+def _object(raw: str | bytes) -> dict[str, Any] | None:
+    try:
+        told = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _missing(problem: str) -> str:
+    return problem.rpartition("required field `")[2].rstrip("`")
+
+
+def _about_type(told: dict[str, Any], decoder: msgspec.json.Decoder[Any]) -> str:
+    known = ", ".join(sorted(_FRAME_TYPES.get(decoder, {})))
+    what = "unknown" if isinstance(told.get("type"), str) else "missing or not a string"
+    return f"type: {what}; one of {known}"

@@ -284,6 +284,7 @@ class Sockets:
         try:
             while True:
                 raw = await socket.recv()
+                frame = None
                 try:
                     frame = session.receive(raw, self._clock())
                     if isinstance(frame, protocol.Bye):
@@ -295,7 +296,7 @@ class Sockets:
                         continue
                     future = await act(session, frame)
                 except FrameError as error:
-                    session.send(frames.error(_with_ref(error, frame_ref(raw, error))))
+                    session.send(frames.error(_with_ref(error, getattr(frame, "ref", None))))
                     continue
                 except Unavailable:
                     session.send(frames.error(_unavailable(getattr(frame, "ref", None))))
@@ -439,11 +440,6 @@ def _settled(
             session.send(frames.error(FrameError(ErrorCode.INTERNAL, "internal fault", ref)))
 
     return done
-
-
-def frame_ref(raw: str | bytes, error: FrameError) -> str | None:
-    """The `ref` of a frame whose error does not carry it yet."""
-    return error.ref or protocol.find_ref(raw)
 
 
 def _with_ref(error: FrameError, ref: str | None) -> FrameError:

@@ -1,0 +1,587 @@
+"""What a client knows and decides, without I/O: what it holds, what it still has to send, what next.
+
+Theory of operation. `gateway.client` owns the sockets and asks this module at every turn:
+
+    Timeline   the messages held, in order of seq with no gap (I4). A welcome says whether the rest
+               is on its way (`resumed`) or must be loaded with `history`; a gap must be loaded too.
+
+                   (new) ──welcome──> following <──────────────┐
+                                       │   gap, or not resumed │ enough pages
+                                       └────> reloading ───────┘
+
+    Outbox     requests under their ref, until they are answered. A lost socket makes all of them
+               unwritten again; `unavailable` and `rate_limited` make one of them wait.
+    after_end  a socket ended: come back, when, and with which token, or stay away.
+
+The last part is for the app: whether a notification that reached the phone is ours, what it says,
+whether it should open the chat. Their names in the reference SDKs are in the docstrings.
+
+Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest
+wait; `KEPT` messages are held, the oldest go first and come again with `history`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from random import Random
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from gateway import protocol
+from gateway.protocol import CloseCode, ErrorCode, Limits, MessageKind, Role, Route
+from push import retry
+from push.ring import RingKind
+
+UNSENT: Final = 1000  # requests that wait for their answer
+WINDOW: Final = 64  # sends under way at once
+KEPT: Final = 10_000  # messages held
+
+RETRIED: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED})
+TRY_LATER: Final = frozenset({408, 425, 429})  # the HTTP 4xx that pass by themselves
+
+
+class ClientError(Exception):
+    """Base of every error that the client raises; the tree is drawn in `gateway.client`."""
+
+
+class RequestFailed(ClientError):
+    """The server refused a request for good, with `code` and its own explanation."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class ConnectionEnded(ClientError):
+    """The client stays away: close code `code`, or HTTP `status` if the handshake was refused.
+
+    `code` is also that of the client's own close; both are None after `abort`.
+    """
+
+    def __init__(self, code: int | None = None, status: int | None = None) -> None:
+        why = f"HTTP status {status}" if status is not None else f"close code {code}"
+        super().__init__(f"the client stays away after {why}")
+        self.code = code
+        self.status = status
+
+
+class OutboxFull(ClientError):
+    """`bound` requests wait for their answer already."""
+
+    def __init__(self, bound: int) -> None:
+        super().__init__(f"{bound} requests are waiting already")
+        self.bound = bound
+
+
+class NotUnderstood(ClientError):
+    """The answer to a request lacks something, or a field has the wrong type."""
+
+    def __init__(self, frame_type: str) -> None:
+        super().__init__(f"the server's {frame_type} frame is not as the protocol says")
+        self.frame_type = frame_type
+
+
+# What the server tells, as data
+
+
+class Author(msgspec.Struct, frozen=True):
+    """Who wrote."""
+
+    role: Role
+    id: str
+    name: str | None = None
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a conversation. `at` is RFC 3339; `ref` is only on one's own."""
+
+    seq: int
+    id: str
+    author: Author = msgspec.field(name="from")
+    text: str
+    kind: MessageKind
+    at: str
+    data: dict[str, Any] | None = None
+    ref: str | None = None
+    customer: str | None = None
+    """Whose conversation: told to agents only."""
+
+    def __repr__(self) -> str:
+        return f"Message(seq={self.seq}, id={self.id!r})"
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a customer's session began."""
+
+    session: str
+    customer: str
+    epoch: str
+    seq: int
+    read_seq: int
+    unread: int
+    live: bool
+    resumed: bool
+    limits: Limits
+    server_time: str
+
+
+class AgentWelcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How an agent's session began."""
+
+    session: str
+    agent: str
+    tenant: str
+    limits: Limits
+    server_time: str
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the conversation stands, as last told. `badge_seq` is None until a `status` came."""
+
+    seq: int
+    read_seq: int
+    unread: int
+    live: bool
+    badge_seq: int | None = None
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer's message is on the server's disk; `duplicate` if the answer came again."""
+
+    ref: str
+    seq: int
+    id: str
+    at: str
+    duplicate: bool = False
+
+
+class AgentSent(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent's message is on the server's disk, and where it went at that moment."""
+
+    ref: str
+    customer: str
+    seq: int
+    id: str
+    at: str
+    route: Route
+    reason: str | None = None
+    duplicate: bool = False
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages in rising seq; `more` if there are older ones."""
+
+    messages: list[Message]
+    more: bool
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation as an agent opened it. `devices` says how many."""
+
+    customer: str
+    seq: int
+    read_seq: int
+    acked_seq: int
+    unread: int
+    in_chat: bool
+    live: bool
+    devices: int
+    messages: list[Message]
+    more: bool
+
+
+class InboxEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation as an inbox lists it."""
+
+    customer: str
+    live: bool
+    in_chat: bool
+    seq: int
+    unread: int
+    waiting: int
+    updated_at: str
+    name: str | None = None
+    last: Message | None = None
+
+
+class InboxPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the inbox; `cursor` asks for the next one."""
+
+    conversations: list[InboxEntry]
+    cursor: str | None = None
+
+
+# When a socket ends
+
+
+class End(NamedTuple):
+    """How a connection ended: a close code, or the HTTP status of a refused handshake, if any."""
+
+    code: int | None = None
+    status: int | None = None
+
+
+class Step(NamedTuple):
+    """What to do then. `wait` in seconds, None to stay away."""
+
+    wait: float | None
+    fresh_token: bool = False
+
+
+class Backoff:
+    """Full jitter: uniform between 0 and 1 s doubled per attempt, at most 30 s."""
+
+    __slots__ = ("_attempts", "_rng")
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._attempts = 0
+
+    def reset(self) -> None:
+        """A welcome came."""
+        self._attempts = 0
+
+    def after_failure(self) -> float:
+        """Seconds until the next attempt."""
+        self._attempts += 1
+        first, most = protocol.BACKOFF_FIRST, protocol.BACKOFF_MAX
+        return retry.delay(self._attempts, self._rng, first, most)
+
+    def after_restart(self, window: float) -> float:
+        """Seconds until the next attempt, so that all clients come back spread over `window`."""
+        return self._rng.uniform(0.0, window)
+
+
+def after_end(end: End, backoff: Backoff, restart_window: float) -> Step:
+    """What to do after `end`; counts an attempt in `backoff` if the client comes back."""
+    if end.status is not None and 400 <= end.status < 500 and end.status not in TRY_LATER:
+        return Step(None)
+    if not protocol.may_reconnect(end.code):
+        return Step(None)
+    if end.code == CloseCode.RESTART:
+        return Step(backoff.after_restart(restart_window))
+    return Step(backoff.after_failure(), fresh_token=end.code == CloseCode.TOKEN_EXPIRED)
+
+
+# What is still to be sent
+
+
+@dataclass(slots=True, repr=False, eq=False)
+class Request:
+    """A request on its way. `quiet` ones are the client's own and die with their socket."""
+
+    ref: str
+    frame: Mapping[str, Any]
+    data: bytes
+    is_send: bool
+    quiet: bool
+    number: int = 0
+    tries: int = 0
+    due: float = 0.0
+    written: bool = False
+    ever_written: bool = False
+
+
+class Outbox:
+    """Requests until they are answered, in the order in which they were made.
+
+    Sends wait for the ones before them; other requests do not wait for sends. Once the server says
+    `rate_limited`, one send at a time goes out until it stops saying so.
+    """
+
+    def __init__(self, rng: Random, bound: int = UNSENT) -> None:
+        self._rng = rng
+        self._bound = bound
+        self._requests: dict[str, Request] = {}
+        self._sends: deque[Request] = deque()  # unwritten
+        self._others: deque[Request] = deque()  # unwritten
+        self._under_way = 0
+        self._window = WINDOW
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def put(self, request: Request) -> None:
+        """Add a request. Raises `OutboxFull`."""
+        if len(self._requests) >= self._bound:
+            raise OutboxFull(self._bound)
+        self._count += 1
+        request.number = self._count
+        self._requests[request.ref] = request
+        (self._sends if request.is_send else self._others).append(request)
+
+    def get(self, ref: object) -> Request | None:
+        """The request under `ref`, if it waits for its answer."""
+        return self._requests.get(ref) if isinstance(ref, str) else None
+
+    def take(self, now: float, *, sends: bool) -> list[Request]:
+        """The requests to write now (`sends`: these too), which count as written from here on."""
+        taken = [request for request in self._others if request.due <= now]
+        if taken:
+            self._others = deque(request for request in self._others if request.due > now)
+        while sends and self._next_send() is not None and self._sends[0].due <= now:
+            taken.append(self._sends.popleft())
+            self._under_way += 1
+        for request in taken:
+            request.written = request.ever_written = True
+        return taken
+
+    def next_at(self, *, sends: bool) -> float | None:
+        """The time of the next request that waits for its time, if there is one."""
+        times = [request.due for request in self._others]
+        first = self._next_send() if sends else None
+        if first is not None:
+            times.append(first.due)
+        return min(times, default=None)
+
+    def _next_send(self) -> Request | None:
+        return self._sends[0] if self._sends and self._under_way < self._window else None
+
+    def settle(self, ref: object) -> Request | None:
+        """The request under `ref` is answered for good; it, if there was one."""
+        request = self.get(ref)
+        if request is None:
+            return None
+        del self._requests[request.ref]
+        if not request.written:
+            (self._sends if request.is_send else self._others).remove(request)
+        elif request.is_send:
+            self._under_way -= 1
+            self._window = min(WINDOW, self._window + 1)
+        return request
+
+    def withdraw(self, ref: str) -> None:
+        """Nobody waits for the answer any more: forget it, unless the server may know it."""
+        request = self._requests.get(ref)
+        if request is not None and not request.ever_written:
+            self.settle(ref)
+
+    def postpone(self, ref: str, now: float, code: str, retry_after: float | None) -> None:
+        """The server could not take it now. Without `retry_after`, full jitter per request."""
+        request = self._requests[ref]
+        request.tries += 1
+        if retry_after is None:
+            first, most = protocol.BACKOFF_FIRST, protocol.BACKOFF_MAX
+            retry_after = retry.delay(request.tries, self._rng, first, most)
+        request.due = now + retry_after
+        if code == ErrorCode.RATE_LIMITED:
+            self._window = 1
+        if request.written:
+            request.written = False
+            self._under_way -= request.is_send
+            self._sort()
+
+    def lost(self) -> None:
+        """The socket is gone: what was written on it has to be written again."""
+        self._requests = {r.ref: r for r in self._requests.values() if not r.quiet}
+        for request in self._requests.values():
+            request.written = False
+            request.due = 0.0
+        self._under_way = 0
+        self._window = WINDOW
+        self._sort()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._requests.clear()
+        self.lost()
+
+    def _sort(self) -> None:
+        waiting = sorted(
+            (r for r in self._requests.values() if not r.written), key=lambda r: r.number
+        )
+        self._sends = deque(r for r in waiting if r.is_send)
+        self._others = deque(r for r in waiting if not r.is_send)
+
+
+# What is held
+
+
+class Taken(Enum):
+    """What became of a message that arrived."""
+
+    NEW = auto()  # the next one: held now
+    KNOWN = auto()  # held already
+    GAP = auto()  # some before it are missing: a reload has begun, ask for history
+    LATER = auto()  # a reload is running; it will be held at its end
+
+
+class Reloaded(NamedTuple):
+    """A reload ended. `new` are the messages that were not held before, in order.
+
+    `connected` if they follow what was held without a gap; else all of it was replaced.
+    """
+
+    connected: bool
+    new: list[Message]
+
+
+class Timeline:
+    """The messages of one conversation that this client holds, in order of seq with no gap."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self.messages: list[Message] = []
+        self.epoch: str | None = None
+        self.held = 0
+        """Everything up to this seq has arrived, or was read before this client came."""
+        self._kept = kept
+        self._newest = 0  # at the welcome
+        self._most = Limits().resume
+        self._next_epoch: str | None = None
+        self._pages: dict[int, Message] | None = None  # while reloading
+        self._floor = 0  # reload down to here
+
+    @property
+    def reloading(self) -> bool:
+        return self._pages is not None
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether what was missed while away has arrived."""
+        return self._pages is None and self.held >= self._newest
+
+    def welcome(self, welcome: Welcome) -> bool:
+        """A session began; True when what was missed must be loaded with `history`."""
+        self._newest = welcome.seq
+        self._most = welcome.limits.resume
+        self._next_epoch = welcome.epoch
+        self._pages = None
+        if welcome.resumed:
+            return False
+        if self.epoch is None:
+            self.epoch = welcome.epoch
+            self.held = max(welcome.read_seq, welcome.seq - self._most)
+            return False
+        self._reload(self.held if welcome.epoch == self.epoch else welcome.read_seq)
+        return True
+
+    def take(self, message: Message) -> Taken:
+        """A message arrived, or a send of this client got its seq."""
+        if self._pages is not None:
+            self._pages[message.seq] = message
+            return Taken.LATER
+        if message.seq <= self.held:
+            return Taken.KNOWN
+        if message.seq > self.held + 1:
+            self.gap(message)
+            return Taken.GAP
+        self._hold([message])
+        return Taken.NEW
+
+    def gap(self, message: Message | None = None) -> None:
+        """Something is missing: begin to reload from what is held."""
+        self._reload(self.held)
+        if message is not None and self._pages is not None:
+            self._pages[message.seq] = message
+
+    def page(self, page: Page) -> int | Reloaded:
+        """A page of history came: the seq before which to ask for the next one, or the end."""
+        if self._pages is None:
+            return Reloaded(True, [])
+        self._pages |= {message.seq: message for message in page.messages}
+        lowest = page.messages[0].seq if page.messages else 0
+        if page.more and lowest > self._floor + 1 and len(self._pages) < self._most:
+            return lowest
+        return self._finish(self._pages)
+
+    def _reload(self, floor: int) -> None:
+        self._pages = {}
+        self._floor = floor
+
+    def _finish(self, pages: Mapping[int, Message]) -> Reloaded:
+        newest = max(pages, default=self._newest)
+        first = newest + 1
+        while first - 1 in pages:
+            first -= 1
+        same = self._next_epoch == self.epoch
+        connected = same and first <= self.held + 1
+        known = self.held if connected else 0
+        new = [pages[seq] for seq in range(max(first, known + 1), newest + 1)]
+        self._pages = None
+        self.epoch = self._next_epoch
+        if not connected:
+            self.messages.clear()
+        self.held = max(newest, known)
+        self._newest = min(self._newest, self.held)
+        self._hold(new)
+        return Reloaded(connected, new)
+
+    def _hold(self, messages: Sequence[Message]) -> None:
+        if messages:
+            self.messages.extend(messages)
+            self.held = messages[-1].seq
+        if len(self.messages) > self._kept:
+            del self.messages[: len(self.messages) - self._kept * 9 // 10]
+
+
+# In the app: notifications
+
+
+class NotificationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a notification of ours says; None for what it does not say."""
+
+    unread: int
+    live: bool
+    badge_seq: int | None = None
+    seq: int | None = None
+    customer: str | None = None
+    kind: RingKind | None = None
+    id: str | None = None
+
+
+def is_ours(payload: object) -> bool:
+    """Whether a notification came from Ringback (`canHandleNotification`)."""
+    return isinstance(payload, Mapping) and isinstance(payload.get("ringback"), Mapping)
+
+
+def conversation_status(payload: object) -> NotificationStatus | None:
+    """What a notification says (`getConversationStatusFromNotification`); None if not ours.
+
+    `payload` is what reached the phone, from anybody: what is missing or ill-typed counts as not
+    said, and as 0 unread and not live.
+    """
+    if not isinstance(payload, Mapping) or not is_ours(payload):
+        return None
+    ring = payload["ringback"]
+    kind = ring.get("kind")
+    return NotificationStatus(
+        unread=_count(payload.get("UnreadMessages")) or 0,
+        live=payload.get("isLiveChat") is True,
+        badge_seq=_count(payload.get("badgeSeq")),
+        seq=_count(ring.get("seq")),
+        customer=_text(ring.get("customer")),
+        kind=RingKind(kind) if kind in list(RingKind) else None,
+        id=_text(ring.get("id")),
+    )
+
+
+def is_double(payload: object, seen_seq: int) -> bool:
+    """Whether a notification tells only of messages up to `seen_seq`, seen in chat already."""
+    status = conversation_status(payload)
+    if status is None or status.kind not in (RingKind.MESSAGE, RingKind.PROACTIVE):
+        return False
+    return status.seq is not None and status.seq <= seen_seq
+
+
+def should_open_chat(payload: object, seen_seq: int = 0) -> bool:
+    """Whether a notification that was tapped should open the chat (`shouldOpenChat`)."""
+    status = conversation_status(payload)
+    if status is None or status.kind not in (RingKind.MESSAGE, RingKind.PROACTIVE):
+        return False
+    return not is_double(payload, seen_seq)
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
