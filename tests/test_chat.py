@@ -1,0 +1,96 @@
+"""The main job, end to end: in chat no push, not in chat a push, and every message one outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.running import PATIENT, QUICK, running
+
+
+async def test_in_chat_a_message_is_acked_and_the_backend_gets_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        sent = await agent.ask("send", "sent", customer="c-42", text="hello")
+        assert (sent["route"], sent["reason"]) == ("socket", "in_chat")
+        message = await customer.take("message")
+        assert (message["seq"], message["text"]) == (1, "hello")
+        await customer.send("ack", seq=1)
+        receipt = await agent.take("receipt", state="delivered")
+        assert (receipt["from_seq"], receipt["seq"]) == (1, 1)
+        told = await it.settled(1, "acked")
+        assert [event["event"] for event in told["events"]] == ["committed", "written", "acked"]
+        assert it.backend.calls == []
+
+
+async def test_in_the_background_a_message_rings_with_unread_1(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=QUICK) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="zero")
+        await customer.take("message")
+        await customer.send("read", seq=1)
+        await agent.take("receipt", state="read")
+        await customer.send("state", state="background")
+        await agent.take("presence", in_chat=False)
+        sent = await agent.ask("send", "sent", customer="c-42", text="one")
+        assert (sent["route"], sent["reason"]) == ("push", "not_in_chat")
+        call = await it.backend.take()
+        assert call.badge == 1
+        assert call.body["payload"]["aps"]["alert"]["body"] == "one"
+        assert (await agent.take("receipt", state="pushed"))["seq"] == 2
+        assert (await it.settled(2, "pushed"))["outcome"] == "pushed"
+
+
+async def test_a_half_dead_socket_falls_through_to_push(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.customer()
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="anybody?")
+        assert (await it.backend.take()).badge == 1
+        told = await it.settled(1, "pushed")
+        looks = [e for e in told["events"] if e["event"] == "look"]
+        assert [(e["action"], e["reason"]) for e in looks] == [("ring", "ack_timeout")]
+
+
+@pytest.mark.parametrize("state", ["active", "background"])
+async def test_reading_elsewhere_clears_the_badge_with_a_silent_ring(
+    tmp_path: Path, state: str
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.write()
+        assert (await it.backend.take()).badge == 1
+        await it.settled(1, "pushed")
+        web = await it.customer(state=state)
+        await web.take("message")
+        await web.send("read", seq=1)
+        status = await web.take("status")
+        assert (status["unread"], status["read_seq"]) == (0, 1)
+        badge = await it.backend.take()
+        assert badge.ring["kind"] == "badge"
+        assert badge.body["payload"]["aps"] == {"badge": 0, "content-available": 1}
+
+
+async def test_who_comes_back_gets_what_was_missed_in_order(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        agent = None
+        customer = await it.customer()
+        epoch = customer.welcome["epoch"]
+        agent = await it.agent(open="c-42")
+        for i in range(5):
+            await agent.ask("send", "sent", customer="c-42", text=f"m{i}")
+        await customer.take("message", seq=2)
+        customer.vanish()
+        await agent.take("presence", in_chat=False)
+        again = await it.customer(resume={"epoch": epoch, "seq": 2})
+        assert again.welcome["resumed"] is True
+        frames = await again.quiet()
+        assert [f["seq"] for f in frames if f["type"] == "message"] == [3, 4, 5]
+        assert (await it.outcome(2))["outcome"] == "acked"
+        assert (await it.outcome(3))["outcome"] == "pending"
