@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.protocol import CloseCode, Route
+from gateway.protocol import BACKOFF_FIRST, CloseCode, Route
 
 
 class Reason(StrEnum):
@@ -108,12 +108,20 @@ def held(time: float, now: float, hold_from: float, timing: Timing) -> float:
     return max(time, min(now + timing.ack_timeout, hold_from + timing.max_hold))
 
 
+def within_reason(due: float, now: float, timing: Timing) -> float:
+    """`due`, unless no rule could have set it so late: then the clock was set back meanwhile."""
+    longest = max(timing.ack_timeout, timing.max_hold, timing.disconnect_grace + BACKOFF_FIRST)
+    return min(due, now + max(longest, timing.restart_grace))
+
+
 def grace_after(code: int | None, timing: Timing) -> float:
     """How long a customer whose socket closed with `code` may take to come back unrung."""
     if code in (CloseCode.GOODBYE, CloseCode.SIGNED_OUT):
         return 0.0
-    if code in (CloseCode.RESTART, CloseCode.SLOW_READER, CloseCode.TOKEN_EXPIRED):
-        return max(timing.restart_window, timing.disconnect_grace)
+    if code == CloseCode.RESTART:
+        return timing.restart_window
+    if code in (CloseCode.SLOW_READER, CloseCode.TOKEN_EXPIRED):
+        return timing.disconnect_grace + BACKOFF_FIRST
     return timing.disconnect_grace
 
 

@@ -7,17 +7,19 @@ whether a client may reconnect after a close code. Leaves to others: whether a f
 (`gateway.auth`), and every socket. `docs/protocol.md` says the same for client authors; a test
 holds the two together.
 
-How a frame is judged: one msgspec decode finds type and fields; brackets are counted, and only if
-there are many is the depth measured; then the few rules that a schema cannot say.
+How a frame is judged: brackets are counted, and only if there are many is the depth measured, so
+that no input reaches a parser's recursion limit; then one msgspec decode finds type and fields;
+then come the few rules that a schema cannot say.
 The cause of a refusal is worked out only after one. A refusal names the field and what would be
 right, never what was sent: it may be a token or a customer's words.
 """
 
+import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, TypeVar, get_args
@@ -790,7 +792,11 @@ def decode_agent(raw: str | bytes, limits: Limits = AGENT_LIMITS) -> AgentFrame:
 
 def decode_body(raw: bytes, body: type[Body], limits: Limits = CUSTOMER_LIMITS) -> Body:
     """The JSON body of an HTTP call. Raises FrameError, and nothing else."""
-    decoded: Body = _decode(raw, _BODIES[body], limits)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise FrameError(ErrorCode.BAD_FRAME, "not UTF-8; send one JSON object in UTF-8") from None
+    decoded: Body = _decode(text, _BODIES[body], limits)
     return decoded
 
 
@@ -798,8 +804,8 @@ def check_id(text: str, name: str) -> str:
     """`text`, if it can be an id; else FrameError about `name`. For ids outside of JSON."""
     if not 1 <= len(text) <= ID_CHARS:
         code = ErrorCode.TOO_LARGE if text else ErrorCode.BAD_FRAME
-        raise FrameError(code, f"{name}: give 1 to {ID_CHARS} characters")
-    _check_clean(text, name, _CONTROL, None)
+        raise FrameError(code, f"{name}: must be {_ID}")
+    _check_plain(text, name, None)
     return text
 
 
@@ -809,61 +815,81 @@ def _decode_frame(raw: str | bytes, decoder: msgspec.json.Decoder[Any], limits: 
     return _decode(raw, decoder, limits)
 
 
-def _decode(raw: str | bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
+def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
+    if raw.count("{") + raw.count("[") > JSON_DEPTH and _depth(raw) > JSON_DEPTH:
+        raise FrameError(
+            ErrorCode.BAD_FRAME,
+            f"nested too deeply; at most {JSON_DEPTH} levels are allowed",
+            _ref(_lenient(raw)),
+        )
     try:
         frame = decoder.decode(raw)
-    except RecursionError:
-        raise _too_deep(None) from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise _explain(raw, decoder, error) from None
-    opening, closing = ("{", "[") if isinstance(raw, str) else (b"{", b"[")
-    if raw.count(opening) + raw.count(closing) > JSON_DEPTH:  # type: ignore[arg-type]
-        _check_depth(raw, frame)
-    for name, pattern in _STRINGS[type(frame)]:
+    except msgspec.ValidationError as error:
+        raise _explain(raw, decoder, str(error)) from None
+    except (msgspec.DecodeError, UnicodeError):
+        raise _not_json(raw) from None
+    kind = type(frame)
+    for name in _PLAIN[kind]:
         value = getattr(frame, name)
-        if value is not None:
-            _check_clean(value, name, pattern, frame)
-    if isinstance(frame, Send | AgentSend | PostMessage):
-        _check_content(frame, len(raw), limits)
+        if value is not None and not value.isprintable():
+            _check_plain(value, name, frame)
+    if kind in _WORDED:
+        _check_content(frame, limits)
+        if "\\u0000" in raw:  # JSON has no other way to write it
+            _check_no_nul(frame)
+    if kind is PostMessage and frame.expires_at is not None:
+        _check_moment(frame.expires_at)
     return frame
 
 
+# Depth. Without the strings, which may be cut off at the end, brackets are structure.
+
+_STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_BRACKET: Final = re.compile(r"[\[\]{}]")
+
+
+def _depth(raw: str) -> int:
+    """Levels of nesting, unknown fields included; the frame itself is the first."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", raw)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+# What a schema cannot say
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_NUL: Final = re.compile(r"\x00")
+_WORDED: Final = frozenset({Send, AgentSend, PostMessage})
+_IDS: Final = frozenset(
+    {"ref", "customer", "installation", "platform", "app", "environment", "locale", "cursor"}
+)
 
 
-def _strings(kind: type[Struct]) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """The text fields of a frame, and what they may not contain."""
-    free = {"text", "title"}
-    plain = {"name", "data", "resume", "state", "kind", "filter", "expires_at"}
+def _plain(kind: type[Struct]) -> tuple[str, ...]:
+    """The fields that may not hold control characters. A JSON Web Token is for `gateway.auth`."""
+    device = kind in (RegisterDevice, PutDevice)
     return tuple(
-        (field.name, _NUL if field.name in free else _CONTROL)
+        field.name
         for field in msgspec.structs.fields(kind)
-        if field.name not in plain and _is_text(field.type)
+        if field.name in _IDS or (device and field.name == "token")
     )
 
 
-def _is_text(kind: Any) -> bool:
-    if isinstance(kind, type):
-        return issubclass(kind, str)
-    return any(_is_text(part) for part in get_args(kind) if part is not type(None))
-
-
-_STRINGS: Final = {
-    kind: _strings(kind)
+_PLAIN: Final[Mapping[type, tuple[str, ...]]] = {
+    kind: _plain(kind)
     for kind in (*get_args(CustomerFrame), *get_args(AgentFrame), PostMessage, PutDevice)
 }
 
 
-def _check_clean(text: str, name: str, pattern: re.Pattern[str], frame: Any) -> None:
-    if pattern.search(text) is not None:
-        what = "NUL" if pattern is _NUL else "control characters"
+def _check_plain(text: str, name: str, frame: Any) -> None:
+    if _CONTROL.search(text):
         ref = getattr(frame, "ref", None)
-        clean = ref if ref is not None and _CONTROL.search(ref) is None else None
-        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain {what}", clean)
+        clean = None if ref is None or _CONTROL.search(ref) else ref
+        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain control characters", clean)
 
 
-def _check_content(frame: Send | AgentSend | PostMessage, size: int, limits: Limits) -> None:
+def _check_content(frame: Send | AgentSend | PostMessage, limits: Limits) -> None:
     ref = getattr(frame, "ref", None)
     if len(frame.text) > limits.text_chars:
         raise FrameError(
@@ -874,17 +900,22 @@ def _check_content(frame: Send | AgentSend | PostMessage, size: int, limits: Lim
     if frame.data is None:
         return
     try:
-        data = orjson.dumps(frame.data)
+        size = len(orjson.dumps(frame.data))
     except TypeError:
         raise FrameError(ErrorCode.BAD_FRAME, "data: integers must fit in 64 bits", ref) from None
-    if size > limits.data_bytes and len(data) > limits.data_bytes:
+    if size > limits.data_bytes:
         raise FrameError(
             ErrorCode.TOO_LARGE,
-            f"data: {len(data)} bytes of JSON, at most {limits.data_bytes} are allowed",
+            f"data: {size} bytes of JSON, at most {limits.data_bytes} are allowed",
             ref,
         )
-    if b"\\u0000" in data and _has_nul(frame.data):
-        raise FrameError(ErrorCode.BAD_FRAME, "data: must not contain NUL", ref)
+
+
+def _check_no_nul(frame: Send | AgentSend | PostMessage) -> None:
+    for name in ("text", "title", "data"):
+        if _has_nul(getattr(frame, name, None)):
+            ref = getattr(frame, "ref", None)
+            raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain NUL", ref)
 
 
 def _has_nul(value: Any) -> bool:
@@ -895,62 +926,112 @@ def _has_nul(value: Any) -> bool:
     return isinstance(value, list) and any(_has_nul(item) for item in value)
 
 
-def _check_depth(raw: str | bytes, frame: Any) -> None:
-    """Levels of nesting, unknown fields included; the frame itself is the first."""
-    level = [msgspec.json.decode(raw)]
-    for _ in range(JSON_DEPTH):
-        level = [
-            item
-            for value in level
-            for item in (value.values() if isinstance(value, dict) else value)
-            if isinstance(item, dict | list)
-        ]
-        if not level:
-            return
-    raise _too_deep(getattr(frame, "ref", None))
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
-def _too_deep(ref: str | None) -> FrameError:
-    return FrameError(
-        ErrorCode.BAD_FRAME, f"nested too deeply; at most {JSON_DEPTH} levels are allowed", ref
-    )
+def _check_moment(moment: datetime) -> None:
+    if not _EARLIEST <= moment <= _LATEST:
+        raise FrameError(
+            ErrorCode.BAD_FRAME, "expires_at: must be a time from 1970 to 9999, in UTC"
+        )
 
 
-def _explain(raw: str | bytes, decoder: msgspec.json.Decoder[Any], error: Exception) -> FrameError:
-    """What is wrong and what would be right, without repeating what was sent."""
-    if not isinstance(error, msgspec.ValidationError):
-        return FrameError(ErrorCode.BAD_FRAME, "not JSON; send one JSON object in UTF-8")
-    told = _object(raw)
+# What was wrong
+
+_PLACE: Final = re.compile(r" - at `\$\.?([a-z_.]*)[^`]*`\Z")
+_MISSING: Final = re.compile(r"Object missing required field `([a-z_]+)`")
+_TOO_LONG: Final = re.compile(r"Expected `str[^`]*` of length <= [0-9]+")
+
+
+def _explain(raw: str, decoder: msgspec.json.Decoder[Any], error: str) -> FrameError:
+    """What is wrong and what would be right, without repeating what was sent.
+
+    `error` is msgspec's; its end says the place, and only its own words are looked for in the rest.
+    """
+    told = _lenient(raw)
+    ref = _ref(told)
+    if not isinstance(told, dict):
+        return FrameError(ErrorCode.BAD_FRAME, "not a JSON object; send one")
+    place = _PLACE.search(error)
+    path = place[1].rstrip(".") if place else ""
+    missing = _MISSING.match(error)
+    if missing:
+        path = f"{path}.{missing[1]}".lstrip(".")
+    right = _right(path.rpartition(".")[2], decoder)
+    if missing:
+        return FrameError(ErrorCode.BAD_FRAME, f"{path}: missing; must be {right}", ref)
+    code = ErrorCode.TOO_LARGE if _TOO_LONG.match(error) else ErrorCode.BAD_FRAME
+    return FrameError(code, f"{path}: must be {right}", ref)
+
+
+def _one_of(words: Iterable[str]) -> str:
+    return f"one of {', '.join(words)}"
+
+
+_ID: Final = f"a string of 1 to {ID_CHARS} characters"
+_RIGHT: Final[Mapping[str, str]] = {
+    "ref": f"a string of 1 to {REF_CHARS} characters",
+    "token": f"a token as a string; for a device, of 1 to {TOKEN_CHARS} characters",
+    "state": _one_of(SessionState),
+    "installation": _ID,
+    "resume": "an object with epoch and seq, as a welcome told them",
+    "epoch": _ID,
+    "seq": f"an integer from 0 to {SEQ_MAX}",
+    "text": "a string that is not empty",
+    "data": "a JSON object, its numbers within 64 bits",
+    "on": "true or false",
+    "before": f"an integer from 0 to {SEQ_MAX}",
+    "after": f"an integer from 0 to {SEQ_MAX}",
+    "limit": f"an integer from 1 to {HISTORY_MAX}",
+    "platform": _ID,
+    "app": _ID,
+    "environment": _ID,
+    "locale": _ID,
+    "customer": _ID,
+    "cursor": f"a string of 1 to {CURSOR_CHARS} characters, as an inbox told it",
+    "filter": _one_of(InboxFilter),
+    "kind": _one_of(MessageKind),
+    "title": f"a string of 1 to {TITLE_CHARS} characters",
+    "expires_at": "an RFC 3339 time with a zone, as a string",
+}
+"""What would be right, per field."""
+
+
+def _right(field: str, decoder: msgspec.json.Decoder[Any]) -> str:
+    return _one_of(_FRAME_TYPES[decoder]) if field == "type" else _RIGHT[field]
+
+
+def _not_json(raw: str) -> FrameError:
+    """Of text that msgspec does not take for JSON, and of what Python's laxer parser does."""
+    told = _lenient(raw)
     if told is None:
-        return FrameError(ErrorCode.BAD_FRAME, "not an object; send one JSON object")
-    ref = told.get("ref")
-    if not (isinstance(ref, str) and 1 <= len(ref) <= REF_CHARS and not _CONTROL.search(ref)):
-        ref = None
-    problem, _, place = str(error).partition(" - at `$.")
-    field = place.rstrip("`") or _missing(problem)
-    if field == "type":
-        return FrameError(ErrorCode.BAD_FRAME, _about_type(told, decoder), ref)
-    code = ErrorCode.TOO_LARGE if "length <=" in problem else ErrorCode.BAD_FRAME
-    if problem.startswith("Object missing"):
-        return FrameError(code, f"{field}: missing", ref)
-    if problem.startswith("Invalid enum value"):
-        return FrameError(code, f"{field}: not one of the allowed values", ref)
-    return FrameError(code, f"{field}: {problem[:1].lower()}{problem[1:]}", ref)
-
-
-def _object(raw: str | bytes) -> dict[str, Any] | None:
+        return FrameError(ErrorCode.BAD_FRAME, "not JSON; send one JSON object")
     try:
-        told = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        json.dumps(told, ensure_ascii=False).encode()
+    except UnicodeError:
+        problem = "half of a surrogate pair; send whole Unicode characters"
+    else:
+        problem = "NaN and Infinity are not JSON; send finite numbers"
+    return FrameError(ErrorCode.BAD_FRAME, problem, _ref(told))
+
+
+def _lenient(raw: str) -> Any:
+    """What `raw` says, also if it is not quite JSON; None if nothing can be made of it.
+
+    As floats, integers may have any number of digits.
+    """
+    try:
+        return json.loads(raw, parse_int=float)
+    except (ValueError, RecursionError):
         return None
-    return told if isinstance(told, dict) else None
 
 
-def _missing(problem: str) -> str:
-    return problem.rpartition("required field `")[2].rstrip("`")
+def _ref(told: Any) -> str | None:
+    ref = told.get("ref") if isinstance(told, dict) else None
+    if not isinstance(ref, str) or not 1 <= len(ref) <= REF_CHARS or _UNFIT.search(ref):
+        return None
+    return ref
 
 
-def _about_type(told: dict[str, Any], decoder: msgspec.json.Decoder[Any]) -> str:
-    known = ", ".join(sorted(_FRAME_TYPES.get(decoder, {})))
-    what = "unknown" if isinstance(told.get("type"), str) else "missing or not a string"
-    return f"type: {what}; one of {known}"
+_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -160,8 +160,12 @@ class Book:
                 return
             if c.expires_at is not None and c.expires_at <= tx.now:
                 c = self._expire(tx, c)
-            if c.push_due_at is not None and c.push_due_at <= tx.now:
-                c = self._fan_out(tx, c)
+            if c.push_due_at is not None:
+                due = delivery.within_reason(c.push_due_at, tx.now, self._chat.timing)
+                if due != c.push_due_at:
+                    c = tx.put(replace(c, push_due_at=due))
+                if due <= tx.now:
+                    c = self._fan_out(tx, c)
             if not self._chat.tenants[key.tenant].endpoint:
                 c = self._give_up(tx, c)
             ready = [

@@ -1,0 +1,1056 @@
+"""The Python client: a customer's and an agent's side of the wire, with a socket that comes back.
+
+What to do with a frame, a gap or a close code is decided in `gateway.clientstate`; this module
+owns the sockets, the waiting and the time. One `_Link` per client keeps a socket open until the
+server says for good (or the owner says) that it should stay away::
+
+    start ──> connecting ──hello, welcome──> connected ──end──> waiting ──┐
+                  ^                                                       │ jitter, 1012 window
+                  └───────────────────────────────────────────────────────┘
+    close, bye, abort, or a code after which clients stay away ──> ended ──start──> connecting
+
+Requests wait in the outbox while there is no socket and are written again, under the same ref, on
+the next one. A send therefore either returns what the server confirmed, or raises, and if the
+client ends before the answer, the message may or may not have been committed. Sends keep their
+order except around `rate_limited` and `unavailable`; who needs it always awaits each send.
+
+Errors::
+
+    ClientError
+    ├── RequestFailed(code, message)       the server refused this request for good
+    ├── ConnectionEnded(code, status)      the client stays away; every waiting call raises it
+    ├── OutboxFull(bound)                  too many requests wait already
+    └── NotUnderstood(frame_type)          an answer is not as the protocol says
+
+Waiting longer than a `timeout` raises the built-in `TimeoutError`. Proxies of the environment are
+not used. Callbacks are called in the event loop, in order, and must not block; one that raises is
+reported to the loop's exception handler and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from random import Random, SystemRandom
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar
+from uuid import uuid4
+
+import msgspec
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
+
+from gateway.clientstate import (
+    RETRIED,
+    AgentSent,
+    AgentWelcome,
+    Author,
+    Backoff,
+    ClientError,
+    ConnectionEnded,
+    End,
+    InboxEntry,
+    InboxPage,
+    Message,
+    NotificationStatus,
+    NotUnderstood,
+    Opened,
+    Outbox,
+    OutboxFull,
+    Page,
+    Reloaded,
+    Request,
+    RequestFailed,
+    Sent,
+    Status,
+    Taken,
+    Timeline,
+    Welcome,
+    after_end,
+    conversation_status,
+    is_double,
+    is_ours,
+    should_open_chat,
+)
+from gateway.protocol import (
+    HISTORY_DEFAULT,
+    PING_INTERVAL,
+    SUBPROTOCOL,
+    CloseCode,
+    ErrorCode,
+    InboxFilter,
+    Limits,
+    MessageKind,
+    Role,
+    SessionState,
+)
+
+__all__ = [
+    "AgentClient",
+    "AgentSent",
+    "ClientError",
+    "ConnectionEnded",
+    "CustomerClient",
+    "InboxEntry",
+    "InboxPage",
+    "Message",
+    "NotUnderstood",
+    "NotificationStatus",
+    "Opened",
+    "OutboxFull",
+    "Page",
+    "RequestFailed",
+    "Sent",
+    "Status",
+    "conversation_status",
+    "is_double",
+    "is_ours",
+    "should_open_chat",
+]
+
+Frame = dict[str, Any]
+Token = str | Callable[[], Awaitable[str]]
+T = TypeVar("T")
+
+OPEN_WITHIN: Final = 10.0  # seconds for TCP, TLS and the handshake; the same again for the welcome
+LEAVE_WITHIN: Final = 3.0  # seconds for what is unwritten and the closing handshake
+RECENT: Final = 1000  # frames that `wait_for` looks back on; the oldest go first
+# The largest frame there can be: 200 messages of 8,000 characters, each escaped, with their data.
+LARGEST_FRAME: Final = 16 * 1024 * 1024
+ANSWERS: Final = frozenset({"sent", "history", "device", "ok", "pong", "inbox", "conversation"})
+
+
+class _Watch(Generic[T]):
+    """Those who wait for something to arrive."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[T], Callable[[T], object]] = {}
+
+    def add(self, item: T) -> None:
+        for future, predicate in tuple(self._waiting.items()):
+            if not future.done() and predicate(item):
+                future.set_result(item)
+
+    def end(self, end: End) -> None:
+        for future in self._waiting:
+            _fail(future, ConnectionEnded(*end))
+
+    async def wait(
+        self,
+        predicate: Callable[[T], object],
+        past: Iterable[T],
+        timeout: float | None,
+        ended: End | None,
+    ) -> T:
+        for item in past:
+            if predicate(item):
+                return item
+        if ended is not None:
+            raise ConnectionEnded(*ended)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = predicate
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        finally:
+            del self._waiting[future]
+
+
+class _Link:
+    """A socket that comes back, and the requests on it."""
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        hello: Callable[[], Frame],
+        welcomed: Callable[[Frame], Limits],
+        received: Callable[[Frame, Request | None], None],
+        on_frame: Callable[[Frame], object] | None,
+        rng: Random | None,
+        sleep: Callable[[float], Awaitable[object]],
+        ping_interval: float | None,
+    ) -> None:
+        parse_uri(url)  # raises InvalidURI here rather than trying for ever
+        rng = rng if rng is not None else SystemRandom()
+        self._url = url
+        self._token = token
+        self._known_token: str | None = None
+        self._hello = hello
+        self._welcomed = welcomed
+        self._received = received
+        self._on_frame = on_frame
+        self._sleep = sleep
+        self._ping_interval = ping_interval
+        self._backoff = Backoff(rng)
+        self._outbox = Outbox(rng)
+        self._futures: dict[str, asyncio.Future[Frame]] = {}
+        self._notes: dict[str, bytes] = {}  # the newest of each kind
+        self._wake = asyncio.Event()
+        self._limits = Limits()
+        self._socket: ClientConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._first: asyncio.Future[None] | None = None
+        self._leaving: End | None = None
+        self._recent: deque[tuple[int, Frame]] = deque(maxlen=RECENT)
+        self._watch: _Watch[Frame] = _Watch()
+        self.on_end: Callable[[End], None] = lambda end: None
+        self.holding = False
+        """Whether sends wait until what was missed has arrived."""
+        self.ended: End | None = None
+        self.seen = 0
+        """How many frames have arrived."""
+
+    # Life
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    async def start(self) -> None:
+        if self._task is None or self._task.done():
+            self.ended = self._leaving = self._known_token = None
+            self._first = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self._run(self._first))
+        assert self._first is not None  # noqa: S101  (made with the task)
+        try:
+            await asyncio.shield(self._first)
+        except asyncio.CancelledError:
+            await self.abort()
+            raise
+
+    async def leave(self, code: int, *, bye: bool = False) -> None:
+        """Write what is unwritten, close with `code` (`bye`: let the server close), stay away."""
+        if self._task is None or self._task.done():
+            return
+        self._leaving = End(code)
+        socket = self._socket
+        if socket is not None:
+            with suppress(ConnectionClosed, TimeoutError):
+                async with asyncio.timeout(LEAVE_WITHIN):
+                    await self._flush(socket)
+                    if bye:
+                        await socket.send(b'{"type":"bye"}', text=True)
+                        await socket.wait_closed()
+                    await socket.close(code)
+        await self._stop()
+
+    async def abort(self) -> None:
+        """Drop the connection without a close frame and stay away."""
+        self._leaving = self._leaving or End()
+        self.drop()
+        await self._stop()
+
+    def drop(self) -> None:
+        """Drop the connection without a close frame; come back as after a network failure."""
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+    async def _stop(self) -> None:
+        task = self._task
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self, first: asyncio.Future[None]) -> None:
+        end = End()
+        try:
+            while True:
+                end = await self._connection(first)
+                if self._leaving is not None:
+                    return
+                step = after_end(end, self._backoff, self._limits.restart_window)
+                if step.fresh_token:
+                    self._known_token = None
+                if step.wait is None:
+                    return
+                await self._sleep(step.wait)
+        except asyncio.CancelledError:
+            if self._leaving is None:
+                raise
+        except Exception as error:
+            _report("the client's connection failed", error)
+        finally:
+            self._finish(self._leaving or end, first)
+
+    def _finish(self, end: End, first: asyncio.Future[None]) -> None:
+        self.ended = end
+        self._outbox.clear()
+        futures, self._futures = self._futures, {}
+        for future in (first, *futures.values()):
+            _fail(future, ConnectionEnded(*end))
+        self._watch.end(end)
+        self.on_end(end)
+
+    # One connection
+
+    async def _connection(self, first: asyncio.Future[None]) -> End:
+        try:
+            if self._known_token is None:
+                self._known_token = await self._ask_for_token()
+            socket = await connect(
+                self._url,
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
+                compression=None,
+                proxy=None,
+                open_timeout=OPEN_WITHIN,
+                close_timeout=LEAVE_WITHIN,
+                ping_interval=self._ping_interval,
+                max_size=LARGEST_FRAME,
+                max_queue=256,
+            )
+        except InvalidStatus as refused:
+            return End(status=refused.response.status_code)
+        except (OSError, WebSocketException):
+            return End()
+        except _NoToken:
+            return End()
+        writer: asyncio.Task[None] | None = None
+        try:
+            await self._greet(socket, self._known_token)
+            writer = asyncio.create_task(self._write(socket))
+            if not first.done():
+                first.set_result(None)
+            while True:
+                self._take(_decoded(await socket.recv(decode=False)))
+        except ConnectionClosed:
+            return End(socket.close_code)
+        except (TimeoutError, NotUnderstood):
+            return End()
+        finally:
+            self._socket = None
+            self._notes.clear()
+            self._outbox.lost()
+            if writer is not None:
+                writer.cancel()
+                await asyncio.wait([writer])
+            socket.transport.abort()
+            await socket.wait_closed()
+
+    async def _ask_for_token(self) -> str:
+        if isinstance(self._token, str):
+            return self._token
+        try:
+            return await self._token()
+        except Exception as error:
+            _report("the client's token could not be had; it is tried again", error)
+            raise _NoToken from error
+
+    async def _greet(self, socket: ClientConnection, token: str) -> None:
+        hello = {"type": "hello", "token": token, **self._hello()}
+        async with asyncio.timeout(OPEN_WITHIN):
+            await socket.send(orjson.dumps(hello), text=True)
+            while True:
+                frame = _decoded(await socket.recv(decode=False))
+                if frame.get("type") == "welcome":
+                    break
+        self._limits = self._welcomed(frame)
+        self._socket = socket
+        self._backoff.reset()
+        self._hand_on(frame)
+
+    async def _write(self, socket: ClientConnection) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(ConnectionClosed):
+            while True:
+                self._wake.clear()
+                await self._flush(socket)
+                at = self._outbox.next_at(sends=not self.holding)
+                if at is not None and at <= loop.time():
+                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(at):
+                        await self._wake.wait()
+
+    async def _flush(self, socket: ClientConnection) -> None:
+        while self._notes:
+            note = self._notes.pop(next(iter(self._notes)))
+            await socket.send(note, text=True)
+        now = asyncio.get_running_loop().time()
+        for request in self._outbox.take(now, sends=not self.holding):
+            await socket.send(request.data, text=True)
+
+    # Frames
+
+    def _take(self, frame: Frame) -> None:
+        kind, ref = frame.get("type"), frame.get("ref")
+        request = self._outbox.get(ref)
+        if request is not None and kind == "error" and frame.get("code") in RETRIED:
+            wait = frame.get("retry_after")
+            wait = float(wait) if isinstance(wait, int | float) else None
+            now = asyncio.get_running_loop().time()
+            self._outbox.postpone(request.ref, now, frame["code"], wait)
+            self._wake.set()
+            return
+        answers = kind in ANSWERS or kind == "error"
+        self._received(frame, request if answers else None)
+        if request is not None and answers:
+            self.settle(request.ref, frame)
+
+    def settle(self, ref: str, answer: Frame) -> None:
+        """Give the request under `ref` its answer."""
+        if self._outbox.settle(ref) is None:
+            return
+        self._wake.set()
+        future = self._futures.pop(ref, None)
+        if future is None or future.done():
+            return
+        if answer.get("type") == "error":
+            _fail(future, RequestFailed(str(answer.get("code")), str(answer.get("message"))))
+        else:
+            future.set_result(answer)
+
+    def hand_on(self, frame: Frame) -> None:
+        """Show a frame to `on_frame` and to those who wait for one."""
+        self._hand_on(frame)
+
+    def _hand_on(self, frame: Frame) -> None:
+        self.seen += 1
+        self._recent.append((self.seen, frame))
+        self._watch.add(frame)
+        call(self._on_frame, frame)
+
+    async def wait_for(
+        self, predicate: Callable[[Frame], object], timeout: float | None, since: int
+    ) -> Frame:
+        past = [frame for number, frame in self._recent if number > since]
+        return await self._watch.wait(predicate, past, timeout, self.ended)
+
+    # Requests and notes
+
+    async def ask(self, frame: Frame, *, is_send: bool = False) -> Frame:
+        """The answer to a request. Raises what the module's docstring draws."""
+        if self._task is None:
+            raise RuntimeError("start the client first")
+        if self.ended is not None:
+            raise ConnectionEnded(*self.ended)
+        ref = self.put(frame, is_send=is_send)
+        future = self._futures[ref] = asyncio.get_running_loop().create_future()
+        try:
+            return await future
+        finally:
+            if not future.done() or future.cancelled():
+                self._futures.pop(ref, None)
+                self._outbox.withdraw(ref)
+
+    def put(self, frame: Frame, *, is_send: bool = False, quiet: bool = False) -> str:
+        """Put a request on its way, and tell its ref; `quiet` ones die with the socket."""
+        ref = str(uuid4())
+        frame = {**frame, "ref": ref}
+        data = orjson.dumps(frame)
+        if len(data) > self._limits.frame_bytes:
+            # The server would close the socket, and again for every attempt.
+            raise RequestFailed(
+                ErrorCode.TOO_LARGE, f"a frame has at most {self._limits.frame_bytes} bytes"
+            )
+        self._outbox.put(Request(ref, frame, data, is_send, quiet))
+        self._wake.set()
+        return ref
+
+    def note(self, frame: Frame, key: str = "") -> None:
+        """Put a frame without an answer on its way; a newer one of its kind replaces it."""
+        if self._socket is not None:
+            kind = f"{frame['type']} {key}"
+            self._notes.pop(kind, None)
+            self._notes[kind] = orjson.dumps(frame)
+            self._wake.set()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def written(self) -> None:
+        """Wait until the notes are written, if there is a socket."""
+        if self._socket is not None:
+            with suppress(ConnectionClosed):
+                await self._flush(self._socket)
+
+    async def refresh(self, token: str) -> None:
+        await self.ask({"type": "refresh", "token": token})
+        self._known_token = token
+        if isinstance(self._token, str):
+            self._token = token
+
+
+class _NoToken(Exception):
+    """The token callable raised."""
+
+
+class CustomerClient:
+    """A customer's app: one conversation, held in `messages`.
+
+    `token` is a JWT, or what is asked for one, and again when it has expired. `state` is `active`
+    while the chat is on screen. With `auto_ack` every message is acknowledged when it arrives (a
+    burst once); without it only by `ack` and `read`, and a resume begins at the last of them.
+    `on_message` gets each new message in order, one's own too; `on_reload` gets all messages held
+    when they do not follow what was held before; `on_frame` gets every frame as it came.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        state: SessionState | str = SessionState.ACTIVE,
+        installation: str | None = None,
+        auto_ack: bool = True,
+        on_message: Callable[[Message], object] | None = None,
+        on_reload: Callable[[list[Message]], object] | None = None,
+        on_frame: Callable[[Frame], object] | None = None,
+        rng: Random | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        ping_interval: float | None = PING_INTERVAL,
+    ) -> None:
+        self._state = SessionState(state)
+        self._installation = installation
+        self._auto_ack = auto_ack
+        self._on_message = on_message
+        self._on_reload = on_reload
+        self._timeline = Timeline()
+        self._acked = 0  # by the app, without auto_ack
+        self._read = 0
+        self._reload_ref: str | None = None
+        self._watch: _Watch[Message] = _Watch()
+        self.welcome: Welcome | None = None
+        """How the newest session began."""
+        self.status: Status | None = None
+        """What the server last told: unread, read_seq, badge_seq, live."""
+        self._link = _Link(
+            url,
+            token,
+            hello=self._hello,
+            welcomed=self._welcomed,
+            received=self._received,
+            on_frame=on_frame,
+            rng=rng,
+            sleep=sleep,
+            ping_interval=ping_interval,
+        )
+        self._link.on_end = self._watch.end
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages held, in order of seq with no gap, the newest 10,000 at most."""
+        return self._timeline.messages
+
+    @property
+    def seq(self) -> int:
+        """Everything up to this seq has arrived."""
+        return self._timeline.held
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session now."""
+        return self._link.connected
+
+    @property
+    def frames_seen(self) -> int:
+        """How many frames have arrived: a mark for `wait_for`."""
+        return self._link.seen
+
+    async def start(self) -> None:
+        """Connect, and wait for the welcome. After an end, come back and resume.
+
+        Tries until it succeeds or must stay away (`ConnectionEnded`).
+        """
+        await self._link.start()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self, code: int = CloseCode.GOODBYE) -> None:
+        """Close with `code` and stay away. 1000 is a clean leave; 1001 is a page reload."""
+        await self._link.leave(code)
+
+    async def bye(self) -> None:
+        """Say bye, and let the server close."""
+        await self._link.leave(CloseCode.GOODBYE, bye=True)
+
+    async def abort(self) -> None:
+        """Drop the TCP connection without a close frame, and stay away until `start`."""
+        await self._link.abort()
+
+    def drop(self) -> None:
+        """Drop the TCP connection without a close frame, and come back by itself."""
+        self._link.drop()
+
+    # What a customer does
+
+    async def send(self, text: str, data: Mapping[str, Any] | None = None) -> Sent:
+        """Send a message; returns once it is on the server's disk, however long that takes."""
+        frame: Frame = {"type": "send", "text": text}
+        if data is not None:
+            frame["data"] = dict(data)
+        return _understood(await self._link.ask(frame, is_send=True), Sent)
+
+    async def ack(self, seq: int) -> None:
+        """Everything up to `seq` is received. While away: told by the next resume."""
+        self._acked = max(self._acked, seq)
+        self._link.note({"type": "ack", "seq": seq})
+        await self._link.written()
+
+    async def read(self, seq: int | None = None) -> None:
+        """Everything up to `seq` (None: all that has arrived) is seen. While away: told later."""
+        seq = self._timeline.held if seq is None else seq
+        self._read = max(self._read, seq)
+        self._acked = max(self._acked, seq)
+        if seq > 0:
+            self._link.note({"type": "read", "seq": seq})
+            await self._link.written()
+
+    async def set_state(self, state: SessionState | str) -> None:
+        """The chat comes on screen (`active`) or leaves it (`background`).
+
+        Returns once the server has taken it. While away: told by the next hello.
+        """
+        self._state = SessionState(state)
+        if self._link.connected:
+            self._link.note({"type": "state", "state": self._state})
+            await self.ping()
+
+    async def typing(self, on: bool = True) -> None:
+        """Tell the agents; nothing while away."""
+        self._link.note({"type": "typing", "on": on})
+        await self._link.written()
+
+    async def ping(self) -> None:
+        """Wait until the server has answered a ping, and so has read everything before it."""
+        await self._link.ask({"type": "ping"})
+
+    async def refresh(self, token: str) -> None:
+        """Give the session a new token before the old one expires."""
+        await self._link.refresh(token)
+
+    async def history(self, before: int | None = None, limit: int = HISTORY_DEFAULT) -> Page:
+        """The `limit` messages (1 to 200) before `before`, or the newest."""
+        frame: Frame = {"type": "history", "limit": limit}
+        if before is not None:
+            frame["before"] = before
+        return _understood(await self._link.ask(frame), Page)
+
+    async def register_device(
+        self,
+        installation: str,
+        token: str,
+        *,
+        platform: str | None = None,
+        app: str | None = None,
+        environment: str | None = None,
+        locale: str | None = None,
+    ) -> str:
+        """Register this installation's device token; returns the deregistration key."""
+        told = {"platform": platform, "app": app, "environment": environment, "locale": locale}
+        frame: Frame = {"type": "register_device", "installation": installation, "token": token}
+        frame |= {name: value for name, value in told.items() if value is not None}
+        return _understood(await self._link.ask(frame), _Device).deregistration_key
+
+    async def deregister_device(self, installation: str) -> None:
+        """Ring this installation no more."""
+        await self._link.ask({"type": "deregister_device", "installation": installation})
+
+    async def wait_message(
+        self, wanted: int | Callable[[Message], object], timeout: float | None = 10.0
+    ) -> Message:
+        """The message with this seq, or the first one held or to come that fits.
+
+        Raises `TimeoutError` after `timeout` seconds.
+        """
+        fits = wanted if callable(wanted) else lambda message: message.seq == wanted
+        return await self._watch.wait(fits, self.messages, timeout, self._link.ended)
+
+    async def wait_for(
+        self,
+        predicate: Callable[[Frame], object],
+        timeout: float | None = 10.0,
+        *,
+        since: int = 0,
+    ) -> Frame:
+        """The first frame that fits, among the last 1,000 since mark `since` or to come."""
+        return await self._link.wait_for(predicate, timeout, since)
+
+    # What the link asks and tells
+
+    def _hello(self) -> Frame:
+        frame: Frame = {"state": self._state}
+        if self._installation is not None:
+            frame["installation"] = self._installation
+        if self._timeline.epoch is not None:
+            held = self._timeline.held
+            seq = held if self._auto_ack else min(held, max(self._acked, self._first_held()))
+            frame["resume"] = {"epoch": self._timeline.epoch, "seq": seq}
+        return frame
+
+    def _first_held(self) -> int:
+        """What had been read, and so received, before the first message held."""
+        messages = self._timeline.messages
+        return messages[0].seq - 1 if messages else self._timeline.held
+
+    def _welcomed(self, frame: Frame) -> Limits:
+        welcome = self.welcome = _understood(frame, Welcome)
+        same = welcome.epoch == self._timeline.epoch
+        badge_seq = self.status.badge_seq if same and self.status is not None else None
+        self.status = Status(
+            seq=welcome.seq,
+            read_seq=welcome.read_seq,
+            unread=welcome.unread,
+            live=welcome.live,
+            badge_seq=badge_seq,
+        )
+        self._reload_ref = None
+        if not same:
+            self._acked = self._read = 0
+        if self._timeline.welcome(welcome):
+            self._ask_for_page(None)
+        self._link.holding = not self._timeline.caught_up
+        return welcome.limits
+
+    def _received(self, frame: Frame, request: Request | None) -> None:
+        kind = frame.get("type")
+        with suppress(NotUnderstood):  # a seq that was in it is missed, and asked for, later
+            if kind == "message":
+                self._arrived(_understood(frame, Message))
+            elif kind == "sent":
+                self._was_sent(frame, request)
+            elif kind == "status":
+                self.status = _understood(frame, Status)
+            elif request is not None and request.ref == self._reload_ref:
+                self._reload(frame)
+        self._link.holding = not self._timeline.caught_up
+        self._link.wake()
+        self._link.hand_on(frame)
+
+    def _was_sent(self, frame: Frame, request: Request | None) -> None:
+        if request is None or self.welcome is None:
+            return  # whatever it was, its seq is missed, and asked for, later
+        sent = _understood(frame, Sent)
+        message = Message(
+            seq=sent.seq,
+            id=sent.id,
+            author=Author(Role.CUSTOMER, self.welcome.customer),
+            text=request.frame["text"],
+            data=request.frame.get("data"),
+            kind=MessageKind.CHAT,
+            at=sent.at,
+            ref=sent.ref,
+        )
+        self._arrived(message, own=True)
+
+    def _arrived(self, message: Message, *, own: bool = False) -> None:
+        taken = self._timeline.take(message)
+        if taken is Taken.NEW:
+            self._tell([message], ack=not own)
+        elif taken is Taken.GAP:
+            self._ask_for_page(None)
+        if message.ref is not None and not own:
+            self._settle(message)
+
+    def _settle(self, message: Message) -> None:
+        """A send whose answer was lost comes back in the replay, with its ref."""
+        answer = {"type": "sent", "seq": message.seq, "id": message.id, "at": message.at}
+        self._link.settle(message.ref or "", {**answer, "ref": message.ref, "duplicate": True})
+
+    def _ask_for_page(self, before: int | None) -> None:
+        frame: Frame = {"type": "history", "limit": HISTORY_DEFAULT}
+        if before is not None:
+            frame["before"] = before
+        try:
+            self._reload_ref = self._link.put(frame, quiet=True)
+        except OutboxFull:
+            self._link.drop()
+
+    def _reload(self, frame: Frame) -> None:
+        if frame.get("type") != "history":
+            self._link.drop()  # the next welcome begins anew
+            return
+        page = _understood(frame, Page)
+        for message in page.messages:
+            if message.ref is not None:
+                self._settle(message)
+        step = self._timeline.page(page)
+        if not isinstance(step, Reloaded):
+            self._ask_for_page(step)
+            return
+        self._reload_ref = None
+        self._tell(step.new, ack=True, one_by_one=step.connected)
+        if not step.connected:
+            call(self._on_reload, list(self.messages))
+
+    def _tell(self, new: list[Message], *, ack: bool, one_by_one: bool = True) -> None:
+        if new and ack and self._auto_ack:
+            self._link.note({"type": "ack", "seq": self._timeline.held})
+        for message in new:
+            self._watch.add(message)
+            if one_by_one:
+                call(self._on_message, message)
+
+
+class AgentClient:
+    """An agent's desk: the inbox, and the conversations that are open.
+
+    `on_frame` gets every frame as it came, in order; of an open conversation each message once.
+    After a reconnect the open conversations are opened again where they were: their `conversation`
+    frame comes, then each message missed (`more` in it says that even older ones are missing), and
+    the inbox is asked for again if it was.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        on_frame: Callable[[Frame], object] | None = None,
+        rng: Random | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        ping_interval: float | None = PING_INTERVAL,
+    ) -> None:
+        self._open: dict[str, int] = {}  # customer: everything up to this seq has arrived
+        self._reopening: set[str] = set()
+        self._inbox: Frame | None = None
+        self.welcome: AgentWelcome | None = None
+        """How the newest session began."""
+        self._link = _Link(
+            url,
+            token,
+            hello=dict,
+            welcomed=self._welcomed,
+            received=self._received,
+            on_frame=on_frame,
+            rng=rng,
+            sleep=sleep,
+            ping_interval=ping_interval,
+        )
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session now."""
+        return self._link.connected
+
+    @property
+    def frames_seen(self) -> int:
+        """How many frames have arrived: a mark for `wait_for`."""
+        return self._link.seen
+
+    async def start(self) -> None:
+        """Connect, and wait for the welcome; as `CustomerClient.start`."""
+        await self._link.start()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self, code: int = CloseCode.GOODBYE) -> None:
+        """Close with `code` and stay away."""
+        await self._link.leave(code)
+
+    async def bye(self) -> None:
+        """Say bye, and let the server close."""
+        await self._link.leave(CloseCode.GOODBYE, bye=True)
+
+    async def abort(self) -> None:
+        """Drop the TCP connection without a close frame, and stay away until `start`."""
+        await self._link.abort()
+
+    def drop(self) -> None:
+        """Drop the TCP connection without a close frame, and come back by itself."""
+        self._link.drop()
+
+    # What an agent does
+
+    async def inbox(
+        self,
+        cursor: str | None = None,
+        limit: int = HISTORY_DEFAULT,
+        filter: InboxFilter | str = InboxFilter.ALL,
+    ) -> InboxPage:
+        """A page of the tenant's conversations; from then on `inbox_update` frames come."""
+        frame: Frame = {"type": "inbox", "limit": limit, "filter": InboxFilter(filter)}
+        self._inbox = dict(frame)
+        if cursor is not None:
+            frame["cursor"] = cursor
+        return _understood(await self._link.ask(frame), InboxPage)
+
+    async def open(self, customer: str, after: int | None = None) -> Opened:
+        """Follow a conversation; with the messages after `after`, or the newest 50."""
+        frame: Frame = {"type": "open", "customer": customer}
+        if after is not None:
+            frame["after"] = after
+        return _understood(await self._link.ask(frame), Opened)
+
+    async def close_conversation(self, customer: str) -> None:
+        """Follow it no more."""
+        self._open.pop(customer, None)
+        await self._link.ask({"type": "close", "customer": customer})
+
+    async def send(
+        self, customer: str, text: str, data: Mapping[str, Any] | None = None
+    ) -> AgentSent:
+        """Send a message; returns once it is on the server's disk, and where it went."""
+        frame: Frame = {"type": "send", "customer": customer, "text": text}
+        if data is not None:
+            frame["data"] = dict(data)
+        return _understood(await self._link.ask(frame, is_send=True), AgentSent)
+
+    async def read(self, customer: str, seq: int) -> None:
+        """Move the agents' shared read mark; nothing while away."""
+        self._link.note({"type": "read", "customer": customer, "seq": seq}, customer)
+        await self._link.written()
+
+    async def typing(self, customer: str, on: bool = True) -> None:
+        """Tell the customer and the other agents; nothing while away."""
+        self._link.note({"type": "typing", "customer": customer, "on": on}, customer)
+        await self._link.written()
+
+    async def history(
+        self, customer: str, before: int | None = None, limit: int = HISTORY_DEFAULT
+    ) -> Page:
+        """The `limit` messages (1 to 200) before `before`, or the newest."""
+        frame: Frame = {"type": "history", "customer": customer, "limit": limit}
+        if before is not None:
+            frame["before"] = before
+        return _understood(await self._link.ask(frame), Page)
+
+    async def end(self, customer: str) -> None:
+        """End the conversation: it is no longer live."""
+        await self._link.ask({"type": "end", "customer": customer})
+
+    async def ping(self) -> None:
+        """Wait until the server has answered a ping, and so has read everything before it."""
+        await self._link.ask({"type": "ping"})
+
+    async def refresh(self, token: str) -> None:
+        """Give the session a new token before the old one expires."""
+        await self._link.refresh(token)
+
+    async def wait_for(
+        self,
+        predicate: Callable[[Frame], object],
+        timeout: float | None = 10.0,
+        *,
+        since: int = 0,
+    ) -> Frame:
+        """The first frame that fits, among the last 1,000 since mark `since` or to come.
+
+        Raises `TimeoutError` after `timeout` seconds.
+        """
+        return await self._link.wait_for(predicate, timeout, since)
+
+    # What the link asks and tells
+
+    def _welcomed(self, frame: Frame) -> Limits:
+        self.welcome = _understood(frame, AgentWelcome)
+        self._reopening.clear()
+        for customer in self._open:
+            self._reopen(customer)
+        if self._inbox is not None:
+            self._quietly(self._inbox)
+        return self.welcome.limits
+
+    def _reopen(self, customer: str) -> None:
+        self._reopening.add(customer)
+        after = self._open[customer]
+        self._quietly({"type": "open", "customer": customer, "after": after})
+
+    def _quietly(self, frame: Frame) -> None:
+        try:
+            self._link.put(frame, quiet=True)
+        except OutboxFull:
+            self._link.drop()
+
+    def _received(self, frame: Frame, request: Request | None) -> None:
+        kind, customer = frame.get("type"), frame.get("customer")
+        if kind == "conversation" and request is not None:
+            self._opened(frame, request)
+            return
+        if kind in ("message", "sent") and customer in self._open:
+            is_new = self._is_next(str(customer), frame.get("seq"))
+            if kind == "message" and not is_new:
+                return
+        if kind == "error" and request is not None and request.quiet:
+            self._open.pop(request.frame.get("customer", ""), None)
+        self._link.hand_on(frame)
+
+    def _is_next(self, customer: str, seq: object) -> bool:
+        if not isinstance(seq, int) or seq <= self._open[customer]:
+            return False
+        if seq > self._open[customer] + 1:
+            if customer not in self._reopening:
+                self._reopen(customer)
+            return False
+        self._open[customer] = seq
+        return True
+
+    def _opened(self, frame: Frame, request: Request) -> None:
+        customer, seq = str(frame.get("customer")), frame.get("seq")
+        if request.quiet and customer not in self._open:
+            return  # closed meanwhile
+        last = self._open.get(customer, 0)
+        self._reopening.discard(customer)
+        self._open[customer] = seq if isinstance(seq, int) else 0
+        self._link.hand_on(frame)
+        if request.quiet:
+            for message in frame.get("messages", ()):
+                if message["seq"] > last:
+                    self._link.hand_on(message)
+
+
+class _Device(msgspec.Struct, frozen=True):
+    """The part of a `device` frame that is of use."""
+
+    deregistration_key: str
+
+
+def call(callback: Callable[[T], object] | None, argument: T) -> None:
+    """Call back; what the callback raises goes to the loop's exception handler."""
+    if callback is not None:
+        try:
+            callback(argument)
+        except Exception as error:
+            _report("a callback of the client failed", error)
+
+
+def _report(what: str, error: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
+
+
+def _decoded(raw: bytes) -> Frame:
+    """A frame, or an empty one for what is none: a client passes over what it does not know."""
+    try:
+        frame = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return {}
+    return frame if isinstance(frame, dict) else {}
+
+
+def _understood(frame: Frame, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(frame, kind)
+    except msgspec.ValidationError:
+        raise NotUnderstood(str(frame.get("type"))) from None
+
+
+def _fail(future: asyncio.Future[Any], error: ClientError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # whoever was to wait may be gone: no complaint from the loop then

@@ -1,0 +1,377 @@
+"""The delivery rule against a real backend: when it rings, how often, with what, and when not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from aiohttp import web
+
+from gateway.protocol import Role
+from tests.running import PATIENT, QUICK, Call, Running, running
+
+SLOW_ACK = QUICK | {"ack_timeout": 60.0, "max_hold": 60.0}
+
+
+class Gate:
+    """An answer that waits until the test lets it go."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
+        self.open = asyncio.Event()
+
+    async def __call__(self, call: Call) -> web.StreamResponse:
+        await self.open.wait()
+        return web.Response(status=self.status)
+
+
+async def events(it: Running, seq: int, name: str) -> list[dict[str, object]]:
+    return [e for e in (await it.outcome(seq))["events"] if e["event"] == name]
+
+
+async def test_messages_while_the_backend_is_slow_become_one_further_ring(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.write(text="one")
+        assert (await it.backend.take()).badge == 1
+        await it.write(text="two")
+        last = await it.write(text="three")
+        gate.open.set()
+        further = await it.backend.take()
+        assert (further.badge, further.ring["seq"]) == (3, last)
+        await it.settled(last, "pushed")
+        assert len(it.backend.calls) == 2
+
+
+async def test_a_thousand_messages_in_an_outage_cost_one_ring_and_one_further(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.answers.extend([503] * 5)
+        gate = Gate(503)
+        it.backend.answers.append(gate)
+        await it.write(text="first")
+        for _ in range(6):
+            first = await it.backend.take()
+        await asyncio.gather(*(it.write(text=f"m{i}") for i in range(1000)))
+        gate.open.set()
+        again = await it.backend.take()
+        assert again.raw == first.raw
+        further = await it.backend.take()
+        assert further.badge == 1001
+        await it.settled(1001, "pushed")
+        assert len({call.headers["webhook-id"] for call in it.backend.calls}) == 2
+        assert it.gateway.store.counters["acme", "pushed"] == 1001
+
+
+async def test_a_retry_sends_the_same_bytes_under_the_same_id(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.answers.extend([500, 429, 408])
+        await it.write()
+        calls = [await it.backend.take() for _ in range(4)]
+        assert len({call.raw for call in calls}) == 1
+        assert len({call.headers["webhook-id"] for call in calls}) == 1
+        told = await it.settled(1, "pushed")
+        attempts = [e for e in told["events"] if e["event"] == "attempt"]
+        assert [e["verdict"] for e in attempts] == ["retry", "retry", "retry", "accepted"]
+
+
+async def test_a_ring_that_waits_is_cancelled_when_the_customer_acks(tmp_path: Path) -> None:
+    push = {"retry_first": 60.0, "retry_max": 60.0}
+    async with running(tmp_path, push=push, delivery=SLOW_ACK) as it:
+        await it.register()
+        it.backend.answers.append(web.Response(status=503, headers={"Retry-After": "1"}))
+        await it.write()
+        await it.backend.take()
+        while not await events(it, 1, "attempt"):
+            await it.next_commit().wait()
+        customer = await it.customer()
+        await customer.take("message")
+        await customer.send("ack", seq=1)
+        assert (await it.settled(1, "acked"))["outcome"] == "acked"
+        assert len(it.backend.calls) == 1
+
+
+async def test_within_the_grace_a_reload_rings_nobody(tmp_path: Path) -> None:
+    delivery = QUICK | {"disconnect_grace": 60.0, "ack_timeout": 60.0, "max_hold": 60.0}
+    async with running(tmp_path, delivery=delivery) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        customer.vanish()
+        await agent.take("presence", in_chat=False)
+        sent = await agent.ask("send", "sent", customer="c-42", text="still there?")
+        assert sent["route"] == "push"
+        back = await it.customer()
+        assert (await back.take("message"))["text"] == "still there?"
+        await back.send("ack", seq=1)
+        await it.settled(1, "acked")
+        assert it.backend.calls == []
+
+
+async def test_a_bye_has_no_grace(tmp_path: Path) -> None:
+    delivery = QUICK | {"disconnect_grace": 60.0, "ack_timeout": 60.0, "max_hold": 60.0}
+    async with running(tmp_path, delivery=delivery) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="bye?")
+        await customer.take("message")
+        await customer.send("bye")
+        assert await customer.closed() == 1000
+        assert (await it.backend.take()).badge == 1
+
+
+async def test_leaving_with_unacked_messages_rings_after_the_grace(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=SLOW_ACK) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="hello")
+        await customer.take("message")
+        customer.vanish()
+        assert (await it.backend.take()).badge == 1
+
+
+async def test_an_ack_from_the_background_counts_once_the_session_is_active(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=SLOW_ACK) as it:
+        customer = await it.customer(state="background")
+        await it.write()
+        await customer.take("message")
+        await customer.send("ack", seq=1)
+        await customer.quiet()
+        assert (await it.settled(1, "undeliverable"))["reason"] == "no_device"
+        await customer.send("state", state="active")
+        await it.settled(1, "acked")
+
+
+async def test_a_partial_ack_leaves_the_rest_to_the_push(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="one")
+        await agent.ask("send", "sent", customer="c-42", text="two")
+        await customer.take("message", seq=2)
+        await customer.send("ack", seq=1)
+        call = await it.backend.take()
+        assert (call.ring["seq"], call.badge) == (2, 2)
+        await it.settled(2, "pushed")
+        assert (await it.outcome(1))["outcome"] == "acked"
+
+
+async def test_a_flapping_phone_still_rings(tmp_path: Path) -> None:
+    delivery = QUICK | {"ack_timeout": 0.5, "max_hold": 1.0, "disconnect_grace": 0.5}
+    async with running(tmp_path, delivery=delivery) as it:
+        await it.register()
+        await it.customer()
+        agent = await it.agent()
+        await agent.ask("send", "sent", customer="c-42", text="hello")
+        rung = asyncio.create_task(it.backend.take())
+        while not rung.done():
+            phone = await it.customer()
+            phone.vanish()
+        assert (await rung).badge == 1
+
+
+async def test_a_dead_token_is_never_called_again_and_the_message_says_why(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.answers.append(410)
+        await it.write()
+        told = await it.settled(1, "undeliverable")
+        assert told["reason"] == "token_dead"
+        assert (await it.settled(await it.write(), "undeliverable"))["reason"] == "token_dead"
+        assert len(it.backend.calls) == 1
+        status, listed = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        assert [device["state"] for device in listed["devices"]] == ["dead"]
+
+
+async def test_a_rejected_token_in_a_200_is_dead_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register(token="t-1")
+        it.backend.answers.append(web.json_response({"rejected": ["t-1"]}))
+        await it.write()
+        assert (await it.settled(1, "undeliverable"))["reason"] == "token_dead"
+
+
+async def test_a_refused_ring_is_a_dead_letter_and_the_next_message_rings_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.answers.append(422)
+        await it.write()
+        assert (await it.settled(1, "undeliverable"))["reason"] == "refused"
+        await it.settled(await it.write(), "pushed")
+        assert (await it.outcome(1))["outcome"] == "undeliverable"
+
+
+async def test_a_misconfigured_endpoint_is_retried_and_no_token_dies(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.answers.extend([404, 401, 403, web.Response(status=302)])
+        await it.write()
+        told = await it.settled(1, "pushed")
+        verdicts = [e["verdict"] for e in told["events"] if e["event"] == "attempt"]
+        assert verdicts == ["misconfigured"] * 4 + ["accepted"]
+
+
+async def test_with_two_devices_one_acceptance_is_enough(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register(installation="phone", token="t-1")
+        await it.register(installation="tablet", token="t-2")
+        it.backend.answers.append(422)
+        await it.write()
+        await it.settled(1, "pushed")
+        assert len(it.backend.calls) == 2
+
+
+async def test_a_message_expires_while_the_backend_is_down(tmp_path: Path) -> None:
+    push = {"expires_after": "1s"}
+    async with running(tmp_path, push=push) as it:
+        await it.register()
+        it.backend.answers.extend([503] * 1000)
+        await it.write()
+        told = await it.settled(1, "expired")
+        assert told["reason"] == "expired"
+        customer = await it.customer()
+        await customer.take("message")
+        await customer.send("ack", seq=1)
+        await it.settled(1, "acked")
+
+
+async def test_an_acceptance_after_the_expiry_makes_it_pushed(tmp_path: Path) -> None:
+    async with running(tmp_path, push={"expires_after": "1s"}) as it:
+        await it.register()
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.write()
+        await it.backend.take()
+        await it.settled(1, "expired")
+        gate.open.set()
+        await it.settled(1, "pushed")
+
+
+async def test_an_ack_during_the_call_is_the_outcome_and_the_ring_a_fact_beside_it(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=SLOW_ACK) as it:
+        await it.register()
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.write()
+        await it.backend.take()
+        customer = await it.customer()
+        await customer.take("message")
+        await customer.send("ack", seq=1)
+        await it.settled(1, "acked")
+        gate.open.set()
+        while not await events(it, 1, "rang_after_ack"):
+            await it.next_commit().wait()
+        assert (await it.outcome(1))["outcome"] == "acked"
+
+
+async def test_registering_rearms_what_lacked_a_device(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.write(text="nobody to ring")
+        assert (await it.settled(1, "undeliverable"))["reason"] == "no_device"
+        await it.register()
+        assert (await it.backend.take()).body["payload"]["aps"]["alert"]["body"] == "nobody to ring"
+        await it.settled(1, "pushed")
+
+
+async def test_a_new_token_replaces_the_old_one_even_for_a_waiting_ring(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register(token="old")
+        gate = Gate(503)
+        it.backend.answers.append(gate)
+        await it.write()
+        assert (await it.backend.take()).body["deviceToken"] == "old"
+        await it.register(token="new")
+        gate.open.set()
+        assert (await it.backend.take()).body["deviceToken"] == "new"
+        await it.settled(1, "pushed")
+        assert [call.body["deviceToken"] for call in it.backend.calls] == ["old", "new"]
+
+
+async def test_a_phone_that_changed_hands_never_rings_for_the_first_person(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register("anna", token="t-1")
+        gate = Gate(410)
+        it.backend.answers.append(gate)
+        await it.write("anna", "for anna")
+        await it.backend.take()
+        await it.register("ben", token="t-1")
+        assert (await it.settled(1, "undeliverable", "anna"))["reason"] == "no_device"
+        gate.open.set()  # a late verdict of the first owner's ring
+        await it.write("ben", "for ben")
+        call = await it.backend.take()
+        assert call.ring["customer"] == "ben"
+        await it.settled(1, "pushed", "ben")
+        await it.settled(await it.write("anna", "again"), "undeliverable", "anna")
+        assert [call.ring["customer"] for call in it.backend.calls] == ["anna", "ben"]
+
+
+async def test_what_was_committed_before_a_stop_rings_after_the_start(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent()
+        await agent.ask("send", "sent", customer="c-42", text="before")
+        await customer.take("message")
+        assert it.backend.calls == []
+    async with running(tmp_path) as it:
+        assert (await it.backend.take()).badge == 1
+        await it.settled(1, "pushed")
+
+
+async def test_sessions_closed_by_a_restart_come_back_unrung(tmp_path: Path) -> None:
+    delivery = QUICK | {"restart_grace": 60.0, "max_hold": 60.0}
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent()
+        await agent.ask("send", "sent", customer="c-42", text="before")
+        await customer.take("message")
+        epoch = customer.welcome["epoch"]
+    assert await customer.closed() == 1012
+    async with running(tmp_path, delivery=delivery) as it:
+        back = await it.customer(resume={"epoch": epoch, "seq": 1})
+        assert back.welcome["resumed"] is True
+        await it.settled(1, "acked")
+        assert it.backend.calls == []
+
+
+async def test_a_proactive_message_rings_with_its_title(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.write(title="Sale", text="Everything must go")
+        call = await it.backend.take()
+        assert call.body["payload"]["aps"]["alert"] == {
+            "title": "Sale",
+            "body": "Everything must go",
+        }
+        assert call.ring["kind"] == "proactive"
+
+
+async def test_a_system_message_neither_rings_nor_counts(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.write(text="agent changed", kind="system")
+        await it.write(text="real")
+        call = await it.backend.take()
+        assert (call.badge, call.ring["seq"]) == (1, 2)
+        await it.settled(2, "pushed")
+        assert (await it.outcome(1))["outcome"] is None
+        assert it.gateway.store.counters["acme", "accepted"] == 1
