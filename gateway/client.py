@@ -130,28 +130,28 @@ class _Watch(Generic[T]):
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[T], Callable[[T], object]] = {}
+        self.ended: End | None = None
 
     def add(self, item: T) -> None:
         for future, predicate in tuple(self._waiting.items()):
             if not future.done() and predicate(item):
                 future.set_result(item)
 
-    def end(self, end: End) -> None:
-        for future in self._waiting:
-            _fail(future, ConnectionEnded(*end))
+    def end(self, end: End | None) -> None:
+        """Nothing will arrive any more (None: it will again)."""
+        self.ended = end
+        if end is not None:
+            for future in self._waiting:
+                _fail(future, ConnectionEnded(*end))
 
     async def wait(
-        self,
-        predicate: Callable[[T], object],
-        past: Iterable[T],
-        timeout: float | None,
-        ended: End | None,
+        self, predicate: Callable[[T], object], past: Iterable[T], timeout: float | None
     ) -> T:
         for item in past:
             if predicate(item):
                 return item
-        if ended is not None:
-            raise ConnectionEnded(*ended)
+        if self.ended is not None:
+            raise ConnectionEnded(*self.ended)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting[future] = predicate
         try:
@@ -200,7 +200,7 @@ class _Link:
         self._leaving: End | None = None
         self._recent: deque[tuple[int, Frame]] = deque(maxlen=RECENT)
         self._watch: _Watch[Frame] = _Watch()
-        self.on_end: Callable[[End], None] = lambda end: None
+        self.on_end: Callable[[End | None], None] = lambda end: None
         self.holding = False
         """Whether sends wait until what was missed has arrived."""
         self.ended: End | None = None
@@ -215,7 +215,8 @@ class _Link:
 
     async def start(self) -> None:
         if self._task is None or self._task.done():
-            self.ended = self._leaving = self._known_token = None
+            self._leaving = self._known_token = None
+            self._ended(None)
             self._first = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._run(self._first))
         assert self._first is not None  # noqa: S101  (made with the task)
@@ -280,11 +281,15 @@ class _Link:
             self._finish(self._leaving or end, first)
 
     def _finish(self, end: End, first: asyncio.Future[None]) -> None:
-        self.ended = end
         self._outbox.clear()
         futures, self._futures = self._futures, {}
-        for future in (first, *futures.values()):
+        _fail(first, ConnectionEnded(*end))
+        for future in futures.values():
             _fail(future, ConnectionEnded(*end))
+        self._ended(end)
+
+    def _ended(self, end: End | None) -> None:
+        self.ended = end
         self._watch.end(end)
         self.on_end(end)
 
@@ -350,10 +355,10 @@ class _Link:
                 frame = _decoded(await socket.recv(decode=False))
                 if frame.get("type") == "welcome":
                     break
-        self._limits = self._welcomed(frame)
         self._socket = socket
+        self._limits = self._welcomed(frame)
         self._backoff.reset()
-        self._hand_on(frame)
+        self.hand_on(frame)
 
     async def _write(self, socket: ClientConnection) -> None:
         loop = asyncio.get_running_loop()
@@ -408,9 +413,6 @@ class _Link:
 
     def hand_on(self, frame: Frame) -> None:
         """Show a frame to `on_frame` and to those who wait for one."""
-        self._hand_on(frame)
-
-    def _hand_on(self, frame: Frame) -> None:
         self.seen += 1
         self._recent.append((self.seen, frame))
         self._watch.add(frame)
@@ -420,7 +422,7 @@ class _Link:
         self, predicate: Callable[[Frame], object], timeout: float | None, since: int
     ) -> Frame:
         past = [frame for number, frame in self._recent if number > since]
-        return await self._watch.wait(predicate, past, timeout, self.ended)
+        return await self._watch.wait(predicate, past, timeout)
 
     # Requests and notes
 
@@ -670,7 +672,7 @@ class CustomerClient:
         Raises `TimeoutError` after `timeout` seconds.
         """
         fits = wanted if callable(wanted) else lambda message: message.seq == wanted
-        return await self._watch.wait(fits, self.messages, timeout, self._link.ended)
+        return await self._watch.wait(fits, self.messages, timeout)
 
     async def wait_for(
         self,
@@ -713,6 +715,8 @@ class CustomerClient:
         self._reload_ref = None
         if not same:
             self._acked = self._read = 0
+        elif self._read > welcome.read_seq:
+            self._link.note({"type": "read", "seq": self._read})
         if self._timeline.welcome(welcome):
             self._ask_for_page(None)
         self._link.holding = not self._timeline.caught_up
@@ -1045,9 +1049,10 @@ def _decoded(raw: bytes) -> Frame:
 
 def _understood(frame: Frame, kind: type[T]) -> T:
     try:
-        return msgspec.convert(frame, kind)
+        understood: T = msgspec.convert(frame, kind)
     except msgspec.ValidationError:
         raise NotUnderstood(str(frame.get("type"))) from None
+    return understood
 
 
 def _fail(future: asyncio.Future[Any], error: ClientError) -> None:

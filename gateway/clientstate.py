@@ -1,4 +1,4 @@
-"""What a client knows and decides, without I/O: what it holds, what it still has to send, what next.
+"""What a client knows and decides, without I/O: what it holds, what it has to send, what is next.
 
 Theory of operation. `gateway.client` owns the sockets and asks this module at every turn:
 

@@ -384,7 +384,8 @@ async def running(
     """A gateway over the database in `directory`; run it again there to restart it."""
     async with backend() if backend_ is None else _given(backend_) as it:
         configured = settings(directory, it.url, **options)
-        async with Gateway(configured) as gateway, Running(gateway, it) as all_of_it:
+        gateway = Gateway(configured)
+        async with Running(gateway, it) as all_of_it, gateway:  # clients outlive the gateway
             yield all_of_it
 
 
