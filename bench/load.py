@@ -1,4 +1,4 @@
-"""The clients of the measurements: little work per frame, so that the server is what is seen.
+"""The clients of the measurements: little work per frame, so that the server is what is seen."""
 
 from __future__ import annotations
 

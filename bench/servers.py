@@ -1,4 +1,4 @@
-"""What is measured, each in a process of its own: a gateway, and the bare echo that it is held to."""
+"""What is measured, in processes of their own: a gateway, and the bare echo it is held to."""
 
 from __future__ import annotations
 

@@ -227,6 +227,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return _problem(
             FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same key")
         )
+    except web.RequestPayloadError:
+        return _problem(FrameError(ErrorCode.BAD_FRAME, "the body cannot be read as it was sent"))
     except web.HTTPRequestEntityTooLarge:
         return _problem(FrameError(ErrorCode.TOO_LARGE, "the body is too large"))
     except web.HTTPUnsupportedMediaType as error:

@@ -133,9 +133,12 @@ class _Watch(Generic[T]):
         self.ended: End | None = None
 
     def add(self, item: T) -> None:
-        for future, predicate in tuple(self._waiting.items()):
-            if not future.done() and predicate(item):
-                future.set_result(item)
+        for future, predicate in self._waiting.items():
+            try:
+                if not future.done() and predicate(item):
+                    future.set_result(item)
+            except Exception as error:  # the predicate's: its owner's to see
+                future.set_exception(error)
 
     def end(self, end: End | None) -> None:
         """Nothing will arrive any more (None: it will again)."""
@@ -433,7 +436,8 @@ class _Link:
         if self.ended is not None:
             raise ConnectionEnded(*self.ended)
         ref = self.put(frame, is_send=is_send)
-        future = self._futures[ref] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self._futures[ref] = future
         try:
             return await future
         finally:

@@ -372,10 +372,9 @@ class Outbox:
         request.due = now + retry_after
         if code == ErrorCode.RATE_LIMITED:
             self._window = 1
-        if request.written:
-            request.written = False
-            self._under_way -= request.is_send
-            self._sort()
+        self._under_way -= request.is_send and request.written
+        request.written = False
+        self._sort()
 
     def lost(self) -> None:
         """The socket is gone: what was written on it has to be written again."""
@@ -469,16 +468,10 @@ class Timeline:
         if message.seq <= self.held:
             return Taken.KNOWN
         if message.seq > self.held + 1:
-            self.gap(message)
+            self._reload(self.held, message)
             return Taken.GAP
         self._hold([message])
         return Taken.NEW
-
-    def gap(self, message: Message | None = None) -> None:
-        """Something is missing: begin to reload from what is held."""
-        self._reload(self.held)
-        if message is not None and self._pages is not None:
-            self._pages[message.seq] = message
 
     def page(self, page: Page) -> int | Reloaded:
         """A page of history came: the seq before which to ask for the next one, or the end."""
@@ -490,8 +483,8 @@ class Timeline:
             return lowest
         return self._finish(self._pages)
 
-    def _reload(self, floor: int) -> None:
-        self._pages = {}
+    def _reload(self, floor: int, *arrived: Message) -> None:
+        self._pages = {message.seq: message for message in arrived}
         self._floor = floor
 
     def _finish(self, pages: Mapping[int, Message]) -> Reloaded:

@@ -6,6 +6,7 @@ last conversation shown, opaque to clients.
 
 from __future__ import annotations
 
+import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from typing import Any
@@ -96,7 +97,10 @@ def _cursor(c: Conversation) -> str:
 def _read_cursor(cursor: str) -> tuple[float, int]:
     try:
         at, _, id = urlsafe_b64decode(cursor.encode()).decode().partition(" ")
-        return float(at), int(id)
+        place = float(at), int(id)
+        if not (math.isfinite(place[0]) and 0 <= place[1] < 2**63):
+            raise ValueError
+        return place
     except ValueError:
         raise FrameError(
             ErrorCode.BAD_FRAME, "cursor: not one of ours; give the one of the page before"

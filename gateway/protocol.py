@@ -859,7 +859,7 @@ def _depth(raw: str) -> int:
 
 # What a schema cannot say
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, surrogates
 _WORDED: Final = frozenset({Send, AgentSend, PostMessage})
 _IDS: Final = frozenset(
     {"ref", "customer", "installation", "platform", "app", "environment", "locale", "cursor"}
@@ -883,9 +883,9 @@ _PLAIN: Final[Mapping[type, tuple[str, ...]]] = {
 
 
 def _check_plain(text: str, name: str, frame: Any) -> None:
-    if _CONTROL.search(text):
+    if _UNFIT.search(text):
         ref = getattr(frame, "ref", None)
-        clean = None if ref is None or _CONTROL.search(ref) else ref
+        clean = None if ref is None or _UNFIT.search(ref) else ref
         raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain control characters", clean)
 
 
@@ -1032,6 +1032,3 @@ def _ref(told: Any) -> str | None:
     if not isinstance(ref, str) or not 1 <= len(ref) <= REF_CHARS or _UNFIT.search(ref):
         return None
     return ref
-
-
-_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

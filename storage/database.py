@@ -20,8 +20,8 @@ import aiosqlite
 
 from storage.errors import CannotOpen, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
+from storage.sql import Statement
 
-Statement = tuple[str, tuple[Any, ...]]
 Rows = list[tuple[Any, ...]]
 
 

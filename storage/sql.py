@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 
-from storage.database import Statement
 from storage.records import (
     Conversation,
     Device,
@@ -22,6 +21,9 @@ from storage.records import (
     Span,
 )
 from storage.schema import COUNTED
+
+Statement = tuple[str, tuple[Any, ...]]
+"""One SQL statement and its parameters."""
 
 MESSAGE = tuple(Message.__struct_fields__)
 DEVICE = tuple(Device.__struct_fields__)
@@ -177,6 +179,11 @@ LOAD_DUE = """
 MAX_CONVERSATION = "SELECT coalesce(max(id), 0) FROM conversations"
 MAX_DEVICE = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'devices'"
 PUT_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
+TOUCH = (
+    "INSERT INTO meta (name, value) VALUES ('probe', hex(zeroblob(8192)))",
+    "DELETE FROM meta WHERE name = 'probe'",
+)
+"""Take a few pages and give them back: fails where the disk is full."""
 RENEW_EPOCH = "UPDATE meta SET value = ? WHERE name = 'epoch'"
 FORGET_DEVICES = "DELETE FROM devices WHERE state <> 'live' AND state_at < ?"
 

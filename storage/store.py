@@ -387,5 +387,8 @@ class Store:
         return found + (await self._fetch(missing, self._database.read) if missing else [])
 
     async def check(self) -> None:
-        """Raise `Unavailable` unless the database can be written now."""
-        await self._database.write([("UPDATE meta SET value = value WHERE name = 'epoch'", ())])
+        """Raise `Unavailable` unless the database can be written, and grow, now.
+
+        In the queue like every other write: the connection has one transaction at a time.
+        """
+        await self.submit(lambda tx: tx.touch(), Needs())

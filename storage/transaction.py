@@ -20,7 +20,6 @@ import msgspec
 import orjson
 
 from storage import outcomes, sql
-from storage.database import Statement
 from storage.outcomes import Move, Trigger
 from storage.records import (
     Conversation,
@@ -33,6 +32,7 @@ from storage.records import (
     Outcome,
     Span,
 )
+from storage.sql import Statement
 
 replace = msgspec.structs.replace
 
@@ -97,6 +97,7 @@ class Transaction:
         self._accepted: list[str] = []
         self._spans: list[tuple[int, int, Span | None]] = []
         self._undo: list[Callable[[], Any]] = []
+        self._touched = False
 
     # What is known
 
@@ -289,6 +290,10 @@ class Transaction:
         text = orjson.dumps(told).decode() if told else None
         self._events.append(Event(conversation.id, from_seq, seq, self.now, event, text))
 
+    def touch(self) -> None:
+        """Write, though nothing changes: whether the disk confirms is what is asked."""
+        self._touched = True
+
     # For the writer
 
     def savepoint(self) -> _Savepoint:
@@ -326,10 +331,11 @@ class Transaction:
         return delta
 
     def statements(self) -> list[Statement]:
-        """What to write: at most nine statements, parents first, deletions before insertions."""
+        """What to write: at most eleven statements, parents first, deletions before insertions."""
         spans = {(id, lo): span for id, lo, span in self._spans}
         gone, kept = self._devices()
         return [
+            *([(probe, ()) for probe in sql.TOUCH] if self._touched else []),
             *sql.statement(
                 sql.UPSERT_CONVERSATIONS, map(sql.conversation_row, self.changed.values())
             ),

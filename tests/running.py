@@ -266,9 +266,7 @@ class Running:
         wire.welcome = await wire.take("welcome")
         return wire
 
-    async def agent(
-        self, sub: str = "a-1", tenant: str = "acme", open: str | None = None
-    ) -> Wire:
+    async def agent(self, sub: str = "a-1", tenant: str = "acme", open: str | None = None) -> Wire:
         wire = await self.raw("/v1/agent")
         await wire.send("hello", token=self.token(Role.AGENT, sub, tenant))
         wire.welcome = await wire.take("welcome")

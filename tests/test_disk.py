@@ -1,0 +1,80 @@
+"""A full disk: sends are refused plainly, reading works, and everything recovers with the space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.protocol import Role
+from tests.running import PATIENT, Running, running
+
+
+async def fill(it: Running) -> None:
+    """SQLite's own limit makes the disk full for real: the write fails with SQLITE_FULL."""
+    ((pages,),) = await it.gateway.database.read_for_write("PRAGMA page_count")
+    await it.gateway.database.read_for_write(f"PRAGMA max_page_count = {pages}")
+
+
+async def empty(it: Running) -> None:
+    await it.gateway.database.read_for_write("PRAGMA max_page_count = 1000000")
+
+
+async def test_with_a_full_disk_sends_are_unavailable_and_reading_works(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="before")
+        await customer.take("message")
+        await fill(it)
+
+        refused, ref = None, ""
+        for i in range(100):  # until the last free bytes of the last pages are used
+            ref = f"r{i}"
+            await agent.send("send", ref=ref, customer="c-42", text="x" * 8000)
+            answer = await agent.next()
+            if answer["type"] == "error":
+                refused = answer
+                break
+        assert refused is not None
+        assert (refused["code"], refused["ref"]) == ("unavailable", ref)
+        history = await customer.ask("history", "history")
+        newest = history["messages"][-1]["seq"]
+        told = [f["seq"] for f in await customer.quiet() if f["type"] == "message"]
+        assert told == list(range(2, newest + 1))
+        status, page = await it.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
+        assert (status, page["messages"][-1]["seq"]) == (200, newest)
+        status, problem = await it.call(
+            "POST",
+            "/v1/messages",
+            Role.SERVICE,
+            json={"customer": "c-42", "text": "x" * 8000},
+        )
+        assert (status, problem["code"]) == (503, "unavailable")
+        late = await it.customer()
+        assert late.welcome["seq"] == newest
+
+        await empty(it)
+        sent = await agent.ask("send", "sent", ref=ref, customer="c-42", text="x" * 8000)
+        assert sent["seq"] == newest + 1
+        assert "duplicate" not in sent
+        assert (await customer.take("message", seq=newest + 1))["text"] == "x" * 8000
+        assert it.gateway.store.counters["acme", "accepted"] == newest + 1
+
+
+async def test_readiness_fails_with_the_disk_and_recovers_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        assert await it.call("GET", "/readyz", listener="admin") == (200, "ok\n")
+        await fill(it)
+        status = 200
+        for i in range(200):
+            await it.call(
+                "POST",
+                "/v1/messages",
+                Role.SERVICE,
+                json={"customer": f"c-{i}", "text": "x" * 8000},
+            )
+            status, _ = await it.call("GET", "/readyz", listener="admin")
+            if status != 200:
+                break
+        assert status == 503
+        await empty(it)
+        assert await it.call("GET", "/readyz", listener="admin") == (200, "ok\n")
