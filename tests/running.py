@@ -1,4 +1,4 @@
-"""What end-to-end tests run against: a real gateway, a real SQLite file, real sockets, a real backend.
+"""What end-to-end tests run against: a real gateway, SQLite file, sockets and customer backend.
 
 Nothing here sleeps to wait: `Wire.take` waits for a frame, `Backend.take` for a call.
 """
@@ -147,7 +147,7 @@ def settings(
         "storage": {"url": f"sqlite:///{directory / 'ringback.db'}"},
         "delivery": QUICK if delivery is None else delivery,
         "limits": limits or {},
-        "tenants": {name: tenant for name in tenants},
+        "tenants": dict.fromkeys(tenants, tenant),
     }
     path = directory / "ringback.toml"
     path.write_text(_toml(told))

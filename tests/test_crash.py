@@ -1,4 +1,4 @@
-"""The process dies: what was confirmed is there after the restart, and still ends in one outcome."""
+"""The process dies: what was confirmed is there after the restart, and ends in one outcome."""
 
 from __future__ import annotations
 
@@ -113,22 +113,21 @@ async def test_a_ring_whose_answer_a_kill_swallowed_is_repeated_under_its_id(
 
 async def test_sends_confirmed_under_load_survive_a_kill_without_a_gap(tmp_path: Path) -> None:
     confirmed: list[int] = []
-    async with backend() as ears:
-        async with process(tmp_path, ears, PATIENT) as it:
-            await it.customer()
-            agent = await it.agent()
+    async with backend() as ears, process(tmp_path, ears, PATIENT) as it:
+        await it.customer()
+        agent = await it.agent()
 
-            async def confirm() -> None:
-                while True:
-                    confirmed.append((await agent.take("sent"))["seq"])
-                    if len(confirmed) == 50:
-                        os.kill(it.process.pid, signal.SIGKILL)
+        async def confirm() -> None:
+            while True:
+                confirmed.append((await agent.take("sent"))["seq"])
+                if len(confirmed) == 50:
+                    os.kill(it.process.pid, signal.SIGKILL)
 
-            reading = asyncio.create_task(confirm())
-            for i in range(100):
-                await agent.send("send", ref=f"r{i}", customer="c-42", text=f"m{i}")
-            await asyncio.gather(reading, return_exceptions=True)
-            await it.process.wait()
+        reading = asyncio.create_task(confirm())
+        for i in range(100):
+            await agent.send("send", ref=f"r{i}", customer="c-42", text=f"m{i}")
+        await asyncio.gather(reading, return_exceptions=True)
+        await it.process.wait()
     with sqlite3.connect(tmp_path / "ringback.db") as db:
         seqs = [seq for (seq,) in db.execute("SELECT seq FROM messages ORDER BY seq")]
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

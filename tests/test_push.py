@@ -191,7 +191,7 @@ async def test_a_dead_token_is_never_called_again_and_the_message_says_why(
         assert told["reason"] == "token_dead"
         assert (await it.settled(await it.write(), "undeliverable"))["reason"] == "token_dead"
         assert len(it.backend.calls) == 1
-        status, listed = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        _, listed = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
         assert [device["state"] for device in listed["devices"]] == ["dead"]
 
 
