@@ -88,7 +88,7 @@ async def time_to_push(deaths: int, ack_timeout: float) -> tuple[list[float], li
                     headers={"Authorization": f"Bearer {load.token(gateway, Role.CUSTOMER, name)}"},
                 )
                 socket = await load.hello(gateway, Role.CUSTOMER, name)
-                socket.transport.pause_reading()  # type: ignore[attr-defined]
+                socket.transport.pause_reading()
                 rung = ears.listen_for(name)
                 await agent.send(
                     f'{{"type":"send","ref":"{name}","customer":"{name}","text":"hello"}}'

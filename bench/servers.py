@@ -116,9 +116,7 @@ def serve() -> None:
     """Run the gateway as `ringback serve` does, and print its ports."""
     import signal
 
-    import uvloop
-
-    from gateway import logs
+    from gateway import cli, logs
     from gateway.server import Gateway
 
     async def run() -> None:
@@ -130,7 +128,7 @@ def serve() -> None:
             print(json.dumps(it.ports), flush=True)
             await stop.wait()
 
-    uvloop.run(run())
+    cli.run(run())
 
 
 @contextmanager
