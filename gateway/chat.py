@@ -150,11 +150,14 @@ class Chat:
 
     def _enter(self, tx: Transaction, session: CustomerSession) -> None:
         self.hub.join(session)
-        room = self.hub.sessions(session.key)
-        if len(room) > self.limits.sessions:
-            oldest = room[0]
-            tx.after_commit(lambda: oldest.close(CloseCode.TOO_MANY_SESSIONS))
+        tx.after_commit(lambda: self._make_room(session.key))
         tx.after_commit(lambda: self._tell_presence(session.key))
+
+    def _make_room(self, key: Key) -> None:
+        """The oldest sessions go; one that is already closing, however slowly, no longer counts."""
+        here = [session for session in self.hub.sessions(key) if not session.closed]
+        for session in here[: max(0, len(here) - self.limits.sessions)]:
+            session.close(CloseCode.TOO_MANY_SESSIONS)
 
     async def _welcome(self, session: CustomerSession, joined: Joined) -> None:
         c = joined.conversation

@@ -261,6 +261,8 @@ class _Link:
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])
+        if self.ended is None and self._first is not None:  # cancelled before it began
+            self._finish(self._leaving or End(), self._first)
 
     async def _run(self, first: asyncio.Future[None]) -> None:
         end = End()
@@ -389,11 +391,12 @@ class _Link:
     def _take(self, frame: Frame) -> None:
         kind, ref = frame.get("type"), frame.get("ref")
         request = self._outbox.get(ref)
-        if request is not None and kind == "error" and frame.get("code") in RETRIED:
+        code = str(frame.get("code"))
+        if request is not None and kind == "error" and code in RETRIED:
             wait = frame.get("retry_after")
             wait = float(wait) if isinstance(wait, int | float) else None
             now = asyncio.get_running_loop().time()
-            self._outbox.postpone(request.ref, now, frame["code"], wait)
+            self._outbox.postpone(request.ref, now, code, wait)
             self._wake.set()
             return
         answers = kind in ANSWERS or kind == "error"
@@ -742,7 +745,7 @@ class CustomerClient:
         self._link.hand_on(frame)
 
     def _was_sent(self, frame: Frame, request: Request | None) -> None:
-        if request is None or self.welcome is None:
+        if request is None or not request.is_send or self.welcome is None:
             return  # whatever it was, its seq is missed, and asked for, later
         sent = _understood(frame, Sent)
         message = Message(
@@ -991,8 +994,8 @@ class AgentClient:
         if kind == "conversation" and request is not None:
             self._opened(frame, request)
             return
-        if kind in ("message", "sent") and customer in self._open:
-            is_new = self._is_next(str(customer), frame.get("seq"))
+        if kind in ("message", "sent") and isinstance(customer, str) and customer in self._open:
+            is_new = self._is_next(customer, frame.get("seq"))
             if kind == "message" and not is_new:
                 return
         if kind == "error" and request is not None and request.quiet:
@@ -1018,9 +1021,11 @@ class AgentClient:
         self._open[customer] = seq if isinstance(seq, int) else 0
         self._link.hand_on(frame)
         if request.quiet:
-            for message in frame.get("messages", ()):
-                if message["seq"] > last:
-                    self._link.hand_on(message)
+            with suppress(NotUnderstood):
+                _understood(frame, Opened)
+                for message in frame["messages"]:
+                    if message["seq"] > last:
+                        self._link.hand_on(message)
 
 
 class _Device(msgspec.Struct, frozen=True):
@@ -1048,7 +1053,7 @@ def _decoded(raw: bytes) -> Frame:
         frame = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return {}
-    return frame if isinstance(frame, dict) else {}
+    return frame if isinstance(frame, dict) and isinstance(frame.get("type"), str) else {}
 
 
 def _understood(frame: Frame, kind: type[T]) -> T:

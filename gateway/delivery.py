@@ -92,10 +92,13 @@ def due_after_commit(
 def due_after_ack(
     standing: float | None, oldest_unacked_at: float | None, ack_timeout: float
 ) -> float | None:
-    """When the push is due after an ack; `oldest_unacked_at` is None when nothing is left."""
+    """When the push is due after an ack; `oldest_unacked_at` is None when nothing is left.
+
+    A due time that a hold moved stands: an ack in the midst of a replay makes nothing due earlier.
+    """
     if standing is None or oldest_unacked_at is None:
         return None
-    return oldest_unacked_at + ack_timeout
+    return max(standing, oldest_unacked_at + ack_timeout)
 
 
 def due_after_leaving(standing: float | None, now: float, grace: float) -> float | None:

@@ -56,9 +56,8 @@ class Hub:
                 session.deliver(data)
 
     def keep_quiet(self, key: Key, until: float) -> None:
-        """Note that a grace of this customer runs until then."""
-        if until > self._quiet_until.get(key, 0.0):
-            self._quiet_until[key] = until
+        """Note that a grace of this customer runs until then; an earlier one ended by a return."""
+        self._quiet_until[key] = until
 
     def quiet_until(self, key: Key, now: float) -> float:
         """The end of the customer's grace, or 0."""

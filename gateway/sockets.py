@@ -15,7 +15,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -39,6 +38,7 @@ from storage.records import Key
 SUBPROTOCOL = Subprotocol("ringback.v1")
 ROLES = {"/v1/chat": Role.CUSTOMER, "/v1/agent": Role.AGENT}
 IN_FLIGHT = 64  # sends of one session that wait for their commit, before its frames wait too
+CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
 ADDRESSES = 10_000  # client addresses whose attempts are remembered
 
 S = TypeVar("S", bound=Session)
@@ -68,8 +68,7 @@ class Peer:
             self._closing = asyncio.create_task(self._close(code))
 
     async def _close(self, code: CloseCode) -> None:
-        with suppress(OSError):
-            await self._socket.close(code, code.name.lower())
+        await _hang_up(self._socket, code)
 
 
 class Sockets:
@@ -112,7 +111,7 @@ class Sockets:
             open_timeout=limits.hello_timeout,
             ping_interval=limits.ping_interval,
             ping_timeout=limits.ping_timeout,
-            close_timeout=2.0,
+            close_timeout=CLOSE_TIMEOUT,
             max_size=limits.frame_bytes,
             server_header=None,
             logger=_quiet_logger(),
@@ -126,9 +125,11 @@ class Sockets:
             self._server.close(close_connections=False)
 
     async def stop(self) -> None:
-        """Wait until every handler has ended."""
+        """Close what is still open (a socket without hello, say); wait for every handler's end."""
         if self._server is not None:
-            self._server.close(code=CloseCode.RESTART)
+            # Not `Server.close`: only its first call counts, and that was `stop_accepting`.
+            left = [_hang_up(socket, CloseCode.RESTART) for socket in self._server.connections]
+            await asyncio.gather(*left)
             await self._server.wait_closed()
 
     # Admission
@@ -174,14 +175,12 @@ class Sockets:
                 await self._agent(socket, identity, hello)
         except Hangup as hangup:
             self.rejected(hangup.code.name.lower())
-            with suppress(ConnectionClosed):
-                await socket.close(hangup.code, hangup.code.name.lower())
+            await _hang_up(socket, hangup.code)
         except ConnectionClosed:
             pass
         except Exception as error:
             _log.error("a socket's handler failed", error=type(error).__name__, exc_info=True)
-            with suppress(ConnectionClosed):
-                await socket.close(CloseCode.SERVER_FAULT, "server_fault")
+            await _hang_up(socket, CloseCode.SERVER_FAULT)
 
     async def _hello(
         self, socket: ServerConnection, role: Role
@@ -247,7 +246,7 @@ class Sockets:
             said_bye = await self._converse(socket, session, self._customer_frame)
         except Unavailable:
             peer.code = CloseCode.SERVER_FAULT
-            await socket.close(CloseCode.SERVER_FAULT, "cannot write")
+            await _hang_up(socket, CloseCode.SERVER_FAULT)
         finally:
             session.closed = True
             code = CloseCode.GOODBYE if said_bye else peer.code or socket.close_code
@@ -288,7 +287,7 @@ class Sockets:
                 try:
                     frame = session.receive(raw, self._clock())
                     if isinstance(frame, protocol.Bye):
-                        await socket.close(CloseCode.GOODBYE, "goodbye")
+                        await _hang_up(socket, CloseCode.GOODBYE)
                         return True
                     if isinstance(frame, protocol.Refresh):
                         self._refresh(session, frame)
@@ -420,6 +419,18 @@ class Sockets:
             case _:
                 raise _out_of_place(frame)
         return None
+
+
+async def _hang_up(socket: ServerConnection, code: CloseCode) -> None:
+    """Close; cut off who does not take it. The library's timeout begins after its own `drain`,
+    which a peer that does not read holds up for as long as it likes."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await socket.close(code, code.name.lower())
+    except TimeoutError:
+        socket.transport.abort()
+    except (ConnectionClosed, OSError):
+        pass
 
 
 def _settled(

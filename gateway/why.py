@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.protocol import timestamp
-from storage.records import Event, Message
+from storage.records import Event, Message, Outcome
 from storage.store import Told
 
 
@@ -35,6 +35,8 @@ def deliveries(told: Told) -> dict[str, Any]:
 
 def decided_at(told: Told) -> float | None:
     """When the message got the outcome that it has, in epoch seconds; None while pending."""
+    if told.outcome is Outcome.PENDING:
+        return None
     for event in reversed(told.events):
         detail = orjson.loads(event.detail) if event.detail else {}
         if event.event == "outcome" and detail.get("outcome") == told.outcome:

@@ -65,9 +65,13 @@ class Database:
                 f"{self.path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
             )
             ((version,),) = await self._reader.execute_fetchall("PRAGMA user_version")
+            ((owner,),) = await self._reader.execute_fetchall("PRAGMA application_id")
         except sqlite3.Error as error:
             await self.close()
             raise CannotOpen(f"cannot read the database {self.path}: {error}") from error
+        if owner != APPLICATION_ID:
+            await self.close()
+            raise CannotOpen(f"{self.path} is a SQLite file, but not one of Ringback")
         if version != len(MIGRATIONS):
             await self.close()
             raise CannotOpen(f"{self.path} has schema {version}, not {len(MIGRATIONS)}")
@@ -182,13 +186,21 @@ async def _durable(writer: aiosqlite.Connection) -> None:
         )
 
 
+def _new_or_ours(path: Path) -> bool:
+    """By the file's header alone, before anything opens it: another program's keeps its mode."""
+    with path.open("rb") as file:
+        header = file.read(72)
+    return not header or header[68:] == APPLICATION_ID.to_bytes(4, "big")
+
+
 def _take_lock(path: Path) -> int:
     """Make the file readable by its owner only, and hold a lock beside it while open."""
     lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        path.chmod(0o600)
+        if _new_or_ours(path):
+            path.chmod(0o600)
     except BlockingIOError:
         os.close(lock)
         raise CannotOpen(

@@ -95,6 +95,9 @@ class Message(msgspec.Struct, frozen=True):
     def cut(self) -> Cut:
         return Cut(self.seq, self.ord)
 
+    def __repr__(self) -> str:
+        return f"Message(id={self.id!r}, seq={self.seq}, kind={self.kind!r})"
+
 
 class Draft(msgspec.Struct, frozen=True):
     """A message before its commit gave it a place."""
@@ -114,6 +117,9 @@ class Draft(msgspec.Struct, frozen=True):
     reason: str | None = None
     sessions: str | None = None
     due_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Draft(id={self.id!r}, kind={self.kind!r})"
 
 
 class DeviceState(StrEnum):

@@ -120,6 +120,7 @@ _FIRST = (
         CHECK ((owes = 0 AND ring IS NULL) OR wake_at IS NOT NULL)
     )
     """,
+    "INSERT INTO sqlite_sequence (name, seq) VALUES ('devices', 0)",
     "CREATE INDEX devices_conversation ON devices (conversation)",
     """
     CREATE TABLE events (

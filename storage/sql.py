@@ -158,8 +158,10 @@ LOAD_MARKS = f"""
         AND m.seq = json_extract(j.value, '$[1]')
 """  # noqa: S608
 LOAD_UNACKED = f"""
-    SELECT {_columns(MESSAGE)} FROM messages
-    WHERE conversation = ? AND seq > ? AND {COUNTED} ORDER BY seq LIMIT ?
+    SELECT {_columns(MESSAGE, "m.")} FROM json_each(?) j
+    CROSS JOIN messages m ON m.conversation = json_extract(j.value, '$[0]')
+        AND m.seq > json_extract(j.value, '$[1]') AND m.ord <= json_extract(j.value, '$[2]')
+    WHERE {COUNTED} ORDER BY m.conversation, m.seq
 """  # noqa: S608
 LOAD_OWNERS = """
     SELECT c.tenant, c.customer, d.id, d.installation, d.token FROM json_each(?) j
@@ -178,6 +180,7 @@ LOAD_DUE = """
 """
 MAX_CONVERSATION = "SELECT coalesce(max(id), 0) FROM conversations"
 MAX_DEVICE = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'devices'"
+KEEP_DEVICE_IDS = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'devices'"
 PUT_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 TOUCH = (
     "INSERT INTO meta (name, value) VALUES ('probe', hex(zeroblob(8192)))",

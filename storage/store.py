@@ -195,16 +195,20 @@ class Store:
         committed = await self._load_conversations(keys)
         await self._load_refs([n.ref for n in needs if n.ref], committed, loaded)
         await self._load_marks({n.mark for n in needs if n.mark}, committed, loaded)
-        for key in {n.unacked for n in needs if n.unacked}:
-            conversation = committed.get(key)
-            if conversation is not None and conversation.acked_ord < conversation.last_ord:
-                loaded.unacked[key] = [
-                    sql.to_message(row)
-                    for row in await self._database.read_for_write(
-                        sql.LOAD_UNACKED, (conversation.id, conversation.acked_seq, self.UNACKED)
-                    )
-                ]
+        await self._load_unacked({n.unacked for n in needs if n.unacked}, committed, loaded)
         return committed, loaded
+
+    async def _load_unacked(
+        self, asked: set[Key], committed: dict[Key, Conversation], loaded: Loaded
+    ) -> None:
+        found = [committed[key] for key in asked if key in committed]
+        behind = {c.id: c for c in found if c.acked_ord < c.last_ord}
+        if not behind:
+            return
+        wanted = [(c.id, c.acked_seq, c.acked_ord + self.UNACKED) for c in behind.values()]
+        for row in await self._database.read_for_write(sql.LOAD_UNACKED, sql.rows(wanted)):
+            m = sql.to_message(row)
+            loaded.unacked.setdefault(behind[m.conversation].key, []).append(m)
 
     async def _load_owners(
         self, devices: set[tuple[str, str, str | None]], loaded: Loaded
@@ -351,7 +355,8 @@ class Store:
         found = {k: c for k in keys if (c := self._cache.get(k)) is not None}
         missing = [k for k in keys if k not in found]
         if missing:
-            found.update({c.key: c for c in await self._fetch(missing, self._database.read)})
+            fetched = await self._fetch(missing, self._database.read)
+            found.update({c.key: self._cache.get(c.key) or c for c in fetched})
         return [found[k] for k in keys if k in found]
 
     async def told(self, key: Key, seq: int) -> Told | None:
@@ -384,7 +389,8 @@ class Store:
         found = [c for k in keys if (c := self._cache.get(k)) is not None]
         known = {c.key for c in found}
         missing = [k for k in keys if k not in known]
-        return found + (await self._fetch(missing, self._database.read) if missing else [])
+        fetched = await self._fetch(missing, self._database.read) if missing else []
+        return found + [self._cache.get(c.key) or c for c in fetched]
 
     async def check(self) -> None:
         """Raise `Unavailable` unless the database can be written, and grow, now.

@@ -87,6 +87,7 @@ class Transaction:
         self.now = now
         self.next_conversation = next_conversation
         self.next_device = next_device
+        self._first_device = next_device
         self.callbacks: list[Callable[[], None]] = []
         self.changed: dict[Key, Conversation] = {}
         self._committed = committed
@@ -334,6 +335,9 @@ class Transaction:
         """What to write: at most eleven statements, parents first, deletions before insertions."""
         spans = {(id, lo): span for id, lo, span in self._spans}
         gone, kept = self._devices()
+        # A registration that came and went within the batch leaves no row, but its id was told.
+        given = self.next_device - self._first_device
+        ids = [(sql.KEEP_DEVICE_IDS, (self.next_device - 1,))] if given else []
         return [
             *([(probe, ()) for probe in sql.TOUCH] if self._touched else []),
             *sql.statement(
@@ -347,6 +351,7 @@ class Transaction:
             ),
             *sql.statement(sql.DELETE_DEVICES, gone),
             *sql.statement(sql.UPSERT_DEVICES, kept),
+            *ids,
             *sql.statement(sql.INSERT_EVENTS, map(sql.event_row, self._events)),
             *sql.statement(
                 sql.ADD_COUNTERS,

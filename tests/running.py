@@ -185,7 +185,7 @@ class Wire:
             while True:
                 frame = json.loads(await self.socket.recv())
                 if _fits(frame, type, wanted):
-                    return frame
+                    return dict(frame)
                 self._skipped.append(frame)
 
     async def next(self) -> dict[str, Any]:

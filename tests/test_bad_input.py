@@ -209,8 +209,8 @@ async def test_an_agents_bad_frames_are_answered_and_the_socket_goes_on(tmp_path
 async def test_a_customer_nobody_has_seen_is_not_found(tmp_path: Path, frame: str) -> None:
     async with running(tmp_path) as it:
         agent = await it.agent()
-        more = {"send": {"text": "anyone?"}, "read": {"seq": 1}}.get(frame, {})
-        error = await agent.ask(frame, "error", customer="nobody", **more)
+        fields: dict[str, dict[str, Any]] = {"send": {"text": "anyone?"}, "read": {"seq": 1}}
+        error = await agent.ask(frame, "error", customer="nobody", **fields.get(frame, {}))
         assert error["code"] == "not_found"
         status, _ = await it.call("GET", "/v1/customers/nobody/status", Role.SERVICE)
         assert status == 404, "asking must not make them known"

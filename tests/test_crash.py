@@ -92,7 +92,7 @@ async def test_a_ring_whose_answer_a_kill_swallowed_is_repeated_under_its_id(
     async with backend() as ears:
         never = asyncio.Event()
 
-        async def hang(call: object) -> None:  # type: ignore[misc]
+        async def hang(call: object) -> None:
             await never.wait()
 
         ears.answers.append(hang)  # type: ignore[arg-type]

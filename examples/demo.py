@@ -1,0 +1,935 @@
+"""Ringback's story, played live: `make demo`. Every step asserts what it claims.
+
+A real gateway and a real customer backend run, each in its own process; the phones, the agent's
+desk and a network between them, which can fail, are here. `Story` is the part to read: how an app,
+an agent and a company's server use Ringback, one method per scene. Below it is the stage: the
+processes, the network and the timeline. What a backend does is in `examples/backend.py`.
+
+`make demo ARGS=--serve` leaves everything running afterwards, with everyday timeouts, to try by
+hand. Exit code: 0 if all was as it should be, 1 with one clear line if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import textwrap
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gateway import auth, config, why
+from gateway.client import AgentClient, AgentSent, ClientError, CustomerClient, Message
+from gateway.protocol import Role, Route, SessionState, timestamp
+from gateway.pushing import fingerprint
+from storage.database import Database
+from storage.records import Key, Outcome
+from storage.store import Store, Told
+
+TENANT: Final = "acme"
+PATIENCE: Final = 10.0  # seconds after which an awaited event counts as missing
+AT_MOST: Final = 0.5  # seconds after the ack timeout within which a dead socket has become a push
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+QUICK: Final = {
+    "ack_timeout": 0.8,
+    "disconnect_grace": 2.0,  # in scene 8 there must be time to kill the gateway
+    "restart_window": 0.3,
+    "restart_grace": 0.6,
+    "max_hold": 5.0,
+}
+"""The delays of the story, in seconds, so that nobody has to wait long."""
+
+EVERYDAY: Final[Mapping[str, float]] = {}
+"""The defaults, for `--serve`: an ack timeout of 5 s and so on."""
+
+FIRST_TOKEN, SECOND_TOKEN, CAROLS_TOKEN = "apns-token-1", "apns-token-2", "fcm-token-3"
+
+
+class DemoFailed(Exception):
+    """Something was not as the story says."""
+
+
+FAILURES: Final = (DemoFailed, ClientError, TimeoutError, aiohttp.ClientError)
+
+
+class Story:
+    """Alice, Bob and Carol are customers of the company acme; Ann answers them."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.backend = stage.backend
+        self.show = stage.show
+        self.expected: list[tuple[AgentSent | Posted, Outcome, str]] = []
+        self.ann = AgentClient(
+            stage.gateway.chat_url("/v1/agent"), stage.token(Role.AGENT, "ann", "Ann")
+        )
+        # Alice's phone reaches the gateway through a network that will fail.
+        self.phone = self.customer("alice", stage.network.port, installation="phone-1")
+
+    async def play(self) -> None:
+        scenes = (
+            self.an_app_registers_and_an_agent_connects,
+            self.in_chat,
+            self.in_the_background,
+            self.the_network_drops,
+            self.alice_comes_back,
+            self.the_device_token_changes,
+            self.somebody_else_signs_in,
+            self.the_gateway_is_killed,
+            self.a_proactive_message,
+        )
+        for number, scene in enumerate(scenes, 1):
+            self.show.headline(number, (scene.__doc__ or "").splitlines()[0])
+            await scene()
+
+    async def an_app_registers_and_an_agent_connects(self) -> None:
+        """A customer's app registers its device token at start; an agent connects."""
+        await self.register("alice", "phone-1", FIRST_TOKEN)
+        await self.ann.start()
+        opened = await self.ann.open("alice")
+        self.show.line("agent", "Ann is connected and opens the conversation with alice")
+        self.check(opened.devices == 1 and not opened.in_chat, "she sees: one device, not in chat")
+
+    async def in_chat(self) -> None:
+        """In chat: messages arrive over the socket, and the backend gets nothing."""
+        self.show.line("alice", "opens the chat: a WebSocket, and a hello that says active")
+        await self.phone.start()
+        await self.ann.wait_for(_is("presence", customer="alice", in_chat=True))
+        for text in ("Hello, how can I help?", "Is it about your order?"):
+            sent = await self.send("alice", text)
+            self.check(sent.route is Route.SOCKET, f"it went to the socket ({sent.reason})")
+            await self.receipt(sent, "delivered")
+            self.expect(sent, Outcome.ACKED, "in_chat")
+        await self.read(self.phone, "alice", sent.seq)
+        self.check(not self.backend.rings, "the backend was called 0 times")
+
+    async def in_the_background(self) -> None:
+        """In the background: a message rings; what comes while the backend is slow rings once."""
+        await self.phone.set_state(SessionState.BACKGROUND)
+        self.show.line("alice", "puts the app in the background: connected, but nobody is looking")
+        await self.backend.control(hold=True)
+        first = await self.send("alice", "Your parcel left Hamburg today.")
+        ring = await self.backend.next_ring()
+        self.check(first.route is Route.PUSH and ring.unread == 1, "it rang, unread 1")
+        self.show.line("backend", "is slow: it has not answered this ring yet")
+        await self.send("alice", "It should arrive on Thursday.")
+        last = await self.send("alice", "Shall I send you the tracking link?")
+        await self.backend.control(hold=False)
+        ring = await self.backend.next_ring()
+        self.check(ring.unread == 3 and ring.seq == last.seq, "one ring for both, unread 3")
+        await self.receipt(last, "pushed")
+        self.check(len(self.backend.rings) == 2, "three messages, two calls")
+        for seq in range(first.seq, last.seq + 1):
+            self.expect(Posted("alice", seq), Outcome.PUSHED, "not_in_chat")
+
+    async def the_network_drops(self) -> None:
+        """The network drops without a close: at the ack timeout the messages become a push."""
+        await self.phone.set_state(SessionState.ACTIVE)
+        self.show.line("alice", "opens the chat again")
+        await self.read(self.phone, "alice", self.phone.seq)
+        self.stage.network.blackhole()
+        self.show.line("network", "swallows everything; both ends believe that they are connected")
+        first = await self.send("alice", "Are you still there?")
+        last = await self.send("alice", "The link is in your mail.")
+        self.check(first.route is Route.SOCKET, "to the gateway she is still in chat")
+        ring = await self.backend.next_ring()
+        took = ring.at - datetime.fromisoformat(first.at).timestamp()
+        late = took - QUICK["ack_timeout"]
+        self.check(
+            0.0 <= late <= AT_MOST,
+            f"from commit to push {took * 1000:.0f} ms: the ack timeout of "
+            f"{QUICK['ack_timeout'] * 1000:.0f} ms and {late * 1000:.0f} ms more",
+        )
+        self.check(ring.unread == 2 and ring.seq == last.seq, "one ring for both, unread 2")
+        await self.receipt(last, "pushed")
+        self.expect(first, Outcome.PUSHED, "ack_timeout")
+        self.expect(last, Outcome.PUSHED, "ack_timeout")
+
+    async def alice_comes_back(self) -> None:
+        """She comes back: what she missed is replayed in order, and reading clears the badge."""
+        held = self.phone.seq
+        self.stage.network.heal()
+        self.show.line("network", "is back; the dead connection is reset, her app reconnects")
+        await self.phone.wait_message(held + 2)
+        seqs = [message.seq for message in self.phone.messages]
+        self.check(seqs == list(range(1, held + 3)), f"she holds 1 to {held + 2}, with no gap")
+
+        mark = self.phone.frames_seen
+        browser = self.customer("alice", self.stage.gateway.ports["chat"], where="browser")
+        self.show.line("alice", "opens the chat in a browser too, and reads there")
+        async with browser:
+            await self.read(browser, "alice", held + 2)
+        await self.phone.wait_for(_is("status", unread=0), since=mark)
+        self.check(True, "her phone's app is told: unread 0")
+        ring = await self.backend.next_ring()
+        silent = ring.kind == "badge" and ring.text is None
+        self.check(silent and ring.badge == 0, "a silent ring sets the phone's badge to 0")
+
+    async def the_device_token_changes(self) -> None:
+        """The device token changes: the old one is never called again."""
+        await self.register("alice", "phone-1", SECOND_TOKEN)
+        self.stage.old_token_until = len(self.backend.rings)
+        await self.phone.set_state(SessionState.BACKGROUND)
+        self.show.line("alice", "puts the app in the background")
+        sent = await self.send("alice", "Anything else?")
+        ring = await self.backend.next_ring()
+        renewed = ring.device == fingerprint(SECOND_TOKEN)
+        self.check(renewed and ring.unread == 1, "it rang under the new token, unread 1")
+        await self.receipt(sent, "pushed")
+        self.expect(sent, Outcome.PUSHED, "not_in_chat")
+
+    async def somebody_else_signs_in(self) -> None:
+        """Bob signs in on the same phone: Alice's messages ring it no more."""
+        await self.phone.bye()
+        self.show.line("alice", "leaves, without signing out")
+        await self.register("bob", "phone-1", SECOND_TOKEN)
+        await self.ann.open("bob")
+        sent = await self.send("alice", "This is for Alice only.")
+        self.check(sent.route is Route.NONE, f"there is nowhere to send it ({sent.reason})")
+        await self.receipt(sent, "undeliverable")
+        self.expect(sent, Outcome.UNDELIVERABLE, "no_device")
+        sent = await self.send("bob", "Welcome, Bob!")
+        ring = await self.backend.next_ring()
+        self.check(ring.customer == "bob" and ring.unread == 1, "the phone rings for Bob, unread 1")
+        await self.receipt(sent, "pushed")
+        self.expect(sent, Outcome.PUSHED, "not_in_chat")
+
+    async def the_gateway_is_killed(self) -> None:
+        """kill -9 between commit and push: after a restart the push still goes out, once."""
+        app = self.customer("bob", self.stage.gateway.ports["chat"], installation="phone-1")
+        self.show.line("bob", "opens the chat")
+        await app.start()
+        await self.read(app, "bob", 1)
+        mark = self.ann.frames_seen
+        await app.abort()
+        await self.ann.wait_for(_is("presence", customer="bob", in_chat=False), since=mark)
+        grace = f"{QUICK['disconnect_grace']:g} s"
+        self.show.line("network", f"Bob's connection breaks; he has a grace of {grace} to be back")
+        sent = await self.send("bob", "Your refund is on its way.")
+        self.check(sent.route is Route.PUSH, "committed, to be pushed when the grace is over")
+        calls = len(self.backend.rings)
+        await self.stage.gateway.kill()
+        self.check(len(self.backend.rings) == calls, "the gateway is dead, and nothing had rung")
+        mark = self.ann.frames_seen
+        restarted = time.time()
+        await self.stage.gateway.start(QUICK)
+        ring = await self.backend.next_ring()
+        self.check((ring.customer, ring.seq) == ("bob", sent.seq), "it rang after the restart")
+        # The receipt may have come before Ann's desk was connected again, or after.
+        await self.ann.wait_for(_is("conversation", customer="bob"), since=mark)
+        if (await self.stage.told("bob", sent.seq)).outcome is not Outcome.PUSHED:
+            await self.receipt(sent, "pushed")
+        told = why.timeline(await self.stage.told("bob", sent.seq))
+        looks = [entry["at"] for entry in told if entry["event"] == "look"]
+        attempts = [entry for entry in told if entry["event"] == "attempt"]
+        self.check(min(looks) > timestamp(restarted), "nobody had looked at it before the kill")
+        self.check(len(attempts) == 1, "one attempt is recorded")
+        self.expect(sent, Outcome.PUSHED, "not_in_chat")
+
+    async def a_proactive_message(self) -> None:
+        """A proactive message reaches a customer who has no socket."""
+        await self.register("carol", "phone-2", CAROLS_TOKEN)
+        await self.ann.open("carol")
+        self.show.line("crm", "POST /v1/messages: to carol “It ships today.”")
+        status, told = await self.stage.call(
+            "POST",
+            "/v1/messages",
+            self.stage.token(Role.SERVICE, "crm"),
+            {"customer": "carol", "title": "Your order", "text": "It ships today."},
+            {"Idempotency-Key": "order-4711-shipped"},
+        )
+        self.check(status == 201 and told["route"] == "push", "it is committed, to be pushed")
+        sent = Posted("carol", told["seq"])
+        ring = await self.backend.next_ring()
+        self.check(ring.kind == "proactive" and ring.customer == "carol", "Carol's phone rings")
+        await self.receipt(sent, "pushed")
+        self.expect(sent, Outcome.PUSHED, "not_in_chat")
+
+    async def leave(self) -> None:
+        """Everybody is gone, wherever the story ended."""
+        await self.ann.abort()
+        await self.phone.abort()
+
+    # What they do
+
+    async def register(self, customer: str, installation: str, device_token: str) -> None:
+        """What an app does at every start, and when its device token changes: one HTTP call."""
+        status, told = await self.stage.call(
+            "PUT",
+            f"/v1/devices/{installation}",
+            self.stage.token(Role.CUSTOMER, customer),
+            {"token": device_token, "platform": "ios"},
+        )
+        if status != 200:
+            raise DemoFailed(f"PUT /v1/devices/{installation} was answered {status}: {told}")
+        self.show.line(customer, f"PUT /v1/devices/{installation}: the token {device_token}")
+
+    def customer(
+        self, sub: str, port: int, *, installation: str | None = None, where: str = "phone"
+    ) -> CustomerClient:
+        """A customer's app. It acknowledges what arrives and reconnects by itself."""
+
+        def arrived(message: Message) -> None:
+            self.show.line(sub, f"the {where} gets {message.seq} “{message.text}”")
+
+        return CustomerClient(
+            f"ws://127.0.0.1:{port}/v1/chat",
+            self.stage.token(Role.CUSTOMER, sub),
+            installation=installation,
+            on_message=arrived,
+        )
+
+    async def send(self, customer: str, text: str) -> AgentSent:
+        """Ann writes. It returns once the message is on the gateway's disk."""
+        sent = await self.ann.send(customer, text)
+        self.show.line("agent", f"to {customer}: {sent.seq} “{text}” → {sent.route}")
+        return sent
+
+    async def read(self, app: CustomerClient, customer: str, seq: int) -> None:
+        """The customer has seen everything up to `seq`; the server says that nothing is unread."""
+        await app.wait_message(seq)
+        mark = app.frames_seen
+        await app.read()
+        await app.wait_for(_is("status", read_seq=seq, unread=0), since=mark)
+        self.show.line(customer, f"has read up to {seq}; the server says: unread 0")
+
+    async def receipt(self, sent: AgentSent | Posted, state: str) -> None:
+        """Ann's desk is told what became of the message."""
+
+        def fits(frame: Mapping[str, Any]) -> bool:
+            return (
+                _is("receipt", customer=sent.customer, state=state)(frame)
+                and frame["from_seq"] <= sent.seq <= frame["seq"]
+            )
+
+        frame = await self.ann.wait_for(fits)
+        reason = f" ({frame['reason']})" if "reason" in frame else ""
+        self.show.line("agent", f"receipt: {sent.customer}'s {sent.seq} {state}{reason}")
+
+    def check(self, good: bool, what: str) -> None:
+        self.stage.check(good, what)
+
+    def expect(self, sent: AgentSent | Posted, outcome: Outcome, reason: str) -> None:
+        self.expected.append((sent, outcome, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """Names a message."""
+
+    customer: str
+    seq: int
+
+
+def _is(type: str, **fields: object) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a frame is of this type and has these fields."""
+    return lambda frame: (
+        frame.get("type") == type and all(frame.get(k) == v for k, v in fields.items())
+    )
+
+
+# The end: what became of every message
+
+
+async def audit(stage: Stage, story: Story) -> None:
+    """The table, from what `ringback why` reads; the conservation law; all calls, at the end."""
+    stage.show.headline(None, "What became of every message (ringback why)")
+    table = Table("message", "text", "outcome", "reason", "UTC", box=None, padding=(0, 1, 0, 0))
+    table.add_column("after", justify="right")
+    wrong = []
+    for sent, outcome, reason in story.expected:
+        told = await stage.told(sent.customer, sent.seq)
+        shown, decided = _reason(told), why.decided_at(told)
+        if (told.outcome, shown) != (outcome, reason) or decided is None:
+            wrong.append(f"{sent.customer}'s {sent.seq}: expected {outcome} ({reason})")
+        after = "" if decided is None else f"{(decided - told.message.at) * 1000:,.0f} ms"
+        at = "" if decided is None else timestamp(decided)[11:19]
+        text = textwrap.shorten(told.message.text, 25, placeholder="…")
+        name = f"{sent.customer} {sent.seq}"
+        table.add_row(name, text, str(told.outcome), shown, at, after)
+    stage.show.table(table)
+    stage.check(not wrong, "; ".join(wrong) or "every message has the one outcome that it should")
+
+    count = await stage.counters()
+    parts = ("acked", "pushed", "expired", "undeliverable", "pending")
+    law = " + ".join(f"{count[name]} {name}" for name in parts)
+    stage.check(
+        count["accepted"] == sum(count[name] for name in parts) == len(story.expected),
+        f"conservation law (/metrics): {count['accepted']} accepted = {law}",
+    )
+    code = await stage.gateway.process.end()
+    stage.check(code == 0, "at SIGTERM the gateway exits with 0: no more calls can come")
+    rings = stage.backend.rings
+    twice = [id for id, times in Counter(ring.id for ring in rings).items() if times > 1]
+    stage.check(not twice, f"{len(rings)} calls in all, none of them twice")
+    stage.check(not stage.backend.unseen, "and none but those that the story told of")
+    old = [r for r in rings[stage.old_token_until :] if r.device == fingerprint(FIRST_TOKEN)]
+    stage.check(not old, "the old device token was never called again")
+
+
+def _reason(told: Told) -> str:
+    """Why it came to the outcome: what is recorded as such, or by the look that rang."""
+    if told.reason is not None:
+        return told.reason
+    rung = [entry for entry in why.timeline(told) if entry.get("action") == "ring"]
+    if told.outcome is Outcome.PUSHED and rung:
+        return str(rung[-1]["reason"])
+    return told.message.reason or ""
+
+
+# The stage
+
+
+class Timeline:
+    """Prints what happens, when it happens."""
+
+    COLOURS: Final = {
+        "agent": "cyan",
+        "alice": "magenta",
+        "bob": "yellow",
+        "carol": "blue",
+        "backend": "bright_red",
+        "network": "bright_black",
+        "crm": "cyan",
+        "gateway": "bright_black",
+    }
+
+    def __init__(self) -> None:
+        if hasattr(sys.stdout, "reconfigure"):  # a terminal without UTF-8 gets question marks
+            sys.stdout.reconfigure(errors="replace")
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def headline(self, number: int | None, text: str) -> None:
+        self._console.print()
+        self._console.print(Text(text if number is None else f"{number}  {text}", "bold"))
+
+    def line(self, who: str, what: str) -> None:
+        colour = self.COLOURS.get(who, "")
+        self._console.print(
+            Text.assemble((f"{self.seconds:7.3f}  ", "bright_black"), (f"{who:<8}", colour), what)
+        )
+
+    def checked(self, what: str) -> None:
+        self._console.print(Text.assemble(" " * 17, ("✓ ", "bold green"), (what, "green")))
+
+    def failed(self, what: str) -> None:
+        self._console.print(Text.assemble(("\n✗ ", "bold red"), (what, "bold red")))
+
+    def table(self, table: Table) -> None:
+        self._console.print(table)
+
+    def plain(self, text: str = "") -> None:
+        self._console.print(Text(text))
+
+
+class Process:
+    """A program of ours. Its lines are read as they come; the last ones are kept."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.last_lines: deque[str] = deque(maxlen=15)
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def run(
+        self, *command: str, env: Mapping[str, str], heard: Callable[[str], None]
+    ) -> None:
+        # In a session of its own: Ctrl-C in the terminal is for the demo, which then ends us.
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=ROOT,
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._reading = asyncio.create_task(self._read(self._process, heard))
+
+    async def _read(
+        self, process: asyncio.subprocess.Process, heard: Callable[[str], None]
+    ) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            text = line.decode(errors="replace").rstrip()
+            self.last_lines.append(text)
+            heard(text)
+
+    async def ready(self, event: asyncio.Event) -> None:
+        """Wait until `event`; raises if the program ends before, or takes too long."""
+        assert self._reading is not None
+        waiting = asyncio.create_task(event.wait())
+        await asyncio.wait(
+            {waiting, self._reading}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+        )
+        waiting.cancel()
+        if not event.is_set():
+            raise DemoFailed(f"the {self.name} did not start")
+
+    async def ended(self) -> None:
+        """Wait until the program ends by itself."""
+        if self._reading is not None:
+            await asyncio.shield(self._reading)
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int | None:
+        """Send the signal and wait; the exit code, negative if a signal ended it."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        with suppress(ProcessLookupError):
+            process.send_signal(number)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                code = await process.wait()
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        if self._reading is not None:
+            await self._reading
+        return code
+
+
+class GatewayProcess:
+    """`ringback serve` on its configuration and database in `directory`."""
+
+    def __init__(self, directory: Path, endpoint: str, secret: Secrets, show: Timeline) -> None:
+        self.config_path = directory / "ringback.toml"
+        self.ports = dict(zip(("chat", "http", "admin"), _free_ports(3), strict=True))
+        self.process = Process("gateway")
+        self._endpoint = endpoint
+        self._secret = secret
+        self._show = show
+
+    @property
+    def command(self) -> str:
+        """The installed command, beside this Python."""
+        found = shutil.which("ringback", path=Path(sys.executable).parent)
+        if found is None:
+            raise DemoFailed("the command ringback is not installed here; run `make demo`")
+        return found
+
+    def chat_url(self, path: str) -> str:
+        return f"ws://127.0.0.1:{self.ports['chat']}{path}"
+
+    def url(self, listener: str, path: str = "") -> str:
+        return f"http://127.0.0.1:{self.ports[listener]}{path}"
+
+    async def start(self, delays: Mapping[str, float]) -> None:
+        self.config_path.touch(mode=0o600)
+        self.config_path.write_text(self._config(delays))
+        ready = asyncio.Event()
+
+        def heard(line: str) -> None:
+            if line.startswith("Ringback is ready"):
+                ready.set()
+
+        await self.process.run(
+            self.command,
+            "serve",
+            "--config",
+            str(self.config_path),
+            env=_environment(),
+            heard=heard,
+        )
+        await self.process.ready(ready)
+        quiet = delays.get("restart_grace", config.Delivery().restart_grace)
+        self._show.line("gateway", f"is ready; for {quiet:g} s clients may come back, none is rung")
+
+    async def kill(self) -> None:
+        await self.process.end(signal.SIGKILL)
+        self._show.line("gateway", "SIGKILL")
+
+    def _config(self, delays: Mapping[str, float]) -> str:
+        lines = "".join(f"{name} = {seconds}\n" for name, seconds in delays.items())
+        return f"""\
+[server]
+chat = "127.0.0.1:{self.ports["chat"]}"
+http = "127.0.0.1:{self.ports["http"]}"
+admin = "127.0.0.1:{self.ports["admin"]}"
+
+[storage]
+url = "sqlite:///ringback.db"
+
+[delivery]
+{lines}
+[tenants.{TENANT}.auth]
+algorithm = "HS256"
+secret = "{self._secret.jwt}"
+
+[tenants.{TENANT}.push]
+adapter = "asapp"
+endpoint = "{self._endpoint}"
+auth_token = "{self._secret.auth_token}"
+signing_secret = "{self._secret.signing}"
+"""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """What the company and its gateway share."""
+
+    jwt: str = field(default_factory=lambda: secrets.token_urlsafe(48))
+    auth_token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    signing: str = field(
+        default_factory=lambda: "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """One call that the backend got. `at` in epoch seconds; `device` is the token's fingerprint."""
+
+    id: str
+    at: float
+    kind: str
+    customer: str
+    seq: int
+    device: str
+    text: str | None
+    badge: int
+    unread: int
+
+
+class BackendProcess:
+    """`examples/backend.py`, and what it says."""
+
+    def __init__(self, secret: Secrets, http: aiohttp.ClientSession, show: Timeline) -> None:
+        self.process = Process("backend")
+        self.port = 0
+        self.rings: list[Ring] = []
+        self._new: asyncio.Queue[Ring] = asyncio.Queue()
+        self._ready = asyncio.Event()
+        self._secret = secret
+        self._http = http
+        self._show = show
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    async def start(self) -> None:
+        told = {
+            "BACKEND_AUTH_TOKEN": self._secret.auth_token,
+            "BACKEND_SIGNING_SECRET": self._secret.signing,
+        }
+        await self.process.run(
+            sys.executable, "-m", "examples.backend", env=_environment() | told, heard=self._heard
+        )
+        await self.process.ready(self._ready)
+        self._show.line("backend", "is ready")
+
+    async def control(self, **wanted: object) -> None:
+        async with self._http.post(self.url("/control"), json=wanted) as answer:
+            answer.raise_for_status()
+
+    @property
+    def unseen(self) -> int:
+        """How many calls the story has not looked at."""
+        return self._new.qsize()
+
+    async def next_ring(self) -> Ring:
+        """The next call that the story has not looked at yet."""
+        with _awaiting("a call to the backend"):
+            async with asyncio.timeout(PATIENCE):
+                return await self._new.get()
+
+    def _heard(self, line: str) -> None:
+        try:
+            told = json.loads(line)
+        except ValueError:
+            return
+        if told["event"] == "ready":
+            self.port = told["port"]
+            self._ready.set()
+        elif told["event"] == "ring":
+            names = ("at", "kind", "customer", "seq", "device", "text", "badge", "unread")
+            ring = Ring(id=told["ring"], **{name: told[name] for name in names})
+            self.rings.append(ring)
+            self._new.put_nowait(ring)
+            words = "silent" if ring.text is None else f"“{ring.text}”"
+            phone = f"{ring.customer}'s device {ring.device}"
+            self._show.line("backend", f"rings {phone}: {ring.kind}, badge {ring.badge}, {words}")
+        elif told["event"] == "answered" and told["status"] != 200:
+            self._show.line("backend", f"answers {told['status']}: {told['why']}")
+
+
+class Network:
+    """A network between phones and the gateway, which can swallow everything without a word."""
+
+    def __init__(self, to_port: int) -> None:
+        self.port = 0
+        self._to_port = to_port
+        self._passes = asyncio.Event()
+        self._passes.set()
+        self._links: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, ...]] = {}
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def blackhole(self) -> None:
+        """From now on nothing gets through, and no connection is closed."""
+        self._passes.clear()
+
+    def heal(self) -> None:
+        """New connections work; those that were swallowed are reset."""
+        self._reset()
+        self._passes.set()
+
+    async def stop(self) -> None:
+        self._reset()
+        if self._server is not None:
+            self._server.close()
+            await asyncio.gather(*self._links, return_exceptions=True)
+
+    def _reset(self) -> None:
+        for task, writers in self._links.items():
+            for writer in writers:
+                writer.transport.abort()
+            task.cancel()
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._links[task] = (writer,)
+        try:
+            await self._passes.wait()
+            there, back = await asyncio.open_connection("127.0.0.1", self._to_port)
+            self._links[task] = (writer, back)
+            await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+        except (OSError, asyncio.CancelledError):
+            pass  # either end is gone, or the network was reset
+        finally:
+            for end in self._links.pop(task):
+                end.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._passes.wait()
+            writer.write(data)
+            await writer.drain()
+        await self._passes.wait()
+        writer.close()
+
+
+class Stage:
+    """Everything that runs, set up and cleared away."""
+
+    def __init__(self, show: Timeline) -> None:
+        self.show = show
+        self.old_token_until = 0
+        self._exit = AsyncExitStack()
+        self._secret = Secrets()
+
+    async def __aenter__(self) -> Self:
+        async with self._exit:
+            self.directory = Path(tempfile.mkdtemp(prefix="ringback-demo-"))
+            self._exit.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            self._http = await self._exit.enter_async_context(aiohttp.ClientSession())
+            self.backend = BackendProcess(self._secret, self._http, self.show)
+            self._exit.push_async_callback(self.backend.process.end)
+            await self.backend.start()
+            endpoint = self.backend.url("/ring")
+            self.gateway = GatewayProcess(self.directory, endpoint, self._secret, self.show)
+            self._exit.push_async_callback(self.gateway.process.end)
+            await self.gateway.start(QUICK)
+            self.config = config.load(self.gateway.config_path, {})
+            self.network = Network(self.gateway.ports["chat"])
+            await self.network.start()
+            self._exit.push_async_callback(self.network.stop)
+            self._exit = self._exit.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exit.aclose()
+
+    def token(self, role: Role, sub: str, name: str | None = None) -> str:
+        """What the company's own server gives to its users: a JWT signed with its secret."""
+        return auth.issue(self.config, TENANT, role, sub, name=name, ttl=12 * 3600.0)
+
+    async def call(
+        self, method: str, path: str, token: str, body: object, headers: Mapping[str, str] = {}
+    ) -> tuple[int, Any]:
+        """A call of the HTTP API: status and JSON."""
+        url = self.gateway.url("http", path)
+        given = {"Authorization": f"Bearer {token}", **headers}
+        async with self._http.request(method, url, json=body, headers=given) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def told(self, customer: str, seq: int) -> Told:
+        """What is recorded of a message, read as `ringback why` reads it."""
+        database = await Database(self.config.storage.path).open_to_read()
+        try:
+            told = await Store(database, time.time).told(Key(TENANT, customer), seq)
+        finally:
+            await database.close()
+        if told is None:
+            raise DemoFailed(f"nothing is recorded of {customer}'s message {seq}")
+        return told
+
+    async def counters(self) -> dict[str, int]:
+        """How many messages have come to which outcome, from /metrics."""
+        async with self._http.get(self.gateway.url("admin", "/metrics")) as answer:
+            text = await answer.text()
+        samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
+        count = {
+            sample.labels["outcome"]: int(sample.value)
+            for sample in samples
+            if sample.name == "ringback_messages" and sample.labels["tenant"] == TENANT
+        }
+        return Counter(count)
+
+    def check(self, good: bool, what: str) -> None:
+        """Show what was found to be so, or raise `DemoFailed`."""
+        if not good:
+            raise DemoFailed(f"this is not so: {what}")
+        self.show.checked(what)
+
+
+@contextmanager
+def _awaiting(what: str) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise DemoFailed(f"{what} did not come within {PATIENCE:g} s") from None
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would change the gateway's configuration."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RINGBACK_")}
+
+
+# By hand
+
+
+async def leave_running(stage: Stage) -> None:
+    """Run on with everyday timeouts until Ctrl-C, and say how to try things by hand."""
+    show = stage.show
+    show.headline(None, "Running on, with everyday timeouts, until Ctrl-C")
+    await stage.gateway.start(EVERYDAY)
+    here = Path(sys.executable).parent
+    tokens = {
+        "CAROL": stage.token(Role.CUSTOMER, "carol"),
+        "AGENT": stage.token(Role.AGENT, "ann", "Ann"),
+        "SERVICE": stage.token(Role.SERVICE, "crm"),
+    }
+    variables = stage.directory / "tokens.sh"
+    variables.touch(mode=0o600)
+    variables.write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in tokens.items()))
+    settings = shlex.quote(str(stage.gateway.config_path))
+    http, chat = stage.gateway.url("http"), stage.gateway.chat_url("")
+    show.plain(f"""
+chat       {chat}/v1/chat (customers), {chat}/v1/agent
+HTTP API   {http}/v1
+metrics    {stage.gateway.url("admin", "/metrics")}
+backend    {stage.backend.url("/ring")}; what it is asked to ring is shown here
+config     {stage.gateway.config_path}
+
+{variables.read_text()}
+In another terminal, to begin with:
+
+. {shlex.quote(str(variables))}
+
+Ring Carol's phone, then ask what became of the message:
+
+curl -s {http}/v1/messages -H "Authorization: Bearer $SERVICE" \\
+  -H "Content-Type: application/json" -d '{{"customer": "carol", "text": "By hand"}}'
+{here}/ringback why --config {settings} carol 2
+
+Carol's badge, without opening the chat:
+
+curl -s {http}/v1/me/status -H "Authorization: Bearer $CAROL"
+
+Carol in chat (acknowledge what comes with {{"type": "ack", "seq": 2}}, or be rung 5 s later):
+
+echo "{{\\"type\\": \\"hello\\", \\"token\\": \\"$CAROL\\"}}"     # paste this line into
+{here}/websockets {chat}/v1/chat
+
+A slow backend, and a quick one again:
+
+curl -s {stage.backend.url("/control")} -d '{{"delay": 3}}'
+curl -s {stage.backend.url("/control")} -d '{{"delay": 0}}'
+""")
+    await stage.gateway.process.ended()
+    raise DemoFailed("the gateway ended by itself")
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    """Play the story, then check all of it; raises one of `FAILURES`."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    show = Timeline()
+    async with Stage(show) as stage:
+        story = Story(stage)
+        try:
+            await story.play()
+            await audit(stage, story)
+            show.plain(f"\nAll as it should be, in {show.seconds:.1f} s.")
+            if arguments.serve:
+                await leave_running(stage)
+        except FAILURES:
+            for process in (stage.gateway.process, stage.backend.process):
+                show.plain(f"\nthe last lines of the {process.name}:")
+                show.plain("\n".join(process.last_lines))
+            raise
+        finally:
+            await story.leave()
+
+
+def run() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="examples.demo", description="Ringback's story, live.")
+    parser.add_argument(
+        "--serve", action="store_true", help="leave everything running, to try by hand"
+    )
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(main(arguments))
+    except FAILURES as error:
+        Timeline().failed(f"{type(error).__name__}: {error}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,530 @@
+"""What a client knows and decides, without any socket."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.clientstate import (
+    WINDOW,
+    Author,
+    Backoff,
+    ClientError,
+    ConnectionEnded,
+    End,
+    Message,
+    NotificationStatus,
+    NotUnderstood,
+    Outbox,
+    OutboxFull,
+    Page,
+    Reloaded,
+    Request,
+    RequestFailed,
+    Step,
+    Taken,
+    Timeline,
+    Welcome,
+    after_end,
+    conversation_status,
+    is_double,
+    is_ours,
+    should_open_chat,
+)
+from gateway.protocol import CloseCode, Limits, MessageKind, Role
+from push.ring import RingKind
+
+
+class Dice(Random):
+    """Draws the largest number each time, and remembers between what it was to draw."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.asked: list[tuple[float, float]] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.asked.append((a, b))
+        return b
+
+
+# When a socket ends
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        CloseCode.GOODBYE,
+        CloseCode.TOO_BIG,
+        CloseCode.BAD_TOKEN,
+        CloseCode.WRONG_ROLE,
+        CloseCode.PROTOCOL_BROKEN,
+        CloseCode.SIGNED_OUT,
+        CloseCode.TOO_MANY_SESSIONS,
+        4999,
+    ],
+)
+def test_a_client_stays_away_after_codes_that_say_so(code: int) -> None:
+    assert after_end(End(code), Backoff(Dice()), 5.0) == Step(None)
+
+
+@pytest.mark.parametrize("code", [None, 1001, 1005, 1006, 1011, 4000, 4001, 4003, 4499])
+def test_a_client_comes_back_with_jitter_after_all_other_codes(code: int | None) -> None:
+    dice = Dice()
+    assert after_end(End(code), Backoff(dice), 5.0) == Step(1.0)
+    assert dice.asked == [(0.0, 1.0)]
+
+
+def test_jitter_doubles_up_to_30_seconds_and_begins_anew_after_a_welcome() -> None:
+    dice = Dice()
+    backoff = Backoff(dice)
+    waits = [after_end(End(), backoff, 5.0).wait for _ in range(8)]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert {low for low, _ in dice.asked} == {0.0}
+    backoff.reset()
+    assert after_end(End(), backoff, 5.0).wait == 1.0
+
+
+def test_after_a_restart_a_client_comes_back_within_the_window_however_often_it_failed() -> None:
+    dice = Dice()
+    backoff = Backoff(dice)
+    for _ in range(5):
+        backoff.after_failure()
+    assert after_end(End(CloseCode.RESTART), backoff, 7.5) == Step(7.5)
+    assert dice.asked[-1] == (0.0, 7.5)
+
+
+def test_an_expired_token_is_replaced_by_a_fresh_one() -> None:
+    assert after_end(End(CloseCode.TOKEN_EXPIRED), Backoff(Dice()), 5.0).fresh_token
+    assert not after_end(End(CloseCode.SLOW_READER), Backoff(Dice()), 5.0).fresh_token
+
+
+@pytest.mark.parametrize(
+    ("status", "comes_back"),
+    [(400, False), (403, False), (404, False), (408, True), (425, True), (429, True), (503, True)],
+)
+def test_a_refused_handshake_is_tried_again_only_if_it_may_pass(
+    status: int, comes_back: bool
+) -> None:
+    assert (after_end(End(status=status), Backoff(Dice()), 5.0).wait is not None) is comes_back
+
+
+def test_the_end_of_a_client_names_what_ended_it() -> None:
+    assert "4503" in str(ConnectionEnded(4503))
+    assert "HTTP status 404" in str(ConnectionEnded(status=404))
+
+
+def test_errors_tell_what_the_program_needs_in_fields() -> None:
+    failed = RequestFailed("conflict", "this ref was used")
+    assert (failed.code, failed.message, str(failed)) == (
+        "conflict",
+        "this ref was used",
+        "conflict: this ref was used",
+    )
+    strange = NotUnderstood("sent")
+    assert strange.frame_type == "sent"
+    assert isinstance(failed, ClientError)
+    assert isinstance(strange, ClientError)
+
+
+# The outbox
+
+
+def request(ref: str, *, is_send: bool = True, quiet: bool = False) -> Request:
+    frame = {"type": "send", "ref": ref}
+    return Request(ref, frame, orjson.dumps(frame), is_send, quiet)
+
+
+def outbox(*refs: str, bound: int = 1000) -> Outbox:
+    box = Outbox(Dice(), bound)
+    for ref in refs:
+        box.put(request(ref))
+    return box
+
+
+def refs(requests: list[Request]) -> list[str]:
+    return [request.ref for request in requests]
+
+
+def test_requests_are_written_once_in_their_order() -> None:
+    box = outbox("a", "b", "c")
+    assert refs(box.take(0.0, sends=True)) == ["a", "b", "c"]
+    assert box.take(0.0, sends=True) == []
+
+
+def test_a_lost_socket_makes_unanswered_requests_go_out_again_in_order() -> None:
+    box = outbox("a", "b", "c")
+    box.take(0.0, sends=True)
+    box.settle("b")
+    box.lost()
+    assert refs(box.take(0.0, sends=True)) == ["a", "c"]
+
+
+def test_sends_can_be_held_back_while_other_requests_go() -> None:
+    box = outbox("send")
+    box.put(request("history", is_send=False))
+    assert refs(box.take(0.0, sends=False)) == ["history"]
+    assert refs(box.take(0.0, sends=True)) == ["send"]
+
+
+def test_at_the_bound_a_request_is_refused_and_the_others_stay() -> None:
+    box = outbox("a", "b", bound=2)
+    with pytest.raises(OutboxFull) as refused:
+        box.put(request("c"))
+    assert refused.value.bound == 2
+    assert len(box) == 2
+    box.settle("a")
+    box.put(request("c"))
+
+
+def test_a_send_that_was_refused_for_now_waits_as_long_as_it_was_told_before_the_next() -> None:
+    box = outbox("a", "b")
+    box.take(0.0, sends=True)
+    box.put(request("c"))
+    box.postpone("a", 10.0, "rate_limited", 0.6)
+    assert box.next_at(sends=True) is None  # b is under way, and one at a time goes out now
+    box.settle("b")
+    assert box.next_at(sends=True) == 10.6
+    assert box.next_at(sends=False) is None
+    assert box.take(10.5, sends=True) == []
+    assert refs(box.take(10.6, sends=True)) == ["a", "c"]
+
+
+def test_after_a_rate_limit_sends_go_out_a_few_at_a_time() -> None:
+    box = outbox(*"abcdef")
+    assert len(box.take(0.0, sends=True)) == 6
+    for ref in "abcdef":
+        box.postpone(ref, 0.0, "rate_limited", 1.0)
+    assert refs(box.take(1.0, sends=True)) == ["a"]
+    box.settle("a")
+    assert refs(box.take(1.0, sends=True)) == ["b", "c"]
+
+
+def test_a_request_that_was_not_confirmed_is_tried_again_with_growing_jitter() -> None:
+    box = outbox()
+    box.put(request("r", is_send=False))
+    for tries in range(3):
+        box.take(100.0 * tries, sends=True)
+        box.postpone("r", 100.0 * tries, "unavailable", None)
+        assert box.next_at(sends=False) == 100.0 * tries + 2**tries
+        assert box.take(100.0 * tries, sends=True) == []
+
+
+def test_no_more_sends_than_the_window_are_under_way() -> None:
+    box = outbox(*map(str, range(WINDOW + 5)))
+    assert len(box.take(0.0, sends=True)) == WINDOW
+    assert box.take(0.0, sends=True) == []
+    box.settle("0")
+    assert refs(box.take(0.0, sends=True)) == [str(WINDOW)]
+
+
+def test_an_answered_request_is_not_written_again() -> None:
+    box = outbox()
+    box.put(request("history", is_send=False))
+    box.take(0.0, sends=True)
+    assert box.settle("history") is not None
+    box.lost()
+    assert box.take(0.0, sends=True) == []
+
+
+def test_a_request_that_nobody_waits_for_is_forgotten_unless_the_server_may_know_it() -> None:
+    box = outbox("written")
+    box.take(0.0, sends=True)
+    box.put(request("unwritten"))
+    box.withdraw("written")
+    box.withdraw("unwritten")
+    box.withdraw("unknown")
+    box.lost()
+    assert refs(box.take(0.0, sends=True)) == ["written"]
+
+
+def test_the_clients_own_requests_end_with_their_socket() -> None:
+    box = outbox("send")
+    box.put(request("reload", is_send=False, quiet=True))
+    box.take(0.0, sends=True)
+    box.lost()
+    assert refs(box.take(0.0, sends=True)) == ["send"]
+
+
+def test_an_answer_to_nothing_settles_nothing() -> None:
+    box = outbox("a")
+    assert box.settle("b") is None
+    assert box.settle(None) is None
+    assert box.get(7) is None
+    assert len(box) == 1
+
+
+def test_requests_that_waited_go_out_in_the_order_in_which_they_were_made() -> None:
+    box = outbox(*map(str, range(20)))
+    box.take(0.0, sends=True)
+    for name in (7, 3, 15):
+        box.postpone(str(name), 0.0, "unavailable", 0.0)
+    assert refs(box.take(0.0, sends=True)) == ["3", "7", "15"]
+
+
+def test_a_cleared_outbox_is_empty() -> None:
+    box = outbox("a", "b")
+    box.clear()
+    assert len(box) == 0
+    assert box.take(0.0, sends=True) == []
+
+
+# What is held
+
+
+def message(seq: int, text: str = "hello") -> Message:
+    return Message(
+        seq=seq,
+        id=f"m_{seq}",
+        author=Author(Role.AGENT, "a-1"),
+        text=text,
+        kind=MessageKind.CHAT,
+        at="2026-01-01T00:00:00.000Z",
+    )
+
+
+def welcome(
+    seq: int = 0, *, read_seq: int = 0, epoch: str = "e1", resumed: bool = False, most: int = 500
+) -> Welcome:
+    return Welcome(
+        session="s",
+        customer="c-42",
+        epoch=epoch,
+        seq=seq,
+        read_seq=read_seq,
+        unread=0,
+        live=True,
+        resumed=resumed,
+        limits=Limits(resume=most),
+        server_time="2026-01-01T00:00:00.000Z",
+    )
+
+
+def page(first: int, last: int, *, more: bool) -> Page:
+    return Page(messages=[message(seq) for seq in range(first, last + 1)], more=more)
+
+
+def following(upto: int) -> Timeline:
+    """A timeline that holds 1 to `upto`."""
+    timeline = Timeline()
+    timeline.welcome(welcome(upto))
+    for seq in range(1, upto + 1):
+        assert timeline.take(message(seq)) is Taken.NEW
+    return timeline
+
+
+def held(timeline: Timeline) -> list[int]:
+    return [message.seq for message in timeline.messages]
+
+
+def test_the_first_session_expects_what_comes_after_the_read_mark() -> None:
+    timeline = Timeline()
+    assert timeline.welcome(welcome(9, read_seq=7)) is False
+    before = timeline.caught_up
+    assert [timeline.take(message(seq)) for seq in (8, 9, 9, 7)] == [
+        Taken.NEW,
+        Taken.NEW,
+        Taken.KNOWN,
+        Taken.KNOWN,
+    ]
+    assert (before, timeline.caught_up) == (False, True)
+    assert held(timeline) == [8, 9]
+
+
+def test_the_first_session_of_a_long_conversation_expects_only_its_newest_part() -> None:
+    timeline = Timeline()
+    timeline.welcome(welcome(900, most=500))
+    assert timeline.take(message(401)) is Taken.NEW
+
+
+def test_a_resumed_session_goes_on_where_the_last_one_ended() -> None:
+    timeline = following(3)
+    assert timeline.welcome(welcome(5, resumed=True)) is False
+    before = timeline.caught_up
+    assert timeline.take(message(4)) is Taken.NEW
+    assert timeline.take(message(5)) is Taken.NEW
+    assert (before, timeline.caught_up) == (False, True)
+
+
+def test_a_gap_is_filled_from_history_and_nothing_held_is_lost() -> None:
+    timeline = following(3)
+    assert timeline.take(message(8)) is Taken.GAP
+    assert timeline.reloading
+    assert timeline.take(message(9)) is Taken.LATER
+    assert timeline.page(page(6, 9, more=True)) == 6
+    step = timeline.page(page(3, 5, more=True))
+    assert isinstance(step, Reloaded)
+    assert step.connected
+    assert [message.seq for message in step.new] == [4, 5, 6, 7, 8, 9]
+    assert held(timeline) == list(range(1, 10))
+    assert timeline.held == 9
+    assert not timeline.reloading
+
+
+def test_another_epoch_replaces_all_that_was_held() -> None:
+    timeline = following(5)
+    assert timeline.welcome(welcome(2, epoch="e2")) is True
+    assert (timeline.epoch, timeline.held) == ("e1", 5)  # until the reload is complete
+    step = timeline.page(page(1, 2, more=False))
+    assert isinstance(step, Reloaded)
+    assert not step.connected
+    assert held(timeline) == [1, 2]
+    assert (timeline.epoch, timeline.held) == ("e2", 2)
+
+
+def test_another_epoch_without_messages_leaves_none() -> None:
+    timeline = following(5)
+    timeline.welcome(welcome(0, epoch="e2"))
+    assert timeline.page(page(1, 0, more=False)) == Reloaded(False, [])
+    assert held(timeline) == []
+    assert (timeline.held, timeline.caught_up) == (0, True)
+
+
+def test_when_too_many_are_missing_the_newest_replace_what_was_held() -> None:
+    timeline = following(2)
+    assert timeline.welcome(welcome(300, most=100)) is True
+    assert timeline.page(page(251, 300, more=True)) == 251
+    step = timeline.page(page(201, 250, more=True))
+    assert isinstance(step, Reloaded)
+    assert not step.connected
+    assert held(timeline) == list(range(201, 301))
+
+
+def test_a_hole_that_history_does_not_fill_leaves_only_what_is_behind_it() -> None:
+    timeline = following(2)
+    timeline.take(message(9))
+    step = timeline.page(page(4, 6, more=False))
+    assert isinstance(step, Reloaded)
+    assert not step.connected
+    assert held(timeline) == [9]
+
+
+def test_a_page_that_nobody_asked_for_changes_nothing() -> None:
+    timeline = following(2)
+    assert timeline.page(page(1, 9, more=False)) == Reloaded(True, [])
+    assert held(timeline) == [1, 2]
+
+
+def test_a_new_welcome_ends_a_reload_that_was_cut_off() -> None:
+    timeline = following(3)
+    timeline.take(message(9))
+    assert timeline.welcome(welcome(9, resumed=True)) is False
+    assert not timeline.reloading
+    assert timeline.take(message(4)) is Taken.NEW
+
+
+def test_the_oldest_messages_are_let_go_at_the_bound() -> None:
+    timeline = Timeline(kept=10)
+    timeline.welcome(welcome(0))
+    for seq in range(1, 12):
+        timeline.take(message(seq))
+    assert held(timeline) == list(range(3, 12))
+    assert timeline.held == 11
+
+
+@given(
+    st.integers(0, 30),
+    st.integers(1, 30),
+    st.sets(st.integers(1, 70)),
+    st.integers(1, 20),
+)
+def test_whatever_is_lost_on_the_way_what_is_held_has_no_gap(
+    before: int, came: int, lost: set[int], size: int
+) -> None:
+    timeline = following(before)
+    for seq in range(before + 1, before + came + 1):
+        if seq not in lost and timeline.take(message(seq)) is Taken.GAP:
+            step: int | Reloaded = seq + 1
+            while isinstance(step, int):  # a server that answers as the protocol says
+                first = max(1, step - size)
+                step = timeline.page(page(first, step - 1, more=first > 1))
+        assert held(timeline) == list(range(1, timeline.held + 1))
+    arrived = {seq for seq in range(before + 1, before + came + 1) if seq not in lost}
+    assert timeline.held == max(arrived, default=before)
+
+
+def test_the_text_of_a_message_is_not_in_its_repr() -> None:
+    assert "secret" not in repr(message(1, text="secret"))
+    assert "secret" not in repr(Page(messages=[message(1, text="secret")], more=False))
+
+
+# Notifications
+
+
+def payload(kind: str = "message", **ring: Any) -> dict[str, Any]:
+    return {
+        "aps": {"alert": {"title": "New Message", "body": "Hello"}, "badge": 3},
+        "UnreadMessages": 3,
+        "isLiveChat": True,
+        "badgeSeq": 17,
+        "ringback": {"id": "r_01", "kind": kind, "customer": "c-42", "seq": 9, **ring},
+    }
+
+
+GARBAGE: list[object] = [
+    None,
+    7,
+    "ringback",
+    [],
+    ["ringback"],
+    {},
+    {"aps": {"badge": 3}, "UnreadMessages": 3},
+    {"ringback": None},
+    {"ringback": "yes"},
+    {"ringback": [1]},
+]
+
+
+def test_a_notification_of_ours_tells_the_status() -> None:
+    assert is_ours(payload())
+    assert conversation_status(payload()) == NotificationStatus(
+        unread=3,
+        live=True,
+        badge_seq=17,
+        seq=9,
+        customer="c-42",
+        kind=RingKind.MESSAGE,
+        id="r_01",
+    )
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_notification_of_somebody_else_is_not_ours(garbage: object) -> None:
+    assert not is_ours(garbage)
+    assert conversation_status(garbage) is None
+    assert not should_open_chat(garbage)
+    assert not is_double(garbage, 100)
+
+
+@pytest.mark.parametrize("wrong", ["3", -1, 2.5, True, None, [], {}])
+def test_ill_typed_fields_count_as_not_said(wrong: object) -> None:
+    told = {"ringback": dict.fromkeys(("id", "kind", "customer", "seq"), wrong)}
+    told["ringback"] |= {"id": 5, "customer": []}
+    told |= {"UnreadMessages": wrong, "badgeSeq": wrong, "isLiveChat": 1}  # type: ignore[dict-item]
+    assert conversation_status(told) == NotificationStatus(unread=0, live=False)
+
+
+@pytest.mark.parametrize("kind", ["message", "proactive"])
+def test_a_tapped_message_opens_the_chat(kind: str) -> None:
+    assert should_open_chat(payload(kind))
+
+
+@pytest.mark.parametrize("kind", ["badge", "a kind of the future", None])
+def test_what_is_no_message_opens_no_chat_and_is_no_double(kind: Any) -> None:
+    assert not should_open_chat(payload(kind))
+    assert not is_double(payload(kind), 100)
+
+
+@pytest.mark.parametrize(("seen", "double"), [(8, False), (9, True), (10, True)])
+def test_a_notification_of_what_was_seen_in_chat_is_a_double(seen: int, double: bool) -> None:
+    assert is_double(payload(), seen) is double
+    assert should_open_chat(payload(), seen) is not double
+
+
+def test_a_notification_that_names_no_place_is_no_double() -> None:
+    assert not is_double(payload(seq=None), 100)
+    assert should_open_chat(payload(seq=None), 100)

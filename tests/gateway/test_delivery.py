@@ -1,0 +1,324 @@
+"""The delivery rule as a truth table, and every due time, against an independent statement of it.
+
+The rule is stated here as sentences in order of precedence (`STATED`), not as code like the tested
+one: each sentence has a condition and what follows, and for every combination of facts the first
+sentence whose condition holds is what must be decided.
+"""
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import delivery
+from gateway.delivery import Action, Decision, Facts, InHand, Reason, Routing, Timing
+from gateway.protocol import BACKOFF_FIRST, CloseCode, Route
+
+YES_NO = (False, True)
+TIMING = Timing(
+    ack_timeout=5.0, disconnect_grace=1.0, restart_window=4.0, restart_grace=10.0, max_hold=30.0
+)
+times = st.integers(0, 4000).map(lambda quarter: quarter / 4)  # exact in binary
+
+
+# Where a message goes
+
+
+@pytest.mark.parametrize("otherwise", [Reason.NO_DEVICE, Reason.TOKEN_DEAD, Reason.QUARANTINED])
+@pytest.mark.parametrize(
+    ("in_chat", "endpoint", "devices", "route", "reason"),
+    [
+        (True, True, 2, Route.SOCKET, Reason.IN_CHAT),
+        (True, True, 0, Route.SOCKET, Reason.IN_CHAT),
+        (True, False, 2, Route.SOCKET, Reason.IN_CHAT),
+        (True, False, 0, Route.SOCKET, Reason.IN_CHAT),
+        (False, True, 1, Route.PUSH, Reason.NOT_IN_CHAT),
+        (False, True, 2, Route.PUSH, Reason.NOT_IN_CHAT),
+        (False, True, 0, Route.NONE, None),
+        (False, False, 2, Route.NONE, Reason.NO_ENDPOINT),
+        (False, False, 0, Route.NONE, Reason.NO_ENDPOINT),
+    ],
+)
+def test_a_message_goes_to_the_chat_else_to_a_device_else_nowhere_with_the_reason(
+    in_chat: bool,
+    endpoint: bool,
+    devices: int,
+    route: Route,
+    reason: Reason | None,
+    otherwise: Reason,
+) -> None:
+    decided = delivery.route(
+        in_chat=in_chat, endpoint=endpoint, live_devices=devices, otherwise=otherwise
+    )
+    assert decided == Routing(route, otherwise if reason is None else reason)
+
+
+# The look
+
+
+RINGS = [
+    InHand(silent=silent, acked=acked, read=read, expired=expired, current=current)
+    for silent, acked, read, expired, current in product(YES_NO, repeat=5)
+]
+ALL_FACTS = [
+    Facts(
+        endpoint=endpoint,
+        live=live,
+        early=early,
+        in_chat=in_chat,
+        in_hand=in_hand,
+        behind=behind,
+        all_expired=all_expired,
+        all_read=all_read,
+        badge_is_high=badge_is_high,
+    )
+    for in_hand in (None, *RINGS)
+    for behind in (0, 1, 3)
+    for endpoint, live, early, in_chat, all_expired, all_read, badge_is_high in product(
+        YES_NO, repeat=7
+    )
+]
+
+Stated = tuple[str, Callable[[Facts, InHand], bool], Action, Reason]
+NO_RING = InHand(silent=False)
+
+STATED: list[Stated] = [
+    ("a dead token is not rung", lambda f, r: not f.live, Action.SKIP, Reason.TOKEN_DEAD),
+    (
+        "without an endpoint nobody is rung",
+        lambda f, r: not f.endpoint,
+        Action.SKIP,
+        Reason.NO_ENDPOINT,
+    ),
+    ("a hold is waited for", lambda f, r: f.early, Action.WAIT, Reason.HELD),
+    (
+        "a ring in hand ends at its expiry",
+        lambda f, r: f.in_hand is not None and r.expired,
+        Action.CANCEL,
+        Reason.EXPIRED,
+    ),
+    (
+        "a badge in hand that tells an old number gives way",
+        lambda f, r: f.in_hand is not None and r.silent and not r.current,
+        Action.CANCEL,
+        Reason.SUPERSEDED,
+    ),
+    (
+        "a badge in hand is told again",
+        lambda f, r: f.in_hand is not None and r.silent,
+        Action.RETRY,
+        Reason.RETRY,
+    ),
+    (
+        "what was read is not rung again",
+        lambda f, r: f.in_hand is not None and r.read,
+        Action.CANCEL,
+        Reason.READ,
+    ),
+    (
+        "what was acked is not rung again",
+        lambda f, r: f.in_hand is not None and r.acked,
+        Action.CANCEL,
+        Reason.ACKED,
+    ),
+    (
+        "any other ring in hand is repeated",
+        lambda f, r: f.in_hand is not None,
+        Action.RETRY,
+        Reason.RETRY,
+    ),
+    (
+        "in chat and behind: the ack timed out",
+        lambda f, r: f.behind > 0 and not f.all_expired and f.in_chat,
+        Action.RING,
+        Reason.ACK_TIMEOUT,
+    ),
+    (
+        "behind and not in chat: rung",
+        lambda f, r: f.behind > 0 and not f.all_expired,
+        Action.RING,
+        Reason.NOT_IN_CHAT,
+    ),
+    (
+        "a badge that is too high is corrected",
+        lambda f, r: f.badge_is_high,
+        Action.BADGE,
+        Reason.READ_ELSEWHERE,
+    ),
+    ("only expired messages", lambda f, r: f.behind > 0, Action.SKIP, Reason.EXPIRED),
+    ("all was read", lambda f, r: f.all_read, Action.SKIP, Reason.READ),
+    ("all was acked", lambda f, r: True, Action.SKIP, Reason.ACKED),
+]
+
+
+def applies(stated: Stated, facts: Facts) -> bool:
+    return stated[1](facts, facts.in_hand or NO_RING)
+
+
+def test_every_combination_of_facts_is_decided_as_the_rule_says() -> None:
+    wrong = []
+    for facts in ALL_FACTS:
+        _, _, action, reason = next(s for s in STATED if applies(s, facts))
+        if delivery.look(facts) != Decision(action, reason):
+            wrong.append((facts, delivery.look(facts)))
+    assert wrong == []
+    assert len(ALL_FACTS) == 33 * 3 * 2**7
+
+
+def test_every_sentence_of_the_rule_decides_some_case() -> None:
+    deciding = {next(s for s in STATED if applies(s, facts))[0] for facts in ALL_FACTS}
+    assert deciding == {sentence for sentence, *_ in STATED}
+
+
+def test_a_ring_in_hand_is_only_ever_repeated_or_cancelled() -> None:
+    with_ring = [f for f in ALL_FACTS if f.in_hand and f.live and f.endpoint and not f.early]
+    assert {delivery.look(f).action for f in with_ring} == {Action.RETRY, Action.CANCEL}
+
+
+def test_nobody_is_rung_for_what_was_acked_read_or_expired() -> None:
+    for facts in ALL_FACTS:
+        if delivery.look(facts).action is Action.RING:
+            assert facts.behind
+            assert not facts.all_expired
+            assert facts.in_hand is None
+        if delivery.look(facts).action is Action.RETRY:
+            ring = facts.in_hand
+            assert ring is not None
+            assert not ring.expired
+            assert ring.silent or not (ring.acked or ring.read)
+
+
+def test_facts_without_anything_owed_lead_to_nothing() -> None:
+    assert delivery.look(Facts()) == Decision(Action.SKIP, Reason.ACKED)
+
+
+# Due times
+
+
+def test_a_message_to_somebody_in_chat_is_due_after_the_ack_timeout() -> None:
+    due = delivery.due_after_commit(None, 100.0, 0.0, in_chat=True, ack_timeout=5.0)
+    assert due == 105.0
+
+
+def test_a_message_to_somebody_not_in_chat_is_due_at_once() -> None:
+    due = delivery.due_after_commit(None, 100.0, 0.0, in_chat=False, ack_timeout=5.0)
+    assert due == 100.0
+
+
+def test_a_message_within_a_grace_is_due_at_its_end() -> None:
+    due = delivery.due_after_commit(None, 100.0, 100.75, in_chat=False, ack_timeout=5.0)
+    assert due == 100.75
+
+
+def test_in_chat_a_grace_that_still_runs_does_not_matter() -> None:
+    due = delivery.due_after_commit(None, 100.0, 200.0, in_chat=True, ack_timeout=5.0)
+    assert due == 105.0
+
+
+@given(standing=times, now=times, quiet=times, in_chat=st.booleans())
+def test_a_new_message_never_pushes_back_a_due_time_that_stands(
+    standing: float, now: float, quiet: float, in_chat: bool
+) -> None:
+    alone = delivery.due_after_commit(None, now, quiet, in_chat=in_chat, ack_timeout=5.0)
+    due = delivery.due_after_commit(standing, now, quiet, in_chat=in_chat, ack_timeout=5.0)
+    assert due == min(standing, alone)
+
+
+def test_an_ack_of_everything_clears_the_due_time() -> None:
+    assert delivery.due_after_ack(103.0, None, 5.0) is None
+
+
+def test_a_partial_ack_moves_the_due_time_to_the_deadline_of_the_oldest_unacked() -> None:
+    assert delivery.due_after_ack(103.0, 101.0, 5.0) == 106.0
+
+
+def test_an_ack_makes_nothing_due_that_was_not() -> None:
+    assert delivery.due_after_ack(None, 101.0, 5.0) is None
+    assert delivery.due_after_ack(None, None, 5.0) is None
+
+
+def test_a_partial_ack_does_not_end_a_hold_early() -> None:
+    """A replay is acked piece by piece; what is still on its way is old, but held (rule 5)."""
+    assert delivery.due_after_ack(standing=105.0, oldest_unacked_at=40.0, ack_timeout=5.0) == 105.0
+
+
+@pytest.mark.parametrize(
+    ("standing", "due"), [(None, None), (105.0, 101.0), (100.5, 100.5), (99.0, 99.0)]
+)
+def test_leaving_makes_what_is_due_due_after_the_grace_and_never_later(
+    standing: float | None, due: float | None
+) -> None:
+    assert delivery.due_after_leaving(standing, 100.0, 1.0) == due
+
+
+def test_joining_moves_a_due_time_to_the_ack_timeout_from_now() -> None:
+    assert delivery.held(100.0, 100.0, 100.0, TIMING) == 105.0
+
+
+def test_joining_moves_no_due_time_forward() -> None:
+    assert delivery.held(120.0, 100.0, 100.0, TIMING) == 120.0
+
+
+def test_joins_hold_no_longer_than_max_hold_since_the_first() -> None:
+    assert delivery.held(100.0, 128.0, 100.0, TIMING) == 130.0
+    assert delivery.held(130.0, 131.0, 100.0, TIMING) == 130.0
+
+
+@given(gaps=st.lists(st.sampled_from([0.25, 1.0, 4.75]), min_size=1, max_size=200))
+def test_a_phone_that_keeps_joining_is_rung_within_max_hold(gaps: list[float]) -> None:
+    first = now = due = 100.0
+    for gap in gaps:
+        if due <= now and now > first:
+            break
+        due = delivery.held(due, now, first, TIMING)
+        now += gap
+    assert due <= first + TIMING.max_hold
+
+
+@pytest.mark.parametrize(
+    ("due", "expected"), [(100.0, 100.0), (104.0, 104.0), (130.0, 130.0), (9_999.0, 130.0)]
+)
+def test_a_due_time_that_no_rule_can_have_set_is_brought_near(due: float, expected: float) -> None:
+    assert delivery.within_reason(due, 100.0, TIMING) == expected
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [
+        Timing(ack_timeout=50.0, max_hold=40.0),
+        Timing(disconnect_grace=50.0),
+        Timing(restart_grace=50.0),
+    ],
+)
+def test_what_a_rule_can_set_is_left_as_it_is(timing: Timing) -> None:
+    assert delivery.within_reason(150.0, 100.0, timing) == 150.0
+
+
+GRACES: dict[int | None, float] = {
+    None: 1.0,
+    1000: 0.0,
+    1001: 1.0,
+    1005: 1.0,
+    1006: 1.0,
+    1009: 1.0,
+    CloseCode.RESTART: TIMING.restart_window,
+    CloseCode.SLOW_READER: 1.0 + BACKOFF_FIRST,
+    CloseCode.TOKEN_EXPIRED: 1.0 + BACKOFF_FIRST,
+    CloseCode.PROTOCOL_BROKEN: 1.0,
+    CloseCode.SIGNED_OUT: 0.0,
+    CloseCode.TOO_MANY_SESSIONS: 1.0,
+}
+
+
+@pytest.mark.parametrize(("code", "grace"), GRACES.items())
+def test_the_grace_after_a_close_fits_the_return_that_the_code_asks_for(
+    code: int | None, grace: float
+) -> None:
+    assert delivery.grace_after(code, TIMING) == grace
+
+
+def test_reasons_and_actions_are_the_published_words() -> None:
+    assert all(reason.value == reason.name.lower() for reason in Reason)
+    assert [a.value for a in Action] == ["ring", "badge", "retry", "cancel", "skip", "wait"]

@@ -1,0 +1,397 @@
+"""docs/protocol.md and gateway/protocol.py say the same: read both, compare both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+import pytest
+
+from gateway import protocol
+from gateway.protocol import (
+    AGENT_FRAMES,
+    AGENT_LIMITS,
+    CLOSE_REASONS,
+    CUSTOMER_FRAMES,
+    CUSTOMER_LIMITS,
+    HTTP_STATUS,
+    SERVER_FRAMES,
+    CloseCode,
+    ErrorCode,
+    Limits,
+    PostMessage,
+    PutDevice,
+    Role,
+    decode_agent,
+    decode_body,
+    decode_customer,
+    may_reconnect,
+)
+
+DOC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+SENT_TO = {"customer": SERVER_FRAMES[Role.CUSTOMER], "agent": SERVER_FRAMES[Role.AGENT]}
+TAKEN_FROM = {"customer": CUSTOMER_FRAMES, "agent": AGENT_FRAMES}
+OBJECTS: dict[str, Any] = {
+    "from": protocol.Author,
+    "conversation": protocol.ConversationEntry,
+    "conversations": protocol.ConversationEntry,
+    "last": protocol.AgentMessage,
+}
+
+
+# Reading the page
+
+
+def section(title: str) -> str:
+    """The text under a heading of the second level."""
+    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", DOC, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title}"
+    return found[1]
+
+
+def table(title: str, first: str) -> list[list[str]]:
+    """The rows of the table in that section whose first heading is `first`."""
+    lines = iter(section(title).splitlines())
+    for line in lines:
+        if line.startswith(f"| {first} |"):
+            next(lines)
+            rows = []
+            for row in lines:
+                if not row.startswith("|"):
+                    break
+                rows.append([cell.strip() for cell in row.strip("|").split("|")])
+            return rows
+    raise AssertionError(f"no table {first} under {title}")
+
+
+def words(cell: str) -> list[str]:
+    """What a cell has in code quotes."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def fields(cell: str) -> dict[str, bool]:
+    """Field names of a cell, and whether each must be there."""
+    return {word.rstrip("?"): not word.endswith("?") for word in words(cell)}
+
+
+def frames(title: str) -> dict[str, dict[str, bool]]:
+    rows = table(title, "type")
+    told = {words(row[0])[0]: fields(row[1]) for row in rows}
+    assert len(told) == len(rows), "a type is listed twice"
+    return told
+
+
+def examples(*info: str) -> list[Any]:
+    """The JSON of the code blocks marked so: one value in all, or one per line."""
+    marked = re.escape(" ".join(("json", *info)))
+    values: list[Any] = []
+    for block in re.findall(rf"^```{marked}$\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL):
+        try:
+            values.append(json.loads(block))
+        except json.JSONDecodeError:
+            values.extend(json.loads(line) for line in block.splitlines())
+    assert values, f"no examples {info}"
+    return values
+
+
+def number(cell: str) -> float:
+    found = re.search(r"[0-9][0-9,]*(\.[0-9]+)?", cell)
+    assert found, f"no number in {cell}"
+    return float(found[0].replace(",", ""))
+
+
+# What the code says
+
+
+def struct_fields(kind: type[msgspec.Struct]) -> dict[str, bool]:
+    return {field.name: field.required for field in msgspec.structs.fields(kind)}
+
+
+def typed_fields(kind: Any) -> dict[str, bool]:
+    required = dict.fromkeys(kind.__required_keys__, True)
+    told = required | dict.fromkeys(kind.__optional_keys__, False)
+    return {name: needed for name, needed in told.items() if name != "type"}
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a frame field's type, as far as the type says."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind in (str, int, bool):
+        return type(value) is kind
+    if kind is float:
+        return type(value) in (int, float)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return value in list(kind)
+    return True
+
+
+def check_object(value: Any, kind: Any, message: Any) -> None:
+    """Every required key is there, no unknown one, each of its type, objects within too."""
+    assert isinstance(value, dict)
+    assert kind.__required_keys__ <= set(value), f"missing in {value}"
+    assert set(value) <= kind.__required_keys__ | kind.__optional_keys__, f"unknown in {value}"
+    hints = get_type_hints(kind)
+    for name, item in value.items():
+        assert fits(item, hints[name]), f"{name} in {value}"
+        if name == "messages":
+            for entry in item:
+                check_object(entry, message, message)
+        elif name == "limits":
+            assert set(item) == set(Limits.__struct_fields__)
+        elif name in OBJECTS:
+            for entry in item if isinstance(item, list) else [item]:
+                check_object(entry, OBJECTS[name], message)
+    if "role" in value:
+        assert value["role"] in list(Role)
+    if "kind" in value:
+        assert value["kind"] in list(protocol.MessageKind)
+
+
+# Frames
+
+
+@pytest.mark.parametrize("side", ["customer", "agent"])
+def test_the_doc_lists_exactly_the_frames_and_fields_that_a_client_may_send(side: str) -> None:
+    told = frames(f"{side.capitalize()} to server")
+    assert told == {tag: struct_fields(kind) for tag, kind in TAKEN_FROM[side].items()}
+
+
+@pytest.mark.parametrize("side", ["customer", "agent"])
+def test_the_doc_lists_exactly_the_frames_and_fields_that_the_server_sends(side: str) -> None:
+    told = frames(f"Server to {side}")
+    assert told == {tag: typed_fields(kind) for tag, kind in SENT_TO[side].items()}
+
+
+def test_the_doc_lists_exactly_the_fields_of_the_objects_within_frames() -> None:
+    told = {words(row[0])[0]: fields(row[1]) for row in table("Objects", "object")}
+    assert told == {
+        "resume": struct_fields(protocol.Resume),
+        "from": typed_fields(protocol.Author),
+        "limits": dict.fromkeys(Limits.__struct_fields__, True),
+        "conversation": typed_fields(protocol.ConversationEntry),
+    }
+
+
+def test_the_doc_lists_exactly_the_words_of_every_field_that_has_few() -> None:
+    told = {row[0].replace("`", ""): words(row[1]) for row in table("Words", "field")}
+    assert told == {
+        "role": list(Role),
+        "kind": list(protocol.MessageKind),
+        "state of a session": list(protocol.SessionState),
+        "filter": list(protocol.InboxFilter),
+        "route": list(protocol.Route),
+        "state of a receipt": list(protocol.ReceiptState),
+    }
+
+
+# Examples
+
+
+@pytest.mark.parametrize(
+    ("side", "decode"), [("customer", decode_customer), ("agent", decode_agent)]
+)
+def test_every_frame_of_a_client_has_an_example_that_the_real_decoder_takes(
+    side: str, decode: Any
+) -> None:
+    shown = set()
+    for example in examples("client", side):
+        frame = decode(json.dumps(example))
+        shown.add(type(frame))
+        known = {"type", *struct_fields(type(frame))}
+        assert set(example) <= known, f"unknown in {example}"
+    assert shown == set(TAKEN_FROM[side].values())
+
+
+@pytest.mark.parametrize("side", ["customer", "agent"])
+def test_every_frame_of_the_server_has_an_example_with_exactly_allowed_fields(side: str) -> None:
+    shown = set()
+    for example in examples("server", side):
+        kind = SENT_TO[side][example["type"]]
+        check_object(example, kind, SENT_TO[side]["message"])
+        shown.add(example["type"])
+    assert shown == set(SENT_TO[side])
+
+
+def test_every_optional_field_is_shown_in_some_example() -> None:
+    """All but a hello's `ref` and the like, which every frame may have."""
+    for side, kinds in SENT_TO.items():
+        for tag, kind in kinds.items():
+            shown = {
+                name
+                for example in examples("server", side)
+                if example["type"] == tag
+                for name in example
+            }
+            assert set(typed_fields(kind)) - shown <= {"ref", "data", "duplicate", "retry_after"}
+
+
+def test_the_times_in_server_examples_are_as_the_server_writes_them() -> None:
+    def times(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                if name in ("at", "server_time", "updated_at", "registered_at"):
+                    yield item
+                yield from times(item)
+        elif isinstance(value, list):
+            for item in value:
+                yield from times(item)
+
+    found = list(
+        times([examples("server", "customer"), examples("server", "agent"), examples("http")])
+    )
+    assert len(found) > 10
+    for text in found:
+        assert protocol.timestamp(protocol.parse_timestamp(text)) == text
+
+
+def test_the_limits_in_the_welcomes_are_the_defaults() -> None:
+    for side, limits in (("customer", CUSTOMER_LIMITS), ("agent", AGENT_LIMITS)):
+        (welcome,) = [e for e in examples("server", side) if e["type"] == "welcome"]
+        assert welcome["limits"] == limits.as_field()
+
+
+def test_every_block_of_json_is_json() -> None:
+    infos = set(re.findall(r"^```(json.*)$", DOC, re.MULTILINE))
+    assert infos == {
+        "json client customer",
+        "json client agent",
+        "json server customer",
+        "json server agent",
+        "json http",
+        "json http message",
+        "json http registration",
+        "json backend",
+    }
+    for info in infos:
+        assert examples(*info.split()[1:])
+
+
+# Limits and codes
+
+
+def test_the_doc_lists_exactly_the_limits_with_their_defaults() -> None:
+    told = {words(row[0])[0]: (number(row[1]), number(row[2])) for row in table("Limits", "limit")}
+    ours, agents = CUSTOMER_LIMITS.as_field(), AGENT_LIMITS.as_field()
+    assert told == {name: (ours[name], agents[name]) for name in Limits.__struct_fields__}
+
+
+FIXED: Mapping[str, tuple[str, float]] = {
+    "`ref`, `Idempotency-Key`": ("REF_CHARS", protocol.REF_CHARS),
+    "any id, `installation`, `epoch`, `platform`, `app`, `environment`, `locale`": (
+        "ID_CHARS",
+        protocol.ID_CHARS,
+    ),
+    "device token": ("TOKEN_CHARS", protocol.TOKEN_CHARS),
+    "`title`": ("TITLE_CHARS", protocol.TITLE_CHARS),
+    "`cursor`": ("CURSOR_CHARS", protocol.CURSOR_CHARS),
+    "nesting of JSON, the frame itself being the first level": (
+        "JSON_DEPTH",
+        protocol.JSON_DEPTH,
+    ),
+    "`seq`, `before`, `after`": ("SEQ_MAX", protocol.SEQ_MAX),
+    "`limit` of a page": ("HISTORY_MAX", protocol.HISTORY_MAX),
+    "`limit` when absent": ("HISTORY_DEFAULT", protocol.HISTORY_DEFAULT),
+    "time until `hello`": ("HELLO_TIMEOUT", protocol.HELLO_TIMEOUT),
+    "time between pings": ("PING_INTERVAL", protocol.PING_INTERVAL),
+    "time until an `ack` should be sent": ("ACK_WITHIN", protocol.ACK_WITHIN),
+    "bad frames in a row": ("BAD_FRAMES_IN_A_ROW", protocol.BAD_FRAMES_IN_A_ROW),
+    "unsent bytes of a session": ("OUTBOUND_BYTES", protocol.OUTBOUND_BYTES),
+    "a `ref` is remembered for at least": ("REF_KEPT_DAYS", protocol.REF_KEPT_DAYS),
+    "first reconnect backoff": ("BACKOFF_FIRST", protocol.BACKOFF_FIRST),
+    "longest reconnect backoff": ("BACKOFF_MAX", protocol.BACKOFF_MAX),
+}
+
+
+def test_the_doc_lists_exactly_the_fixed_limits() -> None:
+    told = {row[0]: number(row[1]) for row in table("Limits", "what")}
+    assert told == {what: value for what, (_, value) in FIXED.items()}
+    in_code = {
+        name
+        for name, value in vars(protocol).items()
+        if re.fullmatch(r"[A-Z][A-Z_]+", name) and type(value) in (int, float)
+    }
+    assert in_code == {name for name, _ in FIXED.values()}
+
+
+def test_the_doc_lists_exactly_the_error_codes_with_their_http_status() -> None:
+    told = {words(row[0])[0]: int(row[1]) for row in table("Error codes", "code")}
+    assert told == {code.value: HTTP_STATUS[code] for code in ErrorCode}
+
+
+def test_the_doc_lists_exactly_the_close_codes_and_what_a_client_does() -> None:
+    rows = table("Close codes", "code")
+    assert [int(row[0]) for row in rows] == [code.value for code in CloseCode]
+    for code, meaning, client in rows:
+        assert meaning.startswith(CLOSE_REASONS[CloseCode(int(code))])
+        assert client.startswith("reconnects" if may_reconnect(int(code)) else "stays away")
+
+
+def test_every_code_named_anywhere_in_the_doc_exists() -> None:
+    named = re.findall(r"`error` `([a-z_]+)`", DOC)
+    assert named
+    assert set(named) <= set(ErrorCode)
+    codes = {int(code) for code in re.findall(r"(?<![0-9.,])(4[05][0-9]{2})(?![0-9])", DOC)}
+    assert codes - {4000, 4499, 4500} <= set(CloseCode)
+
+
+# HTTP
+
+
+def test_the_doc_lists_exactly_the_fields_of_the_http_bodies() -> None:
+    told = {row[0]: fields(row[1]) for row in table("HTTP API", "body")}
+    assert told == {
+        "a message": struct_fields(PostMessage),
+        "a registration": struct_fields(PutDevice),
+    }
+
+
+def test_the_examples_of_http_bodies_are_taken_and_show_every_field() -> None:
+    (message,) = examples("http", "message")
+    decode_body(json.dumps(message).encode(), PostMessage)
+    assert set(message) == set(struct_fields(PostMessage))
+    (registration,) = examples("http", "registration")
+    decode_body(json.dumps(registration).encode(), PutDevice)
+    assert set(registration) == set(struct_fields(PutDevice))
+
+
+def test_the_example_of_a_problem_is_one_of_the_error_codes() -> None:
+    (problem,) = [value for value in examples("http") if "code" in value]
+    assert problem["status"] == HTTP_STATUS[ErrorCode(problem["code"])]
+    assert set(problem) == {"type", "title", "status", "detail", "code"}
+
+
+def test_the_doc_lists_exactly_the_calls_that_the_http_listener_serves() -> None:
+    source = (Path(__file__).parents[2] / "gateway" / "api.py").read_text(encoding="utf-8")
+    served = {
+        (method.upper(), re.sub(r"\{[a-z]+\}", "{}", path))
+        for method, path in re.findall(r'web\.(get|post|put|delete)\(\s*"(/v1/[^"]*)"', source)
+    }
+    told = set()
+    for row in table("HTTP API", "call"):
+        method, path = words(row[0])[0].split()
+        told.add((method, re.sub(r"\{[a-z]+\}", "{}", path)))
+    assert told == served
+
+
+# The page itself
+
+
+def test_the_paths_and_the_subprotocol_are_named() -> None:
+    for name in (protocol.CUSTOMER_PATH, protocol.AGENT_PATH, protocol.SUBPROTOCOL):
+        assert re.search(rf"`(GET )?{re.escape(name)}`", section("Transport"))
+
+
+def test_every_link_within_the_page_leads_to_a_heading() -> None:
+    headings = re.findall(r"^#+ (.*)$", DOC, re.MULTILINE)
+    anchors = {
+        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings
+    }
+    links = re.findall(r"\]\(#([^)]*)\)", DOC)
+    assert links
+    assert set(links) <= anchors

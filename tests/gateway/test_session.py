@@ -1,0 +1,284 @@
+"""What a session does with what comes in, what goes out, and where its bounds are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import protocol
+from gateway.auth import Identity
+from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
+from gateway.session import AgentSession, CustomerSession, Hangup, Held, TokenBucket
+from storage.records import Key
+
+BOUND = 20
+KEY = Key("acme", "c-1")
+OTHER = Key("acme", "c-2")
+
+GOOD = '{"type": "ping"}'
+BAD = '{"type": "ping", "ref": 7}'
+SEND = '{"type": "send", "ref": "r-1", "text": "hello"}'
+AGENT_SEND = '{"type": "send", "ref": "r-1", "customer": "c-1", "text": "hello"}'
+TOO_LARGE = orjson.dumps({"type": "send", "ref": "r-1", "text": "x" * 8_001}).decode()
+
+
+@dataclass(slots=True)
+class Wire:
+    """Where a session's frames go in these tests, in order, closes included."""
+
+    out: list[bytes | CloseCode] = field(default_factory=list)
+
+    def send(self, data: bytes) -> None:
+        self.out.append(data)
+
+    def close(self, code: CloseCode) -> None:
+        self.out.append(code)
+
+
+def customer(bucket: TokenBucket | None = None, **fields: Any) -> tuple[CustomerSession, Wire]:
+    wire = Wire()
+    who = Identity("acme", Role.CUSTOMER, "c-1", "Ann", 2e9)
+    bucket = bucket or TokenBucket(60, 1_000)
+    session = CustomerSession("s-1", who, wire, bucket, BOUND, protocol.decode_customer, **fields)
+    return session, wire
+
+
+def agent(bucket: TokenBucket | None = None) -> tuple[AgentSession, Wire]:
+    wire = Wire()
+    who = Identity("acme", Role.AGENT, "a-1", None, 2e9)
+    bucket = bucket or TokenBucket(60, 1_000)
+    return AgentSession("s-2", who, wire, bucket, BOUND, protocol.decode_agent), wire
+
+
+def held() -> Held:
+    """The holding place as `gateway.chat` makes it."""
+    return Held(BOUND)
+
+
+def refused(
+    session: CustomerSession | AgentSession, raw: str | bytes, now: float = 0
+) -> FrameError:
+    with pytest.raises(FrameError) as caught:
+        session.receive(raw, now)
+    return caught.value
+
+
+# The rate limit
+
+
+def test_a_burst_passes_at_once_and_one_more_does_not() -> None:
+    bucket = TokenBucket(per_minute=60, burst=3)
+    assert [bucket.take(100.0) for _ in range(3)] == [None] * 3
+    assert bucket.take(100.0) == 1.0
+
+
+def test_the_told_wait_is_exactly_long_enough() -> None:
+    bucket = TokenBucket(per_minute=30, burst=1)
+    bucket.take(0.0)
+    assert bucket.take(0.5) == 1.5
+    assert bucket.take(1.75) == 0.25
+    assert bucket.take(2.0) is None
+
+
+def test_a_long_pause_saves_up_no_more_than_the_burst() -> None:
+    bucket = TokenBucket(per_minute=60, burst=2)
+    bucket.take(0.0)
+    assert [bucket.take(3_600.0) for _ in range(3)] == [None, None, 1.0]
+
+
+def test_a_clock_that_steps_back_neither_gives_nor_takes() -> None:
+    bucket = TokenBucket(per_minute=60, burst=1)
+    bucket.take(100.0)
+    assert bucket.take(50.0) == 1.0
+    assert bucket.take(51.0) is None
+
+
+@given(
+    per_minute=st.integers(1, 600),
+    burst=st.integers(1, 50),
+    gaps=st.lists(st.floats(0, 3), max_size=200),
+)
+def test_no_more_pass_than_the_burst_and_the_rate_allow(
+    per_minute: int, burst: int, gaps: list[float]
+) -> None:
+    bucket = TokenBucket(per_minute, burst)
+    now, passed = 0.0, 0
+    for gap in gaps:
+        now += gap
+        passed += bucket.take(now) is None
+    assert passed <= burst + now * per_minute / 60 + 1e-6
+
+
+@pytest.mark.parametrize(("make", "raw"), [(customer, SEND), (agent, AGENT_SEND)])
+def test_sending_too_fast_is_answered_with_the_ref_and_when_to_try_again(
+    make: Callable[[TokenBucket], tuple[CustomerSession | AgentSession, Wire]], raw: str
+) -> None:
+    session, _ = make(TokenBucket(per_minute=30, burst=1))
+    assert session.receive(raw, 0.0).ref == "r-1"
+    error = refused(session, raw, 1.0)
+    assert (error.code, error.ref, error.retry_after) == (ErrorCode.RATE_LIMITED, "r-1", 1.0)
+    assert "30 a minute" in error.message
+    assert session.receive(raw, 2.0).text == "hello"
+
+
+def test_only_sends_count_against_the_rate() -> None:
+    session, _ = customer(TokenBucket(per_minute=60, burst=1))
+    for _ in range(50):
+        session.receive(GOOD, 0.0)
+        session.receive('{"type": "ack", "seq": 1}', 0.0)
+    session.receive(SEND, 0.0)
+    assert refused(session, SEND).code is ErrorCode.RATE_LIMITED
+
+
+def test_being_too_fast_is_not_a_bad_frame() -> None:
+    session, _ = customer(TokenBucket(per_minute=60, burst=1))
+    session.receive(SEND, 0.0)
+    for _ in range(30):
+        assert refused(session, SEND).code is ErrorCode.RATE_LIMITED
+
+
+# Bad frames
+
+
+@pytest.mark.parametrize(
+    "raw", ["", "nonsense", "[]", '"text"', '{"type": "no_such"}', "{}", BAD, b"\x00binary"]
+)
+def test_a_bad_frame_is_answered_and_nothing_else_happens(raw: str | bytes) -> None:
+    session, wire = customer()
+    assert refused(session, raw).code is ErrorCode.BAD_FRAME
+    assert not session.closed
+    assert wire.out == []
+
+
+def test_the_tenth_bad_frame_in_a_row_ends_the_session_with_4502() -> None:
+    session, _ = customer()
+    for _ in range(9):
+        assert refused(session, BAD).code is ErrorCode.BAD_FRAME
+    with pytest.raises(Hangup) as caught:
+        session.receive(BAD, 0.0)
+    assert caught.value.code == 4502
+
+
+def test_a_good_frame_begins_the_count_of_bad_ones_anew() -> None:
+    session, _ = customer()
+    for _ in range(5):
+        for _ in range(9):
+            refused(session, BAD)
+        session.receive(GOOD, 0.0)
+    for _ in range(9):
+        assert refused(session, BAD).code is ErrorCode.BAD_FRAME
+    with pytest.raises(Hangup):
+        session.receive(BAD, 0.0)
+
+
+def test_oversized_fields_are_refused_without_ending_the_session() -> None:
+    session, _ = customer()
+    for _ in range(30):
+        assert refused(session, TOO_LARGE).code is ErrorCode.TOO_LARGE
+    assert session.receive(GOOD, 0.0) == protocol.Ping()
+
+
+# What goes out
+
+
+def test_a_frame_is_sent_as_json() -> None:
+    session, wire = customer()
+    session.send({"type": "pong", "ref": "é"})
+    assert wire.out == ['{"type":"pong","ref":"é"}'.encode()]
+
+
+def test_what_arrives_during_a_replay_goes_out_behind_it_in_order() -> None:
+    session, wire = customer(held=held())
+    session.deliver(b"3")
+    session.write(b"1")
+    session.deliver(b"4")
+    session.write(b"2")
+    session.release()
+    session.deliver(b"5")
+    assert wire.out == [b"1", b"2", b"3", b"4", b"5"]
+
+
+def test_releasing_without_a_replay_sends_nothing() -> None:
+    session, wire = customer()
+    session.release()
+    assert wire.out == []
+
+
+def test_what_fits_the_bound_is_held_and_what_passes_it_closes_with_4001() -> None:
+    session, wire = customer(held=held())
+    session.deliver(b"x" * (BOUND - 1))
+    session.deliver(b"y")
+    assert wire.out == []
+    session.deliver(b"z")
+    assert wire.out == [4001]
+    session.release()
+    assert wire.out == [4001], "what was not sent is replayed to the next session"
+
+
+def test_a_closed_session_sends_nothing_and_is_closed_once() -> None:
+    session, wire = customer()
+    session.close(CloseCode.RESTART)
+    session.close(CloseCode.GOODBYE)
+    session.write(b"late")
+    session.send({"type": "pong"})
+    session.deliver(b"later")
+    assert wire.out == [CloseCode.RESTART]
+    assert session.closed
+
+
+# Whose session it is
+
+
+def test_a_customers_session_names_its_conversation() -> None:
+    session, _ = customer()
+    assert (session.key, session.tenant) == (KEY, "acme")
+
+
+def test_a_session_is_active_until_it_says_otherwise() -> None:
+    session, _ = customer()
+    assert session.active
+    session.state = SessionState.BACKGROUND
+    assert not session.active
+
+
+def test_two_sessions_of_one_customer_are_not_the_same() -> None:
+    one, two = customer()[0], customer()[0]
+    assert len({one, two}) == 2
+
+
+# An agent's conversations
+
+
+def test_an_opened_conversation_holds_its_own_frames_and_no_others() -> None:
+    session, wire = agent()
+    session.opened[KEY] = held()
+    session.deliver(KEY, b"held")
+    session.deliver(OTHER, b"other")
+    session.write(b"opening")
+    session.release(KEY)
+    session.deliver(KEY, b"live")
+    assert wire.out == [b"other", b"opening", b"held", b"live"]
+
+
+def test_releasing_keeps_the_conversation_open() -> None:
+    session, wire = agent()
+    session.opened[KEY] = held()
+    session.release(KEY)
+    session.release(KEY)
+    session.release(OTHER)
+    assert session.opened == {KEY: None}
+    assert wire.out == []
+
+
+def test_an_opening_that_takes_too_much_closes_with_4001() -> None:
+    session, wire = agent()
+    session.opened[KEY] = held()
+    session.deliver(KEY, b"x" * BOUND)
+    assert wire.out == []
+    session.deliver(KEY, b"y")
+    session.release(KEY)
+    assert wire.out == [4001]

@@ -1,0 +1,172 @@
+"""What became of a message, told from its row and its events, for machines and for people."""
+
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+
+from gateway import why
+from storage.records import Conversation, Event, Message, Outcome
+from storage.store import Told
+
+AT = 1_795_510_800.0
+MESSAGE = Message(
+    conversation=3,
+    seq=9,
+    ord=4,
+    said=5,
+    id="m_9",
+    role="agent",
+    author="a-1",
+    name="Ann",
+    kind="chat",
+    text="the secret text",
+    data='{"a":1}',
+    title="the secret title",
+    at=AT,
+    expires_at=AT + 60,
+    ref="r-9",
+    route="socket",
+    reason="in_chat",
+    sessions="s-1 s-2",
+    due_at=AT + 5,
+)
+FROM_CUSTOMER = msgspec.structs.replace(
+    MESSAGE, role="customer", route=None, reason=None, sessions=None, due_at=None
+)
+
+
+def event(after: float, name: str, **detail: Any) -> Event:
+    text = orjson.dumps(detail).decode() if detail else None
+    return Event(3, 8, 9, AT + after, name, text)
+
+
+def told(
+    *events: Event,
+    outcome: Outcome | None = Outcome.PENDING,
+    reason: str | None = None,
+    message: Message = MESSAGE,
+) -> Told:
+    return Told(message, Conversation(3, "acme", "c-1"), outcome, reason, list(events))
+
+
+def test_a_timeline_begins_with_the_commit_and_the_sessions_written_to() -> None:
+    assert why.timeline(told()) == [
+        {
+            "at": "2026-11-24T09:00:00.000Z",
+            "event": "committed",
+            "route": "socket",
+            "reason": "in_chat",
+            "due": "2026-11-24T09:00:05.000Z",
+        },
+        {"at": "2026-11-24T09:00:00.000Z", "event": "written", "session": "s-1"},
+        {"at": "2026-11-24T09:00:00.000Z", "event": "written", "session": "s-2"},
+    ]
+
+
+def test_a_message_that_owes_nothing_was_only_committed() -> None:
+    assert why.timeline(told(message=FROM_CUSTOMER)) == [
+        {"at": "2026-11-24T09:00:00.000Z", "event": "committed"}
+    ]
+
+
+def test_events_follow_in_order_with_what_was_recorded() -> None:
+    told_ = told(
+        event(5, "due", reason="ack_timeout"),
+        event(5.125, "attempt", attempt=1, status=200, ms=12.5, device="ab12"),
+        event(6, "removed"),
+    )
+    assert why.timeline(told_)[3:] == [
+        {"at": "2026-11-24T09:00:05.000Z", "event": "due", "reason": "ack_timeout"},
+        {
+            "at": "2026-11-24T09:00:05.125Z",
+            "event": "attempt",
+            "attempt": 1,
+            "status": 200,
+            "ms": 12.5,
+            "device": "ab12",
+        },
+        {"at": "2026-11-24T09:00:06.000Z", "event": "removed"},
+    ]
+
+
+def test_deliveries_give_outcome_and_reason_beside_the_timeline() -> None:
+    told_ = told(event(1, "due"), outcome=Outcome.UNDELIVERABLE, reason="no_device")
+    assert why.deliveries(told_) == {
+        "customer": "c-1",
+        "seq": 9,
+        "outcome": "undeliverable",
+        "reason": "no_device",
+        "events": why.timeline(told_),
+    }
+
+
+def test_without_a_reason_none_is_given() -> None:
+    assert "reason" not in why.deliveries(told(outcome=Outcome.ACKED))
+
+
+def test_a_message_that_the_customer_wrote_has_no_outcome() -> None:
+    assert why.deliveries(told(outcome=None, message=FROM_CUSTOMER))["outcome"] is None
+
+
+def test_nothing_of_the_content_is_told() -> None:
+    everything = repr(why.deliveries(told(event(1, "due")))) + repr(why.lines(told()))
+    assert "secret" not in everything
+
+
+@pytest.mark.parametrize(
+    ("outcome", "events", "after"),
+    [
+        (Outcome.PENDING, [event(5, "due")], None),
+        (None, [], None),
+        (Outcome.ACKED, [event(1, "acked", session="s-1")], 1),
+        (Outcome.PUSHED, [event(5, "due"), event(6, "outcome", outcome="pushed")], 6),
+        (
+            Outcome.PUSHED,
+            [event(6, "outcome", outcome="pushed"), event(9, "acked", session="s-1")],
+            6,
+        ),
+        (
+            Outcome.ACKED,
+            [
+                event(6, "outcome", outcome="expired"),
+                event(7, "outcome", outcome="acked", was="expired"),
+                event(7, "acked"),
+                event(8, "read"),
+            ],
+            7,
+        ),
+        (
+            Outcome.UNDELIVERABLE,
+            [
+                event(1, "outcome", outcome="undeliverable"),
+                event(2, "outcome", outcome="pending", was="undeliverable"),
+                event(3, "outcome", outcome="undeliverable"),
+            ],
+            3,
+        ),
+        (
+            Outcome.PENDING,
+            [
+                event(1, "outcome", outcome="undeliverable"),
+                event(2, "outcome", outcome="pending", was="undeliverable"),
+            ],
+            None,
+        ),
+    ],
+)
+def test_the_time_of_the_outcome_is_that_of_the_event_that_gave_it(
+    outcome: Outcome | None, events: list[Event], after: float | None
+) -> None:
+    decided = why.decided_at(told(*events, outcome=outcome))
+    assert decided == (None if after is None else AT + after)
+
+
+def test_for_people_a_line_has_the_time_of_day_the_event_and_the_rest() -> None:
+    assert why.lines(told(event(5.5, "attempt", status=200, verdict="accepted"))) == [
+        ("09:00:00.000", "committed", "route=socket reason=in_chat due=2026-11-24T09:00:05.000Z"),
+        ("09:00:00.000", "written", "session=s-1"),
+        ("09:00:00.000", "written", "session=s-2"),
+        ("09:00:05.500", "attempt", "status=200 verdict=accepted"),
+    ]

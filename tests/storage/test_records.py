@@ -1,0 +1,128 @@
+"""Records: what follows from their fields, and what they keep to themselves."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from storage.records import (
+    Conversation,
+    Cut,
+    Device,
+    DeviceState,
+    Draft,
+    Key,
+    Message,
+    Outcome,
+    Span,
+)
+
+SECRET = "never to be seen"
+
+
+def device(id: int, **fields: Any) -> Device:
+    return Device(
+        id=id,
+        installation=f"i-{id}",
+        token=f"{SECRET} {id}",
+        generation=2,
+        registered_at=1.0,
+        **fields,
+    )
+
+
+def message(**fields: Any) -> Message:
+    given: dict[str, Any] = dict.fromkeys(Message.__struct_fields__) | {
+        "conversation": 1,
+        "seq": 9,
+        "ord": 4,
+        "said": 5,
+        "id": "m_9",
+        "kind": "chat",
+        "text": SECRET,
+        "title": SECRET,
+        "data": f'{{"a":"{SECRET}"}}',
+    }
+    return Message(**given | fields)
+
+
+CONVERSATION = Conversation(
+    id=1,
+    tenant="acme",
+    customer="c-1",
+    last_seq=9,
+    last_ord=4,
+    last_said=5,
+    acked_seq=7,
+    acked_ord=3,
+    read_seq=5,
+    read_ord=1,
+    agent_read_said=2,
+)
+
+
+def test_unread_is_the_counted_messages_after_the_read_mark() -> None:
+    assert CONVERSATION.unread == 3
+
+
+def test_waiting_is_what_the_customer_wrote_after_the_agents_read_mark() -> None:
+    assert CONVERSATION.waiting == 3
+
+
+def test_a_conversation_is_named_by_tenant_and_customer() -> None:
+    assert CONVERSATION.key == Key("acme", "c-1") == ("acme", "c-1")
+
+
+def test_cursors_are_cuts() -> None:
+    assert (CONVERSATION.last, CONVERSATION.acked) == (Cut(9, 4), Cut(7, 3))
+    assert message().cut == Cut(9, 4)
+    rung = device(1, covered_seq=3, covered_ord=2, ring_seq=9, ring_ord=4)
+    assert (rung.covered, rung.ring_to) == (Cut(3, 2), Cut(9, 4))
+
+
+def test_a_span_counts_its_counted_messages() -> None:
+    span = Span(2, 1, 9, 4, Outcome.PUSHED)
+    assert (span.lo, span.hi, span.count) == (Cut(2, 1), Cut(9, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("state", "live"),
+    [(DeviceState.LIVE, True), (DeviceState.DEAD, False), (DeviceState.QUARANTINED, False)],
+)
+def test_only_a_live_registration_may_be_rung(state: DeviceState, live: bool) -> None:
+    c = CONVERSATION.with_device(device(1, state=state)).with_device(device(2))
+    assert [d.id for d in c.live_devices] == ([1, 2] if live else [2])
+    assert device(1, state=state).live is live
+
+
+def test_a_new_device_comes_last_and_a_known_one_keeps_its_place() -> None:
+    c = CONVERSATION.with_device(device(1)).with_device(device(2))
+    c = c.with_device(device(1, attempt=3))
+    assert [(d.id, d.attempt) for d in c.devices] == [(1, 3), (2, 0)]
+
+
+def test_a_device_is_found_by_its_id_and_removed_by_it() -> None:
+    c = CONVERSATION.with_device(device(1)).with_device(device(2))
+    assert c.device(2) == device(2)
+    assert c.device(3) is None
+    assert c.without_device(1).devices == (device(2),)
+    assert c.without_device(3) == c
+
+
+def test_records_cannot_be_changed_in_place() -> None:
+    record: Any
+    for record, name in ((CONVERSATION, "last_seq"), (message(), "seq"), (device(1), "owes")):
+        with pytest.raises(AttributeError):
+            setattr(record, name, 1)
+
+
+def test_no_repr_tells_a_token_a_ring_or_a_text() -> None:
+    draft = Draft("m_9", "agent", "a", "chat", SECRET, True, data=SECRET, title=SECRET)
+    rung = device(1, ring=f'{{"text":"{SECRET}"}}')
+    full = msgspec.structs.replace(
+        CONVERSATION, devices=(rung,), newest=message(), newest_counted=message()
+    )
+    told = repr([draft, message(), rung, full])
+    assert SECRET not in told
+    assert "m_9" in told
+    assert "generation=2" in told

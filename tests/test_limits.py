@@ -1,0 +1,325 @@
+"""Limits, and what goes on within them: pages, the inbox, typing, marks. Every bound is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.protocol import Role
+from gateway.sockets import Peer
+from storage.records import Key
+from tests.running import PATIENT, Running, running
+
+PLENTY = {"agent_sends_per_minute": 1_000_000, "agent_burst": 100_000}
+
+
+# Rates
+
+
+async def test_beyond_the_burst_sends_are_refused_with_the_time_to_wait(tmp_path: Path) -> None:
+    limits = {"burst": 2, "sends_per_minute": 1}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        customer = await it.customer()
+        assert customer.welcome["limits"]["burst"] == 2
+        assert customer.welcome["limits"]["sends_per_minute"] == 1
+        for text in ("one", "two"):
+            await customer.ask("send", "sent", text=text)
+        error = await customer.ask("send", "error", text="three")
+        assert error["code"] == "rate_limited"
+        assert 0 < error["retry_after"] <= 60
+        await customer.ask("ping", "pong")
+        page = await customer.ask("history", "history")
+        assert [m["text"] for m in page["messages"]] == ["one", "two"]
+
+
+async def test_agents_have_a_rate_of_their_own_on_sockets_and_over_http(tmp_path: Path) -> None:
+    limits = {"agent_burst": 1, "agent_sends_per_minute": 1}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        await it.customer()
+        agent = await it.agent(open="c-42")
+        assert agent.welcome["limits"]["burst"] == 1
+        await agent.ask("send", "sent", customer="c-42", text="one")
+        error = await agent.ask("send", "error", customer="c-42", text="two")
+        assert error["code"] == "rate_limited"
+        body = {"customer": "c-42", "text": "x"}
+        statuses = [
+            (await it.call("POST", "/v1/messages", Role.AGENT, "a-2", json=body))[0]
+            for _ in range(2)
+        ]
+        assert statuses == [201, 429]
+        headers = {"Authorization": f"Bearer {it.token(Role.AGENT, 'a-2')}"}
+        async with it.http.post(it.url("/v1/messages"), json=body, headers=headers) as answer:
+            assert answer.status == 429
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert (await answer.json(content_type=None))["retry_after"] > 0
+        assert (await it.call("POST", "/v1/messages", Role.AGENT, "a-3", json=body))[0] == 201
+
+
+# Connections
+
+
+async def test_one_session_too_many_closes_the_oldest(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"sessions": 2}) as it:
+        first, second, third = [await it.customer() for _ in range(3)]
+        assert await first.closed() == 4504
+        stranger = await it.customer("c-1")
+        for wire in (second, third, stranger):
+            await wire.ask("ping", "pong")
+
+
+async def test_a_session_that_will_not_close_does_not_save_the_next_oldest(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"sessions": 1}) as it:
+        stubborn = await it.customer()
+        stubborn.socket.transport.pause_reading()
+        second = await it.customer()
+        third = await it.customer()
+        assert await second.closed() == 4504
+        await third.ask("ping", "pong")
+
+
+async def test_one_connection_too_many_is_closed_with_4003(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"connections": 2}) as it:
+        customer, agent = await it.customer(), await it.agent()
+        assert await (await it.raw("/v1/chat")).closed() == 4003
+        await customer.ask("ping", "pong")
+        await agent.ask("ping", "pong")
+
+
+async def test_one_attempt_too_many_from_an_address_is_closed_with_4003(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"attempts_per_minute": 2}) as it:
+        customer = await it.customer()
+        other = await it.raw("/v1/chat", local_addr=("127.0.0.2", 0))
+        assert (await it.customer("c-2")).welcome["customer"] == "c-2"
+        assert await (await it.raw("/v1/agent")).closed() == 4003
+        await other.send("hello", token=it.token(Role.CUSTOMER, "c-1"))
+        assert (await other.take("welcome"))["customer"] == "c-1"
+        await customer.ask("ping", "pong")
+
+
+# A slow reader
+
+
+async def test_who_does_not_read_is_closed_with_4001_and_resumes_without_a_gap(
+    tmp_path: Path,
+) -> None:
+    limits = {"outbound_bytes": 65_536, "resume": 100_000, **PLENTY}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        customer = await it.customer()
+        agent = await it.agent()
+        customer.socket.transport.pause_reading()
+        sent = 0
+        while not _given_up(it):
+            await agent.ask("send", "sent", customer="c-42", text="x" * 8_000)
+            sent += 1
+        customer.socket.transport.resume_reading()
+        assert await customer.closed() == 4001
+        got = [f["seq"] for f in customer._skipped if f["type"] == "message"]
+        assert got == list(range(1, len(got) + 1))
+        assert len(got) < sent
+        resume = {"epoch": customer.welcome["epoch"], "seq": len(got)}
+        again = await it.customer(resume=resume)
+        assert again.welcome["resumed"] is True
+        rest = [(await again.next())["seq"] for _ in range(sent - len(got))]
+        assert rest == list(range(len(got) + 1, sent + 1))
+        await agent.ask("send", "sent", customer="c-42", text="next")
+        assert (await again.take("message"))["seq"] == sent + 1
+
+
+def _given_up(it: Running) -> bool:
+    """Whether the server has decided to close: only the server knows it while nobody reads."""
+    (session,) = it.gateway.hub.sessions(Key("acme", "c-42"))
+    assert isinstance(session.out, Peer)
+    return session.out.code is not None
+
+
+async def test_who_never_reads_again_is_cut_off(tmp_path: Path) -> None:
+    limits = {"outbound_bytes": 65_536, **PLENTY}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        customer.socket.transport.pause_reading()
+        while not _given_up(it):
+            await agent.ask("send", "sent", customer="c-42", text="x" * 8_000)
+        await agent.take("presence", in_chat=False)
+
+
+async def test_more_missing_than_the_resume_limit_means_reload(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"resume": 3}) as it:
+        customer = await it.customer()
+        epoch = customer.welcome["epoch"]
+        for i in range(5):
+            await customer.ask("send", "sent", text=f"m{i}")
+        fits = await it.customer(resume={"epoch": epoch, "seq": 2})
+        assert fits.welcome["resumed"] is True
+        assert [f["seq"] for f in await fits.quiet()] == [3, 4, 5]
+        for resume in (
+            {"epoch": epoch, "seq": 1},
+            {"epoch": epoch, "seq": 6},
+            {"epoch": "e" * 32, "seq": 5},
+        ):
+            reload = await it.customer(resume=resume)
+            assert reload.welcome["resumed"] is False
+            assert await reload.quiet() == []
+        fresh = await it.customer()
+        assert [f["seq"] for f in await fresh.quiet()] == [3, 4, 5], "the newest three at most"
+
+
+# Pages
+
+
+async def test_history_is_read_in_pages_to_the_beginning(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        for i in range(1, 6):
+            await customer.ask("send", "sent", ref=f"r{i}", text=f"m{i}", data={"i": i})
+        page = await customer.ask("history", "history", limit=2)
+        assert [(m["seq"], m["text"]) for m in page["messages"]] == [(4, "m4"), (5, "m5")]
+        assert page["more"] is True
+        assert page["messages"][0]["ref"] == "r4"
+        assert page["messages"][0]["data"] == {"i": 4}
+        page = await customer.ask("history", "history", limit=3, before=4)
+        assert [m["seq"] for m in page["messages"]] == [1, 2, 3]
+        assert page["more"] is False
+        page = await customer.ask("history", "history", before=1)
+        assert (page["messages"], page["more"]) == ([], False)
+        page = await agent.ask("history", "history", customer="c-42", before=3, limit=1)
+        assert page["customer"] == "c-42"
+        assert [(m["seq"], m["customer"], "ref" in m) for m in page["messages"]] == [
+            (2, "c-42", False)
+        ]
+        opened = await agent.ask("open", "conversation", customer="c-42", after=3)
+        assert [m["seq"] for m in opened["messages"]] == [4, 5]
+
+
+async def test_the_inbox_is_paged_newest_first_and_filtered(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        agent = await it.agent()
+        for name in ("c-1", "c-2", "c-3"):
+            await (await it.customer(name)).ask("send", "sent", text=f"from {name}")
+        await agent.ask("send", "sent", customer="c-2", text="answered")
+        await it.write("c-4")
+        await agent.ask("end", "ok", customer="c-3")
+
+        async def listed(**fields: Any) -> tuple[list[str], str | None]:
+            page = await agent.ask("inbox", "inbox", **fields)
+            return [c["customer"] for c in page["conversations"]], page.get("cursor")
+
+        assert await listed() == (["c-3", "c-4", "c-2", "c-1"], None)
+        first, cursor = await listed(limit=3)
+        assert first == ["c-3", "c-4", "c-2"]
+        assert await listed(limit=3, cursor=cursor) == (["c-1"], None)
+        assert await listed(filter="live") == (["c-2", "c-1"], None)
+        assert await listed(filter="unanswered") == (["c-1"], None)
+        page = await agent.ask("inbox", "inbox", filter="unanswered")
+        (entry,) = page["conversations"]
+        assert entry["last"]["text"] == "from c-1"
+        assert (entry["waiting"], entry["unread"], entry["live"], entry["in_chat"]) == (
+            1,
+            0,
+            True,
+            True,
+        )
+
+
+async def test_an_inbox_hears_of_every_change_and_only_once_asked_for(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        agent, deaf = await it.agent(), await it.agent("a-2")
+        await agent.ask("inbox", "inbox")
+        await customer.ask("send", "sent", text="hello")
+        update = (await agent.take("inbox_update"))["conversation"]
+        assert (update["customer"], update["waiting"], update["live"]) == ("c-42", 1, True)
+        await agent.send("read", customer="c-42", seq=1)
+        assert (await agent.take("inbox_update"))["conversation"]["waiting"] == 0
+        await it.write("c-9")
+        update = (await agent.take("inbox_update"))["conversation"]
+        assert (update["customer"], update["unread"], update["live"]) == ("c-9", 1, False)
+        await agent.ask("end", "ok", customer="c-42")
+        assert (await agent.take("inbox_update"))["conversation"]["live"] is False
+        assert await deaf.quiet() == []
+
+
+async def test_the_agents_read_mark_is_shared_and_counts_only_the_customers(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        agent, other = await it.agent(), await it.agent("a-2")
+        await customer.ask("send", "sent", text="1")
+        await agent.ask("send", "sent", customer="c-42", text="2")
+        await customer.ask("send", "sent", text="3")
+        await other.ask("inbox", "inbox")
+        await agent.send("read", customer="c-42", seq=2)
+        assert (await other.take("inbox_update"))["conversation"]["waiting"] == 1
+        await agent.send("read", customer="c-42", seq=1)
+        page = await agent.ask("inbox", "inbox")
+        assert page["conversations"][0]["waiting"] == 1, "the mark never goes back"
+
+
+# What is relayed, never stored
+
+
+async def test_typing_is_relayed_both_ways_and_not_back(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer, web = await it.customer(), await it.customer()
+        agent, other = await it.agent(open="c-42"), await it.agent("a-2", open="c-42")
+        away = await it.agent("a-3")
+        await customer.send("typing", on=True)
+        for wire in (agent, other):
+            told = await wire.take("typing")
+            assert (told["customer"], told["on"]) == ("c-42", True)
+            assert told["from"] == {"role": "customer", "id": "c-42"}
+        await agent.send("typing", customer="c-42", on=False)
+        for wire in (customer, web):
+            told = await wire.take("typing")
+            assert (told["from"]["role"], told["from"]["id"]) == ("agent", "a-1")
+            assert (told["on"], "customer" in told) == (False, False)
+        assert (await other.take("typing"))["from"]["id"] == "a-1"
+        for wire in (agent, away, customer):
+            assert [f for f in await wire.quiet() if f["type"] == "typing"] == []
+        assert customer.welcome["seq"] == 0
+        assert (await customer.ask("history", "history"))["messages"] == []
+
+
+async def test_a_closed_conversation_is_followed_no_more(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        await customer.ask("send", "sent", text="one")
+        assert (await agent.take("message"))["text"] == "one"
+        await agent.ask("close", "ok", customer="c-42")
+        await customer.ask("send", "sent", text="two")
+        await customer.send("typing", on=True)
+        await customer.ask("ping", "pong")
+        assert await agent.quiet() == []
+
+
+async def test_end_makes_the_conversation_not_live_until_somebody_writes(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        assert customer.welcome["live"] is False
+        agent = await it.agent(open="c-42")
+        await customer.ask("send", "sent", text="hello")
+        assert (await customer.take("status"))["live"] is True
+        await agent.ask("end", "ok", customer="c-42")
+        assert (await customer.take("status"))["live"] is False
+        assert (await it.customer()).welcome["live"] is False
+        await agent.ask("end", "ok", customer="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="one more thing")
+        assert (await customer.take("status"))["live"] is True
+
+
+@pytest.mark.parametrize("role", [Role.CUSTOMER, Role.AGENT])
+async def test_bye_closes_with_1000(tmp_path: Path, role: Role) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        wire = await (it.customer() if role is Role.CUSTOMER else it.agent())
+        await wire.send("bye")
+        assert await wire.closed() == 1000
+
+
+async def test_stopping_closes_everybody_with_1012_even_before_hello(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"hello_timeout": 60.0}) as it:
+        wires = [await it.customer(), await it.agent(), await it.raw("/v1/chat")]
+        await it.gateway.stop()
+        assert [await wire.closed() for wire in wires] == [1012, 1012, 1012]
