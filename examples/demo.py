@@ -561,7 +561,7 @@ class GatewayProcess:
         )
         await self.process.ready(ready)
         quiet = delays.get("restart_grace", config.Delivery().restart_grace)
-        self._show.line("gateway", f"is ready; for {quiet:g} s clients may come back, none is rung")
+        self._show.line("gateway", f"is ready; nobody is rung in the first {quiet:g} s")
 
     async def kill(self) -> None:
         await self.process.end(signal.SIGKILL)
@@ -866,15 +866,15 @@ In another terminal, to begin with:
 
 . {shlex.quote(str(variables))}
 
-Ring Carol's phone, then ask what became of the message:
+Ring Carol's phone (after the first 10 s), then ask what became of the message:
 
-curl -s {http}/v1/messages -H "Authorization: Bearer $SERVICE" \\
+curl -sw '\\n' {http}/v1/messages -H "Authorization: Bearer $SERVICE" \\
   -H "Content-Type: application/json" -d '{{"customer": "carol", "text": "By hand"}}'
 {here}/ringback why --config {settings} carol 2
 
 Carol's badge, without opening the chat:
 
-curl -s {http}/v1/me/status -H "Authorization: Bearer $CAROL"
+curl -sw '\\n' {http}/v1/me/status -H "Authorization: Bearer $CAROL"
 
 Carol in chat (acknowledge what comes with {{"type": "ack", "seq": 2}}, or be rung 5 s later):
 
@@ -883,8 +883,8 @@ echo "{{\\"type\\": \\"hello\\", \\"token\\": \\"$CAROL\\"}}"     # paste this l
 
 A slow backend, and a quick one again:
 
-curl -s {stage.backend.url("/control")} -d '{{"delay": 3}}'
-curl -s {stage.backend.url("/control")} -d '{{"delay": 0}}'
+curl -sw '\\n' {stage.backend.url("/control")} -d '{{"delay": 3}}'
+curl -sw '\\n' {stage.backend.url("/control")} -d '{{"delay": 0}}'
 """)
     await stage.gateway.process.ended()
     raise DemoFailed("the gateway ended by itself")

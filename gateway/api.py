@@ -43,17 +43,22 @@ class Api:
         devices: Devices,
         inbox: Inbox,
         agent_rate: tuple[float, float],
+        origins: frozenset[str] = frozenset(),
     ) -> None:
         self._verifier = verifier
         self._chat = chat
         self._devices = devices
         self._inbox = inbox
         self._agent_rate = agent_rate
+        self._origins = origins
         self._senders: OrderedDict[tuple[str, str], TokenBucket] = OrderedDict()
 
     def application(self) -> web.Application:
         """The aiohttp application for the HTTP listener."""
-        app = web.Application(middlewares=[problems], client_max_size=self._chat.limits.frame_bytes)
+        app = web.Application(
+            middlewares=[self._cross_origin, problems],
+            client_max_size=self._chat.limits.frame_bytes,
+        )
         app.add_routes(
             [
                 web.post("/v1/messages", self.post_message),
@@ -68,6 +73,24 @@ class Api:
             ]
         )
         return app
+
+    @web.middleware
+    async def _cross_origin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let web apps of the tenants' own origins call (CORS, in the WHATWG Fetch standard)."""
+        origin = request.headers.get("Origin")
+        if origin not in self._origins:
+            return await handler(request)
+        asked = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        answer = web.Response(status=204) if asked else await handler(request)
+        answer.headers["Access-Control-Allow-Origin"] = origin
+        answer.headers["Vary"] = "Origin"
+        if asked:
+            answer.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
+            answer.headers["Access-Control-Allow-Headers"] = (
+                "Authorization, Content-Type, Idempotency-Key, Ringback-Deregistration-Key"
+            )
+            answer.headers["Access-Control-Max-Age"] = "600"
+        return answer
 
     # Messages
 

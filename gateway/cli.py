@@ -137,6 +137,20 @@ def token(
         print(auth.issue(settings, chosen, role, sub, name=name, ttl=ttl))
 
 
+@app.command("renew-epoch")
+def renew_epoch(config_path: ConfigPath = None) -> None:
+    """After restoring a backup: make every client load its conversation anew."""
+    with _clearly():
+        settings = _load(config_path)
+        asyncio.run(_renew_epoch(settings.storage.path))
+        _say("The epoch is new: clients will reload instead of resuming.")
+
+
+async def _renew_epoch(path: Path) -> None:
+    async with Database(path) as database:
+        await Store(database, lambda: 0.0).renew_epoch()
+
+
 @app.command("why")
 def tell_why(
     customer: Annotated[str, typer.Argument(help="The customer's id.")],

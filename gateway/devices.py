@@ -217,6 +217,18 @@ class Devices:
                 tx.event(c, c.last_seq, c.last_seq, "device_removed", reason="deregistered")
             self._book.settle_undeliverable(tx, c)
 
+    async def forget(self, before: float) -> None:
+        """Forget registrations whose token died before then (epoch seconds)."""
+        for key in await self._store.forgettable(before):
+
+            def change(tx: Transaction, key: Key = key) -> None:
+                c = tx.conversation(key)
+                for device in c.devices if c is not None else ():
+                    if c is not None and not device.live and (device.state_at or 0.0) < before:
+                        c = tx.remove_device(c, device)
+
+            await self._store.submit(change, Needs(keys=(key,)))
+
     async def sign_out(self, key: Key) -> bool:
         """Close the customer's sessions and remove all devices; False if there is no such one."""
 

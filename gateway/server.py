@@ -34,8 +34,11 @@ from push.caller import Caller
 from push.ring import DeviceRef, Endpoint
 from push.worker import PushWorker
 from storage.database import Database
+from storage.errors import StorageError
 from storage.store import Store
 
+HOUSEKEEPING = 60.0  # seconds between two rounds
+KEEP_DEAD = 7 * 86_400.0  # seconds for which a dead registration is kept, so that it can be undone
 SPREAD = 3.0  # seconds over which a stopping gateway closes its sessions, at the most
 _log = structlog.get_logger("gateway.server")
 
@@ -132,6 +135,7 @@ class Gateway:
             self.devices,
             self.inbox,
             (agents.agent_sends_per_minute, agents.agent_burst),
+            frozenset(o for tenant in self.config.tenants.values() for o in tenant.origins),
         )
         self.ports["admin"] = await self._site(
             "admin", admin(self.chat, self.metrics), server.admin
@@ -175,8 +179,12 @@ class Gateway:
 
     async def _keep_house(self) -> None:
         while True:
-            await asyncio.sleep(60.0)
             self.hub.forget_graces(self.clock())
+            try:
+                await self.devices.forget(self.clock() - KEEP_DEAD)
+            except StorageError as error:
+                _log.warning("housekeeping has to wait", problem=str(error))
+            await asyncio.sleep(HOUSEKEEPING)
 
     def _endpoints(self) -> dict[str, Endpoint]:
         return {

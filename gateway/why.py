@@ -41,7 +41,7 @@ def decided_at(told: Told) -> float | None:
         detail = orjson.loads(event.detail) if event.detail else {}
         if event.event == "outcome" and detail.get("outcome") == told.outcome:
             return event.at
-        if event.event == "acked" and told.outcome == "acked":
+        if event.event == "acked" and told.outcome is Outcome.ACKED:
             return event.at
     return None
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import aiosqlite
 
-from storage.errors import CannotOpen, Unavailable
+from storage.errors import CannotOpen, Fault, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
@@ -102,7 +102,8 @@ class Database:
         """Run `statements` in one transaction that is on disk when this returns.
 
         The number of thread hops is the number of statements and two, whatever their data.
-        Raises `Unavailable` when the disk did not confirm; then nothing of it counts.
+        Raises `Unavailable` when the disk did not confirm, and `Fault` when the schema refused;
+        then nothing of it counts.
         """
         writer = self._writer
         if writer is None:
@@ -114,6 +115,8 @@ class Database:
             await writer.execute_fetchall("COMMIT")
         except sqlite3.Error as error:
             await self._abandon(writer, error)
+            if not isinstance(error, sqlite3.OperationalError):
+                raise Fault(f"the schema refused a statement: {error}") from error
             raise Unavailable(f"the database did not confirm: {error}") from error
 
     async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:

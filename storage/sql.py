@@ -188,7 +188,10 @@ TOUCH = (
 )
 """Take a few pages and give them back: fails where the disk is full."""
 RENEW_EPOCH = "UPDATE meta SET value = ? WHERE name = 'epoch'"
-FORGET_DEVICES = "DELETE FROM devices WHERE state <> 'live' AND state_at < ?"
+FORGETTABLE = """
+    SELECT DISTINCT c.tenant, c.customer FROM devices d JOIN conversations c
+    ON c.id = d.conversation WHERE d.state <> 'live' AND d.state_at < ? LIMIT 1000
+"""
 
 # Reading for people and clients.
 

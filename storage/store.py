@@ -100,6 +100,10 @@ class Store:
             self.counters[tenant, name] = value
         self._task = asyncio.create_task(self._run(), name="storage-writer")
 
+    async def renew_epoch(self) -> None:
+        """Make what clients remember void: what was restored may lack what they have seen."""
+        await self._database.write([(sql.RENEW_EPOCH, (secrets.token_hex(16),))])
+
     async def stop(self) -> None:
         """Commit what waits, then end the writer. Later changes are answered `Unavailable`."""
         task, self._task = self._task, None
@@ -132,15 +136,24 @@ class Store:
                 await self._wake.wait()
                 continue
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self.BATCH))]
-            try:
-                await self._commit(batch)
-            except Exception as error:
-                if not isinstance(error, Unavailable):
-                    self.failed(error)
-                    error = Unavailable("internal fault while committing")
+            await self._commit_or_fail(batch)
+
+    async def _commit_or_fail(self, batch: list[_Change]) -> None:
+        try:
+            await self._commit(batch)
+        except Unavailable as error:
+            for change in batch:
+                if not change.answer.done():
+                    change.answer.set_exception(error)
+        except Exception as error:
+            # A fault of ours. Whose change it is shows when each has a transaction of its own.
+            if len(batch) > 1:
                 for change in batch:
-                    if not change.answer.done():
-                        change.answer.set_exception(error)
+                    await self._commit_or_fail([change])
+            else:
+                self.failed(error)
+                if not batch[0].answer.done():
+                    batch[0].answer.set_exception(error)
 
     async def _commit(self, batch: list[_Change]) -> None:
         committed, loaded = await self._load([change.needs for change in batch])
@@ -379,6 +392,10 @@ class Store:
                 outcome = Outcome.ACKED if acked else Outcome.PENDING
         events = await self._database.read(sql.EVENTS_OF, (conversation.id, seq, seq))
         return Told(message, conversation, outcome, reason, [sql.to_event(row) for row in events])
+
+    async def forgettable(self, before: float) -> list[Key]:
+        """Conversations with a registration that was given up before then (epoch seconds)."""
+        return [Key(*row) for row in await self._database.read(sql.FORGETTABLE, (before,))]
 
     async def unsettled(self) -> list[Key]:
         """Conversations in which something is due, now or later: where recovery begins."""

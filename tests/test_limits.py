@@ -104,7 +104,7 @@ async def test_one_attempt_too_many_from_an_address_is_closed_with_4003(tmp_path
 async def test_who_does_not_read_is_closed_with_4001_and_resumes_without_a_gap(
     tmp_path: Path,
 ) -> None:
-    limits = {"outbound_bytes": 65_536, "resume": 100_000, **PLENTY}
+    limits = {"outbound_bytes": 65_536, "resume": 5_000, **PLENTY}
     async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
         customer = await it.customer()
         agent = await it.agent()
@@ -112,6 +112,9 @@ async def test_who_does_not_read_is_closed_with_4001_and_resumes_without_a_gap(
         sent = 0
         while not _given_up(it):
             await agent.ask("send", "sent", customer="c-42", text="x" * 8_000)
+            sent += 1
+        for _ in range(5):
+            await agent.ask("send", "sent", customer="c-42", text="into the gap")
             sent += 1
         customer.socket.transport.resume_reading()
         assert await customer.closed() == 4001

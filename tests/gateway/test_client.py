@@ -1165,33 +1165,36 @@ def an_agent(it: Running, **options: Any) -> AgentClient:
 
 
 async def test_customer_and_agent_hold_a_conversation(tmp_path: Path) -> None:
-    async with running(tmp_path, delivery=PATIENT) as it, a_customer(it) as app:
-        async with an_agent(it) as desk:
-            assert (await desk.open("c-42")).in_chat
-            sent = await desk.send("c-42", "how can I help?", {"x": 1})
-            assert (sent.route, sent.reason) == (Route.SOCKET, "in_chat")
-            got = await app.wait_message(sent.seq)
-            assert (got.text, got.data) == ("how can I help?", {"x": 1})
-            await desk.wait_for(lambda f: f["type"] == "receipt" and f["state"] == "delivered")
-            await app.read()
-            await desk.wait_for(lambda f: f["type"] == "receipt" and f["state"] == "read")
-            answer = await app.send("where is my order?")
-            assert (await desk.wait_for(lambda f: f["type"] == "message"))["seq"] == answer.seq
-            await desk.read("c-42", answer.seq)
-            await app.typing()
-            await desk.wait_for(lambda f: f["type"] == "typing" and f["on"])
-            page = await desk.inbox()
-            assert page.conversations[0].last is not None
-            assert page.conversations[0].last.text == "where is my order?"
-            await desk.end("c-42")
-            await app.wait_for(lambda f: f["type"] == "status" and not f["live"])
-            assert app.status is not None
-            assert (app.status.unread, app.status.live) == (0, False)
-            assert seqs((await app.history()).messages) == seqs(app.messages) == [1, 2]
-            assert seqs((await desk.history("c-42")).messages) == [1, 2]
-            await desk.close_conversation("c-42")
-            await desk.ping()
-            await app.bye()
+    async with (
+        running(tmp_path, delivery=PATIENT) as it,
+        a_customer(it) as app,
+        an_agent(it) as desk,
+    ):
+        assert (await desk.open("c-42")).in_chat
+        sent = await desk.send("c-42", "how can I help?", {"x": 1})
+        assert (sent.route, sent.reason) == (Route.SOCKET, "in_chat")
+        got = await app.wait_message(sent.seq)
+        assert (got.text, got.data) == ("how can I help?", {"x": 1})
+        await desk.wait_for(lambda f: f["type"] == "receipt" and f["state"] == "delivered")
+        await app.read()
+        await desk.wait_for(lambda f: f["type"] == "receipt" and f["state"] == "read")
+        answer = await app.send("where is my order?")
+        assert (await desk.wait_for(lambda f: f["type"] == "message"))["seq"] == answer.seq
+        await desk.read("c-42", answer.seq)
+        await app.typing()
+        await desk.wait_for(lambda f: f["type"] == "typing" and f["on"])
+        page = await desk.inbox()
+        assert page.conversations[0].last is not None
+        assert page.conversations[0].last.text == "where is my order?"
+        await desk.end("c-42")
+        await app.wait_for(lambda f: f["type"] == "status" and not f["live"])
+        assert app.status is not None
+        assert (app.status.unread, app.status.live) == (0, False)
+        assert seqs((await app.history()).messages) == seqs(app.messages) == [1, 2]
+        assert seqs((await desk.history("c-42")).messages) == [1, 2]
+        await desk.close_conversation("c-42")
+        await desk.ping()
+        await app.bye()
 
 
 async def test_devices_and_tokens_over_the_real_socket(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""Registrations over time: what is forgotten, what is kept, and web apps that register by HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.protocol import Role
+from storage.errors import Fault
+from storage.store import Needs
+from tests.running import running
+
+DAY = 86_400.0
+
+
+async def test_a_dead_registration_is_forgotten_after_a_week_and_not_before(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.answers.append(410)
+        await it.write()
+        await it.settled(1, "undeliverable")
+        devices = it.gateway.devices
+
+        async def listed() -> int:
+            _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+            return len(told["devices"])
+
+        await devices.forget(it.gateway.clock() - 7 * DAY)
+        assert await listed() == 1
+        await devices.forget(it.gateway.clock() + 1)
+        assert await listed() == 0
+
+
+async def test_a_web_app_of_the_tenant_may_call_and_another_may_not(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        asked = {"Access-Control-Request-Method": "PUT"}
+        for origin, allowed in (
+            ("https://app.acme.example", "https://app.acme.example"),
+            ("https://evil.example", None),
+        ):
+            async with it.http.options(
+                it.url("/v1/devices/phone"), headers={"Origin": origin, **asked}
+            ) as answer:
+                assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+
+
+async def test_a_wave_of_rejections_is_quarantined_and_a_registration_ends_it(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        it.backend.answers.extend([410] * 30)
+        for i in range(30):
+            await it.register(f"c-{i}", f"phone-{i}", f"token-{i}")
+            await it.write(f"c-{i}")
+            await it.settled(1, "undeliverable", f"c-{i}")
+        reasons = [(await it.outcome(1, f"c-{i}"))["reason"] for i in range(30)]
+        assert reasons == ["token_dead"] * 20 + ["quarantined"] * 10
+        await it.register("c-29", "phone-29", "token-29")
+        await it.settled(1, "pushed", "c-29")
+
+
+async def test_a_change_that_breaks_the_schema_harms_no_other_of_its_batch(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        store = it.gateway.store
+        await it.customer()
+        faults: list[Exception] = []
+        store.failed = faults.append
+        key = (await store.unsettled() or [None])[0]
+        assert key is None
+
+        def broken(tx: object) -> None:
+            tx._messages.append(  # type: ignore[attr-defined]
+                store_message(conversation=999_999)
+            )
+
+        bad = store.submit(broken, Needs())
+        good = it.write(text="good")
+        with pytest.raises(Fault):
+            await bad
+        assert await good == 1
+        assert len(faults) == 1
+
+
+def store_message(conversation: int) -> object:
+    """A message of a conversation that does not exist: the foreign key refuses it."""
+    from storage.records import Message
+
+    return Message(
+        conversation=conversation, seq=1, ord=1, said=0, id="m", role="agent", author="a",
+        name=None, kind="chat", text="t", data=None, title=None, at=1.0, expires_at=None,
+        ref=None, route=None, reason=None, sessions=None, due_at=None,
+    )  # fmt: skip
