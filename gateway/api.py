@@ -6,7 +6,6 @@ same as the sockets'. A call is answered after the commit or not at all.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,11 +22,9 @@ from gateway.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.protocol import ErrorCode, FrameError, MessageKind, Role
 from gateway.pushing import fingerprint
-from gateway.session import TokenBucket
+from gateway.session import Rates
 from storage.errors import Unavailable
 from storage.records import Conversation, Device, Key
-
-SENDERS = 10_000  # agents whose rate is remembered; beyond, the one longest unseen starts anew
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger("gateway.api")
@@ -42,16 +39,15 @@ class Api:
         chat: Chat,
         devices: Devices,
         inbox: Inbox,
-        agent_rate: tuple[float, float],
+        rates: Rates,
         origins: frozenset[str] = frozenset(),
     ) -> None:
         self._verifier = verifier
         self._chat = chat
         self._devices = devices
         self._inbox = inbox
-        self._agent_rate = agent_rate
+        self._rates = rates
         self._origins = origins
-        self._senders: OrderedDict[tuple[str, str], TokenBucket] = OrderedDict()
 
     def application(self) -> web.Application:
         """The aiohttp application for the HTTP listener."""
@@ -128,11 +124,7 @@ class Api:
         return _json(answer, 201)
 
     def _limit(self, who: Identity) -> None:
-        slot = (who.tenant, who.sub)
-        bucket = self._senders.pop(slot, None) or TokenBucket(*self._agent_rate)
-        self._senders[slot] = bucket
-        if len(self._senders) > SENDERS:
-            self._senders.popitem(last=False)
+        bucket = self._rates.bucket(who)
         wait = bucket.take(self._chat.clock())
         if wait is not None:
             raise FrameError(ErrorCode.RATE_LIMITED, "too many messages", retry_after=wait)
@@ -315,7 +307,8 @@ def _idempotency_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not (1 <= len(key) <= protocol.REF_CHARS and key.isprintable()):
         raise FrameError(
-            ErrorCode.BAD_FRAME, f"Idempotency-Key: give 1 to {protocol.REF_CHARS} characters"
+            ErrorCode.TOO_LARGE if len(key) > protocol.REF_CHARS else ErrorCode.BAD_FRAME,
+            f"Idempotency-Key: give 1 to {protocol.REF_CHARS} characters",
         )
     return key
 

@@ -108,7 +108,9 @@ class Chat:
 
     # A customer's session
 
-    async def join(self, session: CustomerSession, resume: protocol.Resume | None) -> None:
+    async def join(
+        self, session: CustomerSession, resume: protocol.Resume | None, ref: str | None = None
+    ) -> None:
         """Enter: judge the resume, hold what is due, send `welcome` and what was missed.
 
         Raises `Unavailable` when the customer is new and cannot be written.
@@ -139,7 +141,7 @@ class Chat:
             if known is None:
                 raise
             joined = self._start(known, resume)
-        await self._welcome(session, joined)
+        await self._welcome(session, joined, ref)
 
     def _start(self, c: Conversation, resume: protocol.Resume | None) -> Joined:
         if resume is None:
@@ -159,23 +161,24 @@ class Chat:
         for session in here[: max(0, len(here) - self.limits.sessions)]:
             session.close(CloseCode.TOO_MANY_SESSIONS)
 
-    async def _welcome(self, session: CustomerSession, joined: Joined) -> None:
+    async def _welcome(self, session: CustomerSession, joined: Joined, ref: str | None) -> None:
         c = joined.conversation
-        session.send(
-            {
-                "type": "welcome",
-                "session": session.id,
-                "customer": c.customer,
-                "epoch": self.store.meta["epoch"],
-                "seq": c.last_seq,
-                "read_seq": c.read_seq,
-                "unread": c.unread,
-                "live": c.live,
-                "resumed": joined.resumed,
-                "limits": self.welcome_limits,
-                "server_time": protocol.timestamp(self.clock()),
-            }
-        )
+        welcome: Any = {
+            "type": "welcome",
+            "session": session.id,
+            "customer": c.customer,
+            "epoch": self.store.meta["epoch"],
+            "seq": c.last_seq,
+            "read_seq": c.read_seq,
+            "unread": c.unread,
+            "live": c.live,
+            "resumed": joined.resumed,
+            "limits": self.welcome_limits,
+            "server_time": protocol.timestamp(self.clock()),
+        }
+        if ref is not None:
+            welcome["ref"] = ref
+        session.send(welcome)
         for message in await self.store.after(c, joined.start, c.last_seq):
             session.send(frames.for_customer(message, c.customer))
         session.release()
@@ -429,8 +432,8 @@ class Chat:
         sender: CustomerSession | AgentSession | None,
     ) -> Posted:
         """The same `ref` once more: the first answer again, or a conflict."""
-        same = (posting.text, data, posting.kind, posting.title)
-        if same != (first.text, first.data, first.kind, first.title):
+        same = (posting.text, posting.kind, posting.title)
+        if same != (first.text, first.kind, first.title) or not _equal_json(data, first.data):
             raise FrameError(
                 ErrorCode.CONFLICT,
                 "this ref was used for another message; use a new one for each message",
@@ -619,6 +622,13 @@ def _answer(
         sender.deliver(key, protocol.encode_bytes(sent))
     else:
         sender.deliver(protocol.encode_bytes(frames.sent(message, ref, duplicate=duplicate)))
+
+
+def _equal_json(one: str | None, other: str | None) -> bool:
+    """Whether both say the same; the order of an object's keys says nothing."""
+    if one is None or other is None or one == other:
+        return one == other
+    return bool(orjson.loads(one) == orjson.loads(other))
 
 
 def _known(tx: Transaction, key: Key) -> Conversation:

@@ -28,19 +28,20 @@ class Inbox:
         self._limits = agent_limits
         self._clock = clock
 
-    def arrive(self, session: AgentSession) -> None:
+    def arrive(self, session: AgentSession, ref: str | None) -> None:
         """Welcome an agent."""
         self._chat.hub.arrive(session)
-        session.send(
-            {
-                "type": "welcome",
-                "session": session.id,
-                "agent": session.identity.sub,
-                "tenant": session.tenant,
-                "limits": self._limits,
-                "server_time": protocol.timestamp(self._clock()),
-            }
-        )
+        welcome: Any = {
+            "type": "welcome",
+            "session": session.id,
+            "agent": session.identity.sub,
+            "tenant": session.tenant,
+            "limits": self._limits,
+            "server_time": protocol.timestamp(self._clock()),
+        }
+        if ref is not None:
+            welcome["ref"] = ref
+        session.send(welcome)
 
     async def page(self, session: AgentSession, frame: protocol.Inbox) -> None:
         """Answer with a page of conversations, newest first; from now on tell of every change."""

@@ -27,8 +27,9 @@ from gateway.devices import Devices
 from gateway.hub import Hub
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
-from gateway.protocol import CloseCode
+from gateway.protocol import CloseCode, Role
 from gateway.pushing import Book
+from gateway.session import Rates
 from gateway.sockets import Sockets
 from push.caller import Caller
 from push.ring import DeviceRef, Endpoint
@@ -73,8 +74,15 @@ class Gateway:
         self.book = Book(self.chat, self._wake)
         self.devices = Devices(self.chat, self.book)
         self.inbox = Inbox(self.chat, agent_limits(config), self.clock)
+        limits = config.limits
+        self.rates = Rates(
+            {
+                Role.CUSTOMER: (limits.sends_per_minute, limits.burst),
+                Role.AGENT: (limits.agent_sends_per_minute, limits.agent_burst),
+            }
+        )
         self.sockets = Sockets(
-            config, self.verifier, self.chat, self.devices, self.inbox, self.clock
+            config, self.verifier, self.chat, self.devices, self.inbox, self.rates, self.clock
         )
         self.book.decided = self.metrics.decided
         self.sockets.rejected = self.metrics.rejected
@@ -128,13 +136,12 @@ class Gateway:
 
     async def _listen(self) -> None:
         server = self.config.server
-        agents = self.config.limits
         api = Api(
             self.verifier,
             self.chat,
             self.devices,
             self.inbox,
-            (agents.agent_sends_per_minute, agents.agent_burst),
+            self.rates,
             frozenset(o for tenant in self.config.tenants.values() for o in tenant.origins),
         )
         self.ports["admin"] = await self._site(

@@ -15,13 +15,14 @@ behind the replay, so that every client sees seq in order with no gap (I4).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway import protocol
 from gateway.auth import Identity
-from gateway.protocol import CloseCode, ErrorCode, FrameError, SessionState
+from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
 from storage.records import Key
 
 
@@ -55,6 +56,28 @@ class TokenBucket:
             self.level -= 1
             return None
         return (1 - self.level) / rate
+
+
+class Rates:
+    """One bucket for each sender, over all their sessions and HTTP calls.
+
+    At the bound the sender longest unseen is forgotten, and begins anew.
+    """
+
+    BOUND = 50_000
+
+    def __init__(self, limits: Mapping[Role, tuple[float, float]]) -> None:
+        self._limits = limits
+        self._buckets: OrderedDict[tuple[str, Role, str], TokenBucket] = OrderedDict()
+
+    def bucket(self, who: Identity) -> TokenBucket:
+        """The bucket of this sender. A role without a limit has none to give: KeyError."""
+        slot = (who.tenant, who.role, who.sub)
+        bucket = self._buckets.pop(slot, None) or TokenBucket(*self._limits[who.role])
+        self._buckets[slot] = bucket
+        if len(self._buckets) > self.BOUND:
+            self._buckets.popitem(last=False)
+        return bucket
 
 
 class Hangup(Exception):

@@ -31,7 +31,7 @@ from gateway.config import Address, Config
 from gateway.devices import Devices, Registration
 from gateway.inbox import Inbox
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
-from gateway.session import AgentSession, CustomerSession, Hangup, Session, TokenBucket
+from gateway.session import AgentSession, CustomerSession, Hangup, Rates, Session, TokenBucket
 from storage.errors import Unavailable
 from storage.records import Key
 
@@ -39,6 +39,7 @@ SUBPROTOCOL = Subprotocol("ringback.v1")
 ROLES = {"/v1/chat": Role.CUSTOMER, "/v1/agent": Role.AGENT}
 IN_FLIGHT = 64  # sends of one session that wait for their commit, before its frames wait too
 CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
+YEAR = 365 * 86_400.0
 ADDRESSES = 10_000  # client addresses whose attempts are remembered
 
 S = TypeVar("S", bound=Session)
@@ -81,6 +82,7 @@ class Sockets:
         chat: Chat,
         devices: Devices,
         inbox: Inbox,
+        rates: Rates,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
@@ -89,6 +91,7 @@ class Sockets:
         self._chat = chat
         self._devices = devices
         self._inbox = inbox
+        self._rates = rates
         self._clock = clock
         self._origins = {origin for t in config.tenants.values() for origin in t.origins}
         self._attempts: dict[str, TokenBucket] = {}
@@ -234,7 +237,7 @@ class Sockets:
             id=f"s_{secrets.token_hex(6)}",
             identity=identity,
             out=peer,
-            bucket=TokenBucket(limits.sends_per_minute, limits.burst),
+            bucket=self._rates.bucket(identity),
             bound=limits.outbound_bytes,
             decode=self._decoder(Role.CUSTOMER),
             state=hello.state,
@@ -242,7 +245,7 @@ class Sockets:
         )
         said_bye = False
         try:
-            await self._chat.join(session, hello.resume)
+            await self._chat.join(session, hello.resume, hello.ref)
             said_bye = await self._converse(socket, session, self._customer_frame)
         except Unavailable:
             peer.code = CloseCode.SERVER_FAULT
@@ -260,12 +263,12 @@ class Sockets:
             id=f"s_{secrets.token_hex(6)}",
             identity=identity,
             out=Peer(socket, limits.outbound_bytes),
-            bucket=TokenBucket(limits.agent_sends_per_minute, limits.agent_burst),
+            bucket=self._rates.bucket(identity),
             bound=limits.outbound_bytes,
             decode=self._decoder(Role.AGENT),
         )
         try:
-            self._inbox.arrive(session)
+            self._inbox.arrive(session, hello.ref)
             await self._converse(socket, session, self._agent_frame)
         finally:
             session.closed = True
@@ -313,10 +316,10 @@ class Sockets:
     ) -> asyncio.TimerHandle:
         if before is not None:
             before.cancel()
-        # Beyond a day a timer of the event loop is renewed rather than trusted.
         delay = max(0.0, session.identity.expires_at - self._clock())
+        # A century is more than an event loop's timer takes, and than a socket lives.
         loop = asyncio.get_running_loop()
-        return loop.call_later(min(delay, 1e6), session.close, CloseCode.TOKEN_EXPIRED)
+        return loop.call_later(min(delay, YEAR), session.close, CloseCode.TOKEN_EXPIRED)
 
     def _refresh(self, session: Session, frame: protocol.Refresh) -> None:
         old = session.identity

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.protocol import Role, parse_timestamp
-from tests.running import PATIENT, Running, running
+from tests.running import PATIENT, running
 
 CALLS: list[tuple[str, str, set[Role], Any]] = [
     ("POST", "/v1/messages", {Role.SERVICE, Role.AGENT}, {"customer": "c-42", "text": "x"}),
@@ -115,7 +115,6 @@ async def test_the_kinds_are_those_of_the_role(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.write()
         body = {"customer": "c-42", "text": "x"}
-        kinds: list[str] = []
         for role, kind, status in (
             (Role.SERVICE, None, 201),
             (Role.SERVICE, "chat", 201),
@@ -174,7 +173,7 @@ async def test_an_expiry_that_has_passed_is_refused_and_one_to_come_is_kept(tmp_
             assert (status, told["code"]) == (400, "bad_frame")
             assert told["detail"].startswith("expires_at")
         body |= {"expires_at": (now + timedelta(seconds=1)).isoformat()}
-        await it.customer(state="background")
+        await it.customer()
         assert await it.write(**body) == 1
         assert (await it.settled(1, "expired"))["reason"] == "expired"
 
@@ -373,8 +372,4 @@ async def test_a_caller_that_hangs_up_in_the_middle_hurts_nobody(tmp_path: Path)
                 b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 b"Authorization: Bearer " + token.encode() + b"\r\nContent-Length: 1000\r\n\r\n{"
             )
-        await _works(it)
-
-
-async def _works(it: Running) -> None:
-    assert await it.write() == 1
+        assert await it.write() == 1

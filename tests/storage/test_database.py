@@ -1,0 +1,386 @@
+"""The SQLite file: who may open it, that commits are durable, and what is left after a failure."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from storage import database
+from storage.database import Database
+from storage.errors import CannotOpen, StorageError, Unavailable
+from storage.schema import APPLICATION_ID, MIGRATIONS
+from tests.storage.stored import outside, rows
+
+OTHER_PROCESS = """
+import asyncio, sys
+from pathlib import Path
+from storage.database import Database
+from storage.errors import CannotOpen
+
+async def main():
+    try:
+        async with Database(Path(sys.argv[1])):
+            print("opened")
+    except CannotOpen as error:
+        print(error.problem)
+
+asyncio.run(main())
+"""
+NOTE = "INSERT INTO meta (name, value) VALUES (?, ?)"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ringback.db"
+
+
+@pytest.fixture
+def any_umask() -> Iterator[None]:
+    """The most careless umask there is."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+async def make(path: Path) -> None:
+    async with Database(path) as db:
+        await db.write([(NOTE, ("kept", "1"))])
+
+
+async def problem_with(path: Path) -> str:
+    """Why `path` cannot be opened; it must leave nothing open behind."""
+    db = Database(path)
+    with pytest.raises(CannotOpen) as caught:
+        await db.open()
+    with pytest.raises(Unavailable):
+        await db.read("SELECT 1")
+    assert "\n" not in caught.value.problem
+    assert str(path) in caught.value.problem
+    return caught.value.problem
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def open_elsewhere(path: Path) -> str:
+    """What another process is told that opens the database."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OTHER_PROCESS, str(path), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode().strip()
+
+
+# Durable
+
+
+async def test_commits_are_durable_and_that_is_read_back(path: Path) -> None:
+    async with Database(path) as db:
+        assert await db.read_for_write("PRAGMA journal_mode") == [("wal",)]
+        assert await db.read_for_write("PRAGMA synchronous") == [(2,)]
+        assert await db.read_for_write("PRAGMA foreign_keys") == [(1,)]
+
+
+async def test_a_file_system_without_durable_commits_is_refused(path: Path) -> None:
+    """In memory there is no write-ahead log, so WAL is not what is read back."""
+    async with aiosqlite.connect(":memory:", isolation_level=None) as connection:
+        with pytest.raises(CannotOpen, match="journal_mode=memory") as caught:
+            await database._durable(connection)
+    assert "use a local disk" in caught.value.problem
+
+
+async def test_what_was_written_is_there_for_everybody_when_write_returns(path: Path) -> None:
+    async with Database(path) as db:
+        await db.write([(NOTE, ("a", "1")), (NOTE, ("b", "2"))])
+        seen = [("a", "1"), ("b", "2")]
+        assert await db.read("SELECT * FROM meta ORDER BY name") == seen
+        assert rows(path, "SELECT * FROM meta ORDER BY name") == seen
+
+
+async def test_the_reading_connection_can_not_write_and_never_checkpoints(path: Path) -> None:
+    async with Database(path) as db:
+        with pytest.raises(Unavailable, match="readonly"):
+            await db.read(NOTE, ("a", "1"))
+        assert await db.read("PRAGMA wal_autocheckpoint") == [(0,)]
+
+
+async def test_reading_does_not_see_what_is_not_committed(path: Path) -> None:
+    async with Database(path) as db:
+        await db.read_for_write("BEGIN IMMEDIATE")
+        await db.read_for_write(NOTE, ("a", "1"))
+        assert await db.read("SELECT * FROM meta") == []
+        await db.read_for_write("COMMIT")
+        assert await db.read("SELECT name FROM meta") == [("a",)]
+
+
+# Writing that fails
+
+
+async def test_of_a_batch_that_fails_nothing_counts_and_the_next_goes_through(path: Path) -> None:
+    async with Database(path) as db:
+        with pytest.raises(Unavailable, match="did not confirm"):
+            await db.write([(NOTE, ("a", "1")), (NOTE, ("a", "again"))])
+        assert rows(path, "SELECT * FROM meta") == []
+        await db.write([(NOTE, ("b", "1"))])
+        assert rows(path, "SELECT name FROM meta") == [("b",)]
+
+
+async def test_a_full_disk_is_unavailable_until_there_is_space_again(path: Path) -> None:
+    async with Database(path) as db:
+        ((pages,),) = await db.read_for_write("PRAGMA page_count")
+        await db.read_for_write(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(Unavailable, match="full"):
+            await db.write([(NOTE, ("small", "1")), (NOTE, ("big", "x" * 50_000))])
+        assert rows(path, "SELECT name FROM meta") == []
+        assert await db.read("SELECT 1") == [(1,)], "reading works"
+        await db.read_for_write("PRAGMA max_page_count = 1000000")
+        await db.write([(NOTE, ("big", "x" * 50_000))])
+        assert rows(path, "SELECT name FROM meta") == [("big",)]
+
+
+async def test_after_an_io_error_writing_goes_on_over_a_new_connection(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page cache of the connection that failed may not be what is on disk."""
+
+    class Failing:
+        """The connection of a disk that fails at the commit."""
+
+        def __init__(self, inner: aiosqlite.Connection) -> None:
+            self.inner = inner
+
+        async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Any:
+            if sql == "COMMIT":
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+                raise error
+            return await self.inner.execute_fetchall(sql, parameters)
+
+        @property
+        def in_transaction(self) -> bool:
+            return self.inner.in_transaction
+
+        async def close(self) -> None:
+            await self.inner.close()
+
+    async with Database(path) as db:
+        assert db._writer is not None
+        monkeypatch.setattr(db, "_writer", Failing(db._writer))
+        with pytest.raises(Unavailable, match="I/O"):
+            await db.write([(NOTE, ("a", "1"))])
+        assert rows(path, "SELECT * FROM meta") == []
+        await db.write([(NOTE, ("b", "1"))])
+        assert rows(path, "SELECT name FROM meta") == [("b",)]
+        assert await db.read_for_write("PRAGMA synchronous") == [(2,)]
+
+
+async def test_a_database_that_is_not_open_is_unavailable(path: Path) -> None:
+    db = Database(path)
+    for call in (db.write([]), db.read("SELECT 1"), db.read_for_write("SELECT 1")):
+        with pytest.raises(Unavailable, match="not open"):
+            await call
+    async with db:
+        assert await db.read("SELECT 1") == [(1,)]
+    with pytest.raises(Unavailable, match="not open"):
+        await db.write([])
+
+
+def test_every_error_of_storage_has_one_base() -> None:
+    assert issubclass(Unavailable, StorageError)
+    assert issubclass(CannotOpen, StorageError)
+    assert not issubclass(CannotOpen, Unavailable)
+
+
+# Who may open it
+
+
+async def test_a_second_process_is_refused_while_the_first_holds_the_database(path: Path) -> None:
+    async with Database(path) as db:
+        assert "held by another process" in await open_elsewhere(path)
+        await db.write([(NOTE, ("a", "1"))])
+    assert await open_elsewhere(path) == "opened"
+    assert rows(path, "SELECT name FROM meta") == [("a",)]
+
+
+async def test_a_second_opening_in_this_process_is_refused_too(path: Path) -> None:
+    async with Database(path):
+        with pytest.raises(CannotOpen, match="held by another process"):
+            await Database(path).open()
+    await make(path)
+
+
+async def test_only_the_owner_may_read_the_files(path: Path, any_umask: None) -> None:
+    async with Database(path) as db:
+        await db.write([(NOTE, ("a", "1"))])
+        names = {file.name: mode(file) for file in path.parent.iterdir()}
+    assert names == dict.fromkeys(
+        ["ringback.db", "ringback.db-wal", "ringback.db-shm", "ringback.db.lock"], 0o600
+    )
+
+
+async def test_a_file_that_others_could_read_is_closed_to_them(path: Path, any_umask: None) -> None:
+    await make(path)
+    path.chmod(0o644)
+    async with Database(path) as db:
+        await db.write([(NOTE, ("a", "1"))])
+        assert [mode(path), mode(path.with_name("ringback.db-wal"))] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize(
+    ("statements", "words"),
+    [
+        (["CREATE TABLE theirs (a)"], "not one of Ringback"),
+        (["PRAGMA user_version = 1"], "not one of Ringback"),
+        (["PRAGMA application_id = 7"], "not one of Ringback"),
+        (
+            [f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 999"],
+            "newer version of Ringback (schema 999",
+        ),
+    ],
+)
+async def test_a_file_of_others_or_of_a_newer_version_is_refused_unchanged(
+    path: Path, statements: list[str], words: str
+) -> None:
+    with outside(path) as connection:
+        for sql in statements:
+            connection.execute(sql)
+    before = path.read_bytes()
+    assert words in await problem_with(path)
+    assert path.read_bytes() == before
+    assert [f.name for f in path.parent.iterdir() if f.name.startswith("ringback.db-")] == []
+
+
+async def test_another_programs_file_keeps_its_mode(path: Path) -> None:
+    with outside(path) as connection:
+        connection.execute("CREATE TABLE theirs (a)")
+    path.chmod(0o640)
+    await problem_with(path)
+    assert mode(path) == 0o640
+
+
+async def test_a_file_that_is_no_database_is_refused_unchanged(path: Path) -> None:
+    path.write_bytes(b"Dear diary, " * 100)
+    assert "not a database" in await problem_with(path)
+    assert path.read_bytes() == b"Dear diary, " * 100
+
+
+async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    await problem_with(tmp_path / "missing" / "ringback.db")
+    (tmp_path / "directory").mkdir()
+    await problem_with(tmp_path / "directory")
+
+
+async def test_a_refusal_lets_the_lock_go(path: Path) -> None:
+    path.write_bytes(b"Dear diary, " * 100)
+    await problem_with(path)
+    path.unlink()
+    await make(path)
+
+
+# Opening to read
+
+
+async def test_the_database_can_be_read_beside_the_process_that_writes(path: Path) -> None:
+    async with Database(path) as db:
+        await db.write([(NOTE, ("a", "1"))])
+        beside = await Database(path).open_to_read()
+        assert await beside.read("SELECT name FROM meta") == [("a",)]
+        await db.write([(NOTE, ("b", "1"))])
+        assert await beside.read("SELECT name FROM meta ORDER BY 1") == [("a",), ("b",)]
+        with pytest.raises(Unavailable):
+            await beside.write([(NOTE, ("c", "1"))])
+        with pytest.raises(Unavailable, match="readonly"):
+            await beside.read(NOTE, ("c", "1"))
+        await beside.close()
+        await db.write([(NOTE, ("d", "1"))])
+
+
+async def test_the_database_can_be_read_when_nobody_writes(path: Path) -> None:
+    await make(path)
+    db = await Database(path).open_to_read()
+    assert await db.read("SELECT name FROM meta") == [("kept",)]
+    await db.close()
+
+
+async def test_opening_to_read_makes_no_file(path: Path) -> None:
+    with pytest.raises(CannotOpen, match="there is no database"):
+        await Database(path).open_to_read()
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("statements", "words"),
+    [
+        ([f"PRAGMA user_version = {len(MIGRATIONS)}"], "not one of Ringback"),
+        (
+            [f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 999"],
+            "schema 999",
+        ),
+    ],
+)
+async def test_what_is_not_ours_or_newer_is_not_read_either(
+    path: Path, statements: list[str], words: str
+) -> None:
+    with outside(path) as connection:
+        for sql in statements:
+            connection.execute(sql)
+    with pytest.raises(CannotOpen, match=words):
+        await Database(path).open_to_read()
+
+
+async def test_what_is_no_database_cannot_be_read_either(path: Path) -> None:
+    path.write_bytes(b"Dear diary, " * 100)
+    with pytest.raises(CannotOpen, match="not a database"):
+        await Database(path).open_to_read()
+
+
+# Migrations
+
+
+async def test_a_new_file_gets_all_migrations_and_keeps_what_it_has(path: Path) -> None:
+    await make(path)
+    await make_again(path)
+    assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+    assert rows(path, "PRAGMA application_id") == [(APPLICATION_ID,)]
+
+
+async def make_again(path: Path) -> None:
+    async with Database(path) as db:
+        assert await db.read("SELECT * FROM meta") == [("kept", "1")]
+
+
+async def test_a_migration_that_fails_midway_leaves_everything_as_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path)
+    before = rows(path, "SELECT name, sql FROM sqlite_schema ORDER BY name")
+    good = ("CREATE TABLE later (a)", "UPDATE meta SET value = '2'")
+    monkeypatch.setattr(database, "MIGRATIONS", (*MIGRATIONS, (*good, "CREATE NONSENSE")))
+    assert "NONSENSE" in await problem_with(path)
+    assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+    assert rows(path, "SELECT name, sql FROM sqlite_schema ORDER BY name") == before
+    assert rows(path, "SELECT * FROM meta") == [("kept", "1")]
+    monkeypatch.setattr(database, "MIGRATIONS", (*MIGRATIONS, good))
+    async with Database(path) as db:
+        assert await db.read("SELECT * FROM meta") == [("kept", "2")]
+        assert await db.read("PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
+
+
+async def test_the_first_migration_that_fails_leaves_a_file_that_can_be_used_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = (*MIGRATIONS[0], "CREATE NONSENSE")
+    monkeypatch.setattr(database, "MIGRATIONS", (broken,))
+    await problem_with(path)
+    assert rows(path, "PRAGMA user_version") == [(0,)]
+    monkeypatch.undo()
+    await make(path)

@@ -1,0 +1,503 @@
+"""Who may come in, what a tenant can reach, and what never leaves: over real sockets and HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import time
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import structlog
+from websockets.exceptions import InvalidStatus
+
+from gateway import config, logs
+from gateway.protocol import Role
+from tests.running import PATIENT, SECRET, Running, running
+
+# Origins
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "http://app.acme.example",
+        "https://app.acme.example:8443",
+        "https://app.acme.example.evil.example",
+        "https://APP.acme.example",
+        "https://acme.example",
+        "null",
+        "",
+    ],
+)
+async def test_a_foreign_origin_is_refused_with_403(tmp_path: Path, origin: str) -> None:
+    async with running(tmp_path) as it:
+        with pytest.raises(InvalidStatus) as refused:
+            await it.raw("/v1/chat", additional_headers={"Origin": origin})
+        assert refused.value.response.status_code == 403
+
+
+async def test_the_tenants_own_origin_is_let_in_and_apps_need_none(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        assert (await it.customer()).welcome["customer"] == "c-42"
+        for path, role in (("/v1/chat", Role.CUSTOMER), ("/v1/agent", Role.AGENT)):
+            wire = await it.raw(path, origin="https://app.acme.example")
+            await wire.send("hello", token=it.token(role, "x"))
+            await wire.take("welcome")
+
+
+async def test_the_origin_of_another_tenant_closes_with_4501(tmp_path: Path) -> None:
+    origins = {"acme": ["https://app.acme.example"], "other": ["https://app.other.example"]}
+    async with running(tmp_path, origins=origins) as it:
+        for tenant, origin, welcome in (
+            ("acme", "https://app.acme.example", True),
+            ("other", "https://app.acme.example", False),
+            ("acme", "https://app.other.example", False),
+        ):
+            wire = await it.raw("/v1/chat", origin=origin)
+            await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42", tenant))
+            if welcome:
+                await wire.take("welcome")
+            else:
+                assert await wire.closed() == 4501
+
+
+# Tokens
+
+
+def _token(key: str = SECRET, algorithm: str = "HS256", **changes: Any) -> str:
+    claims: dict[str, Any] = {
+        "sub": "c-42",
+        "tenant": "acme",
+        "role": "customer",
+        "aud": "ringback",
+        "exp": time.time() + 600,
+    }
+    headers = changes.pop("headers", None)
+    claims |= changes
+    told = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(told, key, algorithm=algorithm, headers=headers)
+
+
+BAD_TOKENS = {
+    "none at all": None,
+    "not a token": "let me in",
+    "no signature": _token("", "none"),
+    "another key": _token("x" * 48),
+    "another algorithm": _token(algorithm="HS512"),
+    "another tenant's name": _token(tenant="nobody"),
+    "another audience": _token(aud="elsewhere"),
+    "no expiry": _token(exp=None),
+    "expired": _token(exp=time.time() - 3600),
+    "not yet": _token(nbf=time.time() + 3600),
+    "an unknown role": _token(role="admin"),
+    "no sub": _token(sub=None),
+    "an empty sub": _token(sub=""),
+    "a key of its own": _token(headers={"jku": "https://evil.example/jwks"}),
+    "an unknown crit": _token(headers={"crit": ["x"], "x": 1}),
+    "oversized": _token(name="n" * 9_000),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat", "/v1/agent"])
+async def test_a_token_that_is_not_good_closes_with_4500_and_nothing_else(
+    tmp_path: Path, path: str
+) -> None:
+    async with running(tmp_path) as it:
+        for name, token in BAD_TOKENS.items():
+            wire = await it.raw(path)
+            fields = {} if token is None else {"token": token}
+            await wire.send("hello", **fields)
+            assert await wire.closed() == 4500, name
+            assert wire.socket.close_reason == "bad_token", "the reason is for us alone"
+            assert wire._skipped == [], name
+
+
+@pytest.mark.parametrize(
+    ("path", "role"),
+    [
+        ("/v1/chat", Role.AGENT),
+        ("/v1/chat", Role.SERVICE),
+        ("/v1/agent", Role.CUSTOMER),
+        ("/v1/agent", Role.SERVICE),
+    ],
+)
+async def test_a_good_token_for_another_role_closes_with_4501(
+    tmp_path: Path, path: str, role: Role
+) -> None:
+    async with running(tmp_path) as it:
+        wire = await it.raw(path)
+        await wire.send("hello", token=it.token(role, "x"))
+        assert await wire.closed() == 4501
+
+
+async def test_the_token_may_come_in_the_handshakes_header_but_never_in_the_url(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        token = it.token(Role.CUSTOMER, "c-42")
+        wire = await it.raw("/v1/chat", additional_headers={"Authorization": f"Bearer {token}"})
+        await wire.send("hello")
+        assert (await wire.take("welcome"))["customer"] == "c-42"
+        for name in ("token", "access_token", "authorization"):
+            wire = await it.raw(f"/v1/chat?{name}={token}")
+            await wire.send("hello")
+            assert await wire.closed() == 4500
+            status, _ = await it.call("GET", f"/v1/me/status?{name}={token}")
+            assert status == 401
+
+
+async def test_at_its_expiry_a_token_closes_with_4002(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.raw("/v1/chat")
+        await customer.send("hello", token=it.token(Role.CUSTOMER, "c-42", ttl=1))
+        agent = await it.raw("/v1/agent")
+        await agent.send("hello", token=it.token(Role.AGENT, "a-1", ttl=1))
+        refreshed = await it.raw("/v1/chat")
+        await refreshed.send("hello", token=it.token(Role.CUSTOMER, "c-1", ttl=1))
+        await refreshed.take("welcome")
+        await refreshed.ask("refresh", "ok", token=it.token(Role.CUSTOMER, "c-1"))
+        assert await customer.closed() == 4002
+        assert await agent.closed() == 4002
+        assert (await refreshed.ask("send", "sent", text="still here"))["seq"] == 1
+
+
+async def test_refresh_takes_only_a_good_token_of_the_same_person(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        wires = [await it.customer(), await it.agent("c-42")]
+        for wire, role in zip(wires, (Role.CUSTOMER, Role.AGENT), strict=True):
+            other_role = Role.AGENT if role is Role.CUSTOMER else Role.CUSTOMER
+            for token, code in (
+                (it.token(role, "c-1"), "forbidden"),
+                (it.token(role, "c-42", "other"), "forbidden"),
+                (it.token(other_role, "c-42"), "forbidden"),
+                (_token("x" * 48, role=role.value), "unauthorized"),
+                (_token(exp=time.time() - 3600, role=role.value), "unauthorized"),
+                ("", "unauthorized"),
+            ):
+                assert (await wire.ask("refresh", "error", token=token))["code"] == code
+            await wire.ask("refresh", "ok", token=it.token(role, "c-42"))
+            await wire.ask("ping", "pong")
+
+
+# Two tenants with equal ids
+
+
+async def test_nothing_of_one_tenant_is_there_for_the_other_over_http(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        await it.write(text="acme's")
+        before = await _seen(it)
+        foreign = "/v1/customers/c-42"
+        for path in ("messages", "status", "devices", "deliveries?seq=1"):
+            status, told = await it.call("GET", f"{foreign}/{path}", Role.SERVICE, tenant="other")
+            assert (status, told["code"]) == (404, "not_found"), path
+        status, _ = await it.call("POST", f"{foreign}/sign_out", Role.SERVICE, tenant="other")
+        assert status == 404
+        body = {"customer": "c-42", "text": "from abroad"}
+        status, _ = await it.call(
+            "POST", "/v1/messages", Role.AGENT, "a-1", tenant="other", json=body
+        )
+        assert status == 404
+        _, mine = await it.call("GET", "/v1/me/status", Role.CUSTOMER, "c-42", tenant="other")
+        assert (mine["seq"], mine["unread"]) == (0, 0)
+        gone = await it.call("DELETE", "/v1/devices/phone", Role.CUSTOMER, "c-42", tenant="other")
+        assert gone[0] == 204
+        assert await _seen(it) == before
+
+
+async def test_nothing_of_one_tenant_is_there_for_the_other_on_sockets(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        customer = await it.customer()
+        await customer.ask("send", "sent", ref="r1", text="acme's")
+        epoch = customer.welcome["epoch"]
+        own = await it.agent(open="c-42")
+        foreign = await it.agent(tenant="other")
+        before = await _seen(it)
+        for type, more in (
+            ("open", {}),
+            ("history", {}),
+            ("end", {}),
+            ("send", {"text": "from abroad"}),
+            ("read", {"seq": 1}),
+        ):
+            error = await foreign.ask(type, "error", customer="c-42", **more)
+            assert error["code"] == "not_found", type
+        await foreign.send("typing", customer="c-42", on=True)
+        await foreign.ask("close", "ok", customer="c-42")
+        assert (await foreign.ask("inbox", "inbox"))["conversations"] == []
+        namesake = await it.customer(tenant="other", resume={"epoch": epoch, "seq": 1})
+        assert (namesake.welcome["seq"], namesake.welcome["resumed"]) == (0, False)
+        assert (await namesake.ask("history", "history"))["messages"] == []
+        await namesake.ask("deregister_device", "ok", installation="phone")
+        sent = await namesake.ask("send", "sent", ref="r1", text="other's")
+        assert (sent["seq"], "duplicate" in sent) == (1, False)
+        await namesake.send("typing", on=True)
+        await namesake.send("read", seq=1)
+        await namesake.ask("ping", "pong")
+        assert [f["type"] for f in await customer.quiet()] == ["status"]
+        assert await own.quiet() == []
+        assert await _seen(it) == before
+        assert (await foreign.take("inbox_update"))["conversation"]["customer"] == "c-42"
+
+
+async def test_equal_devices_of_two_tenants_are_two_devices(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        acme = await it.register()
+        other = await it.register(tenant="other")
+        assert acme != other
+        assert await _delete_by_key(it, "phone", other) == 204
+        assert len(await _devices(it)) == 1
+        assert len(await _devices(it, tenant="other")) == 0
+        swapped = other.replace("other.", "acme.", 1)
+        assert await _delete_by_key(it, "phone", swapped) == 403
+        assert len(await _devices(it)) == 1
+        assert await _delete_by_key(it, "phone", acme) == 204
+        assert await _devices(it) == []
+
+
+async def test_signing_out_closes_and_removes_only_ones_own(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for tenant in ("acme", "other"):
+            await it.register(tenant=tenant)
+        phone, web = await it.customer(), await it.customer(state="background")
+        namesake, neighbour = await it.customer(tenant="other"), await it.customer("c-1")
+        status, _ = await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        assert status == 204
+        assert [await phone.closed(), await web.closed()] == [4503, 4503]
+        await namesake.ask("ping", "pong")
+        await neighbour.ask("ping", "pong")
+        assert await _devices(it) == []
+        assert len(await _devices(it, tenant="other")) == 1
+        status, told = await it.call(
+            "POST", "/v1/messages", Role.SERVICE, json={"customer": "c-42", "text": "bye"}
+        )
+        assert (told["route"], told["reason"]) == ("none", "no_device")
+
+
+async def _seen(it: Running) -> list[Any]:
+    """All that the tenant acme can see of its customer c-42."""
+    paths = ("messages", "status", "devices", "deliveries?seq=1")
+    return [
+        await it.call("GET", f"/v1/customers/c-42/{path}", Role.SERVICE) for path in paths
+    ]
+
+
+async def _devices(it: Running, sub: str = "c-42", tenant: str = "acme") -> list[Any]:
+    status, told = await it.call(
+        "GET", f"/v1/customers/{sub}/devices", Role.SERVICE, tenant=tenant
+    )
+    assert status == 200
+    listed: list[Any] = told["devices"]
+    return listed
+
+
+async def _delete_by_key(it: Running, installation: str, key: str) -> int:
+    headers = {"Ringback-Deregistration-Key": key}
+    return (await it.call("DELETE", f"/v1/devices/{installation}", headers=headers))[0]
+
+
+# Registrations move
+
+
+async def test_a_deregistration_key_stays_until_the_owner_changes(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        first = await it.register(token="t1")
+        assert await it.register(token="t1") == first
+        assert await it.register(token="t2") == first
+        customer = await it.customer()
+        told = await customer.ask("register_device", "device", installation="phone", token="t3")
+        assert told["deregistration_key"] == first
+        second = await it.register("c-1", token="t3")
+        assert second != first
+        assert await _delete_by_key(it, "phone", first) == 204
+        assert len(await _devices(it, "c-1")) == 1, "an earlier owner's key changes nothing"
+        for _ in range(2):
+            assert await _delete_by_key(it, "phone", second) == 204
+            assert await _devices(it, "c-1") == []
+        assert await it.register(token="t3") not in (first, second)
+
+
+async def test_a_key_that_was_never_given_out_is_403(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        key = await it.register()
+        tenant, id, mac = key.split(".")
+        for forged in (
+            "",
+            "x",
+            "..",
+            f"{tenant}.{int(id) + 1}.{mac}",
+            f"{tenant}.{id}.{mac[:-1]}{'A' if mac[-1] != 'A' else 'B'}",
+            f"{tenant}.{id}.",
+            f"{tenant}.{'9' * 30}.{mac}",
+            f"{tenant}.-1.{mac}",
+            f"{tenant}.{id}.é",
+            f"é.{id}.{mac}",
+        ):
+            assert await _delete_by_key(it, "phone", forged) == 403, forged
+        assert await _delete_by_key(it, "tablet", key) == 204
+        assert len(await _devices(it)) == 1
+
+
+async def test_a_key_that_is_not_even_text_is_403(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        key = b"acme\xff.1.AAAAAAAAAAAAAAAAAAAAAAAA"
+        request = b"DELETE /v1/devices/phone HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        status = await _raw_status(it, request + b"Ringback-Deregistration-Key: " + key)
+        assert status == 403
+
+
+async def _raw_status(it: Running, head: bytes) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.gateway.ports["http"])
+    writer.write(head + b"\r\n\r\n")
+    line = await reader.readline()
+    writer.close()
+    return int(line.split()[1])
+
+
+async def test_an_installation_moves_with_whoever_signs_in_on_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register("c-1", "phone", "t1")
+        await it.register("c-2", "phone", "t1")
+        assert await _devices(it, "c-1") == []
+        assert [d["installation"] for d in await _devices(it, "c-2")] == ["phone"]
+        await it.write("c-1", "private")
+        told = await it.settled(1, "undeliverable", "c-1")
+        assert told["reason"] == "no_device"
+        await it.write("c-2", "yours")
+        call = await it.backend.take()
+        assert call.ring["customer"] == "c-2"
+        await it.settled(1, "pushed", "c-2")
+        assert len(it.backend.calls) == 1
+
+
+async def test_a_device_token_moves_between_installations(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        first = await it.register("c-42", "phone", "t1")
+        second = await it.register("c-42", "reinstalled", "t1")
+        assert first != second
+        assert [d["installation"] for d in await _devices(it)] == ["reinstalled"]
+        assert await _delete_by_key(it, "phone", first) == 204
+        assert len(await _devices(it)) == 1
+        await it.write()
+        await it.settled(1, "pushed")
+        assert len(it.backend.calls) == 1
+
+
+async def test_a_changed_token_is_the_only_one_rung(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register(token="old")
+        await it.register(token="new")
+        await it.write()
+        assert (await it.backend.take()).body["deviceToken"] == "new"
+        await it.settled(1, "pushed")
+        assert len(it.backend.calls) == 1
+
+
+async def test_only_the_owner_deregisters_with_a_token(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        gone = await it.call("DELETE", "/v1/devices/phone", Role.CUSTOMER, "c-1")
+        assert gone[0] == 204
+        stranger = await it.customer("c-1")
+        await stranger.ask("deregister_device", "ok", installation="phone")
+        assert len(await _devices(it)) == 1
+
+
+# What never leaves
+
+CANARIES = {
+    "text": "canary-text-4711",
+    "data": "canary-data-4711",
+    "title": "canary-title-4711",
+    "device token": "canary-device-4711",
+    "backend token": "backend-auth-token",
+    "secret": SECRET,
+}
+
+
+async def test_no_token_secret_or_text_is_in_logs_metrics_or_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    answers: list[str] = []
+    with structlog.testing.capture_logs() as structured:
+        async with running(tmp_path) as it:
+            tokens = [it.token(role, "c-42") for role in Role]
+            it.backend.answers = [500, 404, 410]
+            await it.register(token=CANARIES["device token"])
+            customer = await it.customer()
+            agent = await it.agent(open="c-42")
+            said = {"text": CANARIES["text"], "data": {"x": CANARIES["data"]}}
+            await agent.ask("send", "sent", ref="r1", customer="c-42", **said)
+            await customer.ask("send", "sent", **said)
+            await it.write(text=CANARIES["text"], title=CANARIES["title"])
+            await it.settled(1, "undeliverable")
+            for fields in (
+                {"ref": "r1", "customer": "c-42", "text": CANARIES["text"] + "!"},
+                {"ref": "r2", "customer": "nobody", "text": CANARIES["text"]},
+                {"ref": "r3", "customer": "c-42", "text": CANARIES["text"] * 1_000},
+                {"ref": "r4", "customer": "c-42", "text": CANARIES["text"] + "\x00"},
+                {"ref": "r5", "customer": "c-42", "text": [CANARIES["text"]]},
+            ):
+                answers.append(json.dumps(await agent.ask("send", "error", **fields)))
+            await customer.send(CANARIES["text"], ref=[CANARIES["text"]])
+            answers.append(json.dumps(await customer.take("error")))
+            bad = {"installation": "x", "token": CANARIES["device token"] * 400}
+            answers.append(json.dumps(await customer.ask("register_device", "error", **bad)))
+            bad_jwt = tokens[0] + "x"
+            answers.append(json.dumps(await customer.ask("refresh", "error", token=bad_jwt)))
+            _, told = await it.call("GET", "/v1/me/status", headers=_bearer(bad_jwt))
+            answers.append(json.dumps(told))
+            for body in (CANARIES["text"], {"customer": "c-42", "text": [CANARIES["text"]]}):
+                _, told = await it.call("POST", "/v1/messages", Role.SERVICE, json=body)
+                answers.append(json.dumps(told))
+            answers.append(json.dumps(await it.outcome(1)))
+            answers.append((await it.call("GET", "/metrics", listener="admin"))[1])
+    assert len(structured) >= 3
+    shown = capsys.readouterr()
+    everything = [*answers, repr(structured), caplog.text, shown.out, shown.err]
+    for place in everything:
+        for name, canary in CANARIES.items():
+            assert canary not in place, (name, place[:300])
+        for token in tokens:
+            assert token not in place
+            assert token.rpartition(".")[2] not in place
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("format", list(config.LogFormat))
+def test_a_logged_fault_shows_where_it_was_but_no_values(format: config.LogFormat) -> None:
+    before = logging.root.handlers[:], logging.root.level
+    with redirect_stderr(io.StringIO()) as stderr:
+        logs.set_up(config.Log(format=format))
+        try:
+            _break(CANARIES["text"])
+        except ZeroDivisionError as error:
+            structlog.get_logger("x").error("broken", exc_info=error)
+            logging.getLogger("y").error("broken", exc_info=error)
+        structlog.reset_defaults()
+        logging.root.handlers[:], logging.root.level = before
+    assert stderr.getvalue().count("_break") >= 2
+    assert CANARIES["text"] not in stderr.getvalue()
+
+
+def _break(text: str) -> float:
+    return len(text) / 0
+
+
+async def test_the_database_is_its_owners_alone(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.write()
+        for name in ("ringback.db", "ringback.db-wal", "ringback.db-shm"):
+            assert (tmp_path / name).stat().st_mode & 0o077 == 0, name
