@@ -12,6 +12,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -105,9 +106,7 @@ class Database:
         Raises `Unavailable` when the disk did not confirm, and `Fault` when the schema refused;
         then nothing of it counts.
         """
-        writer = self._writer
-        if writer is None:
-            raise Unavailable("the database is not open")
+        writer = await self._writing()
         try:
             await writer.execute_fetchall("BEGIN IMMEDIATE")
             for sql, parameters in statements:
@@ -115,7 +114,7 @@ class Database:
             await writer.execute_fetchall("COMMIT")
         except sqlite3.Error as error:
             await self._abandon(writer, error)
-            if not isinstance(error, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise Fault(f"the schema refused a statement: {error}") from error
             raise Unavailable(f"the database did not confirm: {error}") from error
 
@@ -125,7 +124,7 @@ class Database:
 
     async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
         """Rows of a query on the writing connection, for the writer task between two commits."""
-        return await _fetch(self._writer, sql, parameters)
+        return await _fetch(await self._writing(), sql, parameters)
 
     async def _connect(self) -> aiosqlite.Connection:
         connection = await aiosqlite.connect(self.path, isolation_level=None, timeout=5.0)
@@ -153,18 +152,36 @@ class Database:
             await writer.execute_fetchall(f"PRAGMA user_version = {number}")
             await writer.execute_fetchall("COMMIT")
 
+    async def _writing(self) -> aiosqlite.Connection:
+        """The writing connection; a new one if the last was given up."""
+        if self._writer is not None:
+            return self._writer
+        if self._lock is None:
+            raise Unavailable("the database is not open")
+        try:
+            writer = await self._connect()
+            try:
+                await _durable(writer)
+            except BaseException:
+                await writer.close()
+                raise
+        except (sqlite3.Error, OSError, CannotOpen) as error:
+            raise Unavailable(f"the database cannot be opened again: {error}") from error
+        self._writer = writer
+        return writer
+
     async def _abandon(self, writer: aiosqlite.Connection, error: sqlite3.Error) -> None:
-        """Roll back; after an I/O error start with a new connection (its page cache may lie)."""
+        """Roll back; after an I/O error give the connection up (its page cache may lie)."""
+        doubtful = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
         try:
             if writer.in_transaction:
                 await writer.execute_fetchall("ROLLBACK")
-            if (error.sqlite_errorcode or 0) & 0xFF != sqlite3.SQLITE_IOERR:
-                return
-            await writer.close()
-            self._writer = await self._connect()
-            await _durable(self._writer)
-        except (sqlite3.Error, AttributeError) as again:
-            raise Unavailable(f"the database did not confirm: {error}; {again}") from error
+        except sqlite3.Error:
+            doubtful = True
+        if doubtful:
+            self._writer = None
+            with suppress(sqlite3.Error):
+                await writer.close()
 
 
 async def _fetch(

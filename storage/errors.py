@@ -1,10 +1,10 @@
 """What can go wrong with storage, ours told apart from the disk's.
 
-    StorageError
-    ├── Unavailable        the disk did not confirm the write; nothing of it counts; try again
-    │   └── Overloaded     the writer queue is full; nothing was queued; try again later
-    ├── Fault              the schema refused a statement: a bug of ours, not the disk
-    └── CannotOpen         this process cannot use the database; says why and what to do
+StorageError
+├── Unavailable        the disk did not confirm the write; nothing of it counts; try again
+│   └── Overloaded     the writer queue is full; nothing was queued; try again later
+├── Fault              the schema refused a statement: a bug of ours, not the disk
+└── CannotOpen         this process cannot use the database; says why and what to do
 """
 
 from __future__ import annotations

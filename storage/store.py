@@ -171,12 +171,9 @@ class Store:
         self.counters.update(tx.counters())
         for conversation in tx.changed.values():
             self._remember(conversation)
-            self.changed(conversation)
+            self._tell(lambda c=conversation: self.changed(c))  # type: ignore[misc]
         for callback in tx.callbacks:
-            try:
-                callback()
-            except Exception as error:
-                self.failed(error)
+            self._tell(callback)
         for change, (value, refusal) in zip(batch, answers, strict=True):
             if change.answer.done():
                 continue
@@ -184,6 +181,13 @@ class Store:
                 change.answer.set_result(value)
             else:
                 change.answer.set_exception(refusal)
+
+    def _tell(self, callback: Callable[[], None]) -> None:
+        """What is committed stays so, whatever those say who are told of it."""
+        try:
+            callback()
+        except Exception as error:
+            self.failed(error)
 
     def _apply(self, tx: Transaction, change: _Change) -> tuple[Any, Exception | None]:
         savepoint = tx.savepoint()

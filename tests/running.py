@@ -124,6 +124,7 @@ def settings(
     limits: dict[str, Any] | None = None,
     push: dict[str, Any] | None = None,
     tenants: tuple[str, ...] = ("acme", "other"),
+    origins: dict[str, list[str]] | None = None,
 ) -> config.Config:
     """A configuration for tests: free ports, a database in `directory`, equal tenants."""
     rings = None
@@ -147,7 +148,10 @@ def settings(
         "storage": {"url": f"sqlite:///{directory / 'ringback.db'}"},
         "delivery": QUICK if delivery is None else delivery,
         "limits": limits or {},
-        "tenants": dict.fromkeys(tenants, tenant),
+        "tenants": {
+            name: tenant | {"origins": (origins or {}).get(name, tenant["origins"])}
+            for name in tenants
+        },
     }
     path = directory / "ringback.toml"
     path.write_text(_toml(told))

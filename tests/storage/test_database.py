@@ -14,7 +14,7 @@ import pytest
 
 from storage import database
 from storage.database import Database
-from storage.errors import CannotOpen, StorageError, Unavailable
+from storage.errors import CannotOpen, Fault, StorageError, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from tests.storage.stored import outside, rows
 
@@ -127,7 +127,7 @@ async def test_reading_does_not_see_what_is_not_committed(path: Path) -> None:
 
 async def test_of_a_batch_that_fails_nothing_counts_and_the_next_goes_through(path: Path) -> None:
     async with Database(path) as db:
-        with pytest.raises(Unavailable, match="did not confirm"):
+        with pytest.raises(Fault, match="UNIQUE"):
             await db.write([(NOTE, ("a", "1")), (NOTE, ("a", "again"))])
         assert rows(path, "SELECT * FROM meta") == []
         await db.write([(NOTE, ("b", "1"))])
@@ -147,40 +147,62 @@ async def test_a_full_disk_is_unavailable_until_there_is_space_again(path: Path)
         assert rows(path, "SELECT name FROM meta") == [("big",)]
 
 
+class Failing:
+    """The connection to a disk that fails at one statement, as fsync does."""
+
+    def __init__(self, inner: aiosqlite.Connection, *at: str) -> None:
+        self.inner = inner
+        self.at = at
+
+    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Any:
+        if sql in self.at:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return await self.inner.execute_fetchall(sql, parameters)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.inner.in_transaction
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+@pytest.mark.parametrize("at", [("COMMIT",), ("COMMIT", "ROLLBACK"), ("BEGIN IMMEDIATE",)])
 async def test_after_an_io_error_writing_goes_on_over_a_new_connection(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[str, ...]
 ) -> None:
     """The page cache of the connection that failed may not be what is on disk."""
-
-    class Failing:
-        """The connection of a disk that fails at the commit."""
-
-        def __init__(self, inner: aiosqlite.Connection) -> None:
-            self.inner = inner
-
-        async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Any:
-            if sql == "COMMIT":
-                error = sqlite3.OperationalError("disk I/O error")
-                error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
-                raise error
-            return await self.inner.execute_fetchall(sql, parameters)
-
-        @property
-        def in_transaction(self) -> bool:
-            return self.inner.in_transaction
-
-        async def close(self) -> None:
-            await self.inner.close()
-
     async with Database(path) as db:
         assert db._writer is not None
-        monkeypatch.setattr(db, "_writer", Failing(db._writer))
+        monkeypatch.setattr(db, "_writer", Failing(db._writer, *at))
         with pytest.raises(Unavailable, match="I/O"):
             await db.write([(NOTE, ("a", "1"))])
         assert rows(path, "SELECT * FROM meta") == []
+        assert not isinstance(db._writer, Failing)
         await db.write([(NOTE, ("b", "1"))])
         assert rows(path, "SELECT name FROM meta") == [("b",)]
         assert await db.read_for_write("PRAGMA synchronous") == [(2,)]
+
+
+async def test_a_disk_that_stays_away_is_unavailable_until_it_is_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Database(path) as db:
+        assert db._writer is not None
+        monkeypatch.setattr(db, "_writer", Failing(db._writer, "COMMIT"))
+        with pytest.raises(Unavailable):
+            await db.write([(NOTE, ("a", "1"))])
+        present = db.path
+        db.path = path.parent / "away" / path.name
+        for call in (db.write([(NOTE, ("a", "1"))]), db.read_for_write("SELECT 1")):
+            with pytest.raises(Unavailable, match="cannot be opened again"):
+                await call
+        db.path = present
+        assert await db.read_for_write("SELECT 1") == [(1,)]
+        await db.write([(NOTE, ("b", "1"))])
+        assert rows(path, "SELECT name FROM meta") == [("b",)]
 
 
 async def test_a_database_that_is_not_open_is_unavailable(path: Path) -> None:
@@ -197,6 +219,8 @@ async def test_a_database_that_is_not_open_is_unavailable(path: Path) -> None:
 def test_every_error_of_storage_has_one_base() -> None:
     assert issubclass(Unavailable, StorageError)
     assert issubclass(CannotOpen, StorageError)
+    assert issubclass(Fault, StorageError)
+    assert not issubclass(Fault, Unavailable), "trying again does not help"
     assert not issubclass(CannotOpen, Unavailable)
 
 
