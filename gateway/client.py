@@ -248,7 +248,6 @@ class _Link:
     async def abort(self) -> None:
         """Drop the connection without a close frame and stay away."""
         self._leaving = self._leaving or End()
-        self.drop()
         await self._stop()
 
     def drop(self) -> None:

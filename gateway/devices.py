@@ -256,7 +256,7 @@ class Devices:
     def _read_key(self, given: str) -> tuple[str | None, int]:
         tenant, _, rest = given.rpartition(".")[0].rpartition(".")
         mac = given.rpartition(".")[2]
-        if not rest.isascii() or not rest.isdecimal() or len(rest) > 18 or not mac.isascii():
+        if not given.isascii() or not rest.isdecimal() or len(rest) > 18:
             return None, 0
         if not hmac.compare_digest(mac, self._mac(tenant, int(rest))):
             return None, 0

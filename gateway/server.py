@@ -9,6 +9,7 @@ committed. Whatever is cut off stands in the rows and goes on after the next sta
 from __future__ import annotations
 
 import asyncio
+import socket
 from random import Random
 from typing import Self
 
@@ -95,6 +96,8 @@ class Gateway:
 
     async def start(self) -> None:
         """Open and listen. Raises `CannotOpen` or `CannotStart` with one line for the operator."""
+        for name in ("chat", "http", "admin"):
+            _try(name, getattr(self.config.server, name))
         await self.database.open()
         try:
             await self.store.start()
@@ -256,6 +259,19 @@ def _endpoint(tenant: str, push: Push) -> Endpoint:
         retry_first=push.retry_first,
         retry_max=push.retry_max,
     )
+
+
+def _try(name: str, address: Address) -> None:
+    """Refuse an address that cannot be had while nothing has been written yet."""
+    try:
+        for family, kind, number, _, where in socket.getaddrinfo(
+            *address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, number) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+    except OSError as error:
+        raise _occupied(name, address, error) from error
 
 
 def _occupied(name: str, address: Address, error: OSError) -> CannotStart:

@@ -257,6 +257,10 @@ async def agent(server: Scripted, **options: Any) -> AsyncIterator[tuple[AgentCl
         await client.close()
 
 
+def is_welcome(frame: Frame) -> bool:
+    return bool(frame["type"] == "welcome")
+
+
 def seqs(messages: list[Message]) -> list[int]:
     return [message.seq for message in messages]
 
@@ -354,6 +358,16 @@ async def test_a_welcome_that_is_not_understood_is_another_failed_attempt(
     await within(starting)
     assert naps.taken == [1.0]
     await client.close()
+
+
+async def test_a_close_before_the_first_attempt_ends_the_start(server: Scripted) -> None:
+    client = CustomerClient(server.url, "t0")
+    starting = asyncio.create_task(client.start())
+    await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(ConnectionEnded):
+        await within(starting)
+    assert server.untaken == 0
 
 
 # Receiving
@@ -477,6 +491,15 @@ async def test_a_send_returns_what_the_server_confirmed_and_counts_as_its_seq(
         assert client.messages[0].author.id == "c-42"
 
 
+async def test_ones_own_messages_are_not_acked(server: Scripted) -> None:
+    async with customer(server) as (client, socket):
+        sending = asyncio.create_task(client.send("hello"))
+        await socket.sent(await socket.take("send"), 1)
+        await within(sending)
+        await client.close()
+        assert await socket.rest() == []
+
+
 async def test_a_send_without_an_answer_goes_out_again_under_the_same_ref(
     server: Scripted,
 ) -> None:
@@ -524,6 +547,23 @@ async def test_sends_made_while_away_go_out_in_their_order_on_return(server: Scr
         for seq, send in enumerate(sends, 1):
             await again.sent(send, seq)
         assert [sent.seq for sent in await within(asyncio.gather(*sending))] == [1, 2, 3, 4, 5]
+
+
+async def test_a_send_given_up_while_away_never_goes_out(server: Scripted) -> None:
+    away = Held()
+    async with customer(server, sleep=away) as (client, socket):
+        socket.vanish()
+        await within(away.begun.wait())
+        sending = [asyncio.create_task(client.send(f"m{i}")) for i in range(2)]
+        await asyncio.sleep(0)
+        sending[0].cancel()
+        away.over.set()
+        again = await server.socket()
+        await again.welcome(resumed=True)
+        send = await again.take("send")
+        assert send["text"] == "m1"
+        await again.sent(send, 1)
+        assert (await within(sending[1])).seq == 1
 
 
 @pytest.mark.parametrize(
@@ -651,6 +691,18 @@ async def test_other_codes_bring_the_client_back_after_the_wait_that_fits(
         await socket.close(code)
         await server.socket()
         assert naps.taken == [wait]
+
+
+async def test_after_a_welcome_the_waits_begin_anew(server: Scripted) -> None:
+    naps = Naps()
+    async with customer(server, sleep=naps, rng=Longest()) as (_, socket):
+        socket.vanish()
+        await (await server.socket()).close(1011)
+        again = await server.socket()
+        await again.welcome(resumed=True)
+        again.vanish()
+        await server.socket()
+        assert naps.taken == [1.0, 2.0, 1.0]
 
 
 async def test_an_expired_token_is_asked_for_again_and_a_good_one_is_not(
@@ -813,7 +865,9 @@ async def test_a_read_that_was_lost_with_its_socket_is_told_on_return(server: Sc
         assert (await again.take("read"))["seq"] == 2
         again.vanish()
         third = await server.socket()
+        mark = client.frames_seen
         await third.welcome(2, read_seq=2, resumed=True)
+        await client.wait_for(is_welcome, since=mark)
         await client.close()
         assert await third.rest() == []
 
@@ -889,13 +943,19 @@ async def test_bye_is_said_after_what_was_unwritten_and_the_server_closes(
     server: Scripted,
 ) -> None:
     async with customer(server) as (client, socket):
-        await socket.messages(1, 1)
-        await client.wait_message(1)
-        leaving = asyncio.create_task(client.bye())
-        assert (await socket.take("ack"))["seq"] == 1
-        await socket.take("bye")
-        await socket.close(1000)
-        await within(leaving)
+
+        async def answer() -> None:
+            send = await socket.take("send")
+            await socket.take("bye")
+            await socket.sent(send, 1)
+            await socket.close(1000)
+
+        answering = asyncio.create_task(answer())
+        sending = asyncio.create_task(client.send("one more thing"))
+        await asyncio.sleep(0)  # it is in the outbox now, and not yet written
+        await within(client.bye())
+        await answering
+        assert (await sending).seq == 1
         with pytest.raises(ConnectionEnded) as ended:
             await client.ping()
         assert ended.value.code == 1000
@@ -1092,7 +1152,9 @@ async def test_a_closed_conversation_is_not_opened_again(server: Scripted) -> No
         await within(closing)
         socket.vanish()
         again = await server.socket()
+        mark = client.frames_seen
         await again.agent_welcome()
+        await client.wait_for(is_welcome, since=mark)
         await client.close()
         assert await again.rest() == []
 
@@ -1108,7 +1170,9 @@ async def test_a_conversation_that_is_gone_is_not_asked_for_for_ever(server: Scr
         await client.wait_for(lambda frame: frame["type"] == "error")
         again.vanish()
         third = await server.socket()
+        mark = client.frames_seen
         await third.agent_welcome()
+        await client.wait_for(is_welcome, since=mark)
         await client.close()
         assert await third.rest() == []
 
@@ -1210,8 +1274,9 @@ async def test_devices_and_tokens_over_the_real_socket(tmp_path: Path) -> None:
 
 async def test_dropped_connections_lose_and_repeat_nothing(tmp_path: Path) -> None:
     heard: list[Message] = []
+    limits = {"burst": 100}
     async with (
-        running(tmp_path, delivery=PATIENT) as it,
+        running(tmp_path, delivery=PATIENT, limits=limits) as it,
         a_customer(it, on_message=heard.append) as app,
         an_agent(it) as desk,
     ):

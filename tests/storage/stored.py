@@ -1,5 +1,6 @@
 """A store on a real file for tests, and a look at the same file from outside."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -7,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.database import Database, Rows
+from storage.database import Database
 from storage.records import Conversation, Draft, Key, Message
-from storage.sql import Statement
 from storage.store import Needs, Store
 from storage.transaction import Transaction
 
@@ -24,26 +24,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Counted:
-    """A database that counts what it is asked, and can be made to wait."""
-
-    def __init__(self, path: Path) -> None:
-        self.database = Database(path)
-        self.written: list[list[str]] = []
-        self.read_to_write: list[str] = []
-
-    async def write(self, statements: list[Statement]) -> None:
-        self.written.append([sql for sql, _ in statements])
-        await self.database.write(statements)
-
-    async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        self.read_to_write.append(sql)
-        return await self.database.read_for_write(sql, parameters)
-
-    async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        return await self.database.read(sql, parameters)
 
 
 @asynccontextmanager
@@ -114,6 +94,7 @@ class Post:
         return tx.append_message(c, d)[1]
 
 
-async def post(store: Store, given: Draft, key: Key = KEY) -> Message:
+def post(store: Store, given: Draft, key: Key = KEY) -> asyncio.Future[Message]:
+    """Submit a message at once: what is posted without awaiting between goes into one batch."""
     change = Post(given, key)
-    return await store.submit(change, change.needs)
+    return store.submit(change, change.needs)

@@ -1,0 +1,821 @@
+"""The store on a real file: one writer, group commit, and what is left after every kind of end."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from storage.database import Database, Rows
+from storage.errors import Overloaded, Unavailable
+from storage.outcomes import Trigger
+from storage.records import Conversation, Cut, Device, DeviceState, Key, Message, Outcome
+from storage.store import Needs, Store
+from storage.transaction import Owner, Transaction
+from tests.storage.stored import KEY, Clock, Post, draft, known, opened, post, rows
+
+OTHER = Key("acme", "c-2")
+SEQS = "SELECT seq FROM messages WHERE conversation = ? ORDER BY seq"
+replace = msgspec.structs.replace
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ringback.db"
+
+
+class Refused(Exception):
+    """What a change of these tests raises."""
+
+
+def refusing(tx: Transaction) -> None:
+    """A change that fails after having done something."""
+    c, _ = tx.append_message(known(tx, KEY), draft("never", ref="never"))
+    tx.put(replace(c, live=True))
+    tx.after_commit(lambda: pytest.fail("told of what was undone"))
+    raise Refused
+
+
+def nothing(tx: Transaction) -> None:
+    """A change that changes nothing."""
+
+
+class Watched(Database):
+    """A database that notes its statements, and waits before one if asked to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.writes: list[list[str]] = []
+        self.reads_to_write: list[str] = []
+        self.pause_at: str | None = None
+        self.paused = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def write(self, statements: Any) -> None:
+        self.writes.append([sql for sql, _ in statements])
+        await super().write(statements)
+
+    async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        self.reads_to_write.append(sql)
+        return await super().read_for_write(sql, parameters)
+
+    async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        found = await super().read(sql, parameters)
+        if self.pause_at is not None and self.pause_at in sql:
+            self.pause_at = None
+            self.paused.set()
+            await self.go_on.wait()
+        return found
+
+
+# Places
+
+
+async def test_places_are_gapless_under_many_concurrent_submits(path: Path) -> None:
+    async with opened(path) as (store, _):
+        keys = [Key("acme", f"c-{n % 4}") for n in range(200)]
+        sent = await asyncio.gather(*(post(store, draft(str(n)), k) for n, k in enumerate(keys)))
+        for key in set(keys):
+            places = [m.seq for m, k in zip(sent, keys, strict=True) if k == key]
+            assert places == list(range(1, 51)), "in the order of submission"
+            c = await store.conversation(key)
+            assert c is not None
+            assert rows(path, SEQS, c.id) == [(n,) for n in range(1, 51)]
+        assert store.commits < 20, "what waits shares a commit"
+
+
+async def test_places_go_on_where_they_were_after_reopening(path: Path) -> None:
+    async with opened(path) as (store, _):
+        await post(store, draft("one"))
+    async with opened(path) as (store, _):
+        assert (await post(store, draft("two"))).seq == 2
+        assert (await post(store, draft("one"), OTHER)).conversation == 2
+
+
+# The same ref again
+
+
+async def test_a_ref_gives_the_first_message_within_a_batch(path: Path) -> None:
+    async with opened(path) as (store, _):
+        one, two = await asyncio.gather(
+            post(store, draft("one", ref="r")), post(store, draft("two", ref="r"))
+        )
+        assert one == two
+        assert store.commits == 1
+        assert rows(path, "SELECT text FROM messages") == [("one",)]
+
+
+async def test_a_ref_gives_the_first_message_across_batches_and_after_reopening(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        first = await post(store, draft("one", ref="r"))
+        assert await post(store, draft("two", ref="r")) == first
+    async with opened(path) as (store, _):
+        assert await post(store, draft("three", ref="r")) == first
+        assert (await post(store, draft("four", ref="r", author="a-2"))).seq == 2
+        assert (await post(store, draft("five", ref="r"), OTHER)).seq == 1
+
+
+async def test_a_ref_of_a_change_that_failed_is_free(path: Path) -> None:
+    async with opened(path) as (store, _):
+        needs = Needs(keys=(KEY,), ref=(KEY, "agent", "a-1", "never"))
+        with pytest.raises(Refused):
+            await store.submit(refusing, needs)
+        assert (await post(store, draft("now", ref="never"))).text == "now"
+
+
+# Failing alone, failing together
+
+
+async def test_a_change_that_raises_is_undone_alone(path: Path) -> None:
+    async with opened(path) as (store, _):
+        one, refused, two = await asyncio.gather(
+            post(store, draft("one")),
+            store.submit(refusing, Needs(keys=(KEY,))),
+            post(store, draft("two")),
+            return_exceptions=True,
+        )
+        assert store.commits == 1
+        assert isinstance(refused, Refused)
+        assert isinstance(one, Message)
+        assert isinstance(two, Message)
+        assert (one.seq, two.seq) == (1, 2)
+        assert rows(path, "SELECT seq, text FROM messages") == [(1, "one"), (2, "two")]
+        c = await store.conversation(KEY)
+        assert c is not None
+        assert (c.live, c.last_seq) == (False, 2)
+        assert store.counters["acme", "accepted"] == 2
+
+
+async def test_a_change_that_the_schema_refuses_harms_no_other_of_its_batch(path: Path) -> None:
+    """The code errs: it registers a token that somebody else holds without taking it away."""
+
+    def registering(key: Key, installation: str) -> Callable[[Transaction], None]:
+        def change(tx: Transaction) -> None:
+            id = tx.new_device_id()
+            tx.move_token(known(tx, key), Device(id, installation, "same token", 1, 1.0))
+
+        return change
+
+    async with opened(path) as (store, _):
+        faults: list[Exception] = []
+        store.failed = faults.append
+        await store.submit(registering(KEY, "i-1"), Needs(keys=(KEY,)))
+        first, wrong, last = await asyncio.gather(
+            post(store, draft("one")),
+            store.submit(registering(OTHER, "i-2"), Needs(keys=(OTHER,))),
+            post(store, draft("two")),
+            return_exceptions=True,
+        )
+        assert isinstance(wrong, Exception)
+        assert faults == [wrong]
+        assert "same token" not in str(wrong)
+        assert [m.seq for m in (first, last) if isinstance(m, Message)] == [1, 2]
+        assert rows(path, "SELECT installation FROM devices") == [("i-1",)]
+        assert rows(path, "SELECT seq FROM messages") == [(1,), (2,)]
+        c = await store.conversation(OTHER)
+        assert c is None or c.devices == ()
+
+
+async def test_a_full_disk_answers_unavailable_to_all_and_changes_nothing(path: Path) -> None:
+    async with opened(path) as (store, database):
+        await post(store, draft("one"))
+        before, counted = await store.conversation(KEY), Counter(store.counters)
+        ((pages,),) = await database.read_for_write("PRAGMA page_count")
+        await database.read_for_write(f"PRAGMA max_page_count = {pages}")
+        told: list[str] = []
+
+        def telling(tx: Transaction) -> None:
+            tx.append_message(known(tx, KEY), draft("x" * 100_000))
+            tx.after_commit(lambda: told.append("never"))
+
+        answers = await asyncio.gather(
+            post(store, draft("two", ref="r")),
+            store.submit(telling, Needs(keys=(KEY,))),
+            post(store, draft("x" * 100_000), OTHER),
+            return_exceptions=True,
+        )
+        assert [type(answer) for answer in answers] == [Unavailable] * 3
+        assert told == []
+        assert await store.conversation(KEY) == before
+        assert await store.conversation(OTHER) is None
+        assert store.counters == counted
+        assert rows(path, "SELECT text FROM messages") == [("one",)]
+        await database.read_for_write("PRAGMA max_page_count = 1000000")
+        await store.check()
+        assert (await post(store, draft("two", ref="r"))).seq == 2
+        assert (await post(store, draft("x" * 100_000), OTHER)).seq == 1
+
+
+async def test_the_check_fails_while_nothing_can_be_written(path: Path) -> None:
+    async with opened(path) as (store, database):
+        await store.check()
+        await database.read_for_write("PRAGMA query_only = 1")
+        with pytest.raises(Unavailable):
+            await store.check()
+        await database.read_for_write("PRAGMA query_only = 0")
+        await store.check()
+
+
+# Telling
+
+
+async def test_callbacks_run_in_the_order_of_the_changes_and_only_after_the_commit(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        await store.submit(lambda tx: known(tx, KEY), Needs(keys=(KEY,)))
+        told: list[tuple[int, int]] = []
+
+        def change(number: int) -> Callable[[Transaction], None]:
+            def apply(tx: Transaction) -> None:
+                tx.append_message(known(tx, KEY), draft(str(number)))
+                for _ in range(2):
+                    tx.after_commit(lambda: told.append((number, on_disk())))
+                assert told == []
+
+            return apply
+
+        def on_disk() -> int:
+            found: int = rows(path, "SELECT count(*) FROM messages")[0][0]
+            return found
+
+        answers = [store.submit(change(n), Needs(keys=(KEY,))) for n in range(5)]
+        answers[0].add_done_callback(lambda _: told.append((-1, 0)))
+        await asyncio.gather(*answers)
+        assert told == [*((n, 5) for n in range(5) for _ in range(2)), (-1, 0)]
+
+
+async def test_whoever_is_told_and_fails_harms_nobody(path: Path) -> None:
+    async with opened(path) as (store, _):
+        faults: list[Exception] = []
+        told: list[str] = []
+        store.failed = faults.append
+
+        def change(tx: Transaction) -> str:
+            tx.append_message(known(tx, KEY), draft("one"))
+            tx.after_commit(failing)
+            tx.after_commit(lambda: told.append("second"))
+            return "answer"
+
+        def failing() -> None:
+            raise Refused
+
+        def failing_too(conversation: Conversation) -> None:
+            raise Refused
+
+        store.changed = failing_too
+        assert await store.submit(change, Needs(keys=(KEY,))) == "answer"
+        assert told == ["second"]
+        assert [type(fault) for fault in faults] == [Refused, Refused]
+        assert rows(path, "SELECT seq FROM messages") == [(1,)], "applied once"
+
+
+async def test_every_changed_conversation_is_told_before_the_callbacks(path: Path) -> None:
+    async with opened(path) as (store, _):
+        told: list[Any] = []
+        store.changed = lambda c: told.append((c.customer, c.last_seq))
+
+        def change(tx: Transaction) -> None:
+            tx.append_message(known(tx, KEY), draft("one"))
+            tx.after_commit(lambda: told.append("callback"))
+
+        await asyncio.gather(
+            store.submit(change, Needs(keys=(KEY,))), post(store, draft("two"), OTHER)
+        )
+        assert told == [("c-1", 1), ("c-2", 1), "callback"]
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_holds_nobody_up(path: Path) -> None:
+    async with opened(path) as (store, _):
+        first = store.submit(Post(draft("one")), Needs(keys=(KEY,)))
+        second = store.submit(Post(draft("two")), Needs(keys=(KEY,)))
+        first.cancel()
+        assert (await second).seq == 2
+        assert rows(path, "SELECT text FROM messages") == [("one",), ("two",)]
+
+
+async def test_a_change_that_writes_nothing_is_answered_without_a_commit(path: Path) -> None:
+    async with opened(path) as (store, _):
+        assert await store.submit(lambda tx: tx.conversation(KEY), Needs(keys=(KEY,))) is None
+        assert store.commits == 0
+
+
+# Bounds and ends
+
+
+async def test_at_the_bound_of_the_queue_a_change_is_refused_and_none_is_lost(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        store.QUEUE = 3  # type: ignore[misc]
+        waiting = [store.submit(Post(draft(str(n))), Needs(keys=(KEY,))) for n in range(3)]
+        assert store.waiting == 3
+        with pytest.raises(Overloaded, match="3 changes"):
+            store.submit(nothing, Needs())
+        assert [m.seq for m in await asyncio.gather(*waiting)] == [1, 2, 3]
+        await store.submit(nothing, Needs())
+
+
+async def test_a_commit_takes_no_more_than_its_share_of_a_long_queue(path: Path) -> None:
+    async with opened(path) as (store, _):
+        store.BATCH = 10  # type: ignore[misc]
+        sent = await asyncio.gather(*(post(store, draft(str(n))) for n in range(25)))
+        assert [m.seq for m in sent] == list(range(1, 26))
+        assert store.commits == 3
+
+
+async def test_stopping_commits_what_waits_and_refuses_what_comes_later(path: Path) -> None:
+    async with opened(path) as (store, _):
+        waiting = store.submit(Post(draft("one")), Needs(keys=(KEY,)))
+        await store.stop()
+        assert waiting.done()
+        assert rows(path, "SELECT text FROM messages") == [("one",)]
+        with pytest.raises(Unavailable, match="closed"):
+            store.submit(nothing, Needs())
+        await store.stop()
+
+
+async def test_the_cache_is_bounded_and_forgets_nothing_that_matters(path: Path) -> None:
+    async with opened(path) as (store, _):
+        store.CACHE = 2  # type: ignore[misc]
+        keys = [Key("acme", f"c-{n}") for n in range(5)]
+        for _ in range(2):
+            for key in keys:
+                await post(store, draft("hello"), key)
+        assert len([key for key in keys if store.peek(key) is not None]) == 2
+        for key in keys:
+            c = await store.conversation(key)
+            assert c is not None
+            assert (c.last_seq, c.unread) == (2, 2)
+
+
+@pytest.mark.parametrize("how_many", [1, 500])
+async def test_the_number_of_statements_does_not_grow_with_the_batch(
+    path: Path, how_many: int
+) -> None:
+    """Statements are hops to the database's thread; rows cost nothing in comparison."""
+    keys = [Key("acme", f"c-{n}") for n in range(how_many)]
+    async with Watched(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        await asyncio.gather(*(post(store, draft("one", ref="a"), key) for key in keys))
+        await store.stop()
+    async with Watched(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        database.writes.clear()
+
+        def change(key: Key) -> Callable[[Transaction], None]:
+            def apply(tx: Transaction) -> None:
+                c = tx.conversation(key)
+                assert c is not None
+                mark = tx.mark(c, 1)
+                assert mark is not None
+                assert len(tx.unacked(c)) == 1
+                c, _ = tx.append_message(c, draft("two", ref="b"))
+                c, _ = tx.transition(c, mark.cut, c.last, Trigger.ACCEPTANCE)
+                c, _ = tx.acknowledge(c, mark.cut)
+                id = tx.new_device_id()
+                tx.move_token(c, Device(id, f"i-{id}", f"t-{id}", 1, 1.0))
+
+            return apply
+
+        await asyncio.gather(
+            *(
+                store.submit(
+                    change(key),
+                    Needs(
+                        keys=(key,),
+                        ref=(key, "agent", "a-1", "b"),
+                        mark=(key, 1),
+                        unacked=key,
+                        device=("acme", f"i-of-{key.customer}", "t"),
+                    ),
+                )
+                for key in keys
+            )
+        )
+        assert store.commits == 1
+        assert [len(statements) for statements in database.writes] == [8]
+        assert len(database.reads_to_write) == 8
+        await store.stop()
+
+
+# Marks and what is unacked
+
+
+async def test_a_mark_gives_ranks_and_when_the_next_counted_message_came(path: Path) -> None:
+    clock = Clock(100.0)
+    async with opened(path, clock) as (store, _):
+        for role in ("agent", "customer", "customer", "agent", "agent"):
+            await post(store, draft("x", role=role))
+            clock.now += 1
+
+        async def mark(seq: int) -> Any:
+            def change(tx: Transaction) -> Any:
+                c = tx.conversation(KEY)
+                assert c is not None
+                found = tx.mark(c, seq)
+                return None if found is None else (*found.cut, found.said, found.next_at)
+
+            return await store.submit(change, Needs(keys=(KEY,), mark=(KEY, seq)))
+
+        assert [await mark(seq) for seq in (0, 1, 2, 3, 4, 5, 6, -1)] == [
+            (0, 0, 0, None),
+            (1, 1, 0, 103.0),
+            (2, 1, 1, 103.0),
+            (3, 1, 2, 103.0),
+            (4, 2, 2, 104.0),
+            (5, 3, 2, None),
+            None,
+            None,
+        ]
+
+
+async def test_a_change_sees_so_many_unacked_messages_and_no_more_than_the_bound(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        store.UNACKED = 3  # type: ignore[misc]
+        for key in (KEY, OTHER):
+            for role in ("agent", "customer", "agent", "agent", "agent", "agent"):
+                await post(store, draft("x", role=role), key)
+
+        def acking(tx: Transaction) -> None:
+            tx.acknowledge(known(tx, KEY), Cut(1, 1))
+
+        await store.submit(acking, Needs(keys=(KEY,)))
+
+        def unacked(key: Key) -> asyncio.Future[list[int]]:
+            def change(tx: Transaction) -> list[int]:
+                return [m.seq for m in tx.unacked(known(tx, key))]
+
+            return store.submit(change, Needs(keys=(key,), unacked=key))
+
+        assert await asyncio.gather(unacked(KEY), unacked(OTHER)) == [[3, 4, 5], [1, 3, 4]]
+
+
+# Devices
+
+
+def register(store: Store, key: Key, installation: str, token: str) -> asyncio.Future[int]:
+    def change(tx: Transaction) -> int:
+        for owner in (
+            tx.owner_of_installation(key.tenant, installation),
+            tx.owner_of_token(key.tenant, token),
+        ):
+            if owner is not None:
+                remove(tx, owner)
+        id = tx.new_device_id()
+        tx.move_token(known(tx, key), Device(id, installation, token, 1, 1.0))
+        return id
+
+    return store.submit(change, Needs(keys=(key,), device=(key.tenant, installation, token)))
+
+
+def remove(tx: Transaction, owner: Owner) -> None:
+    c = tx.conversation(owner.key)
+    device = c.device(owner.device) if c is not None else None
+    if c is not None and device is not None:
+        tx.remove_device(c, device)
+
+
+def deregister(store: Store, tenant: str, installation: str) -> asyncio.Future[None]:
+    def change(tx: Transaction) -> None:
+        owner = tx.owner_of_installation(tenant, installation)
+        if owner is not None:
+            remove(tx, owner)
+
+    return store.submit(change, Needs(device=(tenant, installation, None)))
+
+
+async def test_device_ids_are_never_given_again_not_even_after_reopening(path: Path) -> None:
+    async with opened(path) as (store, _):
+        assert await register(store, KEY, "i-1", "t-1") == 1
+        assert await register(store, KEY, "i-2", "t-2") == 2
+        await deregister(store, "acme", "i-2")
+        assert rows(path, "SELECT id FROM devices") == [(1,)]
+    async with opened(path) as (store, _):
+        assert await register(store, KEY, "i-2", "t-2") == 3
+
+
+async def test_the_id_of_a_device_that_came_and_went_in_one_batch_is_not_given_again(
+    path: Path,
+) -> None:
+    """Its deregistration key was given out: it must never fit another registration."""
+    async with opened(path) as (store, _):
+        id, _ = await asyncio.gather(
+            register(store, KEY, "i-1", "t-1"), deregister(store, "acme", "i-1")
+        )
+        assert rows(path, "SELECT id FROM devices") == []
+    async with opened(path) as (store, _):
+        assert await register(store, OTHER, "i-1", "t-1") > id
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+async def test_a_token_that_moves_leaves_its_former_owner(path: Path, reopen: bool) -> None:
+    async with opened(path) as (store, _):
+        await register(store, KEY, "i-1", "t-1")
+        if not reopen:
+            await register(store, OTHER, "i-2", "t-1")
+    async with opened(path) as (store, _):
+        await register(store, OTHER, "i-2", "t-1")
+        mine, theirs = await store.conversation(KEY), await store.conversation(OTHER)
+        assert mine is not None
+        assert theirs is not None
+        assert mine.devices == ()
+        assert [d.token for d in theirs.devices] == ["t-1"]
+        assert rows(path, "SELECT installation, token FROM devices") == [("i-2", "t-1")]
+
+
+async def test_two_phones_can_exchange_their_tokens_in_one_batch(path: Path) -> None:
+    async with opened(path) as (store, _):
+        await register(store, KEY, "i-1", "t-1")
+        await register(store, KEY, "i-2", "t-2")
+        await asyncio.gather(register(store, KEY, "i-1", "t-2"), register(store, KEY, "i-2", "t-1"))
+        assert rows(path, "SELECT installation, token FROM devices ORDER BY 1") == [
+            ("i-1", "t-2"),
+            ("i-2", "t-1"),
+        ]
+
+
+async def test_equal_tokens_of_two_tenants_are_two_registrations(path: Path) -> None:
+    async with opened(path) as (store, _):
+        await register(store, KEY, "i-1", "t-1")
+        await register(store, Key("other", "c-1"), "i-1", "t-1")
+        await deregister(store, "other", "i-1")
+        assert rows(path, "SELECT tenant FROM devices") == [("acme",)]
+
+
+# Reading
+
+
+async def test_history_pages_backwards_and_says_if_there_is_more(path: Path) -> None:
+    async with opened(path) as (store, _):
+        for n in range(1, 8):
+            await post(store, draft(str(n)))
+        c = await store.conversation(KEY)
+        assert c is not None
+
+        async def page(before: int | None, limit: int) -> tuple[list[int], bool]:
+            found, more = await store.history(c, before, limit)
+            return [m.seq for m in found], more
+
+        assert await page(None, 3) == ([5, 6, 7], True)
+        assert await page(5, 3) == ([2, 3, 4], True)
+        assert await page(2, 3) == ([1], False)
+        assert await page(4, 3) == ([1, 2, 3], False)
+        assert await page(1, 3) == ([], False)
+        assert [m.seq for m in await store.after(c, 2, 5)] == [3, 4, 5]
+        assert await store.after(c, 5, 5) == []
+        assert await store.after(c, 6, 5) == []
+
+
+async def test_an_inbox_lists_a_tenants_conversations_newest_first_by_page(path: Path) -> None:
+    clock = Clock(100.0)
+    async with opened(path, clock) as (store, _):
+        for n in (1, 2, 3):
+            await post(store, draft("hello"), Key("acme", f"c-{n}"))
+            clock.now += 1
+        await post(store, draft("hello"), Key("other", "c-9"))
+        await store.submit(lambda tx: known(tx, Key("acme", "c-8")), Needs())
+        await post(store, draft("again"), Key("acme", "c-1"))
+
+        def marking(tx: Transaction) -> None:
+            tx.put(replace(known(tx, Key("acme", "c-2")), live=True))
+            tx.put(replace(known(tx, Key("acme", "c-3")), unanswered=True))
+
+        await store.submit(marking, Needs(keys=(Key("acme", "c-2"), Key("acme", "c-3"))))
+    async with opened(path, clock) as (store, _):
+        top = (1e12, 0)
+
+        async def page(which: str, before: tuple[float, int], limit: int) -> list[str]:
+            return [c.customer for c in await store.inbox("acme", which, before, limit)]
+
+        assert await page("all", top, 10) == ["c-1", "c-3", "c-2"]
+        assert await page("live", top, 10) == ["c-2"]
+        assert await page("unanswered", top, 10) == ["c-3"]
+        first = (await store.inbox("acme", "all", top, 1))[0]
+        assert await page("all", (first.updated_at, first.id), 10) == ["c-3", "c-2"]
+
+
+@pytest.mark.parametrize("table", ["FROM json_each(?) j\n    CROSS JOIN devices"])
+@pytest.mark.parametrize("how", ["conversation", "conversations", "inbox"])
+async def test_what_is_read_beside_a_commit_is_not_torn_or_stale(
+    path: Path, how: str, table: str
+) -> None:
+    async with opened(path) as (store, _):
+        await post(store, draft("one"))
+    async with Watched(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        database.pause_at = table
+        reading: asyncio.Task[Any] = asyncio.create_task(
+            {
+                "conversation": lambda: store.conversation(KEY),
+                "conversations": lambda: store.conversations([KEY]),
+                "inbox": lambda: store.inbox("acme", "all", (1e12, 0), 5),
+            }[how]()  # type: ignore[operator]
+        )
+        await database.paused.wait()
+        await post(store, draft("two"))
+        database.go_on.set()
+        found = await reading
+        c = found if how == "conversation" else found[0]
+        assert c == store.peek(KEY)
+        assert c.last_seq == 2
+        await store.stop()
+
+
+async def test_unknown_conversations_and_messages_are_none(path: Path) -> None:
+    async with opened(path) as (store, _):
+        assert await store.conversation(KEY) is None
+        assert await store.told(KEY, 1) is None
+        await post(store, draft("one"))
+        assert await store.told(KEY, 2) is None
+        found = await store.conversations([KEY, OTHER])
+        assert [c.key for c in found] == [KEY]
+
+
+async def test_what_is_told_of_a_message_is_its_outcome_and_its_events_alone(path: Path) -> None:
+    async with opened(path) as (store, _):
+        for role in ("agent", "customer", "agent", "agent", "agent"):
+            await post(store, draft("x", role=role))
+
+        def change(tx: Transaction) -> None:
+            c = known(tx, KEY)
+            c, _ = tx.transition(c, Cut(0, 0), Cut(1, 1), Trigger.ACCEPTANCE)
+            c, _ = tx.acknowledge(c, Cut(3, 2))
+            c, _ = tx.transition(c, Cut(3, 2), Cut(4, 3), Trigger.NO_DEVICE_LEFT, "no_device")
+            tx.event(c, 3, 4, "due")
+
+        await store.submit(change, Needs(keys=(KEY,)))
+        told = [await store.told(KEY, seq) for seq in range(1, 6)]
+        assert [(t.outcome, t.reason) for t in told if t is not None] == [
+            (Outcome.PUSHED, None),
+            (None, None),
+            (Outcome.ACKED, None),
+            (Outcome.UNDELIVERABLE, "no_device"),
+            (Outcome.PENDING, None),
+        ]
+        assert [[e.event for e in t.events] for t in told if t is not None] == [
+            ["outcome"],
+            [],
+            ["due"],
+            ["outcome", "due"],
+            [],
+        ]
+
+
+async def test_recovery_begins_with_whatever_is_due_now_or_later(path: Path) -> None:
+    async with opened(path) as (store, _):
+        keys = [Key("acme", f"c-{n}") for n in range(4)]
+        for key in keys:
+            await post(store, draft("x"), key)
+        id = await register(store, keys[2], "i-1", "t-1")
+
+        def change(tx: Transaction) -> None:
+            tx.put(replace(known(tx, keys[0]), push_due_at=5.0))
+            tx.put(replace(known(tx, keys[1]), expires_at=5.0))
+            c = known(tx, keys[2])
+            device = c.device(id)
+            assert device is not None
+            tx.put(c.with_device(replace(device, owes=True, wake_at=5.0)))
+
+        await store.submit(change, Needs(keys=tuple(keys)))
+        assert sorted(await store.unsettled()) == keys[:3]
+
+
+async def test_a_renewed_epoch_is_there_after_reopening_and_the_secret_stays(path: Path) -> None:
+    async with opened(path) as (store, _):
+        first = dict(store.meta)
+        await store.renew_epoch()
+    async with opened(path) as (store, _):
+        assert store.meta["epoch"] != first["epoch"]
+        assert store.meta["secret"] == first["secret"]
+
+
+async def test_a_registration_given_up_long_ago_can_be_found(path: Path) -> None:
+    async with opened(path) as (store, _):
+        states = [DeviceState.LIVE, DeviceState.DEAD, DeviceState.QUARANTINED, DeviceState.DEAD]
+        keys = [Key("acme", f"c-{n}") for n in range(4)]
+        for n, (key, state) in enumerate(zip(keys, states, strict=True)):
+            id = await register(store, key, f"i-{n}", f"t-{n}")
+
+            def change(tx: Transaction, key: Key = key, id: int = id, to: Any = state) -> None:
+                c = known(tx, key)
+                device = c.device(id)
+                assert device is not None
+                at = 200.0 if key == keys[3] else 100.0
+                tx.put(c.with_device(replace(device, state=to, state_at=at)))
+
+            await store.submit(change, Needs(keys=(key,)))
+        assert sorted(await store.forgettable(150.0)) == keys[1:3]
+
+
+async def test_the_epoch_and_the_secret_are_made_once_and_stay(path: Path, tmp_path: Path) -> None:
+    async with opened(path) as (store, _):
+        first = dict(store.meta)
+    async with opened(path) as (store, _):
+        assert store.meta == first
+    async with opened(tmp_path / "another.db") as (store, _):
+        assert store.meta.keys() == first.keys() == {"epoch", "secret"}
+        assert set(store.meta.values()).isdisjoint(first.values())
+
+
+# The conservation law and unread, after everything
+
+
+def happen(random: Random, key: Key) -> Callable[[Transaction], None]:
+    """Something that may happen to a conversation; sometimes it fails at the end."""
+    what = random.choice(["post", "post", "post", "ack", "read", "expire", "push", "lose", "gain"])
+    role, kind = random.choice(
+        [("agent", "chat"), ("customer", "chat"), ("service", "proactive"), ("service", "system")]
+    )
+    one, other, fails = random.random(), random.random(), random.random() < 0.1
+    trigger = {
+        "expire": Trigger.EXPIRY,
+        "push": Trigger.ACCEPTANCE,
+        "lose": Trigger.NO_DEVICE_LEFT,
+        "gain": Trigger.REGISTRATION,
+    }.get(what)
+
+    def change(tx: Transaction) -> None:
+        c = known(tx, key)
+        cuts = [Cut(0, 0), *sorted({c.acked, c.last, Cut(c.read_seq, c.read_ord), *cuts_of(c)})]
+        lo, hi = sorted((cuts[int(one * len(cuts))], cuts[int(other * len(cuts))]))
+        if what == "post":
+            tx.append_message(c, draft(what, role=role, kind=kind))
+        elif what in ("ack", "read"):
+            c, _ = tx.acknowledge(c, hi)
+            if what == "read":
+                tx.mark_read(c, hi)
+        else:
+            assert trigger is not None
+            tx.transition(c, lo, hi, trigger, None if what == "gain" else what)
+        if fails:
+            raise Refused
+
+    return change
+
+
+def cuts_of(c: Conversation) -> list[Cut]:
+    """Places that are known from the conversation's newest messages and spans."""
+    spans = [cut for span in c.settled for cut in (span.lo, span.hi)]
+    return spans + [m.cut for m in (c.newest, c.newest_counted) if m is not None]
+
+
+def recount(path: Path) -> tuple[dict[Key, int], dict[tuple[str, str], int]]:
+    """Unread and outcomes, message by message, from the tables alone."""
+    unread: Counter[Key] = Counter()
+    counters: Counter[tuple[str, str]] = Counter()
+    spans = rows(path, "SELECT conversation, lo_seq, hi_seq, outcome FROM outcomes")
+    for tenant, customer, id, seq, acked, read in rows(
+        path,
+        """SELECT c.tenant, c.customer, c.id, m.seq, c.acked_seq, c.read_seq
+        FROM messages m JOIN conversations c ON c.id = m.conversation
+        WHERE m.role <> 'customer' AND m.kind <> 'system'""",
+    ):
+        unread[Key(tenant, customer)] += seq > read
+        counters[tenant, "accepted"] += 1
+        told = [outcome for c, lo, hi, outcome in spans if c == id and lo < seq <= hi]
+        assert len(told) <= 1, "never two outcomes"
+        counters[tenant, told[0] if told else "acked" if seq <= acked else "pending"] += 1
+    return unread, {name: value for name, value in counters.items() if value}
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_unread_and_counters_equal_a_recount_after_anything_also_when_reopened(
+    path: Path, seed: int
+) -> None:
+    random = Random(seed)
+    keys = [Key(tenant, f"c-{n}") for tenant in ("acme", "other") for n in range(3)]
+    seen: set[str] = set()
+    for _ in range(3):
+        async with opened(path) as (store, _):
+            store.CACHE = 3  # type: ignore[misc]
+            for _ in range(15):
+                batch = [random.choice(keys) for _ in range(random.randint(1, 12))]
+                answers = await asyncio.gather(
+                    *(store.submit(happen(random, k), Needs(keys=(k,))) for k in batch),
+                    return_exceptions=True,
+                )
+                assert {type(answer) for answer in answers} <= {type(None), Refused}
+                unread, counters = recount(path)
+                seen |= {name for _, name in counters}
+                assert {n: v for n, v in store.counters.items() if v} == counters
+                for tenant in ("acme", "other"):
+                    kept = sum(counters.get((tenant, outcome.value), 0) for outcome in Outcome)
+                    assert counters.get((tenant, "accepted"), 0) == kept
+            before = {key: await store.conversation(key) for key in keys}
+            assert {k: c.unread for k, c in before.items() if c and c.unread} == +unread
+        async with opened(path) as (store, _):
+            assert {key: await store.conversation(key) for key in keys} == before
+            assert {n: v for n, v in store.counters.items() if v} == counters
+    assert seen == {"accepted", *Outcome}

@@ -1,0 +1,369 @@
+"""The command line as an operator meets it: every problem is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.protocol import Role
+from tests.running import PATIENCE, PATIENT, running
+
+RINGBACK = Path(sys.executable).with_name("ringback")
+FREE_PORTS = {f"RINGBACK_SERVER__{name}": "127.0.0.1:0" for name in ("CHAT", "HTTP", "ADMIN")}
+SHORT = {
+    "RINGBACK_DELIVERY__RESTART_WINDOW": "0.1",
+    "RINGBACK_DELIVERY__RESTART_GRACE": "0.2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a command left behind."""
+
+    code: int | None
+    out: str
+    err: str
+
+    def refused(self) -> str:
+        """The one line that says why, having checked that there is nothing else."""
+        assert self.code == 2, self
+        assert self.out == ""
+        (line,) = self.err.splitlines()
+        assert line.startswith("ringback: ")
+        return line
+
+
+async def ringback(directory: Path, *words: str, **environ: str) -> Ended:
+    process = await asyncio.create_subprocess_exec(
+        RINGBACK,
+        *words,
+        cwd=directory,
+        env=_environ(environ),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(3 * PATIENCE):
+        out, err = await process.communicate()
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+def _environ(more: dict[str, str]) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RINGBACK_", "COV_"))}
+    return clean | {"NO_COLOR": "1", "COLUMNS": "200"} | more
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A `ringback serve` that said that it is ready, and what it said until then."""
+
+    process: asyncio.subprocess.Process
+    said: str
+
+    @property
+    def http(self) -> str:
+        return self.said.partition("/v1/agent, ")[2].partition("/v1,")[0]
+
+    @property
+    def admin(self) -> str:
+        return self.said.partition("admin ")[2].split()[0]
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> Ended:
+        self.process.send_signal(number)
+        async with asyncio.timeout(3 * PATIENCE):
+            out, err = await self.process.communicate()
+        return Ended(self.process.returncode, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def serving(directory: Path, *words: str, **environ: str) -> AsyncIterator[Serving]:
+    process = await asyncio.create_subprocess_exec(
+        RINGBACK,
+        "serve",
+        *words,
+        cwd=directory,
+        env=_environ(FREE_PORTS | SHORT | environ),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    said = ""
+    try:
+        async with asyncio.timeout(3 * PATIENCE):
+            while "Ringback is ready" not in said:
+                line = await process.stderr.readline()
+                assert line, said
+                said += line.decode()
+        yield Serving(process, said)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def _written(directory: Path) -> Path:
+    """A configuration as `ringback init` writes it."""
+    assert (await ringback(directory, "init")).code == 0
+    return directory / "ringback.toml"
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in directory.iterdir() if p.suffix != ".lock"}
+
+
+# From nothing to a running gateway
+
+
+async def test_init_writes_a_private_file_that_works_and_never_overwrites_it(
+    tmp_path: Path,
+) -> None:
+    file = await _written(tmp_path)
+    assert file.stat().st_mode & 0o777 == 0o600
+    good = await ringback(tmp_path, "check-config", "--config", "ringback.toml")
+    assert good.code == 0
+    assert "acme" in good.err
+    before = file.read_text()
+    assert "ringback.toml exists" in (await ringback(tmp_path, "init")).refused()
+    assert file.read_text() == before
+    assert (await ringback(tmp_path, "init", "b.toml", "--tenant", "b")).code == 0
+    assert file.read_text() != (tmp_path / "b.toml").read_text()
+
+
+async def test_serve_runs_what_init_wrote_and_sigterm_ends_it_with_0(tmp_path: Path) -> None:
+    await _written(tmp_path)
+    async with serving(tmp_path, "--config", "ringback.toml") as it:
+        told = await ringback(
+            tmp_path, "token", "--config", "ringback.toml", "--role", "service", "--sub", "crm"
+        )
+        assert (told.code, told.err) == (0, "")
+        headers = {"Authorization": f"Bearer {told.out.strip()}"}
+        async with aiohttp.ClientSession() as http:
+            body = {"customer": "c-42", "text": "hello"}
+            url = f"{it.http}/v1/messages"
+            async with http.post(url, json=body, headers=headers) as answer:
+                assert answer.status == 201
+            async with http.get(f"{it.admin}/readyz") as answer:
+                assert answer.status == 200
+        ended = await it.stop()
+        assert (ended.code, ended.out) == (0, "")
+        assert "Traceback" not in it.said + ended.err
+        assert (tmp_path / "ringback.db").stat().st_mode & 0o077 == 0
+
+
+async def test_sigint_ends_it_with_0_too(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        assert (await it.stop(signal.SIGINT)).code == 0
+
+
+async def test_serve_without_a_configuration_says_that_it_is_for_development(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as it:
+        assert "DEVELOPMENT" in it.said
+        assert "tenant dev" in it.said
+        told = await ringback(tmp_path, "token", "--sub", "c-42")
+        headers = {"Authorization": f"Bearer {told.out.strip()}"}
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"{it.http}/v1/me/status", headers=headers) as answer,
+        ):
+            assert answer.status == 200
+        assert (tmp_path / "ringback-dev.secret").stat().st_mode & 0o077 == 0
+        assert (await it.stop()).code == 0
+
+
+# What the operator has to mend
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config", "token", "why"])
+async def test_a_configuration_that_cannot_be_used_is_one_line(
+    tmp_path: Path, command: str
+) -> None:
+    words = {"token": ("--sub", "x"), "why": ("c-42", "1")}.get(command, ())
+    (tmp_path / "bad.toml").write_text("[server]\nchatt = 'x'\n")
+    before = _files(tmp_path)
+    line = (await ringback(tmp_path, command, *words, "--config", "bad.toml")).refused()
+    assert "server.chatt" in line
+    assert "chat" in line.partition("expected")[2]
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "named"),
+    [
+        ("ack_timeout = -1", "ack_timeout = 5.0 ", "delivery.ack_timeout"),
+        ("restart_grace = 1.0", "restart_grace = 10.0", "delivery.restart_grace"),
+        ('chat = "nowhere"', 'chat = "127.0.0.1:8080"', "server.chat"),
+        ('algorithm = "none"', 'algorithm = "HS256"', "auth.algorithm"),
+        ('secret_file = "missing.key"\n#', "secret = ", "secret_file"),
+        ('secret = "short"\n#', "secret = ", "auth.secret"),
+        ('endpoint = "http://push.acme.example/ring"', 'endpoint = "https://', "push.endpoint"),
+        ("[server", "[server]", "ringback.toml"),
+    ],
+)
+async def test_each_impossible_value_is_one_line_that_names_the_key(
+    tmp_path: Path, wrong: str, right: str, named: str
+) -> None:
+    file = await _written(tmp_path)
+    text = file.read_text()
+    assert right.strip() in text
+    if right.endswith("https://"):
+        text = "\n".join(wrong if line.startswith(right) else line for line in text.split("\n"))
+    else:
+        text = (
+            text.replace(right.strip(), wrong, 1)
+            if right == "[server]"
+            else text.replace(right, wrong, 1)
+        )
+    file.write_text(text)
+    before = _files(tmp_path)
+    line = (await ringback(tmp_path, "serve", "--config", "ringback.toml", **FREE_PORTS)).refused()
+    assert named in line
+    assert "expected" in line
+    assert _files(tmp_path) == before
+
+
+async def test_an_unreadable_configuration_is_one_line(tmp_path: Path) -> None:
+    line = (await ringback(tmp_path, "serve", "--config", "nowhere.toml")).refused()
+    assert "nowhere.toml" in line
+    assert _files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["chat", "http", "admin"])
+async def test_an_occupied_port_is_one_line_and_makes_no_database(
+    tmp_path: Path, name: str
+) -> None:
+    await _written(tmp_path)
+    before = _files(tmp_path)
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        occupied = FREE_PORTS | {f"RINGBACK_SERVER__{name.upper()}": address}
+        ended = await ringback(tmp_path, "serve", "--config", "ringback.toml", **occupied)
+    line = ended.refused()
+    assert f"server.{name}" in line
+    assert address in line
+    assert _files(tmp_path) == before
+
+
+async def test_a_database_that_another_process_holds_is_one_line(tmp_path: Path) -> None:
+    await _written(tmp_path)
+    async with serving(tmp_path, "--config", "ringback.toml") as it:
+        second = await ringback(tmp_path, "serve", "--config", "ringback.toml", **FREE_PORTS)
+        line = second.refused()
+        assert "ringback.db" in line
+        assert "another process" in line
+        async with aiohttp.ClientSession() as http, http.get(f"{it.admin}/readyz") as answer:
+            assert answer.status == 200
+
+
+async def test_a_database_of_a_newer_version_is_one_line_and_untouched(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.write()
+    with closing(sqlite3.connect(tmp_path / "ringback.db")) as database:
+        database.execute("PRAGMA user_version = 99")
+    before = _files(tmp_path)
+    for words in (("serve",), ("why", "--tenant", "acme", "c-42", "1")):
+        line = (await ringback(tmp_path, *words, "--config", "ringback.toml")).refused()
+        assert "99" in line
+        assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough" * 40, None])
+async def test_a_file_that_is_no_database_of_ours_is_one_line_and_untouched(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    await _written(tmp_path)
+    path = tmp_path / "ringback.db"
+    if content is not None:
+        path.write_bytes(content)
+    else:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE somebody_elses (x)")
+    before = _files(tmp_path)
+    ended = await ringback(tmp_path, "serve", "--config", "ringback.toml", **FREE_PORTS)
+    assert "ringback.db" in ended.refused()
+    assert _files(tmp_path) == before
+
+
+# Looking things up
+
+
+async def test_why_tells_of_a_message_while_the_gateway_runs(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register(token="a-device-token")
+        await it.write(text="a text")
+        await it.settled(1, "pushed")
+        words = ("why", "--config", "ringback.toml", "--tenant", "acme", "c-42")
+        told = await ringback(tmp_path, *words, "1")
+        assert (told.code, told.err) == (0, "")
+        assert "message 1 of c-42: pushed" in told.out
+        for event in ("committed", "due", "look", "claimed", "attempt", "verdict=accepted"):
+            assert event in told.out
+        assert "a-device-token" not in told.out
+        assert "a text" not in told.out
+        line = (await ringback(tmp_path, *words, "2")).refused()
+        assert "no message 2" in line
+        foreign = await ringback(
+            tmp_path, "why", "--config", "ringback.toml", "--tenant", "other", "c-42", "1"
+        )
+        assert "other" in foreign.refused()
+        assert (await it.write()) == 2, "looking hurts nobody"
+
+
+async def test_why_answers_after_the_gateway_ended(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.customer()
+        await it.write()
+    told = await ringback(
+        tmp_path, "why", "--config", "ringback.toml", "--tenant", "acme", "c-42", "1"
+    )
+    assert told.code == 0
+    assert "message 1 of c-42: pending" in told.out
+
+
+async def test_why_without_a_database_makes_none(tmp_path: Path) -> None:
+    await _written(tmp_path)
+    before = _files(tmp_path)
+    line = (await ringback(tmp_path, "why", "--config", "ringback.toml", "c-42", "1")).refused()
+    assert "ringback.db" in line
+    assert _files(tmp_path) == before
+
+
+async def test_a_token_is_printed_alone_and_is_accepted(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        words = ("token", "--config", "ringback.toml", "--tenant", "acme")
+        told = await ringback(
+            tmp_path, *words, "--role", "customer", "--sub", "c-42", "--name", "Ada"
+        )
+        assert (told.code, told.err, len(told.out.splitlines())) == (0, "", 1)
+        customer = await it.customer(token=told.out.strip())
+        await customer.ask("send", "sent", text="hello")
+        _, page = await it.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
+        assert page["messages"][0]["from"] == {"role": "customer", "id": "c-42", "name": "Ada"}
+        for more, named in (
+            (("--tenant", "nobody", "--sub", "x"), "--tenant"),
+            (("--tenant", "acme", "--sub", ""), "sub"),
+            (("--tenant", "acme", "--sub", "x", "--ttl", "0"), "ttl"),
+            (("--sub", "x"), "--tenant"),
+        ):
+            ended = await ringback(tmp_path, "token", "--config", "ringback.toml", *more)
+            assert named in ended.refused(), more
+
+
+async def test_logs_can_be_json(tmp_path: Path) -> None:
+    async with serving(tmp_path, RINGBACK_LOG__FORMAT="json") as it:
+        ended = await it.stop()
+        lines = [x for x in (it.said + ended.err).splitlines() if x.startswith("{")]
+        events = [json.loads(line)["event"] for line in lines]
+        assert events == ["ready", "stopping", "stopped"]
