@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from gateway.protocol import Role
 from gateway.sockets import Peer
 from storage.records import Key
-from tests.running import PATIENT, Running, running
+from tests.running import PATIENT, Running, Wire, running
 
 PLENTY = {"agent_sends_per_minute": 1_000_000, "agent_burst": 100_000}
 
@@ -106,7 +107,7 @@ async def test_who_does_not_read_is_closed_with_4001_and_resumes_without_a_gap(
 ) -> None:
     limits = {"outbound_bytes": 65_536, "resume": 5_000, **PLENTY}
     async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
-        customer = await it.customer()
+        customer = await _with_a_small_window(it)
         agent = await it.agent()
         customer.socket.transport.pause_reading()
         sent = 0
@@ -130,6 +131,17 @@ async def test_who_does_not_read_is_closed_with_4001_and_resumes_without_a_gap(
         assert (await again.take("message"))["seq"] == sent + 1
 
 
+async def _with_a_small_window(it: Running) -> Wire:
+    """A customer whose kernel takes little, so that the server's buffer fills soon."""
+    tcp = socket.socket()
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    tcp.connect(("127.0.0.1", it.gateway.ports["chat"]))
+    wire = await it.raw("/v1/chat", sock=tcp)
+    await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
+    wire.welcome = await wire.take("welcome")
+    return wire
+
+
 def _given_up(it: Running) -> bool:
     """Whether the server has decided to close: only the server knows it while nobody reads."""
     (session,) = it.gateway.hub.sessions(Key("acme", "c-42"))
@@ -140,7 +152,7 @@ def _given_up(it: Running) -> bool:
 async def test_who_never_reads_again_is_cut_off(tmp_path: Path) -> None:
     limits = {"outbound_bytes": 65_536, **PLENTY}
     async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
-        customer = await it.customer()
+        customer = await _with_a_small_window(it)
         agent = await it.agent(open="c-42")
         customer.socket.transport.pause_reading()
         while not _given_up(it):

@@ -28,8 +28,8 @@ def insert(db: sqlite3.Connection, table: str, values: tuple[Any, ...] | dict[st
     db.execute(f"INSERT INTO {table}{columns} VALUES ({', '.join('?' * len(given))})", given)
 
 
-def conversation(db: sqlite3.Connection, id: int = 1, tenant: str = "acme", **fields: int) -> None:
-    c = Conversation(id, tenant, f"c-{id}", **fields)  # type: ignore[arg-type]
+def conversation(db: sqlite3.Connection, id: int = 1, tenant: str = "acme", **fields: Any) -> None:
+    c = Conversation(id, tenant, f"c-{id}", **fields)
     names = [row[1] for row in db.execute("PRAGMA table_info(conversations)")]
     order = (
         "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord",
@@ -42,7 +42,12 @@ def conversation(db: sqlite3.Connection, id: int = 1, tenant: str = "acme", **fi
 
 
 def device(db: sqlite3.Connection, id: int, where: Conversation, **fields: Any) -> None:
-    given = {"installation": f"i-{id}", "token": f"t-{id}", "generation": 1, "registered_at": 1.0}
+    given: dict[str, Any] = {
+        "installation": f"i-{id}",
+        "token": f"t-{id}",
+        "generation": 1,
+        "registered_at": 1.0,
+    }
     row = device_row(where, Device(id=id, **given | fields))
     names = (*Device.__struct_fields__, "tenant", "conversation")
     insert(db, "devices", dict(zip(names, row, strict=True)))
@@ -114,7 +119,6 @@ def test_a_device_that_owes_a_ring_knows_when_to_wake(
 
 def test_a_customer_has_one_conversation_per_tenant(db: sqlite3.Connection) -> None:
     conversation(db, 1)
-    c = conversation_row(Conversation(2, "acme", "c-1"))
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         db.execute(
             "INSERT INTO conversations SELECT 2, tenant, customer, name, live, unanswered,"
@@ -122,7 +126,6 @@ def test_a_customer_has_one_conversation_per_tenant(db: sqlite3.Connection) -> N
             " agent_read_seq, agent_read_said, badge_seq, newest_counted_seq, push_due_at,"
             " hold_from, expires_at, updated_at FROM conversations"
         )
-    assert c[0] == 2
 
 
 @pytest.mark.parametrize(
