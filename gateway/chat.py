@@ -92,7 +92,10 @@ class Chat:
         limits: Limits,
         tenants: Mapping[str, TenantRules],
         clock: Callable[[], float],
+        room: int = 512 * 1024,
     ) -> None:
+        self.room = room
+        """Bytes that one page of messages may take: half of what may wait for a session."""
         self.store = store
         self.hub = hub
         self.timing = timing
@@ -180,7 +183,7 @@ class Chat:
             welcome["ref"] = ref
         session.send(welcome)
         for message in await self.store.after(c, joined.start, c.last_seq):
-            session.send(frames.for_customer(message, c.customer))
+            await session.stream(frames.for_customer(message, c.customer))
         session.release()
 
     def leave(self, session: CustomerSession, code: int | None) -> None:
@@ -509,8 +512,9 @@ class Chat:
 
     async def _opening(self, c: Conversation, after: int | None) -> tuple[list[Message], bool]:
         if after is not None and 0 <= c.last_seq - after <= self.limits.resume:
-            return await self.store.after(c, after, c.last_seq), False
-        return await self.store.history(c, c.last_seq + 1, protocol.HISTORY_DEFAULT)
+            return frames.page(await self.store.after(c, after, c.last_seq), self.room, more=False)
+        newest, more = await self.store.history(c, c.last_seq + 1, protocol.HISTORY_DEFAULT)
+        return frames.page(newest, self.room, more=more)
 
     def customer_typing(self, session: CustomerSession, *, on: bool) -> None:
         """Tell the agents; never stored."""

@@ -53,6 +53,19 @@ def for_agent(message: Message, customer: str, agent: str) -> Any:
 _message = message
 
 
+def page(messages: list[Message], room: int, *, more: bool) -> tuple[list[Message], bool]:
+    """The newest of `messages` (rising) with at most `room` bytes, and whether there are older.
+
+    There is always one, however long it is.
+    """
+    size = 0
+    for i in range(len(messages) - 1, -1, -1):
+        size += len(messages[i].text.encode()) + len(messages[i].data or "")
+        if size > room and i < len(messages) - 1:
+            return messages[i + 1 :], True
+    return messages, more
+
+
 def sent(message: Message, ref: str, *, duplicate: bool) -> Any:
     """The answer to a customer's send."""
     told: dict[str, Any] = {

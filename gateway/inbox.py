@@ -87,7 +87,8 @@ class Inbox:
         if c is None:
             raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
         wanted = limit if limit is not None else protocol.HISTORY_DEFAULT
-        messages, more = await self._chat.store.history(c, before, wanted)
+        found, more = await self._chat.store.history(c, before, wanted)
+        messages, more = frames.page(found, self._chat.room, more=more)
         return c, messages, more
 
 

@@ -71,6 +71,7 @@ class Gateway:
             wire_limits(config),
             {name: _rules(tenant.push) for name, tenant in config.tenants.items()},
             self.clock,
+            config.limits.outbound_bytes // 2,
         )
         self.book = Book(self.chat, self._wake)
         self.devices = Devices(self.chat, self.book)

@@ -27,9 +27,13 @@ from storage.records import Key
 
 
 class Out(Protocol):
-    """Where a session's frames go. Neither method blocks or raises."""
+    """Where a session's frames go. `send` and `close` neither block nor raise."""
 
     def send(self, data: bytes) -> None: ...
+
+    async def stream(self, data: bytes) -> None:
+        """Send when the peer has read enough of what came before."""
+        ...
 
     def close(self, code: CloseCode) -> None: ...
 
@@ -156,6 +160,11 @@ class Session:
         """Send an encoded frame."""
         if not self.closed:
             self.out.send(data)
+
+    async def stream(self, frame: Any) -> None:
+        """Send one of many frames, at the pace at which the peer reads."""
+        if not self.closed:
+            await self.out.stream(protocol.encode_bytes(frame))
 
     def close(self, code: CloseCode) -> None:
         """Close the socket; what was not sent is replayed to the next session."""

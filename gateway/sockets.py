@@ -5,8 +5,9 @@ hello, token) and what each frame calls; the rules behind the frames are in `gat
 
 Frames leave through `broadcast`, which writes at once and never waits; what a peer does not read
 piles up in its transport's buffer, and at `outbound_bytes` the session is closed with 4001 and
-gets the rest by resume. Bounds (I9): connections in all and attempts per address (4003), one second
-of frames in the reading queue (then the peer's TCP is held back), sends in flight per session.
+gets the rest by resume. Only a replay is sent at the pace of its reader. Bounds (I9): connections in
+all and attempts per address (4003), frames in the reading queue (then the peer's TCP is held back),
+sends in flight per session.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ class Peer:
         broadcast((self._socket,), data, text=True)
         if self._socket.transport.get_write_buffer_size() > self._bound:
             self.close(CloseCode.SLOW_READER)
+
+    async def stream(self, data: bytes) -> None:
+        await self._socket.send(data, text=True)
 
     def close(self, code: CloseCode) -> None:
         if self._closing is None:

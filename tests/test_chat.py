@@ -94,3 +94,34 @@ async def test_who_comes_back_gets_what_was_missed_in_order(tmp_path: Path) -> N
         assert [f["seq"] for f in frames if f["type"] == "message"] == [3, 4, 5]
         assert (await it.outcome(2))["outcome"] == "acked"
         assert (await it.outcome(3))["outcome"] == "pending"
+
+
+async def test_a_replay_larger_than_the_outbound_bound_arrives_whole(tmp_path: Path) -> None:
+    limits = {"outbound_bytes": 200_000, "agent_burst": 1000}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        agent = await it.agent()
+        await it.write(text="first")
+        for _ in range(150):
+            await agent.ask("send", "sent", customer="c-42", text="x" * 8000)
+        customer = await it.customer()
+        seqs = [(await customer.take("message"))["seq"] for _ in range(151)]
+        assert seqs == list(range(1, 152))
+
+
+async def test_a_page_of_long_messages_is_cut_to_what_one_frame_may_hold(tmp_path: Path) -> None:
+    limits = {"agent_burst": 1000}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        agent = await it.agent()
+        await it.write(text="first")
+        for _ in range(40):
+            await agent.ask("send", "sent", customer="c-42", text="語" * 8000)
+        customer = await it.customer()
+        seen: list[int] = []
+        before: dict[str, int] = {}
+        more = True
+        while more:
+            page = await customer.ask("history", "history", limit=200, **before)
+            seen = [m["seq"] for m in page["messages"]] + seen
+            before, more = {"before": seen[0]}, page["more"]
+            assert sum(len(m["text"].encode()) for m in page["messages"]) <= 512 * 1024
+        assert seen == list(range(1, 42))

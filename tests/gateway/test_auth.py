@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from gateway.protocol import Role
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +33,7 @@ from gateway.auth import (
     read_keys,
 )
 from gateway.config import Auth, Config, Secret, Tenant
+from gateway.protocol import Role
 
 NOW = 1_800_000_000.0
 SECRET = "correct-horse-battery-staple-0123456789"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway import protocol
 from gateway.auth import Identity
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
-from gateway.session import AgentSession, CustomerSession, Hangup, Held, TokenBucket
+from gateway.session import AgentSession, CustomerSession, Hangup, Held, Rates, TokenBucket
 from storage.records import Key
 
 BOUND = 20
@@ -33,6 +33,9 @@ class Wire:
     out: list[bytes | CloseCode] = field(default_factory=list)
 
     def send(self, data: bytes) -> None:
+        self.out.append(data)
+
+    async def stream(self, data: bytes) -> None:
         self.out.append(data)
 
     def close(self, code: CloseCode) -> None:
@@ -282,3 +285,21 @@ def test_an_opening_that_takes_too_much_closes_with_4001() -> None:
     session.deliver(KEY, b"y")
     session.release(KEY)
     assert wire.out == [4001]
+
+
+async def test_a_closed_session_streams_nothing() -> None:
+    session, wire = customer()
+    await session.stream({"type": "pong"})
+    session.close(CloseCode.RESTART)
+    await session.stream({"type": "pong"})
+    assert wire.out == [b'{"type":"pong"}', CloseCode.RESTART]
+
+
+def test_a_sender_has_one_bucket_over_all_sessions_and_the_longest_unseen_is_forgotten() -> None:
+    rates = Rates({Role.CUSTOMER: (60, 1)})
+    ann = Identity("acme", Role.CUSTOMER, "ann", None, 2e9)
+    assert rates.bucket(ann).take(0.0) is None
+    assert rates.bucket(ann).take(0.0) == 1.0
+    for i in range(Rates.BOUND):
+        rates.bucket(Identity("acme", Role.CUSTOMER, f"c-{i}", None, 2e9))
+    assert rates.bucket(ann).take(0.0) is None

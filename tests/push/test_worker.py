@@ -52,7 +52,7 @@ class Rig:
 
     async def until_idle(self, tenant: str = "acme") -> None:
         """Let the loop turn until the tenant has nothing waiting and nothing working."""
-        while self.worker.load(tenant) != Load(0, 0):  # noqa: ASYNC110  (it has no such event)
+        while self.worker.load(tenant) != Load(0, 0):
             await asyncio.sleep(0)
 
 
