@@ -100,7 +100,7 @@ class Chat:
         self.hub = hub
         self.timing = timing
         self.limits = limits
-        self.welcome_limits: Any = msgspec.structs.asdict(limits)
+        self.welcome_limits = limits.as_field()
         self.tenants = tenants
         self.clock = clock
         self.draining = False
@@ -207,13 +207,14 @@ class Chat:
             session.state = state
             c = tx.conversation(session.key)
             if session.active and c is not None:
-                c = self._received(tx, c, session, session.noted)
+                noted = session.noted
+                c = self._acknowledge(tx, c, noted, noted.seq, session.id)
                 self._hold(tx, c)
                 tx.after_commit(lambda: self._tell_presence(session.key))
             else:
                 self._left(tx, session.key, was_in_chat, 0.0)
 
-        needs = Needs(keys=(session.key,), mark=(session.key, session.noted))
+        needs = Needs(keys=(session.key,), mark=(session.key, session.noted.seq))
         self._submit_quietly(change, needs, lambda: setattr(session, "state", state))
 
     def _left(self, tx: Transaction, key: Key, was_in_chat: bool, grace: float) -> None:
@@ -287,7 +288,7 @@ class Chat:
             return c
         cut = self._cut(tx, c, seq)
         if not session.active:
-            session.noted = max(session.noted, seq)
+            session.noted = max(session.noted, cut)
             return c
         return self._acknowledge(tx, c, cut, seq, session.id)
 

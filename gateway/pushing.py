@@ -140,7 +140,9 @@ class Book:
 
     async def recover(self) -> int:
         """Set the alarms from what was committed, all of it after the restart grace (rule 9)."""
-        grace = self._clock() + self._chat.timing.restart_grace
+        grace = self._clock()
+        if not self._store.empty:  # nobody can be on the way back to a new gateway
+            grace += self._chat.timing.restart_grace
         self._chat.quiet_until = self.alarms.floor = grace
         keys = await self._store.unsettled()
         known = [key for key in keys if key.tenant in self._chat.tenants]

@@ -13,7 +13,6 @@ import socket
 from random import Random
 from typing import Self
 
-import msgspec
 import structlog
 from aiohttp import web
 
@@ -233,7 +232,7 @@ def agent_limits(config: Config) -> dict[str, object]:
     """The `limits` that agents are told."""
     ours = config.limits
     return {
-        **msgspec.structs.asdict(wire_limits(config)),
+        **wire_limits(config).as_field(),
         "sends_per_minute": ours.agent_sends_per_minute,
         "burst": ours.agent_burst,
     }

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from gateway import protocol
 from gateway.auth import Identity
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
-from storage.records import Key
+from storage.records import Cut, Key
 
 
 class Out(Protocol):
@@ -175,11 +175,11 @@ class Session:
 
 @dataclass(slots=True, eq=False)
 class CustomerSession(Session):
-    """A customer's session. `noted` is the highest ack that came while in the background."""
+    """A customer's session. `noted` is the furthest ack that came while in the background."""
 
     state: SessionState = SessionState.ACTIVE
     installation: str | None = None
-    noted: int = 0
+    noted: Cut = field(default=Cut(0, 0))
     held: Held | None = None
 
     @property

@@ -5,9 +5,9 @@ hello, token) and what each frame calls; the rules behind the frames are in `gat
 
 Frames leave through `broadcast`, which writes at once and never waits; what a peer does not read
 piles up in its transport's buffer, and at `outbound_bytes` the session is closed with 4001 and
-gets the rest by resume. Only a replay is sent at the pace of its reader. Bounds (I9): connections in
-all and attempts per address (4003), frames in the reading queue (then the peer's TCP is held back),
-sends in flight per session.
+gets the rest by resume. Only a replay is sent at the pace of its reader. Bounds (I9): connections
+in all and attempts per address (4003), frames in the reading queue (then the peer's TCP is held
+back), sends in flight per session.
 """
 
 from __future__ import annotations
@@ -347,18 +347,7 @@ class Sockets:
         chat = self._chat
         match frame:
             case protocol.Send():
-                return chat.post(
-                    Posting(
-                        key=session.key,
-                        role=Role.CUSTOMER,
-                        author=session.identity.sub,
-                        name=session.identity.name,
-                        text=frame.text,
-                        data=frame.data,
-                        ref=frame.ref,
-                    ),
-                    session,
-                )
+                return chat.post(_posting(session, session.key, frame), session)
             case protocol.Ack():
                 return chat.ack(session, frame.seq)
             case protocol.Read():
@@ -393,18 +382,8 @@ class Sockets:
         chat, inbox = self._chat, self._inbox
         match frame:
             case protocol.AgentSend():
-                return chat.post(
-                    Posting(
-                        key=Key(session.tenant, frame.customer),
-                        role=Role.AGENT,
-                        author=session.identity.sub,
-                        name=session.identity.name,
-                        text=frame.text,
-                        data=frame.data,
-                        ref=frame.ref,
-                    ),
-                    session,
-                )
+                key = Key(session.tenant, frame.customer)
+                return chat.post(_posting(session, key, frame), session)
             case protocol.AgentRead():
                 return chat.agent_read(Key(session.tenant, frame.customer), frame.seq)
             case protocol.AgentTyping():
@@ -438,6 +417,19 @@ async def _hang_up(socket: ServerConnection, code: CloseCode) -> None:
         socket.transport.abort()
     except (ConnectionClosed, OSError):
         pass
+
+
+def _posting(session: Session, key: Key, frame: protocol.Send | protocol.AgentSend) -> Posting:
+    who = session.identity
+    return Posting(
+        key=key,
+        role=who.role,
+        author=who.sub,
+        name=who.name,
+        text=frame.text,
+        data=frame.data,
+        ref=frame.ref,
+    )
 
 
 def _settled(

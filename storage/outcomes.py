@@ -102,7 +102,7 @@ def transition(
     acked = hi if trigger is Trigger.ACK and hi > conversation.acked else conversation.acked
     kept = _merge([s for s in after if s.outcome not in (Outcome.PENDING, Outcome.ACKED)])
     kept = [_whole(span, conversation) for span in kept]
-    stored = {s for s in kept if s.hi_seq <= acked.seq}
+    stored = {s for s in kept if s.hi_ord <= acked.ord}
     result = msgspec.structs.replace(
         conversation,
         acked_seq=acked.seq,
@@ -151,11 +151,10 @@ def _merge(spans: list[Span]) -> list[Span]:
 
 
 def _whole(span: Span, conversation: Conversation) -> Span:
-    """A stored span may begin before the acked cursor; give it back its stored beginning."""
+    """The first stored span may begin before the acked cursor; give it back its beginning."""
     for stored in conversation.settled[:1]:
         if (
-            stored.lo_seq < conversation.acked_seq
-            and span.lo == conversation.acked
+            stored.lo_ord <= conversation.acked_ord == span.lo_ord
             and stored.outcome is span.outcome
             and stored.reason == span.reason
         ):

@@ -182,7 +182,7 @@ class Device(msgspec.Struct, frozen=True):
 class Conversation(msgspec.Struct, frozen=True):
     """A customer's row with all that decisions need: cursors, due times, devices, open outcomes.
 
-    `settled` holds the spans above `acked` whose outcome is neither pending nor acked.
+    `settled` holds the spans, neither pending nor acked, that reach beyond the last acked message.
     """
 
     id: int

@@ -136,7 +136,7 @@ LOAD_DEVICES = f"""
 LOAD_SPANS = f"""
     SELECT {_columns(_SPAN_COLUMNS, "o.")} FROM json_each(?) j
     CROSS JOIN outcomes o ON o.conversation = json_extract(j.value, '$[0]')
-        AND o.hi_seq > json_extract(j.value, '$[1]')
+        AND o.hi_ord > json_extract(j.value, '$[1]')
     ORDER BY o.conversation, o.lo_seq
 """  # noqa: S608
 LOAD_MESSAGES = f"""
@@ -218,14 +218,6 @@ INBOX = """
         AND (? = 'all' OR (? = 'live' AND c.live) OR (? = 'unanswered' AND c.unanswered))
     ORDER BY c.updated_at DESC, c.id DESC LIMIT ?
 """
-RECOUNT = f"""
-    SELECT c.tenant, c.id, c.customer,
-        (SELECT count(*) FROM messages m WHERE m.conversation = c.id AND {COUNTED}),
-        (SELECT count(*) FROM messages m WHERE m.conversation = c.id AND {COUNTED}
-            AND m.seq > c.read_seq),
-        (SELECT max(m.seq) - count(*) FROM messages m WHERE m.conversation = c.id)
-    FROM conversations c
-"""  # noqa: S608
 
 
 def to_message(row: Sequence[Any]) -> Message:

@@ -82,7 +82,6 @@ class Store:
         self.failed: Callable[[Exception], None] = lambda error: None
         """Told of an error that is a fault of ours, not of a caller."""
         self.commits = 0
-        self.committed_changes = 0
 
     # Life
 
@@ -165,7 +164,6 @@ class Store:
         if statements:
             await self._database.write(statements)
             self.commits += 1
-            self.committed_changes += len(batch)
         self._next_conversation = tx.next_conversation
         self._next_device = tx.next_device
         self.counters.update(tx.counters())
@@ -265,7 +263,7 @@ class Store:
         for id, *device in await read(sql.LOAD_DEVICES, sql.rows(ids)):
             devices[id].append(sql.to_device(device))
         spans: dict[int, list[Any]] = {id: [] for id in ids}
-        acked = [(row[0], row[at["acked_seq"]]) for row in rows]
+        acked = [(row[0], row[at["acked_ord"]]) for row in rows]
         for id, *span in await read(sql.LOAD_SPANS, sql.rows(acked)):
             spans[id].append(sql.to_span(span))
         wanted = {(row[0], seq) for row in rows for seq in (row[at["last_seq"]], row[-1]) if seq}
@@ -328,6 +326,11 @@ class Store:
             self._cache.popitem(last=False)
 
     # Reading
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody has ever been here."""
+        return self._next_conversation == 1
 
     @property
     def waiting(self) -> int:
@@ -404,14 +407,6 @@ class Store:
     async def unsettled(self) -> list[Key]:
         """Conversations in which something is due, now or later: where recovery begins."""
         return [Key(*row) for row in await self._database.read(sql.LOAD_DUE)]
-
-    async def conversations(self, keys: list[Key]) -> list[Conversation]:
-        """Many conversations as last committed; unknown keys are left out."""
-        found = [c for k in keys if (c := self._cache.get(k)) is not None]
-        known = {c.key for c in found}
-        missing = [k for k in keys if k not in known]
-        fetched = await self._fetch(missing, self._database.read) if missing else []
-        return found + [self._cache.get(c.key) or c for c in fetched]
 
     async def check(self) -> None:
         """Raise `Unavailable` unless the database can be written, and grow, now.

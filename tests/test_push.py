@@ -375,3 +375,40 @@ async def test_a_system_message_neither_rings_nor_counts(tmp_path: Path) -> None
         await it.settled(2, "pushed")
         assert (await it.outcome(1))["outcome"] is None
         assert it.gateway.store.counters["acme", "accepted"] == 1
+
+
+async def test_a_turn_to_background_has_no_grace_even_soon_after_a_reload(tmp_path: Path) -> None:
+    delivery = QUICK | {"disconnect_grace": 60.0, "ack_timeout": 60.0, "max_hold": 60.0}
+    async with running(tmp_path, delivery=delivery) as it:
+        await it.register()
+        agent = await it.agent()
+        await it.write(text="so that the agent can open it")
+        await agent.ask("open", "conversation", customer="c-42")
+        await it.settled(1, "pushed")
+        await it.backend.take()
+        first = await it.customer()
+        await agent.take("presence", in_chat=True)
+        first.vanish()
+        await agent.take("presence", in_chat=False)
+        back = await it.customer()
+        await agent.take("presence", in_chat=True)
+        await back.send("state", state="background")
+        await agent.take("presence", in_chat=False)
+        await agent.ask("send", "sent", customer="c-42", text="now")
+        assert (await it.backend.take()).ring["seq"] == 2
+
+
+async def test_a_new_gateway_rings_at_once_and_a_restarted_one_after_its_grace(
+    tmp_path: Path,
+) -> None:
+    delivery = QUICK | {"restart_grace": 60.0, "max_hold": 60.0}
+    async with running(tmp_path, delivery=delivery) as it:
+        await it.register()
+        await it.write()
+        await it.settled(1, "pushed")
+    async with running(tmp_path, delivery=delivery) as it:
+        seq = await it.write()
+        told = await it.outcome(seq)
+        assert told["outcome"] == "pending"
+        committed = told["events"][0]
+        assert committed["due"] > committed["at"]

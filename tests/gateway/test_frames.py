@@ -126,6 +126,44 @@ def test_an_agent_sees_the_ref_of_what_this_agent_wrote(role: str, author: str, 
     assert frame["customer"] == "c-1"
 
 
+# Pages
+
+
+def texts(*sizes: int) -> list[Message]:
+    return [changed(seq=n, text="x" * size) for n, size in enumerate(sizes, 1)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "room", "kept", "older"),
+    [
+        ((3, 3, 3), 9, [1, 2, 3], False),
+        ((3, 3, 3), 8, [2, 3], True),
+        ((3, 3, 3), 3, [3], True),
+        ((3, 3, 30), 3, [3], True),
+        ((30,), 3, [1], False),
+        ((30, 1, 1), 3, [2, 3], True),
+        ((), 3, [], False),
+    ],
+)
+def test_a_page_keeps_the_newest_that_fit_and_at_least_one(
+    sizes: tuple[int, ...], room: int, kept: list[int], older: bool
+) -> None:
+    page, more = frames.page(texts(*sizes), room, more=False)
+    assert ([m.seq for m in page], more) == (kept, older)
+
+
+def test_a_page_that_fits_has_more_if_there_was_more() -> None:
+    page, more = frames.page(texts(1, 1), 10, more=True)
+    assert (len(page), more) == (2, True)
+
+
+def test_a_page_is_measured_in_bytes_with_the_data() -> None:
+    wide = [changed(seq=1, text="x"), changed(seq=2, text="éé"), changed(seq=3, data='{"a":1}')]
+    size = len("éé".encode()) + len(MESSAGE.text.encode()) + len('{"a":1}')
+    assert [m.seq for m in frames.page(wide, size, more=False)[0]] == [2, 3]
+    assert [m.seq for m in frames.page(wide, size - 1, more=False)[0]] == [3]
+
+
 # Answers
 
 

@@ -1,7 +1,9 @@
 """What a session does with what comes in, what goes out, and where its bounds are."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,12 +13,18 @@ from hypothesis import strategies as st
 
 from gateway import protocol
 from gateway.auth import Identity
+from gateway.chat import Chat, TenantRules
+from gateway.delivery import Timing
+from gateway.hub import Hub
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
 from gateway.session import AgentSession, CustomerSession, Hangup, Held, Rates, TokenBucket
+from storage.database import Database, Rows
 from storage.records import Key
+from storage.sql import LOAD_MARKS
+from storage.store import Store
+from tests.storage.stored import KEY, Clock, draft, post
 
 BOUND = 20
-KEY = Key("acme", "c-1")
 OTHER = Key("acme", "c-2")
 
 GOOD = '{"type": "ping"}'
@@ -251,6 +259,37 @@ def test_a_session_is_active_until_it_says_otherwise() -> None:
 def test_two_sessions_of_one_customer_are_not_the_same() -> None:
     one, two = customer()[0], customer()[0]
     assert len({one, two}) == 2
+
+
+async def test_an_ack_of_the_background_counts_though_the_turn_to_active_overtakes_it(
+    tmp_path: Path,
+) -> None:
+    """Both frames arrive at once: the second is judged while the first is being committed."""
+    reading = asyncio.Event()
+
+    class Noticed(Database):
+        async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+            if sql == LOAD_MARKS:
+                reading.set()
+            return await super().read_for_write(sql, parameters)
+
+    clock = Clock()
+    async with Noticed(tmp_path / "ringback.db") as database:
+        store = Store(database, clock)
+        await store.start()
+        rules = {"acme": TenantRules()}
+        chat = Chat(store, Hub(), Timing(), protocol.CUSTOMER_LIMITS, rules, clock)
+        await asyncio.gather(post(store, draft("one")), post(store, draft("two")))
+        session, _ = customer(state=SessionState.BACKGROUND)
+        chat.hub.join(session)
+        ack = chat.ack(session, 1)
+        await reading.wait()
+        chat.set_state(session, SessionState.ACTIVE)
+        await ack
+        await store.stop()
+        c = store.peek(KEY)
+        assert c is not None
+        assert (session.active, c.acked_seq, c.read_seq) == (True, 1, 0)
 
 
 # An agent's conversations

@@ -118,7 +118,7 @@ class Kept:
         assert self.counters == {o: [x for x, _ in self.model.values()].count(o) for o in Outcome}
         assert sum(self.counters.values()) == c.last_ord, "nothing gets lost (I2)"
         self.check_spans(sorted(self.disk.values(), key=lambda s: s.lo_seq))
-        in_memory = [s for s in self.disk.values() if s.hi_seq > c.acked_seq]
+        in_memory = [s for s in self.disk.values() if s.hi_ord > c.acked_ord]
         assert sorted(in_memory, key=lambda s: s.lo_seq) == list(c.settled)
         self.check_segments()
 

@@ -138,7 +138,7 @@ def test_a_customer_has_one_conversation_per_tenant(db: sqlite3.Connection) -> N
         {"last_seq": 3, "last_ord": 4},
     ],
 )
-def test_cursors_stay_in_their_order(db: sqlite3.Connection, cursors: dict[str, int]) -> None:
+def test_cursors_stay_in_their_order(db: sqlite3.Connection, cursors: dict[str, Any]) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
         conversation(db, **cursors)
 

@@ -607,7 +607,7 @@ async def test_an_inbox_lists_a_tenants_conversations_newest_first_by_page(path:
 
 
 @pytest.mark.parametrize("table", ["FROM json_each(?) j\n    CROSS JOIN devices"])
-@pytest.mark.parametrize("how", ["conversation", "conversations", "inbox"])
+@pytest.mark.parametrize("how", ["conversation", "inbox"])
 async def test_what_is_read_beside_a_commit_is_not_torn_or_stale(
     path: Path, how: str, table: str
 ) -> None:
@@ -619,7 +619,6 @@ async def test_what_is_read_beside_a_commit_is_not_torn_or_stale(
         database.pause_at = table
         ways: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "conversation": lambda: store.conversation(KEY),
-            "conversations": lambda: store.conversations([KEY]),
             "inbox": lambda: store.inbox("acme", "all", (1e12, 0), 5),
         }
         reading = asyncio.create_task(ways[how]())
@@ -639,8 +638,6 @@ async def test_unknown_conversations_and_messages_are_none(path: Path) -> None:
         assert await store.told(KEY, 1) is None
         await post(store, draft("one"))
         assert await store.told(KEY, 2) is None
-        found = await store.conversations([KEY, OTHER])
-        assert [c.key for c in found] == [KEY]
 
 
 async def test_what_is_told_of_a_message_is_its_outcome_and_its_events_alone(path: Path) -> None:
