@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from gateway.delivery import Reason
 from gateway.protocol import timestamp
 from storage.records import Event, Message, Outcome
 from storage.store import Told
@@ -28,9 +29,20 @@ def deliveries(told: Told) -> dict[str, Any]:
         "outcome": told.outcome.value if told.outcome else None,
         "events": timeline(told),
     }
-    if told.reason is not None:
-        answer["reason"] = told.reason
+    why = reason(told)
+    if why is not None:
+        answer["reason"] = why
     return answer
+
+
+def reason(told: Told) -> str | None:
+    """Why it came to the outcome: what is recorded as such, or by the look that rang."""
+    if told.outcome is Outcome.ACKED:
+        return Reason.IN_CHAT.value
+    if told.outcome is Outcome.PUSHED:
+        looks = [entry["reason"] for entry in timeline(told) if entry.get("action") == "ring"]
+        return str(looks[-1]) if looks else None
+    return told.reason
 
 
 def decided_at(told: Told) -> float | None:

@@ -103,7 +103,21 @@ def test_deliveries_give_outcome_and_reason_beside_the_timeline() -> None:
 
 
 def test_without_a_reason_none_is_given() -> None:
-    assert "reason" not in why.deliveries(told(outcome=Outcome.ACKED))
+    assert "reason" not in why.deliveries(told(outcome=Outcome.PENDING))
+
+
+def test_the_reason_of_a_push_is_that_of_the_last_look_that_rang() -> None:
+    looks = [
+        event(5, "look", action="ring", reason="ack_timeout"),
+        event(6, "look", action="retry", reason="retry"),
+        event(7, "look", action="ring", reason="not_in_chat"),
+    ]
+    assert why.reason(told(*looks, outcome=Outcome.PUSHED)) == "not_in_chat"
+    assert why.reason(told(outcome=Outcome.PUSHED)) is None
+
+
+def test_the_reason_of_an_ack_is_that_the_customer_was_in_chat() -> None:
+    assert why.reason(told(outcome=Outcome.ACKED)) == "in_chat"
 
 
 def test_a_message_that_the_customer_wrote_has_no_outcome() -> None:

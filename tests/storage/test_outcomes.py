@@ -6,7 +6,7 @@ and later (from the spans that would be on disk).
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import msgspec
@@ -208,6 +208,39 @@ def test_ranges_tell_of_every_message_what_one_record_each_would(steps: list[Any
             kept.happen(trigger, lo, hi, None if trigger is Trigger.REGISTRATION else reason)
         kept.check()
     event(f"spans on disk: {min(len(kept.disk), 5)}")
+
+
+HAPPENINGS = [
+    (trigger, lo, hi)
+    for trigger in Trigger
+    for lo, hi in combinations(range(4), 2)
+    if trigger is not Trigger.ACK or lo == 0
+]
+
+
+@pytest.mark.parametrize("counted", [(True, False, True), (False, True, True), (True, True, False)])
+def test_any_three_things_that_happen_to_three_messages_lose_none(
+    counted: tuple[bool, ...],
+) -> None:
+    for happenings in product(HAPPENINGS, repeat=3):
+        kept = Kept()
+        for each in counted:
+            kept.append(counted=each)
+        for trigger, lo, hi in happenings:
+            kept.happen(trigger, lo, hi, None)
+        assert {seq: kept.outcome_of(seq) for seq in kept.model} == kept.model, happenings
+
+
+def test_a_cursor_between_two_messages_of_a_span_takes_none_out_of_it() -> None:
+    """The customer's own message in the midst of what was pushed is acked alone."""
+    kept = Kept()
+    for counted in (True, False, True):
+        kept.append(counted=counted)
+    kept.happen(Trigger.ACCEPTANCE, 0, 3, None)
+    for seq in (1, 2, 3):
+        kept.happen(Trigger.ACK, 0, seq, None)
+        kept.check()
+    assert [kept.outcome_of(seq)[0] for seq in (1, 3)] == [PUSHED, PUSHED]
 
 
 @given(hi=st.integers(0, 6), again=st.integers(0, 6))
