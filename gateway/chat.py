@@ -155,6 +155,7 @@ class Chat:
 
     def _enter(self, tx: Transaction, session: CustomerSession) -> None:
         self.hub.join(session)
+        tx.undo(lambda: self.hub.leave(session))
         tx.after_commit(lambda: self._make_room(session.key))
         tx.after_commit(lambda: self._tell_presence(session.key))
 
@@ -193,6 +194,7 @@ class Chat:
         def change(tx: Transaction) -> None:
             was_in_chat = self.hub.is_in_chat(session.key)
             if self.hub.leave(session):
+                tx.undo(lambda: self.hub.join(session))
                 self._left(tx, session.key, was_in_chat, grace)
 
         self._submit_quietly(change, Needs(keys=(session.key,)), lambda: self.hub.leave(session))
@@ -204,6 +206,7 @@ class Chat:
             if session.state is state:
                 return
             was_in_chat = self.hub.is_in_chat(session.key)
+            tx.undo(lambda before=session.state: setattr(session, "state", before))  # type: ignore[misc]
             session.state = state
             c = tx.conversation(session.key)
             if session.active and c is not None:
@@ -483,6 +486,7 @@ class Chat:
             c = _known(tx, key)
             session.opened[key] = Held(session.bound)
             self.hub.watch(session, key)
+            tx.undo(lambda: self.hub.unwatch(session, key))
             return c
 
         try:

@@ -123,7 +123,7 @@ def grace_after(code: int | None, timing: Timing) -> float:
         return 0.0
     if code == CloseCode.RESTART:
         return timing.restart_window
-    if code in (CloseCode.SLOW_READER, CloseCode.TOKEN_EXPIRED):
+    if code in (CloseCode.SLOW_READER, CloseCode.TOKEN_EXPIRED, CloseCode.SERVER_FAULT):
         return timing.disconnect_grace + BACKOFF_FIRST
     return timing.disconnect_grace
 

@@ -60,7 +60,7 @@ def page(messages: list[Message], room: int, *, more: bool) -> tuple[list[Messag
     """
     size = 0
     for i in range(len(messages) - 1, -1, -1):
-        size += len(messages[i].text.encode()) + len(messages[i].data or "")
+        size += len(orjson.dumps(messages[i].text)) - 2 + len(messages[i].data or "")
         if size > room and i < len(messages) - 1:
             return messages[i + 1 :], True
     return messages, more

@@ -127,7 +127,9 @@ class Database:
         return await _fetch(await self._writing(), sql, parameters)
 
     async def _connect(self) -> aiosqlite.Connection:
-        connection = await aiosqlite.connect(self.path, isolation_level=None, timeout=5.0)
+        connection = await aiosqlite.connect(
+            f"{self.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=5.0
+        )
         await connection.execute_fetchall("PRAGMA foreign_keys = 1")
         return connection
 

@@ -116,8 +116,8 @@ class Store:
         """Queue a change. The future gives what `apply` returned, after the commit.
 
         It raises what `apply` raised, or `Unavailable`. Raises `Overloaded` at once at the bound.
-        `apply` runs once, or again if another change of its batch failed: it must not have effects
-        of its own; those belong in `Transaction.after_commit`.
+        `apply` runs once, or again if another change of its batch was a fault: what it does to
+        memory it registers with `Transaction.undo`; all else belongs in `after_commit`.
         """
         if self._task is None:
             raise Unavailable("the store is closed")
@@ -159,11 +159,18 @@ class Store:
         tx = Transaction(
             self._clock(), committed, loaded, self._next_conversation, self._next_device
         )
+        start = tx.savepoint()
         answers = [self._apply(tx, change) for change in batch]
-        statements = tx.statements()
-        if statements:
-            await self._database.write(statements)
-            self.commits += 1
+        try:
+            statements = tx.statements()
+            if statements:
+                await self._database.write(statements)
+                self.commits += 1
+        except Unavailable:
+            raise
+        except Exception:
+            tx.rollback(start)
+            raise
         self._next_conversation = tx.next_conversation
         self._next_device = tx.next_device
         self.counters.update(tx.counters())

@@ -291,6 +291,14 @@ class Transaction:
         text = orjson.dumps(told).decode() if told else None
         self._events.append(Event(conversation.id, from_seq, seq, self.now, event, text))
 
+    def undo(self, callback: Callable[[], Any]) -> None:
+        """Run `callback` if this change turns out not to have happened, or is run again.
+
+        For what a change does to memory. A disk that does not confirm is no reason to call it:
+        then memory is all that knows.
+        """
+        self._undo.append(callback)
+
     def touch(self) -> None:
         """Write, though nothing changes: whether the disk confirms is what is asked."""
         self._touched = True

@@ -8,8 +8,9 @@ import pytest
 
 from gateway.protocol import Role
 from storage.errors import Fault
+from storage.records import Key
 from storage.store import Needs
-from tests.running import running
+from tests.running import PATIENT, running
 
 DAY = 86_400.0
 
@@ -92,3 +93,25 @@ def store_message(conversation: int) -> object:
         name=None, kind="chat", text="t", data=None, title=None, at=1.0, expires_at=None,
         ref=None, route=None, reason=None, sessions=None, due_at=None,
     )  # fmt: skip
+
+
+async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="hello")
+        await customer.take("message")
+        chat = it.gateway.chat
+        (session,) = chat.hub.sessions(Key("acme", "c-42"))
+        it.gateway.store.failed = lambda error: None
+
+        def broken(tx: object) -> None:
+            tx._messages.append(store_message(conversation=999_999))  # type: ignore[attr-defined]
+
+        bad = it.gateway.store.submit(broken, Needs())
+        chat.leave(session, 1000)
+        with pytest.raises(Fault):
+            await bad
+        await agent.take("presence", in_chat=False)
+        assert (await it.backend.take()).badge == 1

@@ -306,6 +306,7 @@ GRACES: dict[int | None, float] = {
     CloseCode.RESTART: TIMING.restart_window,
     CloseCode.SLOW_READER: 1.0 + BACKOFF_FIRST,
     CloseCode.TOKEN_EXPIRED: 1.0 + BACKOFF_FIRST,
+    CloseCode.SERVER_FAULT: 1.0 + BACKOFF_FIRST,
     CloseCode.PROTOCOL_BROKEN: 1.0,
     CloseCode.SIGNED_OUT: 0.0,
     CloseCode.TOO_MANY_SESSIONS: 1.0,
