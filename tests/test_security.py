@@ -193,6 +193,7 @@ async def test_nothing_of_one_tenant_is_there_for_the_other_over_http(tmp_path: 
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.register()
         await it.write(text="acme's")
+        await it.settled(1, "pushed")
         before = await _seen(it)
         foreign = "/v1/customers/c-42"
         for path in ("messages", "status", "devices", "deliveries?seq=1"):
