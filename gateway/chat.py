@@ -154,10 +154,11 @@ class Chat:
         return Joined(c, fits, resume.seq if fits else c.last_seq)
 
     def _enter(self, tx: Transaction, session: CustomerSession) -> None:
+        was_in_chat = self.hub.is_in_chat(session.key)
         self.hub.join(session)
         tx.undo(lambda: self.hub.leave(session))
         tx.after_commit(lambda: self._make_room(session.key))
-        tx.after_commit(lambda: self._tell_presence(session.key))
+        tx.after_commit(lambda: self._tell_presence(session.key, was_in_chat))
 
     def _make_room(self, key: Key) -> None:
         """The oldest sessions go; one that is already closing, however slowly, no longer counts."""
@@ -213,7 +214,7 @@ class Chat:
                 noted = session.noted
                 c = self._acknowledge(tx, c, noted, noted.seq, session.id)
                 self._hold(tx, c)
-                tx.after_commit(lambda: self._tell_presence(session.key))
+                tx.after_commit(lambda: self._tell_presence(session.key, was_in_chat))
             else:
                 self._left(tx, session.key, was_in_chat, 0.0)
 
@@ -221,7 +222,7 @@ class Chat:
         self._submit_quietly(change, needs, lambda: setattr(session, "state", state))
 
     def _left(self, tx: Transaction, key: Key, was_in_chat: bool, grace: float) -> None:
-        tx.after_commit(lambda: self._tell_presence(key))
+        tx.after_commit(lambda: self._tell_presence(key, was_in_chat))
         if not was_in_chat or self.hub.is_in_chat(key):
             return
         self.hub.keep_quiet(key, tx.now + grace)
@@ -594,13 +595,15 @@ class Chat:
             frame = frames.receipt(key.customer, from_seq, seq, state, self.clock(), reason)
             self.hub.tell_watchers(key, protocol.encode_bytes(frame))
 
-    def _tell_presence(self, key: Key) -> None:
+    def _tell_presence(self, key: Key, was_in_chat: bool) -> None:
+        in_chat = self.hub.is_in_chat(key)
         if self.hub.watched(key):
             sessions = len(self.hub.sessions(key))
-            frame = frames.presence(
-                key.customer, in_chat=self.hub.is_in_chat(key), sessions=sessions
-            )
+            frame = frames.presence(key.customer, in_chat=in_chat, sessions=sessions)
             self.hub.tell_watchers(key, protocol.encode_bytes(frame))
+        c = self.store.peek(key)
+        if in_chat is not was_in_chat and c is not None and c.last_seq:
+            self._tell_inboxes(c)
 
     # The writer
 

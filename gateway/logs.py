@@ -37,6 +37,8 @@ def set_up(log: Log) -> None:
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer)
+    # A peer that speaks broken HTTP is the peer's affair, and no traceback in our log.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)

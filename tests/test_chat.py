@@ -125,3 +125,14 @@ async def test_a_page_of_long_messages_is_cut_to_what_one_frame_may_hold(tmp_pat
             before, more = {"before": seen[0]}, page["more"]
             assert sum(len(m["text"].encode()) for m in page["messages"]) <= 512 * 1024
         assert seen == list(range(1, 42))
+
+
+async def test_an_inbox_hears_who_comes_into_chat_and_leaves(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write(text="so that there is a conversation")
+        agent = await it.agent()
+        await agent.ask("inbox", "inbox")
+        customer = await it.customer()
+        assert (await agent.take("inbox_update"))["conversation"]["in_chat"] is True
+        await customer.send("state", state="background")
+        assert (await agent.take("inbox_update"))["conversation"]["in_chat"] is False
