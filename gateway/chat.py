@@ -34,6 +34,7 @@ from gateway.protocol import (
     SessionState,
 )
 from gateway.session import AgentSession, CustomerSession, Held
+from gateway.telling import Telling
 from storage.errors import Unavailable
 from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message
 from storage.store import Needs, Store
@@ -102,6 +103,7 @@ class Chat:
         self.limits = limits
         self.welcome_limits = limits.as_field()
         self.tenants = tenants
+        self.tell = Telling(hub, clock, store.peek)
         self.clock = clock
         self.draining = False
         self.quiet_until = 0.0
@@ -158,7 +160,7 @@ class Chat:
         self.hub.join(session)
         tx.undo(lambda: self.hub.leave(session))
         tx.after_commit(lambda: self._make_room(session.key))
-        tx.after_commit(lambda: self._tell_presence(session.key, was_in_chat))
+        tx.after_commit(lambda: self.tell.presence(session.key, was_in_chat))
 
     def _make_room(self, key: Key) -> None:
         """The oldest sessions go; one that is already closing, however slowly, no longer counts."""
@@ -214,7 +216,7 @@ class Chat:
                 noted = session.noted
                 c = self._acknowledge(tx, c, noted, noted.seq, session.id)
                 self._hold(tx, c)
-                tx.after_commit(lambda: self._tell_presence(session.key, was_in_chat))
+                tx.after_commit(lambda: self.tell.presence(session.key, was_in_chat))
             else:
                 self._left(tx, session.key, was_in_chat, 0.0)
 
@@ -222,7 +224,7 @@ class Chat:
         self._submit_quietly(change, needs, lambda: setattr(session, "state", state))
 
     def _left(self, tx: Transaction, key: Key, was_in_chat: bool, grace: float) -> None:
-        tx.after_commit(lambda: self._tell_presence(key, was_in_chat))
+        tx.after_commit(lambda: self.tell.presence(key, was_in_chat))
         if not was_in_chat or self.hub.is_in_chat(key):
             return
         self.hub.keep_quiet(key, tx.now + grace)
@@ -281,7 +283,7 @@ class Chat:
             if c.unread != before.unread:
                 tx.event(c, before.read_seq + 1, c.read_seq, "read", session=session.id)
                 c = self._correct_badges(tx, c, session.installation)
-            tx.after_commit(lambda: self._tell_read(before, c))
+            tx.after_commit(lambda: self.tell.read(before, c))
 
         return self._submit(change, Needs(keys=(key,), mark=(key, seq)))
 
@@ -320,7 +322,7 @@ class Chat:
         if due != c.push_due_at:
             c = tx.put(replace(c, push_due_at=due))
         tx.after_commit(
-            lambda: self.tell_receipt(
+            lambda: self.tell.receipt(
                 c.key, before.acked_seq + 1, c.acked_seq, ReceiptState.DELIVERED
             )
         )
@@ -368,7 +370,7 @@ class Chat:
                     return self._again(tx, posting, data, first, sender)
             was_live = c.live
             c, message = self._append(tx, c, posting, data, id)
-            tx.after_commit(lambda: self._announce(c, message, sender, c.live != was_live))
+            tx.after_commit(lambda: self.tell.message(c, message, sender, c.live != was_live))
             return Posted(message, False)
 
         slot = None if ref is None else (key, posting.role.value, posting.author, ref)
@@ -447,7 +449,7 @@ class Chat:
                 "this ref was used for another message; use a new one for each message",
             )
         if sender is not None:
-            tx.after_commit(lambda: _answer(sender, first, posting.key, duplicate=True))
+            tx.after_commit(lambda: self.tell.sent(sender, first, posting.key, duplicate=True))
         return Posted(first, True)
 
     def end(self, session: AgentSession, key: Key) -> asyncio.Future[None]:
@@ -458,7 +460,7 @@ class Chat:
             if not c.live:
                 return
             c = tx.put(replace(c, live=False, unanswered=False, updated_at=tx.now))
-            tx.after_commit(lambda: self._tell_status(c))
+            tx.after_commit(lambda: self.tell.status(c))
 
         return self._submit(change, Needs(keys=(key,)))
 
@@ -475,7 +477,7 @@ class Chat:
                     ErrorCode.BAD_FRAME, f"seq {seq} is beyond the newest message, {c.last_seq}"
                 )
             c = tx.put(replace(c, agent_read_seq=mark.cut.seq, agent_read_said=mark.said))
-            tx.after_commit(lambda: self._tell_inboxes(c))
+            tx.after_commit(lambda: self.tell.inboxes(c))
 
         return self._submit(change, Needs(keys=(key,), mark=(key, seq)))
 
@@ -522,89 +524,6 @@ class Chat:
         newest, more = await self.store.history(c, c.last_seq + 1, protocol.HISTORY_DEFAULT)
         return frames.page(newest, self.room, more=more)
 
-    def customer_typing(self, session: CustomerSession, *, on: bool) -> None:
-        """Tell the agents; never stored."""
-        if self.hub.watched(session.key):
-            who = {"role": "customer", "id": session.identity.sub}
-            frame: Any = {"type": "typing", "customer": session.key.customer, "from": who, "on": on}
-            self.hub.tell_watchers(session.key, protocol.encode_bytes(frame))
-
-    def agent_typing(self, session: AgentSession, key: Key, *, on: bool) -> None:
-        """Tell the customer and the other agents; never stored."""
-        who = {"role": "agent", "id": session.identity.sub}
-        if session.identity.name is not None:
-            who["name"] = session.identity.name
-        frame: Any = {"type": "typing", "from": who, "on": on}
-        self.hub.deliver(key, protocol.encode_bytes(frame))
-        frame["customer"] = key.customer
-        self.hub.tell_watchers(key, protocol.encode_bytes(frame), session)
-
-    # Telling, after a commit
-
-    def _announce(
-        self,
-        c: Conversation,
-        message: Message,
-        sender: CustomerSession | AgentSession | None,
-        turned_live: bool,
-    ) -> None:
-        from_customer = sender if isinstance(sender, CustomerSession) else None
-        from_agent = sender if isinstance(sender, AgentSession) else None
-        if sender is not None:
-            _answer(sender, message, c.key, duplicate=False)
-        if self.hub.sessions(c.key):
-            text = protocol.encode_bytes(frames.for_customer(message, c.customer))
-            self.hub.deliver(c.key, text, from_customer)
-        if self.hub.watched(c.key):
-            text = protocol.encode_bytes(frames.message(message, customer=c.customer))
-            for session in self.hub.watchers(c.key):
-                if session is from_agent:
-                    continue
-                own = message.role == "agent" and message.author == session.identity.sub
-                session.deliver(
-                    c.key,
-                    protocol.encode_bytes(frames.message(message, ref=True, customer=c.customer))
-                    if own
-                    else text,
-                )
-        if turned_live:
-            self.hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
-        self._tell_inboxes(c)
-
-    def _tell_inboxes(self, c: Conversation) -> None:
-        inboxes = self.hub.inboxes(c.tenant)
-        if inboxes:
-            in_chat = self.hub.is_in_chat(c.key)
-            text = protocol.encode_bytes(frames.inbox_update(c, in_chat=in_chat))
-            for session in inboxes:
-                session.write(text)
-
-    def _tell_status(self, c: Conversation) -> None:
-        self.hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
-        self._tell_inboxes(c)
-
-    def _tell_read(self, before: Conversation, c: Conversation) -> None:
-        self._tell_status(c)
-        if c.read_ord != before.read_ord:
-            self.tell_receipt(c.key, before.read_seq + 1, c.read_seq, ReceiptState.READ)
-
-    def tell_receipt(
-        self, key: Key, from_seq: int, seq: int, state: ReceiptState, reason: str | None = None
-    ) -> None:
-        if self.hub.watched(key):
-            frame = frames.receipt(key.customer, from_seq, seq, state, self.clock(), reason)
-            self.hub.tell_watchers(key, protocol.encode_bytes(frame))
-
-    def _tell_presence(self, key: Key, was_in_chat: bool) -> None:
-        in_chat = self.hub.is_in_chat(key)
-        if self.hub.watched(key):
-            sessions = len(self.hub.sessions(key))
-            frame = frames.presence(key.customer, in_chat=in_chat, sessions=sessions)
-            self.hub.tell_watchers(key, protocol.encode_bytes(frame))
-        c = self.store.peek(key)
-        if in_chat is not was_in_chat and c is not None and c.last_seq:
-            self._tell_inboxes(c)
-
     # The writer
 
     def _submit(self, change: Callable[[Transaction], R], needs: Needs) -> asyncio.Future[R]:
@@ -623,17 +542,6 @@ class Chat:
             self.store.submit(change, needs).add_done_callback(done)
         except Unavailable:
             otherwise()
-
-
-def _answer(
-    sender: CustomerSession | AgentSession, message: Message, key: Key, *, duplicate: bool
-) -> None:
-    ref = message.ref or ""
-    if isinstance(sender, AgentSession):
-        sent = frames.agent_sent(message, ref, key.customer, duplicate=duplicate)
-        sender.deliver(key, protocol.encode_bytes(sent))
-    else:
-        sender.deliver(protocol.encode_bytes(frames.sent(message, ref, duplicate=duplicate)))
 
 
 def _equal_json(one: str | None, other: str | None) -> bool:

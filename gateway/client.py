@@ -1,8 +1,8 @@
 """The Python client: a customer's and an agent's side of the wire, with a socket that comes back.
 
-What to do with a frame, a gap or a close code is decided in `gateway.clientstate`; this module
-owns the sockets, the waiting and the time. One `_Link` per client keeps a socket open until the
-server says for good (or the owner says) that it should stay away::
+What to do with a frame, a gap or a close code is decided in `gateway.clientstate`; the socket and
+the waiting are in `gateway.clientlink`. One `Link` per client keeps a socket open until the server
+says for good (or the owner says) that it should stay away::
 
     start ──> connecting ──hello, welcome──> connected ──end──> waiting ──┐
                   ^                                                       │ jitter, 1012 window
@@ -30,37 +30,27 @@ reported to the loop's exception handler and changes nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from random import Random, SystemRandom
+from random import Random
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
-from uuid import uuid4
+from typing import Any, Self
 
 import msgspec
-import orjson
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.typing import Subprotocol
-from websockets.uri import parse_uri
 
+from gateway.clientlink import Frame, Link, Token, Watch, call, understood
 from gateway.clientstate import (
-    RETRIED,
     AgentSent,
     AgentWelcome,
     Author,
-    Backoff,
     ClientError,
     ConnectionEnded,
-    End,
     InboxEntry,
     InboxPage,
     Message,
     NotificationStatus,
     NotUnderstood,
     Opened,
-    Outbox,
     OutboxFull,
     Page,
     Reloaded,
@@ -71,7 +61,6 @@ from gateway.clientstate import (
     Taken,
     Timeline,
     Welcome,
-    after_end,
     conversation_status,
     is_double,
     is_ours,
@@ -80,9 +69,7 @@ from gateway.clientstate import (
 from gateway.protocol import (
     HISTORY_DEFAULT,
     PING_INTERVAL,
-    SUBPROTOCOL,
     CloseCode,
-    ErrorCode,
     InboxFilter,
     Limits,
     MessageKind,
@@ -112,381 +99,6 @@ __all__ = [
     "is_ours",
     "should_open_chat",
 ]
-
-Frame = dict[str, Any]
-Token = str | Callable[[], Awaitable[str]]
-T = TypeVar("T")
-
-OPEN_WITHIN: Final = 10.0  # seconds for TCP, TLS and the handshake; the same again for the welcome
-LEAVE_WITHIN: Final = 3.0  # seconds for what is unwritten and the closing handshake
-RECENT: Final = 1000  # frames that `wait_for` looks back on; the oldest go first
-# The largest frame there can be: 200 messages of 8,000 characters, each escaped, with their data.
-LARGEST_FRAME: Final = 16 * 1024 * 1024
-ANSWERS: Final = frozenset({"sent", "history", "device", "ok", "pong", "inbox", "conversation"})
-
-
-class _Watch(Generic[T]):
-    """Those who wait for something to arrive."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[T], Callable[[T], object]] = {}
-        self.ended: End | None = None
-
-    def add(self, item: T) -> None:
-        for future, predicate in self._waiting.items():
-            try:
-                if not future.done() and predicate(item):
-                    future.set_result(item)
-            except Exception as error:  # the predicate's: its owner's to see
-                future.set_exception(error)
-
-    def end(self, end: End | None) -> None:
-        """Nothing will arrive any more (None: it will again)."""
-        self.ended = end
-        if end is not None:
-            for future in self._waiting:
-                _fail(future, ConnectionEnded(*end))
-
-    async def wait(
-        self, predicate: Callable[[T], object], past: Iterable[T], timeout: float | None
-    ) -> T:
-        for item in past:
-            if predicate(item):
-                return item
-        if self.ended is not None:
-            raise ConnectionEnded(*self.ended)
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting[future] = predicate
-        try:
-            async with asyncio.timeout(timeout):
-                return await future
-        finally:
-            del self._waiting[future]
-
-
-class _Link:
-    """A socket that comes back, and the requests on it."""
-
-    def __init__(
-        self,
-        url: str,
-        token: Token,
-        *,
-        hello: Callable[[], Frame],
-        welcomed: Callable[[Frame], Limits],
-        received: Callable[[Frame, Request | None], None],
-        on_frame: Callable[[Frame], object] | None,
-        rng: Random | None,
-        sleep: Callable[[float], Awaitable[object]],
-        ping_interval: float | None,
-    ) -> None:
-        parse_uri(url)  # raises InvalidURI here rather than trying for ever
-        rng = rng if rng is not None else SystemRandom()
-        self._url = url
-        self._token = token
-        self._known_token: str | None = None
-        self._hello = hello
-        self._welcomed = welcomed
-        self._received = received
-        self._on_frame = on_frame
-        self._sleep = sleep
-        self._ping_interval = ping_interval
-        self._backoff = Backoff(rng)
-        self._outbox = Outbox(rng)
-        self._futures: dict[str, asyncio.Future[Frame]] = {}
-        self._notes: dict[str, bytes] = {}  # the newest of each kind
-        self._wake = asyncio.Event()
-        self._limits = Limits()
-        self._socket: ClientConnection | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._first: asyncio.Future[None] | None = None
-        self._leaving: End | None = None
-        self._recent: deque[tuple[int, Frame]] = deque(maxlen=RECENT)
-        self._watch: _Watch[Frame] = _Watch()
-        self.on_end: Callable[[End | None], None] = lambda end: None
-        self.holding = False
-        """Whether sends wait until what was missed has arrived."""
-        self.ended: End | None = None
-        self.seen = 0
-        """How many frames have arrived."""
-
-    # Life
-
-    @property
-    def connected(self) -> bool:
-        return self._socket is not None
-
-    async def start(self) -> None:
-        if self._task is None or self._task.done():
-            self._leaving = self._known_token = None
-            self._ended(None)
-            self._first = asyncio.get_running_loop().create_future()
-            self._task = asyncio.create_task(self._run(self._first))
-        assert self._first is not None  # noqa: S101  (made with the task)
-        try:
-            await asyncio.shield(self._first)
-        except asyncio.CancelledError:
-            await self.abort()
-            raise
-
-    async def leave(self, code: int, *, bye: bool = False) -> None:
-        """Write what is unwritten, close with `code` (`bye`: let the server close), stay away."""
-        if self._task is None or self._task.done():
-            return
-        self._leaving = End(code)
-        socket = self._socket
-        if socket is not None:
-            with suppress(ConnectionClosed, TimeoutError):
-                async with asyncio.timeout(LEAVE_WITHIN):
-                    await self._flush(socket)
-                    if bye:
-                        await socket.send(b'{"type":"bye"}', text=True)
-                        await socket.wait_closed()
-                    await socket.close(code)
-        await self._stop()
-
-    async def abort(self) -> None:
-        """Drop the connection without a close frame and stay away."""
-        self._leaving = self._leaving or End()
-        await self._stop()
-
-    def drop(self) -> None:
-        """Drop the connection without a close frame; come back as after a network failure."""
-        if self._socket is not None:
-            self._socket.transport.abort()
-
-    async def _stop(self) -> None:
-        task = self._task
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task])
-        if self.ended is None and self._first is not None:  # cancelled before it began
-            self._finish(self._leaving or End(), self._first)
-
-    async def _run(self, first: asyncio.Future[None]) -> None:
-        end = End()
-        try:
-            while True:
-                end = await self._connection(first)
-                if self._leaving is not None:
-                    return
-                step = after_end(end, self._backoff, self._limits.restart_window)
-                if step.fresh_token:
-                    self._known_token = None
-                if step.wait is None:
-                    return
-                await self._sleep(step.wait)
-        except asyncio.CancelledError:
-            if self._leaving is None:
-                raise
-        except Exception as error:
-            _report("the client's connection failed", error)
-        finally:
-            self._finish(self._leaving or end, first)
-
-    def _finish(self, end: End, first: asyncio.Future[None]) -> None:
-        self._outbox.clear()
-        futures, self._futures = self._futures, {}
-        _fail(first, ConnectionEnded(*end))
-        for future in futures.values():
-            _fail(future, ConnectionEnded(*end))
-        self._ended(end)
-
-    def _ended(self, end: End | None) -> None:
-        self.ended = end
-        self._watch.end(end)
-        self.on_end(end)
-
-    # One connection
-
-    async def _connection(self, first: asyncio.Future[None]) -> End:
-        try:
-            if self._known_token is None:
-                self._known_token = await self._ask_for_token()
-            socket = await connect(
-                self._url,
-                subprotocols=[Subprotocol(SUBPROTOCOL)],
-                compression=None,
-                proxy=None,
-                open_timeout=OPEN_WITHIN,
-                close_timeout=LEAVE_WITHIN,
-                ping_interval=self._ping_interval,
-                max_size=LARGEST_FRAME,
-                max_queue=256,
-            )
-        except InvalidStatus as refused:
-            return End(status=refused.response.status_code)
-        except (OSError, WebSocketException):
-            return End()
-        except _NoToken:
-            return End()
-        writer: asyncio.Task[None] | None = None
-        try:
-            await self._greet(socket, self._known_token)
-            writer = asyncio.create_task(self._write(socket))
-            if not first.done():
-                first.set_result(None)
-            while True:
-                self._take(_decoded(await socket.recv(decode=False)))
-        except ConnectionClosed:
-            return End(socket.close_code)
-        except (TimeoutError, NotUnderstood):
-            return End()
-        finally:
-            self._socket = None
-            self._notes.clear()
-            self._outbox.lost()
-            if writer is not None:
-                writer.cancel()
-                await asyncio.wait([writer])
-            socket.transport.abort()
-            await socket.wait_closed()
-
-    async def _ask_for_token(self) -> str:
-        if isinstance(self._token, str):
-            return self._token
-        try:
-            return await self._token()
-        except Exception as error:
-            _report("the client's token could not be had; it is tried again", error)
-            raise _NoToken from error
-
-    async def _greet(self, socket: ClientConnection, token: str) -> None:
-        hello = {"type": "hello", "token": token, **self._hello()}
-        async with asyncio.timeout(OPEN_WITHIN):
-            await socket.send(orjson.dumps(hello), text=True)
-            while True:
-                frame = _decoded(await socket.recv(decode=False))
-                if frame.get("type") == "welcome":
-                    break
-        self._socket = socket
-        self._limits = self._welcomed(frame)
-        self._backoff.reset()
-        self.hand_on(frame)
-
-    async def _write(self, socket: ClientConnection) -> None:
-        loop = asyncio.get_running_loop()
-        with suppress(ConnectionClosed):
-            while True:
-                self._wake.clear()
-                await self._flush(socket)
-                at = self._outbox.next_at(sends=not self.holding)
-                if at is not None and at <= loop.time():
-                    continue
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(at):
-                        await self._wake.wait()
-
-    async def _flush(self, socket: ClientConnection) -> None:
-        while self._notes:
-            note = self._notes.pop(next(iter(self._notes)))
-            await socket.send(note, text=True)
-        now = asyncio.get_running_loop().time()
-        for request in self._outbox.take(now, sends=not self.holding):
-            await socket.send(request.data, text=True)
-
-    # Frames
-
-    def _take(self, frame: Frame) -> None:
-        kind, ref = frame.get("type"), frame.get("ref")
-        request = self._outbox.get(ref)
-        code = str(frame.get("code"))
-        if request is not None and kind == "error" and code in RETRIED:
-            wait = frame.get("retry_after")
-            wait = float(wait) if isinstance(wait, int | float) else None
-            now = asyncio.get_running_loop().time()
-            self._outbox.postpone(request.ref, now, code, wait)
-            self._wake.set()
-            return
-        answers = kind in ANSWERS or kind == "error"
-        self._received(frame, request if answers else None)
-        if request is not None and answers:
-            self.settle(request.ref, frame)
-
-    def settle(self, ref: str, answer: Frame) -> None:
-        """Give the request under `ref` its answer."""
-        if self._outbox.settle(ref) is None:
-            return
-        self._wake.set()
-        future = self._futures.pop(ref, None)
-        if future is None or future.done():
-            return
-        if answer.get("type") == "error":
-            _fail(future, RequestFailed(str(answer.get("code")), str(answer.get("message"))))
-        else:
-            future.set_result(answer)
-
-    def hand_on(self, frame: Frame) -> None:
-        """Show a frame to `on_frame` and to those who wait for one."""
-        self.seen += 1
-        self._recent.append((self.seen, frame))
-        self._watch.add(frame)
-        call(self._on_frame, frame)
-
-    async def wait_for(
-        self, predicate: Callable[[Frame], object], timeout: float | None, since: int
-    ) -> Frame:
-        past = [frame for number, frame in self._recent if number > since]
-        return await self._watch.wait(predicate, past, timeout)
-
-    # Requests and notes
-
-    async def ask(self, frame: Frame, *, is_send: bool = False) -> Frame:
-        """The answer to a request. Raises what the module's docstring draws."""
-        if self._task is None:
-            raise RuntimeError("start the client first")
-        if self.ended is not None:
-            raise ConnectionEnded(*self.ended)
-        ref = self.put(frame, is_send=is_send)
-        future: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._futures[ref] = future
-        try:
-            return await future
-        finally:
-            if not future.done() or future.cancelled():
-                self._futures.pop(ref, None)
-                self._outbox.withdraw(ref)
-
-    def put(self, frame: Frame, *, is_send: bool = False, quiet: bool = False) -> str:
-        """Put a request on its way, and tell its ref; `quiet` ones die with the socket."""
-        ref = str(uuid4())
-        frame = {**frame, "ref": ref}
-        data = orjson.dumps(frame)
-        if len(data) > self._limits.frame_bytes:
-            # The server would close the socket, and again for every attempt.
-            raise RequestFailed(
-                ErrorCode.TOO_LARGE, f"a frame has at most {self._limits.frame_bytes} bytes"
-            )
-        self._outbox.put(Request(ref, frame, data, is_send, quiet))
-        self._wake.set()
-        return ref
-
-    def note(self, frame: Frame, key: str = "") -> None:
-        """Put a frame without an answer on its way; a newer one of its kind replaces it."""
-        if self._socket is not None:
-            kind = f"{frame['type']} {key}"
-            self._notes.pop(kind, None)
-            self._notes[kind] = orjson.dumps(frame)
-            self._wake.set()
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    async def written(self) -> None:
-        """Wait until the notes are written, if there is a socket."""
-        if self._socket is not None:
-            with suppress(ConnectionClosed):
-                await self._flush(self._socket)
-
-    async def refresh(self, token: str) -> None:
-        await self.ask({"type": "refresh", "token": token})
-        self._known_token = token
-        if isinstance(self._token, str):
-            self._token = token
-
-
-class _NoToken(Exception):
-    """The token callable raised."""
 
 
 class CustomerClient:
@@ -523,12 +135,12 @@ class CustomerClient:
         self._acked = 0  # by the app, without auto_ack
         self._read = 0
         self._reload_ref: str | None = None
-        self._watch: _Watch[Message] = _Watch()
+        self._watch: Watch[Message] = Watch()
         self.welcome: Welcome | None = None
         """How the newest session began."""
         self.status: Status | None = None
         """What the server last told: unread, read_seq, badge_seq, live."""
-        self._link = _Link(
+        self._link = Link(
             url,
             token,
             hello=self._hello,
@@ -603,7 +215,7 @@ class CustomerClient:
         frame: Frame = {"type": "send", "text": text}
         if data is not None:
             frame["data"] = dict(data)
-        return _understood(await self._link.ask(frame, is_send=True), Sent)
+        return understood(await self._link.ask(frame, is_send=True), Sent)
 
     async def ack(self, seq: int) -> None:
         """Everything up to `seq` is received. While away: told by the next resume."""
@@ -648,7 +260,7 @@ class CustomerClient:
         frame: Frame = {"type": "history", "limit": limit}
         if before is not None:
             frame["before"] = before
-        return _understood(await self._link.ask(frame), Page)
+        return understood(await self._link.ask(frame), Page)
 
     async def register_device(
         self,
@@ -664,7 +276,7 @@ class CustomerClient:
         told = {"platform": platform, "app": app, "environment": environment, "locale": locale}
         frame: Frame = {"type": "register_device", "installation": installation, "token": token}
         frame |= {name: value for name, value in told.items() if value is not None}
-        return _understood(await self._link.ask(frame), _Device).deregistration_key
+        return understood(await self._link.ask(frame), _Device).deregistration_key
 
     async def deregister_device(self, installation: str) -> None:
         """Ring this installation no more."""
@@ -708,7 +320,7 @@ class CustomerClient:
         return messages[0].seq - 1 if messages else self._timeline.held
 
     def _welcomed(self, frame: Frame) -> Limits:
-        welcome = self.welcome = _understood(frame, Welcome)
+        welcome = self.welcome = understood(frame, Welcome)
         same = welcome.epoch == self._timeline.epoch
         badge_seq = self.status.badge_seq if same and self.status is not None else None
         self.status = Status(
@@ -732,11 +344,11 @@ class CustomerClient:
         kind = frame.get("type")
         with suppress(NotUnderstood):  # a seq that was in it is missed, and asked for, later
             if kind == "message":
-                self._arrived(_understood(frame, Message))
+                self._arrived(understood(frame, Message))
             elif kind == "sent":
                 self._was_sent(frame, request)
             elif kind == "status":
-                self.status = _understood(frame, Status)
+                self.status = understood(frame, Status)
             elif request is not None and request.ref == self._reload_ref:
                 self._reload(frame)
         self._link.holding = not self._timeline.caught_up
@@ -746,7 +358,7 @@ class CustomerClient:
     def _was_sent(self, frame: Frame, request: Request | None) -> None:
         if request is None or not request.is_send or self.welcome is None:
             return  # whatever it was, its seq is missed, and asked for, later
-        sent = _understood(frame, Sent)
+        sent = understood(frame, Sent)
         message = Message(
             seq=sent.seq,
             id=sent.id,
@@ -786,7 +398,7 @@ class CustomerClient:
         if frame.get("type") != "history":
             self._link.drop()  # the next welcome begins anew
             return
-        page = _understood(frame, Page)
+        page = understood(frame, Page)
         for message in page.messages:
             if message.ref is not None:
                 self._settle(message)
@@ -832,7 +444,7 @@ class AgentClient:
         self._inbox: Frame | None = None
         self.welcome: AgentWelcome | None = None
         """How the newest session began."""
-        self._link = _Link(
+        self._link = Link(
             url,
             token,
             hello=dict,
@@ -899,14 +511,14 @@ class AgentClient:
         self._inbox = dict(frame)
         if cursor is not None:
             frame["cursor"] = cursor
-        return _understood(await self._link.ask(frame), InboxPage)
+        return understood(await self._link.ask(frame), InboxPage)
 
     async def open(self, customer: str, after: int | None = None) -> Opened:
         """Follow a conversation; with the messages after `after`, or the newest 50."""
         frame: Frame = {"type": "open", "customer": customer}
         if after is not None:
             frame["after"] = after
-        return _understood(await self._link.ask(frame), Opened)
+        return understood(await self._link.ask(frame), Opened)
 
     async def close_conversation(self, customer: str) -> None:
         """Follow it no more."""
@@ -920,7 +532,7 @@ class AgentClient:
         frame: Frame = {"type": "send", "customer": customer, "text": text}
         if data is not None:
             frame["data"] = dict(data)
-        return _understood(await self._link.ask(frame, is_send=True), AgentSent)
+        return understood(await self._link.ask(frame, is_send=True), AgentSent)
 
     async def read(self, customer: str, seq: int) -> None:
         """Move the agents' shared read mark; nothing while away."""
@@ -939,7 +551,7 @@ class AgentClient:
         frame: Frame = {"type": "history", "customer": customer, "limit": limit}
         if before is not None:
             frame["before"] = before
-        return _understood(await self._link.ask(frame), Page)
+        return understood(await self._link.ask(frame), Page)
 
     async def end(self, customer: str) -> None:
         """End the conversation: it is no longer live."""
@@ -969,7 +581,7 @@ class AgentClient:
     # What the link asks and tells
 
     def _welcomed(self, frame: Frame) -> Limits:
-        self.welcome = _understood(frame, AgentWelcome)
+        self.welcome = understood(frame, AgentWelcome)
         self._reopening.clear()
         for customer in self._open:
             self._reopen(customer)
@@ -1021,7 +633,7 @@ class AgentClient:
         self._link.hand_on(frame)
         if request.quiet:
             with suppress(NotUnderstood):
-                _understood(frame, Opened)
+                understood(frame, Opened)
                 for message in frame["messages"]:
                     if message["seq"] > last:
                         self._link.hand_on(message)
@@ -1031,39 +643,3 @@ class _Device(msgspec.Struct, frozen=True):
     """The part of a `device` frame that is of use."""
 
     deregistration_key: str
-
-
-def call(callback: Callable[[T], object] | None, argument: T) -> None:
-    """Call back; what the callback raises goes to the loop's exception handler."""
-    if callback is not None:
-        try:
-            callback(argument)
-        except Exception as error:
-            _report("a callback of the client failed", error)
-
-
-def _report(what: str, error: Exception) -> None:
-    asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
-
-
-def _decoded(raw: bytes) -> Frame:
-    """A frame, or an empty one for what is none: a client passes over what it does not know."""
-    try:
-        frame = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return {}
-    return frame if isinstance(frame, dict) and isinstance(frame.get("type"), str) else {}
-
-
-def _understood(frame: Frame, kind: type[T]) -> T:
-    try:
-        understood: T = msgspec.convert(frame, kind)
-    except msgspec.ValidationError:
-        raise NotUnderstood(str(frame.get("type"))) from None
-    return understood
-
-
-def _fail(future: asyncio.Future[Any], error: ClientError) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # whoever was to wait may be gone: no complaint from the loop then

@@ -1,6 +1,6 @@
 """From a due time to a ring: fan-out, the look, the claim and what a verdict changes.
 
-Theory of operation. `Alarms` keeps, per conversation, the earliest time at which something in its
+Theory of operation. `gateway.alarms` keeps, per conversation, the earliest time at which something in its
 row becomes due; when it comes, one change (`_tick`) judges the row again: it expires messages, fans
 out to the devices that are behind, and hands devices whose time has come to the push worker. The
 worker asks back through `Book`, its `RingBook`: `look` judges the facts and commits the claim,
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import heapq
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +24,7 @@ import msgspec
 import orjson
 
 from gateway import delivery
+from gateway.alarms import Alarms
 from gateway.chat import Chat, no_live_device
 from gateway.delivery import Action, Decision, Facts, InHand, Reason
 from gateway.protocol import ReceiptState
@@ -53,57 +53,6 @@ RETRY_TICK = 1.0  # seconds until a tick is tried again when the database could 
 def fingerprint(token: str) -> str:
     """What a device token is called wherever it is not used: 12 hex digits of its SHA-256."""
     return hashlib.sha256(token.encode()).hexdigest()[:12]
-
-
-class Alarms:
-    """Wakes each conversation when the earliest of its times comes; never before `floor`."""
-
-    def __init__(self, clock: Callable[[], float], fire: Callable[[Key], None]) -> None:
-        self.floor = 0.0
-        self._clock = clock
-        self._fire = fire
-        self._heap: list[tuple[float, Key]] = []
-        self._at: dict[Key, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
-        self._stopped = False
-
-    def set(self, key: Key, when: float) -> None:
-        """Wake `key` at `when`, or earlier if it was already to be woken earlier."""
-        when = max(when, self.floor)
-        if when >= self._at.get(key, float("inf")) or self._stopped:
-            return
-        self._at[key] = when
-        heapq.heappush(self._heap, (when, key))
-        if when < self._timer_at:
-            self._arm()
-
-    def stop(self) -> None:
-        """Wake nobody any more."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_at = float("inf")
-        if self._heap:
-            self._timer_at = self._heap[0][0]
-            delay = max(0.0, self._timer_at - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        now = self._clock()
-        while self._heap and self._heap[0][0] <= now and not self._stopped:
-            when, key = heapq.heappop(self._heap)
-            if self._at.get(key) == when:
-                del self._at[key]
-                self._fire(key)
-        if not self._stopped:
-            self._arm()
 
 
 class Book:
@@ -519,7 +468,7 @@ class Book:
             state = _RECEIPTS.get(span.outcome)
             if state is not None:
                 tx.after_commit(
-                    lambda s=span, state=state: self._chat.tell_receipt(  # type: ignore[misc]
+                    lambda s=span, state=state: self._chat.tell.receipt(  # type: ignore[misc]
                         c.key, s.lo_seq + 1, s.hi_seq, state, s.reason
                     )
                 )

@@ -353,7 +353,7 @@ class Sockets:
             case protocol.Read():
                 return chat.read(session, frame.seq)
             case protocol.Typing():
-                chat.customer_typing(session, on=frame.on)
+                chat.tell.customer_typing(session, on=frame.on)
             case protocol.State():
                 chat.set_state(session, SessionState(frame.state))
             case protocol.History():
@@ -387,7 +387,7 @@ class Sockets:
             case protocol.AgentRead():
                 return chat.agent_read(Key(session.tenant, frame.customer), frame.seq)
             case protocol.AgentTyping():
-                chat.agent_typing(session, Key(session.tenant, frame.customer), on=frame.on)
+                chat.tell.agent_typing(session, Key(session.tenant, frame.customer), on=frame.on)
             case protocol.Open():
                 await chat.open(session, frame)
             case protocol.Close():

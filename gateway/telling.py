@@ -1,0 +1,134 @@
+"""Telling: who hears of what, after a commit. Writes frames to sessions and decides nothing else.
+
+Called from `after_commit`, in the order of the changes, so that every socket gets its frames in
+rising seq. A frame is encoded once and written to many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gateway import frames, protocol
+from gateway.hub import Hub
+from gateway.protocol import ReceiptState
+from gateway.session import AgentSession, CustomerSession
+from storage.records import Conversation, Key, Message
+
+
+class Telling:
+    """What the hub's sessions are told. `peek` gives a conversation that is in memory."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        clock: Callable[[], float],
+        peek: Callable[[Key], Conversation | None],
+    ) -> None:
+        self._hub = hub
+        self._clock = clock
+        self._peek = peek
+
+    def sent(
+        self,
+        sender: CustomerSession | AgentSession,
+        message: Message,
+        key: Key,
+        *,
+        duplicate: bool,
+    ) -> None:
+        """Answer the sender, in the order of seq."""
+        ref = message.ref or ""
+        if isinstance(sender, AgentSession):
+            answer = frames.agent_sent(message, ref, key.customer, duplicate=duplicate)
+            sender.deliver(key, protocol.encode_bytes(answer))
+        else:
+            answer = frames.sent(message, ref, duplicate=duplicate)
+            sender.deliver(protocol.encode_bytes(answer))
+
+    def customer_typing(self, session: CustomerSession, *, on: bool) -> None:
+        """Tell the agents; never stored."""
+        if self._hub.watched(session.key):
+            who = {"role": "customer", "id": session.identity.sub}
+            frame: Any = {"type": "typing", "customer": session.key.customer, "from": who, "on": on}
+            self._hub.tell_watchers(session.key, protocol.encode_bytes(frame))
+
+    def agent_typing(self, session: AgentSession, key: Key, *, on: bool) -> None:
+        """Tell the customer and the other agents; never stored."""
+        who = {"role": "agent", "id": session.identity.sub}
+        if session.identity.name is not None:
+            who["name"] = session.identity.name
+        frame: Any = {"type": "typing", "from": who, "on": on}
+        self._hub.deliver(key, protocol.encode_bytes(frame))
+        frame["customer"] = key.customer
+        self._hub.tell_watchers(key, protocol.encode_bytes(frame), session)
+
+    def message(
+        self,
+        c: Conversation,
+        message: Message,
+        sender: CustomerSession | AgentSession | None,
+        turned_live: bool,
+    ) -> None:
+        """Tell everybody of a message: the sender by `sent`, the others by `message`."""
+        from_customer = sender if isinstance(sender, CustomerSession) else None
+        from_agent = sender if isinstance(sender, AgentSession) else None
+        if sender is not None:
+            self.sent(sender, message, c.key, duplicate=False)
+        if self._hub.sessions(c.key):
+            text = protocol.encode_bytes(frames.for_customer(message, c.customer))
+            self._hub.deliver(c.key, text, from_customer)
+        if self._hub.watched(c.key):
+            text = protocol.encode_bytes(frames.message(message, customer=c.customer))
+            for session in self._hub.watchers(c.key):
+                if session is from_agent:
+                    continue
+                own = message.role == "agent" and message.author == session.identity.sub
+                session.deliver(
+                    c.key,
+                    protocol.encode_bytes(frames.message(message, ref=True, customer=c.customer))
+                    if own
+                    else text,
+                )
+        if turned_live:
+            self._hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
+        self.inboxes(c)
+
+    def inboxes(self, c: Conversation) -> None:
+        """Tell the agents that asked for their inbox."""
+        inboxes = self._hub.inboxes(c.tenant)
+        if inboxes:
+            in_chat = self._hub.is_in_chat(c.key)
+            text = protocol.encode_bytes(frames.inbox_update(c, in_chat=in_chat))
+            for session in inboxes:
+                session.write(text)
+
+    def status(self, c: Conversation) -> None:
+        """Tell the customer's sessions, and the inboxes."""
+        self._hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
+        self.inboxes(c)
+
+    def read(self, before: Conversation, c: Conversation) -> None:
+        """Tell how far the customer has read."""
+        self.status(c)
+        if c.read_ord != before.read_ord:
+            self.receipt(c.key, before.read_seq + 1, c.read_seq, ReceiptState.READ)
+
+    def receipt(
+        self, key: Key, from_seq: int, seq: int, state: ReceiptState, reason: str | None = None
+    ) -> None:
+        """Tell the agents that have the conversation open what became of their messages."""
+        if self._hub.watched(key):
+            frame = frames.receipt(key.customer, from_seq, seq, state, self._clock(), reason)
+            self._hub.tell_watchers(key, protocol.encode_bytes(frame))
+
+    def presence(self, key: Key, was_in_chat: bool) -> None:
+        """Tell who is there, and the inboxes if the customer came into chat or left."""
+        in_chat = self._hub.is_in_chat(key)
+        if self._hub.watched(key):
+            sessions = len(self._hub.sessions(key))
+            frame = frames.presence(key.customer, in_chat=in_chat, sessions=sessions)
+            self._hub.tell_watchers(key, protocol.encode_bytes(frame))
+        c = self._peek(key)
+        if in_chat is not was_in_chat and c is not None and c.last_seq:
+            self.inboxes(c)
