@@ -1,11 +1,11 @@
 """From a due time to a ring: fan-out, the look, the claim and what a verdict changes.
 
-Theory of operation. `gateway.alarms` keeps, per conversation, the earliest time at which something in its
-row becomes due; when it comes, one change (`_tick`) judges the row again: it expires messages, fans
-out to the devices that are behind, and hands devices whose time has come to the push worker. The
-worker asks back through `Book`, its `RingBook`: `look` judges the facts and commits the claim,
-`settle` commits the verdict. The rows are the truth: after a crash `recover` sets the alarms from
-them, and a ring that was in hand is called again under its id.
+Theory of operation. `gateway.alarms` keeps, per conversation, the earliest time at which something
+in its row becomes due; when it comes, one change (`_tick`) judges the row again: it expires
+messages, fans out to the devices that are behind, and hands devices whose time has come to the push
+worker. The worker asks back through `Book`, its `RingBook`: `look` judges the facts and commits the
+claim, `settle` commits the verdict. The rows are the truth: after a crash `recover` sets the alarms
+from them, and a ring that was in hand is called again under its id.
 
 What a device owes is in its row: `owes` (a look is wanted), `ring` (claimed, not settled),
 `wake_at` (when), `owed_ord` (up to which counted message a fan-out said so). A device in the
