@@ -1,0 +1,151 @@
+"""Random days in the life of three customers: after every step the invariants hold, recounted.
+
+A real gateway, sockets and backend; the seed is in the test's name. What is checked is what the
+rows say (I2, I5, I6, and that nothing pending is ever forgotten), by a brute-force recount.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.running import Running, Wire, running
+
+CUSTOMERS = ("anna", "ben", "cleo")
+PHONES = ("phone-1", "phone-2")
+TOKENS = ("t-1", "t-2", "t-3")
+ANSWERS = (200, 200, 200, 503, 410, 422, 404)
+DELIVERY = {
+    "ack_timeout": 0.05,
+    "disconnect_grace": 0.02,
+    "restart_window": 0.02,
+    "restart_grace": 0.04,
+    "max_hold": 0.2,
+}
+
+
+class Day:
+    """One random history."""
+
+    def __init__(self, it: Running, seed: int) -> None:
+        self.it = it
+        self.rng = random.Random(seed)
+        self.wires: dict[str, list[Wire]] = {name: [] for name in CUSTOMERS}
+
+    async def step(self) -> None:
+        rng, name = self.rng, self.rng.choice(CUSTOMERS)
+        self.it.backend.answers.append(rng.choice(ANSWERS))
+        wires = self.wires[name]
+        wire = rng.choice(wires) if wires else None
+        what = rng.choice(["write", "write", "write", "register", "join", "leave", "ack", "read"])
+        newest = (await self.status(name)).get("seq", 0)
+        try:
+            if what == "write":
+                kind = rng.choice(["proactive", "chat", "system"])
+                await self.it.write(name, text="x", kind=kind)
+            elif what == "register":
+                await self.it.register(name, rng.choice(PHONES), rng.choice(TOKENS))
+            elif what == "join":
+                state = rng.choice(["active", "background"])
+                wires.append(await self.it.customer(name, state=state))
+            elif wire is not None and what == "leave":
+                wires.remove(wire)
+                if rng.random() < 0.5:
+                    wire.vanish()
+                else:
+                    await wire.send("bye")
+            elif wire is not None and newest:
+                await wire.send(what, seq=rng.randint(1, newest))
+                await wire.quiet()
+        except ConnectionClosed:
+            wires.clear()
+
+    async def status(self, name: str) -> Any:
+        from gateway.protocol import Role
+
+        _, told = await self.it.call("GET", f"/v1/customers/{name}/status", Role.SERVICE)
+        return told
+
+
+def check(path: Path) -> None:
+    """Recount everything from the rows, as somebody would who trusts no cursor."""
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        db.execute("BEGIN")
+        recount: Counter[str] = Counter()
+        for c in db.execute(
+            "SELECT id, acked_seq, read_seq, last_seq, last_ord, read_ord, push_due_at, customer"
+            " FROM conversations"
+        ).fetchall():
+            recount += check_conversation(db, *c)
+        stored = Counter({n: v for n, v in db.execute("SELECT name, value FROM counters") if v})
+        assert stored == +recount
+        tokens = [t for (t,) in db.execute("SELECT token FROM devices")]
+        assert len(tokens) == len(set(tokens))
+    finally:
+        db.close()
+
+
+def check_conversation(
+    db: sqlite3.Connection,
+    id: int,
+    acked: int,
+    read: int,
+    last: int,
+    last_ord: int,
+    read_ord: int,
+    due: float | None,
+    name: str,
+) -> Counter[str]:
+    counted = [
+        seq
+        for seq, role, kind in db.execute(
+            "SELECT seq, role, kind FROM messages WHERE conversation = ? ORDER BY seq", (id,)
+        )
+        if role != "customer" and kind != "system"
+    ]
+    seqs = [s for (s,) in db.execute("SELECT seq FROM messages WHERE conversation = ?", (id,))]
+    assert sorted(seqs) == list(range(1, last + 1)), "no gap (I4)"
+    assert last_ord - read_ord == sum(seq > read for seq in counted), "unread (I5)"
+    spans = db.execute(
+        "SELECT lo_seq, hi_seq, outcome FROM outcomes WHERE conversation = ?", (id,)
+    ).fetchall()
+    tally: Counter[str] = Counter(accepted=len(counted))
+    for seq in counted:
+        told = [outcome for lo, hi, outcome in spans if lo < seq <= hi]
+        assert len(told) <= 1, "never two outcomes"
+        tally[told[0] if told else "acked" if seq <= acked else "pending"] += 1
+    owing = db.execute(
+        "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'"
+        " AND wake_at IS NOT NULL AND (owes OR ring IS NOT NULL)",
+        (id,),
+    ).fetchone()[0]
+    if tally["pending"]:
+        assert due is not None or owing, f"a pending message of {name} that nobody will look at"
+    return tally
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_random_day_keeps_every_invariant(tmp_path: Path, seed: int) -> None:
+    limits = {"attempts_per_minute": 100_000, "sessions": 3}
+    push = {"retry_first": 0.01, "retry_max": 0.03}
+    path = tmp_path / "ringback.db"
+    async with running(tmp_path, delivery=DELIVERY, limits=limits, push=push) as it:
+        day = Day(it, seed)
+        for _ in range(60):
+            await day.step()
+            check(path)
+        for wires in day.wires.values():
+            for wire in wires:
+                wire.vanish()
+        it.backend.answers.clear()  # from now on everything is accepted
+        store = it.gateway.store
+        while store.counters["acme", "pending"]:
+            await it.next_commit().wait()
+        check(path)
