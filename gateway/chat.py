@@ -36,7 +36,7 @@ from gateway.protocol import (
 from gateway.session import AgentSession, CustomerSession, Held
 from gateway.telling import Telling
 from storage.errors import Unavailable
-from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message
+from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message, Outcome
 from storage.store import Needs, Store
 from storage.transaction import Transaction
 
@@ -314,6 +314,10 @@ class Chat:
         if c.acked_ord == before.acked_ord:
             return c
         tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", session=session)
+        for span in before.settled:
+            if span.outcome is Outcome.PUSHED and span.lo_ord < c.acked_ord:
+                lo = max(span.lo_seq, before.acked_seq) + 1
+                tx.event(c, lo, min(span.hi_seq, c.acked_seq), "acked_after_ring", session=session)
         oldest = None
         if c.acked_ord < c.last_ord:
             mark = tx.mark(c, seq)

@@ -412,3 +412,16 @@ async def test_a_new_gateway_rings_at_once_and_a_restarted_one_after_its_grace(
         assert told["outcome"] == "pending"
         committed = told["events"][0]
         assert committed["due"] > committed["at"]
+
+
+async def test_an_ack_after_the_push_is_a_fact_beside_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.write()
+        await it.settled(1, "pushed")
+        customer = await it.customer()
+        await customer.take("message")
+        await customer.send("ack", seq=1)
+        while not await events(it, 1, "acked_after_ring"):
+            await it.next_commit().wait()
+        assert (await it.outcome(1))["outcome"] == "pushed"
