@@ -29,6 +29,15 @@ async def events(it: Running, seq: int, name: str) -> list[dict[str, object]]:
     return [e for e in (await it.outcome(seq))["events"] if e["event"] == name]
 
 
+async def recorded(it: Running, seq: int, name: str) -> None:
+    """Wait until an event of this name is recorded: listen first, then look."""
+    while True:
+        changed = it.next_commit()
+        if await events(it, seq, name):
+            return
+        await changed.wait()
+
+
 async def test_messages_while_the_backend_is_slow_become_one_further_ring(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
@@ -87,8 +96,7 @@ async def test_a_ring_that_waits_is_cancelled_when_the_customer_acks(tmp_path: P
         it.backend.answers.append(web.Response(status=503, headers={"Retry-After": "1"}))
         await it.write()
         await it.backend.take()
-        while not await events(it, 1, "attempt"):
-            await it.next_commit().wait()
+        await recorded(it, 1, "attempt")
         customer = await it.customer()
         await customer.take("message")
         await customer.send("ack", seq=1)
@@ -275,8 +283,7 @@ async def test_an_ack_during_the_call_is_the_outcome_and_the_ring_a_fact_beside_
         await customer.send("ack", seq=1)
         await it.settled(1, "acked")
         gate.open.set()
-        while not await events(it, 1, "rang_after_ack"):
-            await it.next_commit().wait()
+        await recorded(it, 1, "rang_after_ack")
         assert (await it.outcome(1))["outcome"] == "acked"
 
 
@@ -422,6 +429,5 @@ async def test_an_ack_after_the_push_is_a_fact_beside_it(tmp_path: Path) -> None
         customer = await it.customer()
         await customer.take("message")
         await customer.send("ack", seq=1)
-        while not await events(it, 1, "acked_after_ring"):
-            await it.next_commit().wait()
+        await recorded(it, 1, "acked_after_ring")
         assert (await it.outcome(1))["outcome"] == "pushed"
