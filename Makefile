@@ -51,6 +51,9 @@ $(READY): requirements.lock pyproject.toml
 	@echo "setting up $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV) \
 	    || { echo "this Python cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# --no-deps: the lock names everything; resolving again may prefer a newer release and fail.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	    -r requirements.lock
+	@$(BIN)/python -m pip check --disable-pip-version-check >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
