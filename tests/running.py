@@ -49,6 +49,12 @@ class Call:
     headers: dict[str, str]
     body: dict[str, Any]
     raw: bytes
+    status: int | None = None
+    """What the backend answered; None while it has not, or never did."""
+
+    @property
+    def accepted(self) -> bool:
+        return self.status is not None and 200 <= self.status <= 299
 
     @property
     def ring(self) -> dict[str, Any]:
@@ -94,10 +100,10 @@ class Backend:
         self.calls.append(call)
         self._arrived.put_nowait(call)
         if isinstance(answer, int):
-            return web.Response(status=answer)
-        if isinstance(answer, web.Response):
-            return answer
-        return await answer(call)
+            answer = web.Response(status=answer)
+        response = answer if isinstance(answer, web.Response) else await answer(call)
+        call.status = response.status
+        return response
 
 
 @asynccontextmanager

@@ -3,83 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sqlite3
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway.protocol import Role
-from gateway.server import Gateway
-from tests.running import PATIENCE, PATIENT, QUICK, Backend, Running, backend, settings
-
-SERVE = """
-import asyncio, json, sys
-from pathlib import Path
-from gateway import config, logs
-from gateway.server import Gateway
-
-async def main():
-    logs.set_up(config.Log())
-    async with Gateway(config.load(Path(sys.argv[1]), {})) as it:
-        print(json.dumps(it.ports), flush=True)
-        await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-class Process(Running):
-    """A gateway in a process of its own, which can be killed."""
-
-    def __init__(self, gateway: Gateway, backend: Backend, process: asyncio.subprocess.Process):
-        super().__init__(gateway, backend)
-        self.process = process
-
-    async def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
-
-
-@asynccontextmanager
-async def process(
-    directory: Path, it: Backend, delivery: dict[str, float]
-) -> AsyncIterator[Process]:
-    gateway = Gateway(settings(directory, it.url, delivery=delivery))
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        SERVE,
-        str(directory / "ringback.toml"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        assert child.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            gateway.ports = json.loads(await child.stdout.readline())
-        async with Process(gateway, it, child) as running:
-            yield running
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+from tests.faults.process import process
+from tests.running import PATIENT, QUICK, backend
 
 
 async def test_a_message_confirmed_before_a_kill_rings_once_after_the_restart(
     tmp_path: Path,
 ) -> None:
     async with backend() as ears:
-        async with process(tmp_path, ears, PATIENT) as it:
+        async with process(tmp_path, ears, delivery=PATIENT) as it:
             await it.register()
             await it.customer()
             agent = await it.agent()
             await agent.ask("send", "sent", customer="c-42", text="confirmed")
             await it.kill()
-        async with process(tmp_path, ears, QUICK) as it:
+        async with process(tmp_path, ears, delivery=QUICK) as it:
             assert (await ears.take()).body["payload"]["aps"]["alert"]["body"] == "confirmed"
             while (await it.outcome(1))["outcome"] != "pushed":
                 await asyncio.sleep(0)
@@ -96,13 +40,13 @@ async def test_a_ring_whose_answer_a_kill_swallowed_is_repeated_under_its_id(
             await never.wait()
 
         ears.answers.append(hang)  # type: ignore[arg-type]
-        async with process(tmp_path, ears, QUICK) as it:
+        async with process(tmp_path, ears, delivery=QUICK) as it:
             await it.register()
             await it.write(text="one")
             first = await ears.take()
             await it.write(text="two")  # must not change what was claimed
             await it.kill()
-        async with process(tmp_path, ears, QUICK) as it:
+        async with process(tmp_path, ears, delivery=QUICK) as it:
             again = await ears.take()
             assert again.raw == first.raw
             assert again.headers["webhook-id"] == first.headers["webhook-id"]
@@ -113,7 +57,7 @@ async def test_a_ring_whose_answer_a_kill_swallowed_is_repeated_under_its_id(
 
 async def test_sends_confirmed_under_load_survive_a_kill_without_a_gap(tmp_path: Path) -> None:
     confirmed: list[int] = []
-    async with backend() as ears, process(tmp_path, ears, PATIENT) as it:
+    async with backend() as ears, process(tmp_path, ears, delivery=PATIENT) as it:
         await it.customer()
         agent = await it.agent()
 
@@ -121,13 +65,13 @@ async def test_sends_confirmed_under_load_survive_a_kill_without_a_gap(tmp_path:
             while True:
                 confirmed.append((await agent.take("sent"))["seq"])
                 if len(confirmed) == 50:
-                    os.kill(it.process.pid, signal.SIGKILL)
+                    os.kill(it.pid, signal.SIGKILL)
 
         reading = asyncio.create_task(confirm())
         for i in range(100):
             await agent.send("send", ref=f"r{i}", customer="c-42", text=f"m{i}")
         await asyncio.gather(reading, return_exceptions=True)
-        await it.process.wait()
+        await it.child.wait()
     with sqlite3.connect(tmp_path / "ringback.db") as db:
         seqs = [seq for (seq,) in db.execute("SELECT seq FROM messages ORDER BY seq")]
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -138,11 +82,11 @@ async def test_sends_confirmed_under_load_survive_a_kill_without_a_gap(tmp_path:
 
 async def test_the_same_ref_after_a_crash_gets_the_first_answer(tmp_path: Path) -> None:
     async with backend() as ears:
-        async with process(tmp_path, ears, PATIENT) as it:
+        async with process(tmp_path, ears, delivery=PATIENT) as it:
             customer = await it.customer()
             first = await customer.ask("send", "sent", ref="u-1", text="did you get this?")
             await it.kill()
-        async with process(tmp_path, ears, PATIENT) as it:
+        async with process(tmp_path, ears, delivery=PATIENT) as it:
             customer = await it.customer()
             again = await customer.ask("send", "sent", ref="u-1", text="did you get this?")
             assert again["duplicate"] is True

@@ -7,14 +7,13 @@ rows say (I2, I5, I6, and that nothing pending is ever forgotten), by a brute-fo
 from __future__ import annotations
 
 import random
-import sqlite3
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from tests.recount import check
 from tests.running import Running, Wire, running
 
 CUSTOMERS = ("anna", "ben", "cleo")
@@ -71,64 +70,6 @@ class Day:
 
         _, told = await self.it.call("GET", f"/v1/customers/{name}/status", Role.SERVICE)
         return told
-
-
-def check(path: Path) -> None:
-    """Recount everything from the rows, as somebody would who trusts no cursor."""
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        db.execute("BEGIN")
-        recount: Counter[str] = Counter()
-        for c in db.execute(
-            "SELECT id, acked_seq, read_seq, last_seq, last_ord, read_ord, push_due_at, customer"
-            " FROM conversations"
-        ).fetchall():
-            recount += check_conversation(db, *c)
-        stored = Counter({n: v for n, v in db.execute("SELECT name, value FROM counters") if v})
-        assert stored == +recount
-        tokens = [t for (t,) in db.execute("SELECT token FROM devices")]
-        assert len(tokens) == len(set(tokens))
-    finally:
-        db.close()
-
-
-def check_conversation(
-    db: sqlite3.Connection,
-    id: int,
-    acked: int,
-    read: int,
-    last: int,
-    last_ord: int,
-    read_ord: int,
-    due: float | None,
-    name: str,
-) -> Counter[str]:
-    counted = [
-        seq
-        for seq, role, kind in db.execute(
-            "SELECT seq, role, kind FROM messages WHERE conversation = ? ORDER BY seq", (id,)
-        )
-        if role != "customer" and kind != "system"
-    ]
-    seqs = [s for (s,) in db.execute("SELECT seq FROM messages WHERE conversation = ?", (id,))]
-    assert sorted(seqs) == list(range(1, last + 1)), "no gap (I4)"
-    assert last_ord - read_ord == sum(seq > read for seq in counted), "unread (I5)"
-    spans = db.execute(
-        "SELECT lo_seq, hi_seq, outcome FROM outcomes WHERE conversation = ?", (id,)
-    ).fetchall()
-    tally: Counter[str] = Counter(accepted=len(counted))
-    for seq in counted:
-        told = [outcome for lo, hi, outcome in spans if lo < seq <= hi]
-        assert len(told) <= 1, "never two outcomes"
-        tally[told[0] if told else "acked" if seq <= acked else "pending"] += 1
-    owing = db.execute(
-        "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'"
-        " AND wake_at IS NOT NULL AND (owes OR ring IS NOT NULL)",
-        (id,),
-    ).fetchone()[0]
-    if tally["pending"]:
-        assert due is not None or owing, f"a pending message of {name} that nobody will look at"
-    return tally
 
 
 @pytest.mark.parametrize("seed", range(12))
