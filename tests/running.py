@@ -362,7 +362,7 @@ class Running:
     def next_commit(self) -> asyncio.Event:
         """An event that the next commit sets."""
         event = asyncio.Event()
-        store = self.gateway.store
+        store = self.gateway.core.store
         before = store.changed
 
         def changed(conversation: Any) -> None:

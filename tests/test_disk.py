@@ -10,12 +10,12 @@ from tests.running import PATIENT, Running, running
 
 async def fill(it: Running) -> None:
     """SQLite's own limit makes the disk full for real: the write fails with SQLITE_FULL."""
-    ((pages,),) = await it.gateway.database.read_for_write("PRAGMA page_count")
-    await it.gateway.database.read_for_write(f"PRAGMA max_page_count = {pages}")
+    ((pages,),) = await it.gateway.core.database.read_for_write("PRAGMA page_count")
+    await it.gateway.core.database.read_for_write(f"PRAGMA max_page_count = {pages}")
 
 
 async def empty(it: Running) -> None:
-    await it.gateway.database.read_for_write("PRAGMA max_page_count = 1000000")
+    await it.gateway.core.database.read_for_write("PRAGMA max_page_count = 1000000")
 
 
 async def test_with_a_full_disk_sends_are_unavailable_and_reading_works(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ async def test_with_a_full_disk_sends_are_unavailable_and_reading_works(tmp_path
         assert sent["seq"] == newest + 1
         assert "duplicate" not in sent
         assert (await customer.take("message", seq=newest + 1))["text"] == "x" * 8000
-        assert it.gateway.store.counters["acme", "accepted"] == newest + 1
+        assert it.gateway.core.store.counters["acme", "accepted"] == newest + 1
 
 
 async def test_readiness_fails_with_the_disk_and_recovers_with_it(tmp_path: Path) -> None:

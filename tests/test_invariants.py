@@ -86,7 +86,7 @@ async def test_a_random_day_keeps_every_invariant(tmp_path: Path, seed: int) -> 
             for wire in wires:
                 wire.vanish()
         it.backend.answers.clear()  # from now on everything is accepted
-        store = it.gateway.store
+        store = it.gateway.core.store
         while True:
             changed = it.next_commit()
             if not store.counters["acme", "pending"]:

@@ -144,7 +144,7 @@ async def _with_a_small_window(it: Running) -> Wire:
 
 def _given_up(it: Running) -> bool:
     """Whether the server has decided to close: only the server knows it while nobody reads."""
-    (session,) = it.gateway.hub.sessions(Key("acme", "c-42"))
+    (session,) = it.gateway.core.hub.sessions(Key("acme", "c-42"))
     assert isinstance(session.out, Peer)
     return session.out.code is not None
 

@@ -73,7 +73,7 @@ async def test_a_thousand_messages_in_an_outage_cost_one_ring_and_one_further(
         assert further.badge == 1001
         await it.settled(1001, "pushed")
         assert len({call.headers["webhook-id"] for call in it.backend.calls}) == 2
-        assert it.gateway.store.counters["acme", "pushed"] == 1001
+        assert it.gateway.core.store.counters["acme", "pushed"] == 1001
 
 
 async def test_a_retry_sends_the_same_bytes_under_the_same_id(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ async def test_a_system_message_neither_rings_nor_counts(tmp_path: Path) -> None
         assert (call.badge, call.ring["seq"]) == (1, 2)
         await it.settled(2, "pushed")
         assert (await it.outcome(1))["outcome"] is None
-        assert it.gateway.store.counters["acme", "accepted"] == 1
+        assert it.gateway.core.store.counters["acme", "accepted"] == 1
 
 
 async def test_a_turn_to_background_has_no_grace_even_soon_after_a_reload(tmp_path: Path) -> None:

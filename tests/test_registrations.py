@@ -23,15 +23,15 @@ async def test_a_dead_registration_is_forgotten_after_a_week_and_not_before(
         it.backend.answers.append(410)
         await it.write()
         await it.settled(1, "undeliverable")
-        devices = it.gateway.devices
+        devices = it.gateway.core.devices
 
         async def listed() -> int:
             _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
             return len(told["devices"])
 
-        await devices.forget(it.gateway.clock() - 7 * DAY)
+        await devices.forget(it.gateway.core.clock() - 7 * DAY)
         assert await listed() == 1
-        await devices.forget(it.gateway.clock() + 1)
+        await devices.forget(it.gateway.core.clock() + 1)
         assert await listed() == 0
 
 
@@ -67,7 +67,7 @@ async def test_a_change_that_breaks_the_schema_harms_no_other_of_its_batch(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path) as it:
-        store = it.gateway.store
+        store = it.gateway.core.store
         faults: list[Exception] = []
         store.failed = faults.append
 
@@ -102,14 +102,14 @@ async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(tmp_pat
         agent = await it.agent(open="c-42")
         await agent.ask("send", "sent", customer="c-42", text="hello")
         await customer.take("message")
-        chat = it.gateway.chat
+        chat = it.gateway.core.chat
         (session,) = chat.hub.sessions(Key("acme", "c-42"))
-        it.gateway.store.failed = lambda error: None
+        it.gateway.core.store.failed = lambda error: None
 
         def broken(tx: object) -> None:
             tx._messages.append(store_message(conversation=999_999))  # type: ignore[attr-defined]
 
-        bad = it.gateway.store.submit(broken, Needs())
+        bad = it.gateway.core.store.submit(broken, Needs())
         chat.leave(session, 1000)
         with pytest.raises(Fault):
             await bad

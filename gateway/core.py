@@ -1,0 +1,184 @@
+"""The core: the parts that decide, put together. Everything of a gateway but its listeners.
+
+Starting: the database, then what was left over (`Book.recover`), then the push worker. Stopping is
+in two steps, because listeners end in between: `drain` (nothing new is rung), then `stop` (calls
+that are out may end, what is queued is committed). Whatever is cut off stands in the rows.
+
+What touches the world comes in from outside: the database, the clock, the randomness of retries,
+and the calls to customer backends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+import structlog
+
+from gateway import protocol
+from gateway.auth import Verifier
+from gateway.chat import Chat, TenantRules
+from gateway.config import Config, Push
+from gateway.delivery import Timing
+from gateway.devices import Devices
+from gateway.hub import Hub
+from gateway.inbox import Inbox
+from gateway.metrics import Metrics
+from gateway.protocol import Role
+from gateway.pushing import Book
+from gateway.session import Rates
+from gateway.sessions import Sessions
+from push.ring import DeviceRef, Endpoint
+from push.worker import BackendCalls, PushWorker
+from storage.database import Database
+from storage.errors import StorageError
+from storage.store import Store
+
+HOUSEKEEPING = 60.0  # seconds between two rounds
+KEEP_DEAD = 7 * 86_400.0  # seconds for which a dead registration is kept, so that it can be undone
+
+_log = structlog.get_logger("gateway.core")
+
+
+class Core:
+    """One gateway's decisions. Made, started, drained, stopped."""
+
+    def __init__(
+        self, config: Config, database: Database, clock: Callable[[], float], rng: Random
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.store = Store(database, clock)
+        self.hub = Hub()
+        self.metrics = Metrics(self.store, self.hub)
+        self.verifier = Verifier(config.tenants)
+        self.chat = Chat(
+            self.store,
+            self.hub,
+            Timing(**{name: getattr(config.delivery, name) for name in Timing.__struct_fields__}),
+            wire_limits(config),
+            {name: _rules(tenant.push) for name, tenant in config.tenants.items()},
+            clock,
+            config.limits.outbound_bytes // 2,
+        )
+        self.book = Book(self.chat, self._wake)
+        self.devices = Devices(self.chat, self.book)
+        self.inbox = Inbox(self.chat, agent_limits(config), clock)
+        limits = config.limits
+        self.rates = Rates(
+            {
+                Role.CUSTOMER: (limits.sends_per_minute, limits.burst),
+                Role.AGENT: (limits.agent_sends_per_minute, limits.agent_burst),
+            }
+        )
+        self.sessions = Sessions(
+            config, self.verifier, self.chat, self.devices, self.inbox, self.rates, clock
+        )
+        self.book.decided = self.metrics.decided
+        self.sessions.rejected = self.metrics.rejected
+        self.store.failed = self._failed
+        self._rng = rng
+        self._endpoints = {
+            name: _endpoint(name, tenant.push)
+            for name, tenant in config.tenants.items()
+            if tenant.push is not None
+        }
+        self._worker: PushWorker | None = None
+        self._housekeeper: asyncio.Task[None] | None = None
+
+    async def start(self, calls: BackendCalls) -> int:
+        """Open the database and go on where it stands; how many conversations wait for something.
+
+        Raises `CannotOpen`. After an error of any kind call `stop`.
+        """
+        await self.database.open()
+        await self.store.start()
+        self._worker = PushWorker(
+            self.book, self._endpoints, calls, self.clock, self._rng, self.metrics.attempted
+        )
+        waiting = await self.book.recover()
+        self._worker.start()
+        self._housekeeper = asyncio.create_task(self._keep_house(), name="housekeeper")
+        return waiting
+
+    def drain(self) -> None:
+        """Start no more rings (rule 9)."""
+        self.book.drain()
+        self.metrics.draining.set(1)
+
+    async def stop(self) -> None:
+        """End what runs and close the database. Nothing is lost, whenever this is cut short."""
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+        if self._worker is not None:
+            longest = max((e.timeout for e in self._endpoints.values()), default=0.0)
+            await self._worker.drain(longest + 1.0)
+        await self.store.stop()
+        await self.database.close()
+
+    async def _keep_house(self) -> None:
+        while True:
+            self.hub.forget_graces(self.clock())
+            try:
+                await self.devices.forget(self.clock() - KEEP_DEAD)
+            except StorageError as error:
+                _log.warning("housekeeping has to wait", problem=str(error))
+            await asyncio.sleep(HOUSEKEEPING)
+
+    def _wake(self, ref: DeviceRef) -> None:
+        if self._worker is not None:
+            self._worker.wake(ref)
+
+    def _failed(self, error: Exception) -> None:
+        self.metrics.faults.inc()
+        _log.error("a change failed", error=type(error).__name__, exc_info=error)
+
+
+def wire_limits(config: Config) -> protocol.Limits:
+    """The `limits` that customers are told."""
+    ours, delivery = config.limits, config.delivery
+    return protocol.Limits(
+        frame_bytes=ours.frame_bytes,
+        text_chars=ours.text_chars,
+        data_bytes=ours.data_bytes,
+        resume=ours.resume,
+        sends_per_minute=ours.sends_per_minute,
+        burst=ours.burst,
+        sessions=ours.sessions,
+        ack_timeout=delivery.ack_timeout,
+        restart_window=delivery.restart_window,
+    )
+
+
+def agent_limits(config: Config) -> dict[str, object]:
+    """The `limits` that agents are told."""
+    ours = config.limits
+    return {
+        **wire_limits(config).as_field(),
+        "sends_per_minute": ours.agent_sends_per_minute,
+        "burst": ours.agent_burst,
+    }
+
+
+def _rules(push: Push | None) -> TenantRules:
+    if push is None:
+        return TenantRules()
+    return TenantRules(endpoint=True, expires_after=push.expires_after, title=push.title)
+
+
+def _endpoint(tenant: str, push: Push) -> Endpoint:
+    secrets = (push.signing_secret, push.previous_signing_secret)
+    return Endpoint(
+        tenant=tenant,
+        url=push.endpoint,
+        adapter=push.adapter.value,
+        auth_token=push.auth_token.reveal(),
+        signing_secrets=tuple(secret.reveal() for secret in secrets if secret is not None),
+        ca_file=str(push.ca_file) if push.ca_file else None,
+        connect_timeout=push.connect_timeout,
+        timeout=push.timeout,
+        in_flight=push.in_flight,
+        retry_first=push.retry_first,
+        retry_max=push.retry_max,
+    )

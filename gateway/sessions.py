@@ -1,0 +1,373 @@
+"""Sessions: from an accepted socket to a session, and from its frames to the use cases.
+
+Decides who may talk (hello, token, role, Origin) and what each frame calls; the rules behind the
+frames are in `gateway.chat`. Knows sockets only as the `Socket` below: the WebSockets themselves,
+and who may connect at all, are in `gateway.sockets`.
+
+Bound (I9): sends of one session that wait for their commit; beyond it its frames wait too, and so
+the peer's TCP is held back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from gateway import frames, protocol
+from gateway.auth import Identity, TokenRejected, Verifier
+from gateway.chat import Chat, Posting
+from gateway.config import Config
+from gateway.devices import Devices, Registration
+from gateway.inbox import Inbox
+from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
+from gateway.session import AgentSession, CustomerSession, Hangup, Out, Rates, Session
+from storage.errors import Unavailable
+from storage.records import Key
+
+IN_FLIGHT = 64  # sends of one session that wait for their commit, before its frames wait too
+YEAR = 365 * 86_400.0
+
+S = TypeVar("S", bound=Session)
+_log = structlog.get_logger("gateway.sessions")
+
+
+class Closed(Exception):
+    """The socket has ended, whoever ended it."""
+
+
+class Socket(Out, Protocol):
+    """One accepted WebSocket. `recv` and `stream` raise `Closed`."""
+
+    @property
+    def bearer(self) -> str | None:
+        """The token of the handshake's Authorization header."""
+        ...
+
+    @property
+    def origin(self) -> str | None:
+        """The web page that connects, if a browser said so."""
+        ...
+
+    @property
+    def code(self) -> int | None:
+        """The close code: ours if we closed, else the peer's; None if it just broke off."""
+        ...
+
+    async def recv(self) -> str | bytes:
+        """The next frame."""
+        ...
+
+    async def hang_up(self, code: CloseCode) -> None:
+        """Close, and wait until it is closed; a peer that does not take it is cut off."""
+        ...
+
+
+class Sessions:
+    """Every conversation with a peer, from its hello to its end."""
+
+    def __init__(
+        self,
+        config: Config,
+        verifier: Verifier,
+        chat: Chat,
+        devices: Devices,
+        inbox: Inbox,
+        rates: Rates,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._limits = config.limits
+        self._verifier = verifier
+        self._chat = chat
+        self._devices = devices
+        self._inbox = inbox
+        self._rates = rates
+        self._clock = clock
+        self.rejected: Callable[[str], None] = lambda reason: None
+        """Told why a socket was turned away, for the metrics."""
+
+    async def serve(self, socket: Socket, role: Role) -> None:
+        """Talk with one peer until the socket ends. Raises nothing of its own."""
+        try:
+            hello = await self._hello(socket, role)
+            identity = self._identify(socket, hello.token, role)
+            if isinstance(hello, protocol.Hello):
+                await self._customer(socket, identity, hello)
+            else:
+                await self._agent(socket, identity, hello)
+        except Hangup as hangup:
+            self.rejected(hangup.code.name.lower())
+            await socket.hang_up(hangup.code)
+        except Closed:
+            pass
+        except Exception as error:
+            _log.error("a socket's handler failed", error=type(error).__name__, exc_info=True)
+            await socket.hang_up(CloseCode.SERVER_FAULT)
+
+    async def _hello(self, socket: Socket, role: Role) -> protocol.Hello | protocol.AgentHello:
+        try:
+            async with asyncio.timeout(self._limits.hello_timeout):
+                raw = await socket.recv()
+        except TimeoutError:
+            raise Hangup(CloseCode.NO_HELLO) from None
+        try:
+            frame = self._decoder(role)(raw)
+        except FrameError:
+            raise Hangup(CloseCode.PROTOCOL_BROKEN) from None
+        if not isinstance(frame, protocol.Hello | protocol.AgentHello):
+            raise Hangup(CloseCode.PROTOCOL_BROKEN)
+        return frame
+
+    def _identify(self, socket: Socket, token: str | None, role: Role) -> Identity:
+        identity = self._verify(token or socket.bearer)
+        if identity.role is not role:
+            raise Hangup(CloseCode.WRONG_ROLE)
+        origin = socket.origin
+        if origin is not None and origin not in self._config.tenants[identity.tenant].origins:
+            raise Hangup(CloseCode.WRONG_ROLE)
+        return identity
+
+    def _verify(self, token: str | None) -> Identity:
+        if token is None:
+            raise Hangup(CloseCode.BAD_TOKEN)
+        try:
+            return self._verifier.verify(token, self._clock())
+        except TokenRejected as rejected:
+            self.rejected(f"token_{rejected.reason.value}")
+            raise Hangup(CloseCode.BAD_TOKEN) from None
+
+    def _decoder(self, role: Role) -> Callable[[str | bytes], Any]:
+        limits = self._chat.limits
+        if role is Role.CUSTOMER:
+            return lambda raw: protocol.decode_customer(raw, limits)
+        return lambda raw: protocol.decode_agent(raw, limits)
+
+    # Sessions
+
+    async def _customer(self, socket: Socket, identity: Identity, hello: protocol.Hello) -> None:
+        limits = self._limits
+        session = CustomerSession(
+            id=f"s_{secrets.token_hex(6)}",
+            identity=identity,
+            out=socket,
+            bucket=self._rates.bucket(identity),
+            bound=limits.outbound_bytes,
+            decode=self._decoder(Role.CUSTOMER),
+            state=hello.state,
+            installation=hello.installation,
+        )
+        said_bye = False
+        try:
+            await self._chat.join(session, hello.resume, hello.ref)
+            said_bye = await self._converse(socket, session, self._customer_frame)
+        except Unavailable:
+            await socket.hang_up(CloseCode.SERVER_FAULT)
+        finally:
+            session.closed = True
+            self._chat.leave(session, CloseCode.GOODBYE if said_bye else socket.code)
+        if said_bye:  # left first: a peer that vanishes after its bye keeps nobody waiting
+            await socket.hang_up(CloseCode.GOODBYE)
+
+    async def _agent(self, socket: Socket, identity: Identity, hello: protocol.AgentHello) -> None:
+        limits = self._limits
+        session = AgentSession(
+            id=f"s_{secrets.token_hex(6)}",
+            identity=identity,
+            out=socket,
+            bucket=self._rates.bucket(identity),
+            bound=limits.outbound_bytes,
+            decode=self._decoder(Role.AGENT),
+        )
+        try:
+            self._inbox.arrive(session, hello.ref)
+            said_bye = await self._converse(socket, session, self._agent_frame)
+        finally:
+            session.closed = True
+            self._chat.hub.depart(session)
+        if said_bye:
+            await socket.hang_up(CloseCode.GOODBYE)
+
+    async def _converse(
+        self,
+        socket: Socket,
+        session: S,
+        act: Callable[[S, Any], Coroutine[Any, Any, asyncio.Future[Any] | None]],
+    ) -> bool:
+        """Take frames until the socket closes; True when the peer said bye."""
+        expiry = self._expire_at(session, None)
+        in_flight = asyncio.Semaphore(IN_FLIGHT)
+        try:
+            while True:
+                raw = await socket.recv()
+                frame = None
+                try:
+                    frame = session.receive(raw, self._clock())
+                    if isinstance(frame, protocol.Bye):
+                        return True
+                    if isinstance(frame, protocol.Refresh):
+                        self._refresh(session, frame)
+                        expiry = self._expire_at(session, expiry)
+                        continue
+                    future = await act(session, frame)
+                except FrameError as error:
+                    session.send(frames.error(_with_ref(error, getattr(frame, "ref", None))))
+                    continue
+                except Unavailable:
+                    session.send(frames.error(_unavailable(getattr(frame, "ref", None))))
+                    continue
+                if future is not None:
+                    await in_flight.acquire()
+                    future.add_done_callback(_settled(session, frame, in_flight))
+        except Closed:
+            return False
+        finally:
+            expiry.cancel()
+
+    def _expire_at(
+        self, session: Session, before: asyncio.TimerHandle | None
+    ) -> asyncio.TimerHandle:
+        if before is not None:
+            before.cancel()
+        delay = max(0.0, session.identity.expires_at - self._clock())
+        # A century is more than an event loop's timer takes, and than a socket lives.
+        loop = asyncio.get_running_loop()
+        return loop.call_later(min(delay, YEAR), session.close, CloseCode.TOKEN_EXPIRED)
+
+    def _refresh(self, session: Session, frame: protocol.Refresh) -> None:
+        old = session.identity
+        try:
+            new = self._verifier.verify(frame.token, self._clock())
+        except TokenRejected as rejected:
+            self.rejected(f"token_{rejected.reason.value}")
+            raise FrameError(
+                ErrorCode.UNAUTHORIZED, "the new token was not accepted", frame.ref
+            ) from None
+        if (new.tenant, new.role, new.sub) != (old.tenant, old.role, old.sub):
+            raise FrameError(ErrorCode.FORBIDDEN, "the new token is for somebody else", frame.ref)
+        session.identity = new
+        session.send({"type": "ok", "ref": frame.ref})
+
+    # Frames
+
+    async def _customer_frame(
+        self, session: CustomerSession, frame: Any
+    ) -> asyncio.Future[Any] | None:
+        chat = self._chat
+        match frame:
+            case protocol.Send():
+                return chat.post(_posting(session, session.key, frame), session)
+            case protocol.Ack():
+                return chat.ack(session, frame.seq)
+            case protocol.Read():
+                return chat.read(session, frame.seq)
+            case protocol.Typing():
+                chat.tell.customer_typing(session, on=frame.on)
+            case protocol.State():
+                chat.set_state(session, SessionState(frame.state))
+            case protocol.History():
+                await self._inbox.history(session, session.key, frame)
+            case protocol.RegisterDevice():
+                told = Registration.of(frame, frame.installation)
+                key = await self._devices.register(session.key, session.identity.name, told)
+                session.send(
+                    {
+                        "type": "device",
+                        "ref": frame.ref,
+                        "installation": frame.installation,
+                        "deregistration_key": key,
+                    }
+                )
+            case protocol.DeregisterDevice():
+                await self._devices.deregister(session.key, frame.installation)
+                session.send({"type": "ok", "ref": frame.ref})
+            case protocol.Ping():
+                _pong(session, frame)
+            case _:
+                raise _out_of_place(frame)
+        return None
+
+    async def _agent_frame(self, session: AgentSession, frame: Any) -> asyncio.Future[Any] | None:
+        chat, inbox = self._chat, self._inbox
+        match frame:
+            case protocol.AgentSend():
+                key = Key(session.tenant, frame.customer)
+                return chat.post(_posting(session, key, frame), session)
+            case protocol.AgentRead():
+                return chat.agent_read(Key(session.tenant, frame.customer), frame.seq)
+            case protocol.AgentTyping():
+                chat.tell.agent_typing(session, Key(session.tenant, frame.customer), on=frame.on)
+            case protocol.Open():
+                await chat.open(session, frame)
+            case protocol.Close():
+                chat.hub.unwatch(session, Key(session.tenant, frame.customer))
+                session.send({"type": "ok", "ref": frame.ref})
+            case protocol.End():
+                await chat.end(session, Key(session.tenant, frame.customer))
+                session.send({"type": "ok", "ref": frame.ref})
+            case protocol.Inbox():
+                await inbox.page(session, frame)
+            case protocol.AgentHistory():
+                await inbox.history(session, Key(session.tenant, frame.customer), frame)
+            case protocol.Ping():
+                _pong(session, frame)
+            case _:
+                raise _out_of_place(frame)
+        return None
+
+
+def _posting(session: Session, key: Key, frame: protocol.Send | protocol.AgentSend) -> Posting:
+    who = session.identity
+    return Posting(
+        key=key,
+        role=who.role,
+        author=who.sub,
+        name=who.name,
+        text=frame.text,
+        data=frame.data,
+        ref=frame.ref,
+    )
+
+
+def _settled(
+    session: Session, frame: Any, in_flight: asyncio.Semaphore
+) -> Callable[[asyncio.Future[Any]], None]:
+    """Answer a change that failed; one that did not was answered in its commit's order."""
+
+    def done(future: asyncio.Future[Any]) -> None:
+        in_flight.release()
+        error = None if future.cancelled() else future.exception()
+        ref = getattr(frame, "ref", None)
+        if isinstance(error, FrameError):
+            session.send(frames.error(_with_ref(error, ref)))
+        elif isinstance(error, Unavailable):
+            session.send(frames.error(_unavailable(ref)))
+        elif error is not None:
+            _log.error("a change failed", error=type(error).__name__, exc_info=error)
+            session.send(frames.error(FrameError(ErrorCode.INTERNAL, "internal fault", ref)))
+
+    return done
+
+
+def _with_ref(error: FrameError, ref: str | None) -> FrameError:
+    if error.ref is None and ref is not None:
+        return FrameError(error.code, error.message, ref, retry_after=error.retry_after)
+    return error
+
+
+def _unavailable(ref: str | None) -> FrameError:
+    return FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same ref", ref)
+
+
+def _out_of_place(frame: Any) -> FrameError:
+    return FrameError(ErrorCode.BAD_FRAME, "hello comes once, first", getattr(frame, "ref", None))
+
+
+def _pong(session: Session, frame: protocol.Ping) -> None:
+    pong: dict[str, Any] = {"type": "pong"}
+    if frame.ref is not None:
+        pong["ref"] = frame.ref
+    session.send(pong)
