@@ -11,11 +11,11 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiosqlite
 
@@ -26,13 +26,32 @@ from storage.sql import Statement
 Rows = list[tuple[Any, ...]]
 
 
-class Database:
-    """One file, one process. `write` is for the one writer task; `read` may run beside it."""
+class Connection(Protocol):
+    """What is needed of a connection: aiosqlite's has it."""
 
-    def __init__(self, path: Path) -> None:
+    @property
+    def in_transaction(self) -> bool: ...
+
+    async def execute_fetchall(
+        self, sql: str, parameters: Iterable[Any] | None = None
+    ) -> Iterable[Any]: ...
+
+    async def close(self) -> None: ...
+
+
+class Database:
+    """One file, one process. `write` is for the one writer task; `read` may run beside it.
+
+    `connect` is called as `aiosqlite.connect` is.
+    """
+
+    def __init__(
+        self, path: Path, connect: Callable[..., Awaitable[Connection]] = aiosqlite.connect
+    ) -> None:
         self.path = path
-        self._writer: aiosqlite.Connection | None = None
-        self._reader: aiosqlite.Connection | None = None
+        self._connecting = connect
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
         self._lock: int | None = None
 
     async def open(self) -> Self:
@@ -62,7 +81,7 @@ class Database:
         if not self.path.exists():
             raise CannotOpen(f"there is no database {self.path}")
         try:
-            self._reader = await aiosqlite.connect(
+            self._reader = await self._connecting(
                 f"{self.path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
             )
             ((version,),) = await self._reader.execute_fetchall("PRAGMA user_version")
@@ -126,14 +145,14 @@ class Database:
         """Rows of a query on the writing connection, for the writer task between two commits."""
         return await _fetch(await self._writing(), sql, parameters)
 
-    async def _connect(self) -> aiosqlite.Connection:
-        connection = await aiosqlite.connect(
+    async def _connect(self) -> Connection:
+        connection = await self._connecting(
             f"{self.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=5.0
         )
         await connection.execute_fetchall("PRAGMA foreign_keys = 1")
         return connection
 
-    async def _migrate(self, writer: aiosqlite.Connection) -> None:
+    async def _migrate(self, writer: Connection) -> None:
         ((version,),) = await writer.execute_fetchall("PRAGMA user_version")
         ((owner,),) = await writer.execute_fetchall("PRAGMA application_id")
         ((tables,),) = await writer.execute_fetchall("SELECT count(*) FROM sqlite_schema")
@@ -154,7 +173,7 @@ class Database:
             await writer.execute_fetchall(f"PRAGMA user_version = {number}")
             await writer.execute_fetchall("COMMIT")
 
-    async def _writing(self) -> aiosqlite.Connection:
+    async def _writing(self) -> Connection:
         """The writing connection; a new one if the last was given up."""
         if self._writer is not None:
             return self._writer
@@ -172,7 +191,7 @@ class Database:
         self._writer = writer
         return writer
 
-    async def _abandon(self, writer: aiosqlite.Connection, error: sqlite3.Error) -> None:
+    async def _abandon(self, writer: Connection, error: sqlite3.Error) -> None:
         """Roll back; after an I/O error give the connection up (its page cache may lie)."""
         doubtful = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
         try:
@@ -187,17 +206,17 @@ class Database:
 
 
 async def _fetch(
-    connection: aiosqlite.Connection | None, sql: str, parameters: tuple[Any, ...]
+    connection: Connection | None, sql: str, parameters: tuple[Any, ...]
 ) -> Rows:
     if connection is None:
         raise Unavailable("the database is not open")
     try:
-        return list(await connection.execute_fetchall(sql, parameters))  # type: ignore[arg-type]
+        return list(await connection.execute_fetchall(sql, parameters))
     except sqlite3.Error as error:
         raise Unavailable(f"the database cannot be read: {error}") from error
 
 
-async def _durable(writer: aiosqlite.Connection) -> None:
+async def _durable(writer: Connection) -> None:
     ((mode,),) = await writer.execute_fetchall("PRAGMA journal_mode = WAL")
     await writer.execute_fetchall("PRAGMA synchronous = FULL")
     ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")

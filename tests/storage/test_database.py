@@ -13,7 +13,7 @@ import aiosqlite
 import pytest
 
 from storage import database
-from storage.database import Database
+from storage.database import Connection, Database
 from storage.errors import CannotOpen, Fault, StorageError, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from tests.storage.stored import outside, rows
@@ -21,7 +21,7 @@ from tests.storage.stored import outside, rows
 OTHER_PROCESS = """
 import asyncio, sys
 from pathlib import Path
-from storage.database import Database
+from storage.database import Connection, Database
 from storage.errors import CannotOpen
 
 async def main():
@@ -150,7 +150,7 @@ async def test_a_full_disk_is_unavailable_until_there_is_space_again(path: Path)
 class Failing:
     """The connection to a disk that fails at one statement, as fsync does."""
 
-    def __init__(self, inner: aiosqlite.Connection, *at: str) -> None:
+    def __init__(self, inner: Connection, *at: str) -> None:
         self.inner = inner
         self.at = at
 

@@ -1,0 +1,287 @@
+"""Random days: what customers, agents, backends, disk and power do, one step after another.
+
+Each step draws from a generator of its own, made of the run's seed and the step's number: so a run
+can be replayed with steps left out, and a failure shrinks to the few steps that it needs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import structlog
+
+from gateway.config import Config
+from gateway.protocol import CloseCode, MessageKind
+from tests.running import settings
+from tests.simulation.disk import Health
+from tests.simulation.ears import Mood
+from tests.simulation.peers import ABNORMAL, Customer, Visit
+from tests.simulation.world import Violation, World
+
+CUSTOMERS = (("acme", "anna"), ("acme", "ben"), ("other", "anna"))
+PHONES = ("phone-1", "phone-2")
+PAUSES = (0.0, 0.0, 0.001, 0.01, 0.05, 0.3, 0.9, 1.1, 2.0, 4.9, 5.1, 12.0, 31.0, 120.0)
+RARE = (900.0, 7200.0, 100_000.0)
+MEMORY = Path("/dev/shm")  # noqa: S108  a file that need not survive this machine's power
+TOLD = 40  # lines of the last steps that a failure prints
+
+
+@cache
+def configuration() -> Config:
+    """Two tenants, and the default delays of the delivery rule."""
+    with tempfile.TemporaryDirectory() as name:
+        return settings(
+            Path(name),
+            "http://127.0.0.1:9/ring",
+            delivery={"max_hold": 30.0},
+            limits={"sessions": 4, "sends_per_minute": 1_000_000},
+            push={"retry_first": 1.0, "retry_max": 60.0, "expires_after": "6h"},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run went through, for the table and for telling whether it was worth it."""
+
+    seed: str
+    steps: int
+    sends: int
+    deaths: int
+    rings: int
+    repeated: int
+    moves: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class Day:
+    """One run: a world and what happens in it."""
+
+    def __init__(self, seed: str, directory: Path) -> None:
+        self.world = World(seed, directory, configuration())
+        self.seed = seed
+        self.told: list[str] = []
+        self._tokens = 0
+
+    def live(self, steps: Iterable[int]) -> Report:
+        """Go through the steps, then let everything end well. Raises `Violation`."""
+        world, count = self.world, 0
+        world.start()
+        for number in steps:
+            self.step(number)
+            count += 1
+        self.end()
+        heard = Counter(h.ring for h in world.ears.log if h.took)
+        return Report(
+            self.seed,
+            count,
+            len(world.confirmed),
+            world.deaths,
+            len(heard),
+            sum(heard.values()) - len(heard),
+            world.model.moves,
+        )
+
+    def step(self, number: int) -> None:
+        """One thing happens, and some time passes."""
+        rng = Random(f"{self.seed}:{number}")
+        world = self.world
+        if world.core is None:
+            world.run(rng.choice((0.0, 0.5, 3.0, 20.0)))
+            if rng.random() < 0.5:  # a gateway that cannot start has the disk looked after
+                world.disk_turns(Health.GOOD)
+            world.start()
+        customer = world.person(*rng.choice(CUSTOMERS))
+        names, weights = zip(*STEPS.items(), strict=True)
+        (name,) = rng.choices(names, weights)
+        getattr(self, name)(rng, customer)
+        pause = rng.choice(RARE) if rng.random() < 0.01 else rng.choice(PAUSES)
+        self.told.append(f"{number}: {name} {customer.tenant}/{customer.id}, then {pause} s")
+        world.run(pause)
+        if world.core is not None and not world.fresh:
+            world.model.overdue()
+            world.verify()
+
+    def end(self) -> None:
+        """All is well again and everybody leaves: nothing may stay pending."""
+        world = self.world
+        world.disk_turns(Health.GOOD)
+        world.ears.mood, world.ears.moody = Mood.ACCEPTS, 0.0
+        world.process.dies_at = None
+        if world.core is None:
+            world.start()
+        for tenant in world.agents:
+            world.agent(tenant).again()
+        world.run(10.0)
+        for customer in world.customers.values():
+            for visit in list(customer.visits):
+                visit.line.end(ABNORMAL)
+        for _ in range(60):
+            world.run(300.0)
+            if not any(o == "pending" for o in world.model.outcomes.values()):
+                break
+        world.finish()
+
+    # Steps
+
+    def connect(self, rng: Random, customer: Customer) -> None:
+        ttl = 86_400.0 if rng.random() < 0.9 else rng.uniform(5.0, 60.0)
+        self.world.visit(
+            customer,
+            active=rng.random() < 0.75,
+            acks=rng.random() < 0.6,
+            resume=rng.random() < 0.8,
+            ttl=ttl,
+        )
+
+    def leave(self, rng: Random, customer: Customer) -> None:
+        visit = _one(rng, customer)
+        if visit is None:
+            return
+        how = rng.choice(("reset", "reset", "close", "away", "bye", "silent", "silent"))
+        if how == "bye":
+            visit.bye(self.world.now)
+        elif how == "silent":
+            self.world.fall_silent(visit, rng.uniform(20.0, 40.0))
+        else:
+            code = {"reset": ABNORMAL, "close": 1000, "away": 1001}[how]
+            visit.line.end(CloseCode(code) if code == 1000 else code, lost=rng.random() < 0.5)
+
+    def turn(self, rng: Random, customer: Customer) -> None:
+        visit = _one(rng, customer)
+        if visit is not None and visit.expect is not None:
+            visit.turn(not visit.active, self.world.now)
+
+    def ack(self, rng: Random, customer: Customer) -> None:
+        visit = _one(rng, customer)
+        if visit is not None and visit.seen:
+            visit.ack(rng.choice((visit.seen, visit.seen, rng.randint(1, visit.seen))))
+
+    def read(self, rng: Random, customer: Customer) -> None:
+        visit = _one(rng, customer)
+        if visit is not None and visit.seen:
+            visit.read(rng.choice((visit.seen, rng.randint(1, visit.seen))))
+
+    def say(self, rng: Random, customer: Customer) -> None:
+        visit = _one(rng, customer)
+        if visit is not None and visit.expect is not None:
+            visit.line.say("send", ref=f"c-{rng.random()}", text=self.world.text(customer))
+
+    def send(self, rng: Random, customer: Customer) -> None:
+        agent = self.world.agent(customer.tenant)
+        for _ in range(rng.choice((1, 1, 1, 2, 5))):
+            agent.send(f"a-{rng.random()}", customer.id, self.world.text(customer))
+
+    def write(self, rng: Random, customer: Customer) -> None:
+        kind = rng.choice((MessageKind.PROACTIVE, MessageKind.CHAT, MessageKind.SYSTEM))
+        expires = rng.uniform(2.0, 90.0) if rng.random() < 0.3 else None
+        self.world.write(customer, kind, expires)
+
+    def open(self, rng: Random, customer: Customer) -> None:
+        agent = self.world.agent(customer.tenant)
+        if agent.line is not None:
+            agent.line.say("open", ref=f"o-{rng.random()}", customer=customer.id)
+
+    def agent_goes(self, rng: Random, customer: Customer) -> None:
+        line = self.world.agents[customer.tenant].line
+        if line is not None:
+            line.end(ABNORMAL, lost=True)
+
+    def finish(self, rng: Random, customer: Customer) -> None:
+        agent = self.world.agents[customer.tenant]
+        if agent.line is not None:
+            agent.line.say("end", ref=f"e-{rng.random()}", customer=customer.id)
+
+    def register(self, rng: Random, customer: Customer) -> None:
+        if rng.random() < 0.5:
+            self._tokens += 1
+        token = f"TOKEN-{rng.randint(max(0, self._tokens - 2), self._tokens)}"
+        self.world.register(customer, rng.choice(PHONES), token)
+
+    def deregister(self, rng: Random, customer: Customer) -> None:
+        world = self.world
+        if rng.random() < 0.5 or not world.keys:
+            world.deregister(customer, rng.choice(PHONES))
+        else:
+            world.deregister_late(*rng.choice(world.keys))
+
+    def sign_out(self, rng: Random, customer: Customer) -> None:
+        self.world.sign_out(customer)
+
+    def backends(self, rng: Random, customer: Customer) -> None:
+        ears = self.world.ears
+        ears.mood = rng.choice([Mood.ACCEPTS, Mood.ACCEPTS, *Mood])
+        ears.moody = rng.choice((0.0, 0.0, 0.3))
+
+    def disk(self, rng: Random, customer: Customer) -> None:
+        health = rng.choice((Health.GOOD, Health.GOOD, Health.FULL, Health.FAILING))
+        self.world.disk_turns(health)
+
+    def die(self, rng: Random, customer: Customer) -> None:
+        self.world.die_soon(rng.choice((1, 5, 30, 100)) * rng.randint(1, 10))
+
+    def shut_down(self, rng: Random, customer: Customer) -> None:
+        if self.world.disk.health is Health.GOOD:
+            self.world.shut_down()
+
+
+STEPS = {
+    "connect": 10,
+    "leave": 9,
+    "turn": 5,
+    "ack": 6,
+    "read": 4,
+    "say": 3,
+    "send": 14,
+    "write": 8,
+    "open": 2,
+    "agent_goes": 1,
+    "finish": 1,
+    "register": 8,
+    "deregister": 2,
+    "sign_out": 0.5,
+    "backends": 6,
+    "disk": 2,
+    "die": 5,
+    "shut_down": 1,
+}
+
+
+def _one(rng: Random, customer: Customer) -> Visit | None:
+    here = [v for v in customer.visits if not v.line.over and not v.line.silent]
+    return rng.choice(here) if here else None
+
+
+def run(seed: str, steps: Iterable[int]) -> Report:
+    """Live one day. Raises `Violation` with the seed and the last steps."""
+    place = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        day = Day(seed, Path(name))
+        try:
+            return day.live(steps)
+        except Violation as broken:
+            last = "\n  ".join(day.told[-TOLD:])
+            raise Violation(f"seed {seed}: {broken}\n  {last}") from None
+        finally:
+            day.world.close()
+            structlog.reset_defaults()
+
+
+def shrink(seed: str, steps: int, why: str) -> list[int]:
+    """The few steps that are needed for a violation of the same kind (delta debugging)."""
+    kept = list(range(steps))
+    size = len(kept) // 2
+    while size:
+        for start in range(len(kept) - size, -1, -size):
+            without = kept[:start] + kept[start + size :]
+            try:
+                run(seed, without)
+            except Violation as broken:
+                if why in str(broken):
+                    kept = without
+        size //= 2
+    return kept

@@ -1,0 +1,378 @@
+"""The model: what must be true after every commit, recounted by brute force and held to evidence.
+
+The rows are recounted by `tests.recount`; an outcome must have its evidence outside of the process
+(a customer that acknowledged, a backend that accepted, a clock that passed); a claim must have been
+due, not too early, and tell the right number; and a request that leaves must be one that was
+committed. Violations are reported, not raised: a process must not catch them.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from push.ring import Verdict, VerdictKind
+from tests import recount
+from tests.simulation.ears import Heard
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+LAWFUL = {
+    ("", "pending"),
+    ("pending", "acked"),
+    ("pending", "pushed"),
+    ("pending", "expired"),
+    ("pending", "undeliverable"),
+    ("expired", "acked"),
+    ("expired", "pushed"),
+    ("undeliverable", "acked"),
+    ("undeliverable", "pending"),
+}
+"""The published transition table, written down a second time."""
+
+LACKING = ("no_device", "token_dead", "quarantined")
+SETTLE = 2.0  # seconds after which what a peer said has surely been committed
+
+
+def _closure(steps: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Where several lawful steps within one commit may lead."""
+    reach = set(steps)
+    while more := {(a, d) for a, b in reach for c, d in steps if b == c} - reach:
+        reach |= more
+    return reach
+
+
+REACHABLE = _closure(LAWFUL)
+
+
+class Ring(NamedTuple):
+    """A committed claim, in the order of events."""
+
+    conversation: int
+    kind: str
+    lo: int
+    hi: int
+    at_commit: int
+
+
+class Row(NamedTuple):
+    """A registration as last committed, and the commit that last changed its ring or token."""
+
+    conversation: int
+    token: str
+    ring: str | None
+    attempt: int
+    at_commit: int
+
+
+class Model:
+    """What is known of the world. One for all lives of the process."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.commits = 0
+        self.outcomes: dict[tuple[int, int], str] = {}
+        self.moves: Counter[tuple[str, str]] = Counter()
+        self.rings: dict[str, Ring] = {}
+        self.bodies: dict[str, bytes] = {}
+        self.accepted: dict[tuple[str, str], list[str]] = {}
+        self.said_dead: set[tuple[str, str]] = set()
+        self.said_refused: set[tuple[str, str]] = set()
+        self.far: dict[tuple[int, int], Heard] = {}
+        self.rows: dict[int, Row] = {}
+        self.removable: set[tuple[str, str]] = set()
+        """Tokens (by tenant) that somebody asked to remove or replace, now or earlier."""
+        self.called: dict[int, float] = {}
+        self._event = 0
+        self._acked: dict[int, int] = {}
+        self._read: dict[int, int] = {}
+        self._names: dict[int, tuple[str, str]] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody has ever been here."""
+        return not self._names
+
+    # After every commit
+
+    def committed(self, db: sqlite3.Connection, touched: list[int]) -> None:
+        """Look at what one commit changed."""
+        self.commits += 1
+        try:
+            for id in dict.fromkeys(touched):
+                self._conversation(db, id)
+            self._tokens(db)
+            self._events(db)
+            if self.commits % 16 == 0:
+                self.everything(db)
+        except AssertionError as broken:
+            self.world.violate(str(broken))
+
+    def everything(self, db: sqlite3.Connection) -> list[recount.Told]:
+        """Recount the whole database, counters included (I2)."""
+        told = []
+        for (id,) in db.execute("SELECT id FROM conversations").fetchall():
+            told += recount.conversation(db, id)
+        recount.counters(db, told)
+        recount.check_devices(db)
+        return told
+
+    def _conversation(self, db: sqlite3.Connection, id: int) -> None:
+        if id not in self._names:
+            ((tenant, customer),) = db.execute(
+                "SELECT tenant, customer FROM conversations WHERE id = ?", (id,)
+            )
+            self._names[id] = (tenant, customer)
+        for message in recount.conversation(db, id):
+            before = self.outcomes.get((id, message.seq), "")
+            if before == message.outcome:
+                continue
+            self.outcomes[id, message.seq] = message.outcome
+            self.moves[before, message.outcome] += 1
+            place = f"{message.customer} {message.seq}: {before or 'new'} -> {message.outcome}"
+            assert (before, message.outcome) in REACHABLE, f"{place} is no lawful transition"
+            self._evidence(db, id, message, place)
+
+    def _evidence(self, db: sqlite3.Connection, id: int, message: recount.Told, place: str) -> None:
+        name = (message.tenant, message.customer)
+        match message.outcome:
+            case "acked":
+                said = self.world.customers[name].evidence
+                assert message.seq <= said, f"{place}, but the customer acknowledged only {said}"
+            case "pushed":
+                rings = [self.rings[ring] for ring in self.accepted.get(name, ())]
+                covers = any(r.lo < message.seq <= r.hi for r in rings if r.conversation == id)
+                assert covers, f"{place}, but no backend accepted a ring that covers it"
+            case "expired":
+                ((at,),) = db.execute(
+                    "SELECT expires_at FROM messages WHERE conversation = ? AND seq = ?",
+                    (id, message.seq),
+                )
+                assert at <= self.world.now + 0.001, f"{place}, {at - self.world.now} s too early"
+            case "undeliverable":
+                self._undeliverable(db, id, name, message, place)
+            case _:
+                pass
+
+    def _undeliverable(
+        self,
+        db: sqlite3.Connection,
+        id: int,
+        name: tuple[str, str],
+        message: recount.Told,
+        place: str,
+    ) -> None:
+        ((reason,),) = db.execute(
+            "SELECT reason FROM outcomes WHERE conversation = ? AND lo_seq < ? AND hi_seq >= ?",
+            (id, message.seq, message.seq),
+        )
+        ((live,),) = db.execute(
+            "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'", (id,)
+        )
+        if reason in LACKING:
+            assert not live, f"{place} ({reason}), but there is a live device"
+        else:
+            assert reason == "refused", f"{place} for no known reason: {reason}"
+            assert name in self.said_refused, f"{place} (refused), but no backend refused"
+        if reason == "token_dead":
+            assert name in self.said_dead, f"{place} (token_dead), but no backend said so"
+
+    def _tokens(self, db: sqlite3.Connection) -> None:
+        """Registrations move in one commit (I6); what is in hand belongs to who holds the token."""
+        rows: dict[int, Row] = {}
+        held: set[tuple[str, str]] = set()
+        for id, tenant, conversation, token, ring, attempt in db.execute(
+            "SELECT id, tenant, conversation, token, ring, attempt FROM devices"
+        ):
+            held.add((tenant, token))
+            row = Row(conversation, token, ring, attempt, self.commits)
+            old = self.rows.get(id)
+            if old is not None and old[:4] == row[:4]:
+                row = old
+            rows[id] = row
+        for id, old in self.rows.items():
+            slot = (self._names[old.conversation][0], old.token)
+            gone = id not in rows or rows[id].token != old.token
+            if gone and slot not in held:
+                assert slot in self.removable, "a token was lost on its way to another owner (I6)"
+        self.rows = rows
+
+    # Events, in the order in which they were decided
+
+    def _events(self, db: sqlite3.Connection) -> None:
+        for id, conversation, event, seq, at, detail in db.execute(
+            "SELECT id, conversation, event, seq, at, detail FROM events WHERE id > ? ORDER BY id",
+            (self._event,),
+        ).fetchall():
+            self._event = id
+            if event in ("acked", "read"):
+                marks = self._acked if event == "acked" else self._read
+                marks[conversation] = max(marks.get(conversation, 0), seq)
+                if event == "read":
+                    self._acked[conversation] = max(self._acked.get(conversation, 0), seq)
+            elif event == "claimed":
+                self._claimed(db, conversation, seq, at, json.loads(detail))
+
+    def _claimed(
+        self, db: sqlite3.Connection, conversation: int, seq: int, at: float, about: dict[str, Any]
+    ) -> None:
+        tenant, name = self._names[conversation]
+        ring, kind = about["ring"], about["kind"]
+        found = db.execute(
+            "SELECT covered_seq, ring_seq FROM devices WHERE conversation = ?"
+            " AND json_extract(ring, '$.id') = ?",
+            (conversation, ring),
+        ).fetchone()
+        if found is None:  # settled or moved within the same commit
+            return
+        lo, hi = found
+        self.rings[ring] = Ring(conversation, kind, lo, hi, self.commits)
+        counted = self._counted(db, conversation)
+        read = self._read.get(conversation, 0)
+        exact = sum(s > read for s in counted if s <= seq)
+        upper = sum(s > read for s in counted)
+        assert exact <= about["unread"] <= upper, (
+            f"{name}: the claim {ring} says {about['unread']} unread, there are {exact} (I5)"
+        )
+        if kind == "badge":
+            return
+        acked = self._acked.get(conversation, 0)
+        fresh = [s for s in counted if lo < s <= hi and s > acked]
+        assert fresh, f"{name}: {ring} covers only what was acked before (I3)"
+        self._due(db, conversation, (tenant, name), fresh, at)
+
+    @staticmethod
+    def _counted(db: sqlite3.Connection, conversation: int) -> list[int]:
+        return [
+            s
+            for (s,) in db.execute(
+                "SELECT seq FROM messages WHERE conversation = ? AND role <> 'customer'"
+                " AND kind <> 'system' ORDER BY seq",
+                (conversation,),
+            )
+        ]
+
+    def _due(
+        self,
+        db: sqlite3.Connection,
+        conversation: int,
+        name: tuple[str, str],
+        fresh: list[int],
+        now: float,
+    ) -> None:
+        """Rules 1, 4, 5 and 9: nobody is rung before the time has come. `now`: when decided."""
+        world, timing = self.world, self.world.timing
+        customer = world.customers[name]
+        ((oldest,),) = db.execute(
+            "SELECT min(at) FROM messages WHERE conversation = ? AND seq >= ?",
+            (conversation, fresh[0]),
+        )
+        ((unacked,),) = db.execute(
+            "SELECT min(m.at) FROM messages m JOIN conversations c ON c.id = m.conversation"
+            " WHERE c.id = ? AND m.seq > c.acked_seq AND m.role <> 'customer'"
+            " AND m.kind <> 'system'",
+            (conversation,),
+        )
+        assert world.fresh or now >= world.started + timing.restart_grace - 0.001, (
+            f"{name[1]}: rung within the grace of a restart (rule 9)"
+        )
+        here = [v for v in customer.visits if v.in_chat and v.began > world.trouble]
+        sure = [v for v in here if now - v.began > SETTLE]
+        if sure:
+            assert now >= oldest + timing.ack_timeout - 0.001, (
+                f"{name[1]}: in chat and rung {now - oldest:.3f} s after the message (rule 1)"
+            )
+            joined = max(v.began for v in sure)
+            held = min(joined + timing.ack_timeout, (unacked or oldest) + timing.max_hold)
+            assert now >= held - 0.001, (
+                f"{name[1]}: rung {now - joined:.3f} s after coming into chat (rule 5)"
+            )
+        elif not here and max(world.started, world.trouble) < customer.left_at <= now:
+            due = min(oldest + timing.ack_timeout, customer.left_at + customer.grace)
+            assert now >= due - 0.001, (
+                f"{name[1]}: rung {now - customer.left_at:.3f} s after leaving (rule 4)"
+            )
+
+    # What reaches a backend
+
+    def arriving(self, heard: Heard) -> None:
+        """A request is about to leave: it must stand in what was committed (rule 7)."""
+        world, who = self.world, heard.customer
+        ring = self.rings.get(heard.ring)
+        if ring is None:
+            world.violate(f"{who}: {heard.ring} was called before its claim was committed")
+            return
+        if self.bodies.setdefault(heard.ring, heard.body) != heard.body:
+            world.violate(f"{who}: the content under {heard.ring} changed")
+        if world.ears.out.get(heard.device):
+            world.violate(f"{who}: two calls at once for one device (I7)")
+        row = self.rows.get(heard.device)
+        if row is not None and row.ring and json.loads(row.ring)["id"] == heard.ring:
+            if row.attempt != heard.attempt:
+                world.violate(f"{who}: attempt {heard.attempt} of {heard.ring} was not committed")
+        elif heard.attempt > 1 and ring.at_commit < self.commits - 8:
+            world.violate(f"{who}: {heard.ring} was called though it is in hand no more")
+        self._owner(heard)
+        if ring.kind != "badge":
+            self._again(heard)
+        if heard.took:
+            self.accepted.setdefault((heard.tenant, who), []).append(heard.ring)
+
+    def _again(self, heard: Heard) -> None:
+        """What a device was rung for is not rung again under another id.
+
+        One exception: a ring that expired before its answer came was cancelled; older messages
+        that it covered and that have not expired are rung anew.
+        """
+        slot = (heard.device, heard.generation)
+        before = self.far.get(slot)
+        if before is not None and heard.seq <= before.seq and heard.ring != before.ring:
+            if before.expires_at > self.world.now:
+                self.world.violate(f"{heard.customer}: {heard.seq} rung again as {heard.ring}")
+        elif heard.took:
+            self.far[slot] = heard
+
+    def _owner(self, heard: Heard) -> None:
+        """No call for a token after it moved to somebody else, but one that was on its way."""
+        for device, row in self.rows.items():
+            name = self._names[row.conversation]
+            if row.token != heard.token or name[0] != heard.tenant:
+                continue
+            if name[1] != heard.customer and device != heard.device:
+                ring = self.rings[heard.ring]
+                if self.commits - ring.at_commit > 8:
+                    self.world.violate(f"{heard.customer} rung on {name[1]}'s token (I6)")
+
+    def answered(self, heard: Heard, verdict: Verdict) -> None:
+        """The process has learned of an answer."""
+        self.called[heard.device] = self.world.now
+        name = (heard.tenant, heard.customer)
+        if verdict.kind is VerdictKind.TOKEN_DEAD:
+            self.said_dead.add(name)
+            self.removable.add((heard.tenant, heard.token))
+        elif verdict.kind is VerdictKind.REFUSED:
+            self.said_refused.add(name)
+
+    # Nothing is forgotten
+
+    def overdue(self) -> None:
+        """A pending message has a reason to wait, and the reason ends (rules 1, 5, 6)."""
+        world, timing = self.world, self.world.timing
+        longest = timing.max_hold + timing.ack_timeout + timing.restart_grace + 10.0
+        since = max(world.started, world.trouble)
+        for (id, seq), outcome in self.outcomes.items():
+            if outcome != "pending":
+                continue
+            ((at,),) = world.look(
+                "SELECT at FROM messages WHERE conversation = ? AND seq = ?", (id, seq)
+            )
+            calls = [self.called.get(d, 0.0) for d, r in self.rows.items() if r.conversation == id]
+            busy = any(world.ears.out.get(d) for d, r in self.rows.items() if r.conversation == id)
+            patience = longest + (world.longest_retry if calls else 0.0)
+            rearmed = world.rearmed.get(self._names[id], 0.0)
+            waited = world.now - max(at, since, rearmed, *calls)
+            if waited > patience and not busy:
+                world.violate(f"{self._names[id][1]} {seq}: forgotten for {waited:.0f} s")
