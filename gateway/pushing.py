@@ -349,6 +349,10 @@ class Book:
             badge_seq=c.badge_seq,
             live=c.live,
             expires_at=expires_at,
+            platform=device.platform,
+            app=device.app,
+            environment=device.environment,
+            locale=device.locale,
         )
         device = replace(
             device,
@@ -486,14 +490,7 @@ def _claim_of(ref: DeviceRef, device: Device) -> Claim:
         ref=ref,
         generation=device.generation,
         ring=msgspec.json.decode(device.ring or "", type=Ring),
-        target=Target(
-            token=device.token,
-            fingerprint=fingerprint(device.token),
-            platform=device.platform,
-            app=device.app,
-            environment=device.environment,
-            locale=device.locale,
-        ),
+        target=Target(device.token, fingerprint(device.token)),
         attempt=device.attempt,
     )
 

@@ -63,7 +63,7 @@ def asapp_request(ring: Ring, target: Target, endpoint: Endpoint) -> Request:
         },
         "notification": {
             **identity,
-            **({} if target.platform is None else {"platform": target.platform}),
+            **({} if ring.platform is None else {"platform": ring.platform}),
             "expiresAt": _rfc3339(ring.expires_at),
         },
     }

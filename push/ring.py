@@ -76,7 +76,8 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     Survives `msgspec.json` in both directions unchanged, so that a retry after a restart sends
     the same bytes. `title` and `text` are those of the newest covered message (None for `badge`),
     `seq` is that message's place (for `badge`: the read mark or newest seq, as the book chose),
-    `unread` was exact at the claim, `expires_at` is epoch seconds.
+    `unread` was exact at the claim, times are epoch seconds. `platform` to `locale` are what the
+    app had told of its installation by then: registering anew concerns the next ring.
     """
 
     id: str
@@ -89,6 +90,10 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     badge_seq: int
     live: bool
     expires_at: float
+    platform: str | None = None
+    app: str | None = None
+    environment: str | None = None
+    locale: str | None = None
 
     def __repr__(self) -> str:
         """Leave the message text out: a repr ends up in logs and in asyncio's debug output."""
@@ -97,14 +102,10 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The device registration that a ring goes to. `token` is opaque and never shown."""
+    """Where a ring goes: the token of its registration's generation, opaque and never shown."""
 
     token: str = field(repr=False)
     fingerprint: str
-    platform: str | None = None
-    app: str | None = None
-    environment: str | None = None
-    locale: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

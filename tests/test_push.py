@@ -310,6 +310,26 @@ async def test_a_new_token_replaces_the_old_one_even_for_a_waiting_ring(tmp_path
         assert [call.body["deviceToken"] for call in it.backend.calls] == ["old", "new"]
 
 
+async def test_registering_the_same_token_anew_changes_nothing_of_a_ring_that_was_claimed(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        gate = Gate(503)
+        it.backend.answers.append(gate)
+        await it.write()
+        first = await it.backend.take()
+        about = {"token": "device-token", "platform": "android", "locale": "de"}
+        status, _ = await it.call("PUT", "/v1/devices/phone", Role.CUSTOMER, "c-42", json=about)
+        assert status == 200
+        gate.open.set()
+        again = await it.backend.take()
+        assert again.raw == first.raw
+        await it.settled(1, "pushed")
+        await it.write()  # a further ring is claimed anew
+        assert (await it.backend.take()).body["notification"]["platform"] == "android"
+
+
 async def test_a_phone_that_changed_hands_never_rings_for_the_first_person(
     tmp_path: Path,
 ) -> None:

@@ -43,6 +43,7 @@ def a_ring(kind: RingKind = RingKind.MESSAGE, **changes: Any) -> Ring:
         "badge_seq": 17,
         "live": True,
         "expires_at": 1795510800.0,
+        "platform": "ios",
     }
     return Ring(**(values | changes))
 
@@ -51,7 +52,7 @@ def a_claim(
     device: int = 1, *, tenant: str = "acme", attempt: int = 1, ring: Ring | None = None
 ) -> Claim:
     """Return a claim on one of a customer's devices."""
-    target = Target(TOKEN, "fp-1", platform="ios")
+    target = Target(TOKEN, "fp-1")
     ref = DeviceRef(tenant, "c-42", device)
     return Claim(ref, 1, ring or a_ring(id=f"r_{tenant}_{device}"), target, attempt)
 

@@ -14,7 +14,7 @@ from push.ring import PushError, Ring, RingKind, Target, VerdictKind
 from push.verdicts import Answer
 from tests.push.scripted import TOKEN, a_ring, an_endpoint
 
-TARGET = Target(TOKEN, "fp-1", platform="ios")
+TARGET = Target(TOKEN, "fp-1")
 
 MESSAGE = (
     '{"authToken":"auth-token","deviceToken":"the-device-token","payload":{"aps":{"alert":'
@@ -110,7 +110,7 @@ def test_a_badge_ring_makes_no_noise_even_if_it_carried_a_text() -> None:
 
 
 def test_an_unknown_platform_is_left_out() -> None:
-    body = orjson.loads(body_of(a_ring(), Target(TOKEN, "fp-1")))
+    body = orjson.loads(body_of(a_ring(platform=None)))
     assert "platform" not in body["notification"]
 
 
