@@ -249,7 +249,8 @@ class Chat:
         waiting = [d for d in c.devices if d.wake_at is not None and not self.calling(c.key, d.id)]
         if c.push_due_at is None and not waiting:
             return c
-        since = c.hold_from if c.hold_from is not None else tx.now
+        # No later than now: else, after the clock was set back, joins could hold for as long.
+        since = tx.now if c.hold_from is None else min(c.hold_from, tx.now)
 
         def later(time: float) -> float:
             return delivery.held(time, tx.now, since, self.timing)

@@ -111,10 +111,13 @@ def held(time: float, now: float, hold_from: float, timing: Timing) -> float:
     return max(time, min(now + timing.ack_timeout, hold_from + timing.max_hold))
 
 
-def within_reason(due: float, now: float, timing: Timing) -> float:
-    """`due`, unless no rule could have set it so late: then the clock was set back meanwhile."""
+def within_reason(due: float, now: float, timing: Timing, backoff: float = 0.0) -> float:
+    """`due`, unless no rule could have set it so late: then the clock was set back meanwhile.
+
+    `backoff` is how long a ring in hand was told to wait when it last failed.
+    """
     longest = max(timing.ack_timeout, timing.max_hold, timing.disconnect_grace + BACKOFF_FIRST)
-    return min(due, now + max(longest, timing.restart_grace))
+    return min(due, now + max(longest, timing.restart_grace, backoff))
 
 
 def grace_after(code: int | None, timing: Timing) -> float:

@@ -119,6 +119,7 @@ class Book:
                     c = self._fan_out(tx, c)
             if not self._chat.tenants[key.tenant].endpoint:
                 c = self._give_up(tx, c)
+            c = self._bring_near(tx, c)
             ready = [
                 ref
                 for device in c.devices
@@ -138,6 +139,17 @@ class Book:
             self._store.submit(change, needs).add_done_callback(done)
         except Unavailable:
             self.alarms.set(key, self._clock() + RETRY_TICK)
+
+    def _bring_near(self, tx: Transaction, c: Conversation) -> Conversation:
+        """If the clock was set back while nobody ran, no device waits longer than it was told."""
+        before = c
+        for device in c.devices:
+            if device.wake_at is not None and device.wake_at > tx.now:
+                backoff = _backoff(device)
+                near = delivery.within_reason(device.wake_at, tx.now, self._chat.timing, backoff)
+                if near != device.wake_at:
+                    c = c.with_device(replace(device, wake_at=near))
+        return c if c is before else tx.put(c)
 
     def _hand_over(self, ready: list[DeviceRef], c: Conversation) -> None:
         self._busy.update(ready)
@@ -353,6 +365,7 @@ class Book:
             app=device.app,
             environment=device.environment,
             locale=device.locale,
+            claimed_at=tx.now,
         )
         device = replace(
             device,
@@ -493,6 +506,14 @@ def _claim_of(ref: DeviceRef, device: Device) -> Claim:
         target=Target(device.token, fingerprint(device.token)),
         attempt=device.attempt,
     )
+
+
+def _backoff(device: Device) -> float:
+    """How long the ring in hand was told to wait after its last verdict; 0 before the first."""
+    if device.ring is None or device.wake_at is None:
+        return 0.0
+    ring = msgspec.json.decode(device.ring, type=Ring)
+    return device.wake_at - max(ring.claimed_at, device.verdict_at or 0.0)
 
 
 def _without_ring(device: Device, covered: Cut) -> Device:

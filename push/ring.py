@@ -94,6 +94,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     app: str | None = None
     environment: str | None = None
     locale: str | None = None
+    claimed_at: float = 0.0
 
     def __repr__(self) -> str:
         """Leave the message text out: a repr ends up in logs and in asyncio's debug output."""

@@ -296,6 +296,12 @@ def test_what_a_rule_can_set_is_left_as_it_is(timing: Timing) -> None:
     assert delivery.within_reason(150.0, 100.0, timing) == 150.0
 
 
+def test_a_ring_waits_no_longer_than_it_was_told_when_it_last_failed() -> None:
+    assert delivery.within_reason(9_999.0, 100.0, TIMING, backoff=3_600.0) == 3_700.0
+    assert delivery.within_reason(3_700.0, 100.0, TIMING, backoff=3_600.0) == 3_700.0
+    assert delivery.within_reason(9_999.0, 100.0, TIMING, backoff=-7_000.0) == 130.0
+
+
 GRACES: dict[int | None, float] = {
     None: 1.0,
     1000: 0.0,
