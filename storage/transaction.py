@@ -260,21 +260,20 @@ class Transaction:
         return self.put(change.conversation), change.moves
 
     def move_token(self, conversation: Conversation, device: Device) -> Conversation:
-        """Register `device` here. The caller has taken its token and installation from others."""
+        """Register `device` here. The caller has taken its token and installation from others.
+
+        What it held before of either is free again, also for the changes that follow.
+        """
         key = conversation.key
+        before = conversation.device(device.id)
+        if before is not None:
+            self._disown(key.tenant, before)
         self._own((key.tenant, device.installation), (key.tenant, device.token), key, device.id)
         return self.put(conversation.with_device(device))
 
     def remove_device(self, conversation: Conversation, device: Device) -> Conversation:
         """Forget a registration, its token and what it owed."""
-        tenant = conversation.tenant
-        for slots, slot in (
-            (self._loaded.installations, (tenant, device.installation)),
-            (self._loaded.tokens, (tenant, device.token)),
-        ):
-            owner = slots.get(slot)
-            if owner is not None and owner.device == device.id:
-                self._remember(slots, slot, None)
+        self._disown(conversation.tenant, device)
         return self.put(conversation.without_device(device.id))
 
     def new_device_id(self) -> int:
@@ -389,6 +388,15 @@ class Transaction:
     ) -> None:
         self._remember(self._loaded.installations, installation, Owner(key, device))
         self._remember(self._loaded.tokens, token, Owner(key, device))
+
+    def _disown(self, tenant: str, device: Device) -> None:
+        for slots, slot in (
+            (self._loaded.installations, (tenant, device.installation)),
+            (self._loaded.tokens, (tenant, device.token)),
+        ):
+            owner = slots.get(slot)
+            if owner is not None and owner.device == device.id:
+                self._remember(slots, slot, None)
 
     def _remember(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from gateway.devices import Registration
 from gateway.protocol import Role
 from storage.errors import Fault
 from storage.records import Key
@@ -61,6 +63,22 @@ async def test_a_wave_of_rejections_is_quarantined_and_a_registration_ends_it(
         assert reasons == ["token_dead"] * 20 + ["quarantined"] * 10
         await it.register("c-29", "phone-29", "token-29")
         await it.settled(1, "pushed", "c-29")
+
+
+async def test_a_token_given_up_and_taken_up_in_one_commit_costs_nobody_a_registration(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register("anna", "annas", "t-1")
+        devices = it.gateway.devices
+        await asyncio.gather(
+            devices.register(Key("acme", "anna"), None, Registration("annas", "t-2")),
+            devices.register(Key("acme", "ben"), None, Registration("bens", "t-1")),
+        )
+        for customer, installation in (("anna", "annas"), ("ben", "bens")):
+            path = f"/v1/customers/{customer}/devices"
+            _, listed = await it.call("GET", path, Role.SERVICE)
+            assert [device["installation"] for device in listed["devices"]] == [installation]
 
 
 async def test_a_change_that_breaks_the_schema_harms_no_other_of_its_batch(
