@@ -2,7 +2,9 @@
 
 A device token belongs to one customer and an installation holds at most one. Registering either for
 somebody else takes it away in the same transaction, settles what was owed on it there, and begins a
-new registration with a new id: late verdicts and old deregistration keys name another one.
+new registration with a new id: late verdicts and old deregistration keys name another one. A
+customer's own token under another installation is the same phone: its registration, with the ring
+in hand, goes along.
 
 A deregistration key is `tenant.id.mac`: the registration's id under an HMAC with the database's own
 secret. It needs no storage, stays the same until the owner changes (then the id does), and a key
@@ -87,16 +89,14 @@ class Devices:
 
         def change(tx: Transaction) -> int:
             c = tx.conversation(key) or tx.create(key, name)
-            mine = None
-            for owner in (
-                tx.owner_of_installation(key.tenant, told.installation),
+            owners = (
                 tx.owner_of_token(key.tenant, told.token),
-            ):
-                if owner is None:
-                    continue
-                if owner.key == key and self._installation(tx, owner) == told.installation:
-                    mine = owner.device
-                else:
+                tx.owner_of_installation(key.tenant, told.installation),
+            )
+            # The token comes first: it is the phone, whatever the app now calls its installation.
+            mine = next((o for o in owners if o is not None and o.key == key), None)
+            for owner in owners:
+                if owner is not None and owner != mine:
                     self._take_away(tx, owner)
             c = tx.conversation(key) or c
             device = self._device(tx, c, mine, told)
@@ -109,10 +109,11 @@ class Devices:
         return self._key(key.tenant, id)
 
     def _device(
-        self, tx: Transaction, c: Conversation, mine: int | None, told: Registration
+        self, tx: Transaction, c: Conversation, mine: Owner | None, told: Registration
     ) -> Device:
-        old = c.device(mine) if mine is not None else None
+        old = c.device(mine.device) if mine is not None else None
         about = {
+            "installation": told.installation,
             "platform": told.platform,
             "app": told.app,
             "environment": told.environment,
@@ -124,7 +125,6 @@ class Devices:
         if old is None:
             return Device(
                 id=tx.new_device_id(),
-                installation=told.installation,
                 token=told.token,
                 generation=1,
                 **about,  # type: ignore[arg-type]
@@ -132,7 +132,6 @@ class Devices:
         # Another token, or one that was given up: what was claimed for the old one is over.
         return Device(
             id=old.id,
-            installation=old.installation,
             token=told.token,
             generation=old.generation + 1,
             covered_seq=old.covered_seq,
@@ -145,11 +144,6 @@ class Devices:
             else None,
             **about,  # type: ignore[arg-type]
         )
-
-    def _installation(self, tx: Transaction, owner: Owner) -> str | None:
-        c = tx.conversation(owner.key)
-        device = c.device(owner.device) if c is not None else None
-        return device.installation if device is not None else None
 
     def _take_away(self, tx: Transaction, owner: Owner) -> None:
         c = tx.conversation(owner.key)

@@ -13,6 +13,7 @@ from storage.errors import Fault
 from storage.records import Key
 from storage.store import Needs
 from tests.running import PATIENT, running
+from tests.test_push import Gate
 
 DAY = 86_400.0
 
@@ -63,6 +64,26 @@ async def test_a_wave_of_rejections_is_quarantined_and_a_registration_ends_it(
         assert reasons == ["token_dead"] * 20 + ["quarantined"] * 10
         await it.register("c-29", "phone-29", "token-29")
         await it.settled(1, "pushed", "c-29")
+
+
+async def test_an_app_that_was_installed_anew_keeps_its_token_and_the_ring_in_hand(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register(installation="phone", token="t-1")
+        gate = Gate(503)
+        it.backend.answers.append(gate)
+        await it.write()
+        first = await it.backend.take()
+        await it.register(installation="reinstalled", token="t-1")
+        gate.open.set()
+        assert (await it.backend.take()).raw == first.raw
+        await it.settled(1, "pushed")
+        _, listed = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        assert [device["installation"] for device in listed["devices"]] == ["reinstalled"]
+        await it.register(installation="phone", token="t-2")  # free for another token
+        _, listed = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        assert len(listed["devices"]) == 2
 
 
 async def test_a_token_given_up_and_taken_up_in_one_commit_costs_nobody_a_registration(
