@@ -159,6 +159,12 @@ class Store:
         tx = Transaction(
             self._clock(), committed, loaded, self._next_conversation, self._next_device
         )
+        try:
+            await self._commit_together(tx, batch)
+        finally:
+            tx.close()
+
+    async def _commit_together(self, tx: Transaction, batch: list[_Change]) -> None:
         start = tx.savepoint()
         answers = [self._apply(tx, change) for change in batch]
         try:

@@ -100,6 +100,11 @@ class Transaction:
         self._undo: list[Callable[[], Any]] = []
         self._touched = False
 
+    def close(self) -> None:
+        """Let go of what refers back here: else all that a batch held waits for the collector."""
+        self.callbacks.clear()
+        self._undo.clear()
+
     # What is known
 
     def conversation(self, key: Key) -> Conversation | None:

@@ -134,6 +134,19 @@ async def test_a_bye_has_no_grace(tmp_path: Path) -> None:
         assert (await it.backend.take()).badge == 1
 
 
+async def test_who_vanishes_after_a_bye_has_left_all_the_same(tmp_path: Path) -> None:
+    delivery = QUICK | {"disconnect_grace": 60.0, "ack_timeout": 1.0, "max_hold": 60.0}
+    async with running(tmp_path, delivery=delivery) as it:
+        await it.register()
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="bye?")
+        customer.socket.transport.pause_reading()  # the close is never answered
+        await customer.send("bye")
+        await it.backend.take()
+        assert (await it.settled(1, "pushed"))["reason"] == "not_in_chat"
+
+
 async def test_leaving_with_unacked_messages_rings_after_the_grace(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=SLOW_ACK) as it:
         await it.register()

@@ -1,6 +1,7 @@
 """The store on a real file: one writer, group commit, and what is left after every kind of end."""
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -816,3 +817,19 @@ async def test_unread_and_counters_equal_a_recount_after_anything_also_when_reop
             assert {key: await store.conversation(key) for key in keys} == before
             assert {n: v for n, v in store.counters.items() if v} == counters
     assert seen == {"accepted", *Outcome}
+
+
+async def test_what_a_batch_held_is_freed_with_it_and_waits_for_no_collector(path: Path) -> None:
+    async with opened(path) as (store, _):
+        gc.collect()
+        gc.disable()
+        try:
+            for i in range(3):
+                await post(store, draft(f"m{i}"))
+            with pytest.raises(Refused):
+                await store.submit(refusing, Needs(keys=(KEY,)))
+            await store.submit(nothing, Needs())  # the writer itself holds the newest until then
+            left = sum(isinstance(thing, Transaction) for thing in gc.get_objects())
+        finally:
+            gc.enable()
+    assert left <= 1
