@@ -91,7 +91,7 @@ async def test_a_token_given_up_and_taken_up_in_one_commit_costs_nobody_a_regist
 ) -> None:
     async with running(tmp_path) as it:
         await it.register("anna", "annas", "t-1")
-        devices = it.gateway.devices
+        devices = it.gateway.core.devices
         await asyncio.gather(
             devices.register(Key("acme", "anna"), None, Registration("annas", "t-2")),
             devices.register(Key("acme", "ben"), None, Registration("bens", "t-1")),

@@ -99,7 +99,8 @@ class Day:
         names, weights = zip(*STEPS.items(), strict=True)
         (name,) = rng.choices(names, weights)
         getattr(self, name)(rng, customer)
-        pause = rng.choice(RARE) if rng.random() < 0.01 else rng.choice(PAUSES)
+        rare = rng.random() < 0.01 and world.disk.health is Health.GOOD
+        pause = rng.choice(RARE if rare else PAUSES)
         self.told.append(f"{number}: {name} {customer.tenant}/{customer.id}, then {pause} s")
         world.run(pause)
         if world.core is not None and not world.fresh:
