@@ -8,6 +8,7 @@ days` says what happens; the model says what must be true.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -424,6 +425,13 @@ class World:
             except AssertionError as broken:
                 self.violate(str(broken))
         self.verify()
+
+    def trace(self) -> str:
+        """A digest of everything that was committed, without the ids that are random anyway."""
+        rows = self.look("SELECT conversation, seq, text, at, due_at FROM messages")
+        rows += self.look("SELECT conversation, from_seq, seq, at, event FROM events ORDER BY id")
+        rows += self.look("SELECT * FROM outcomes")
+        return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
     @property
     def trouble(self) -> float:

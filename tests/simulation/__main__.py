@@ -1,0 +1,125 @@
+"""Random days by the thousand: `python -m tests.simulation --runs 10000 --steps 200`.
+
+A failure prints its seed; `--seed 77 --steps 200` replays it, and `--shrink` finds the few steps
+that it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import repeat
+
+from tests.simulation.days import Report, run, shrink
+from tests.simulation.world import Violation
+
+
+@dataclass(slots=True)
+class Total:
+    """What many runs went through."""
+
+    runs: int = 0
+    steps: int = 0
+    sends: int = 0
+    deaths: int = 0
+    rings: int = 0
+    repeated: int = 0
+    moves: Counter[tuple[str, str]] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+    def add(self, report: Report) -> None:
+        self.runs += 1
+        self.steps += report.steps
+        self.sends += report.sends
+        self.deaths += report.deaths
+        self.rings += report.rings
+        self.repeated += report.repeated
+        self.moves += report.moves
+
+
+def _one(job: tuple[int, int]) -> Report | str:
+    seed, steps = job
+    try:
+        return run(str(seed), range(steps))
+    except Violation as broken:
+        return str(broken)
+
+
+def many(first: int, runs: int, steps: int, jobs: int) -> Iterator[Report | str]:
+    """One report, or what was violated, per run; in order."""
+    work = zip(range(first, first + runs), repeat(steps))
+    if jobs == 1:
+        yield from map(_one, work)
+        return
+    with multiprocessing.Pool(jobs) as pool:
+        yield from pool.imap(_one, work, chunksize=4)
+
+
+def simulate(runs: int, steps: int, *, first: int = 0, jobs: int = 1, stop: bool = False) -> Total:
+    """Live many days. `stop` at the first violation."""
+    total = Total()
+    for report in many(first, runs, steps, jobs):
+        if isinstance(report, str):
+            total.runs += 1
+            total.violations.append(report)
+            print(report, file=sys.stderr, flush=True)
+            if stop:
+                break
+        else:
+            total.add(report)
+    return total
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--stop", action="store_true", help="end at the first violation")
+    parser.add_argument("--seed", help="replay one run")
+    parser.add_argument("--shrink", action="store_true", help="with --seed: find the few steps")
+    options = parser.parse_args()
+    if options.seed is not None:
+        return _replay(options.seed, options.steps, options.shrink)
+    total = simulate(
+        options.runs, options.steps, first=options.first, jobs=options.jobs, stop=options.stop
+    )
+    moves = ", ".join(f"{a or 'new'} to {b}: {n:,}" for (a, b), n in sorted(total.moves.items()))
+    print(
+        f"{total.runs:,} runs, {total.steps:,} steps, {total.sends:,} confirmed sends, "
+        f"{total.deaths:,} deaths, {total.rings:,} rings ({total.repeated:,} heard again under "
+        f"their id)\n{moves}\n{len(total.violations)} violations"
+    )
+    return 1 if total.violations else 0
+
+
+def _replay(seed: str, steps: int, shrinks: bool) -> int:
+    try:
+        print(run(seed, range(steps)))
+    except Violation as broken:
+        print(broken)
+        if shrinks:
+            why = str(broken).partition(": ")[2].partition("\n")[0]
+            few = shrink(seed, steps, _kind(why))
+            print(f"the steps that it needs: {few}")
+            try:
+                run(seed, few)
+            except Violation as again:
+                print(again)
+        return 1
+    return 0
+
+
+def _kind(why: str) -> str:
+    """The part of a violation that says which promise it breaks, without names and numbers."""
+    found = why.rpartition("(")[2].partition(")")[0]
+    return found or why.rpartition(": ")[2][:20]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
