@@ -17,7 +17,7 @@ from random import Random
 import structlog
 
 from gateway.config import Config
-from gateway.protocol import CloseCode, MessageKind
+from gateway.protocol import MessageKind
 from tests.running import settings
 from tests.simulation.disk import Health
 from tests.simulation.ears import Mood
@@ -153,7 +153,7 @@ class Day:
             self.world.fall_silent(visit, rng.uniform(20.0, 40.0))
         else:
             code = {"reset": ABNORMAL, "close": 1000, "away": 1001}[how]
-            visit.line.end(CloseCode(code) if code == 1000 else code, lost=rng.random() < 0.5)
+            visit.line.end(code, lost=rng.random() < 0.5)
 
     def turn(self, rng: Random, customer: Customer) -> None:
         visit = _one(rng, customer)
@@ -179,6 +179,14 @@ class Day:
         agent = self.world.agent(customer.tenant)
         for _ in range(rng.choice((1, 1, 1, 2, 5))):
             agent.send(f"a-{rng.random()}", customer.id, self.world.text(customer))
+
+    def vanish(self, rng: Random, customer: Customer) -> None:
+        """The race that all of this is about: a message, and the socket dies with it."""
+        agent = self.world.agent(customer.tenant)
+        agent.send(f"a-{rng.random()}", customer.id, self.world.text(customer))
+        self.world.run(rng.choice((0.0, 0.001, 0.01, 0.05)))
+        while (visit := _one(rng, customer)) is not None and rng.random() < 0.9:
+            visit.line.end(rng.choice((ABNORMAL, ABNORMAL, 1000, 1001)), lost=rng.random() < 0.5)
 
     def write(self, rng: Random, customer: Customer) -> None:
         kind = rng.choice((MessageKind.PROACTIVE, MessageKind.CHAT, MessageKind.SYSTEM))
@@ -241,6 +249,7 @@ STEPS = {
     "read": 4,
     "say": 3,
     "send": 14,
+    "vanish": 5,
     "write": 8,
     "open": 2,
     "agent_goes": 1,

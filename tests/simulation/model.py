@@ -8,6 +8,7 @@ committed. Violations are reported, not raised: a process must not catch them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections import Counter
@@ -65,6 +66,7 @@ class Row(NamedTuple):
     token: str
     ring: str | None
     attempt: int
+    state: str
     at_commit: int
 
 
@@ -81,6 +83,8 @@ class Model:
         self.accepted: dict[tuple[str, str], list[str]] = {}
         self.said_dead: set[tuple[str, str]] = set()
         self.said_refused: set[tuple[str, str]] = set()
+        self.dead: set[tuple[str, str]] = set()
+        """Tokens (by tenant) that a backend called dead."""
         self.far: dict[tuple[int, int], Heard] = {}
         self.rows: dict[int, Row] = {}
         self.removable: set[tuple[str, str]] = set()
@@ -184,15 +188,16 @@ class Model:
         """Registrations move in one commit (I6); what is in hand belongs to who holds the token."""
         rows: dict[int, Row] = {}
         held: set[tuple[str, str]] = set()
-        for id, tenant, conversation, token, ring, attempt in db.execute(
-            "SELECT id, tenant, conversation, token, ring, attempt FROM devices"
+        for id, tenant, conversation, token, ring, attempt, state in db.execute(
+            "SELECT id, tenant, conversation, token, ring, attempt, state FROM devices"
         ):
             held.add((tenant, token))
-            row = Row(conversation, token, ring, attempt, self.commits)
+            row = Row(conversation, token, ring, attempt, state, self.commits)
             old = self.rows.get(id)
-            if old is not None and old[:4] == row[:4]:
+            if old is not None and old[:5] == row[:5]:
                 row = old
             rows[id] = row
+            assert state == "live" or (tenant, token) in self.dead, "a token died of another's (I6)"
         for id, old in self.rows.items():
             slot = (self._names[old.conversation][0], old.token)
             gone = id not in rows or rows[id].token != old.token
@@ -215,6 +220,8 @@ class Model:
                     self._acked[conversation] = max(self._acked.get(conversation, 0), seq)
             elif event == "claimed":
                 self._claimed(db, conversation, seq, at, json.loads(detail))
+            elif event == "look":
+                self._looked(db, conversation, at, json.loads(detail))
 
     def _claimed(
         self, db: sqlite3.Connection, conversation: int, seq: int, at: float, about: dict[str, Any]
@@ -222,20 +229,21 @@ class Model:
         tenant, name = self._names[conversation]
         ring, kind = about["ring"], about["kind"]
         found = db.execute(
-            "SELECT covered_seq, ring_seq FROM devices WHERE conversation = ?"
+            "SELECT covered_seq, ring_seq, ring FROM devices WHERE conversation = ?"
             " AND json_extract(ring, '$.id') = ?",
             (conversation, ring),
         ).fetchone()
         if found is None:  # settled or moved within the same commit
             return
-        lo, hi = found
+        lo, hi, content = found
+        unread = json.loads(content)["unread"]
         self.rings[ring] = Ring(conversation, kind, lo, hi, self.commits)
         counted = self._counted(db, conversation)
         read = self._read.get(conversation, 0)
         exact = sum(s > read for s in counted if s <= seq)
         upper = sum(s > read for s in counted)
-        assert exact <= about["unread"] <= upper, (
-            f"{name}: the claim {ring} says {about['unread']} unread, there are {exact} (I5)"
+        assert exact <= unread <= upper, (
+            f"{name}: the claim {ring} says {unread} unread, there are {exact} (I5)"
         )
         if kind == "badge":
             return
@@ -243,6 +251,29 @@ class Model:
         fresh = [s for s in counted if lo < s <= hi and s > acked]
         assert fresh, f"{name}: {ring} covers only what was acked before (I3)"
         self._due(db, conversation, (tenant, name), fresh, at)
+
+    def _looked(
+        self, db: sqlite3.Connection, conversation: int, at: float, about: dict[str, Any]
+    ) -> None:
+        """A retry is a new look (rule 7): what was acknowledged or expired is not called again."""
+        if about["action"] != "retry":
+            return
+        for row in self.rows.values():
+            if row.conversation != conversation or row.ring is None:
+                continue
+            if hashlib.sha256(row.token.encode()).hexdigest()[:12] != about["device"]:
+                continue
+            told = json.loads(row.ring)
+            ring = self.rings.get(told["id"])
+            name = self._names[conversation][1]
+            assert told["expires_at"] > at, f"{name}: {told['id']} is repeated though expired"
+            if ring is None or ring.kind == "badge":
+                continue
+            acked = self._acked.get(conversation, 0)
+            wanted = [s for s in self._counted(db, conversation) if ring.lo < s <= ring.hi]
+            assert any(s > acked for s in wanted), (
+                f"{name}: {told['id']} is repeated though all of it was acked (I3)"
+            )
 
     @staticmethod
     def _counted(db: sqlite3.Connection, conversation: int) -> list[int]:
@@ -352,6 +383,7 @@ class Model:
         name = (heard.tenant, heard.customer)
         if verdict.kind is VerdictKind.TOKEN_DEAD:
             self.said_dead.add(name)
+            self.dead.add((heard.tenant, heard.token))
             self.removable.add((heard.tenant, heard.token))
         elif verdict.kind is VerdictKind.REFUSED:
             self.said_refused.add(name)

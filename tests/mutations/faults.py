@@ -1,0 +1,226 @@
+"""Deliberate faults: each breaks one promise in the code, and must be caught by what is named.
+
+`old` stands exactly once in `file`. `by` is tried in order until something fails: `SIMULATION`
+(random days), or arguments for pytest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SIMULATION = "simulation"
+
+
+class Fault(NamedTuple):
+    """One change to the code that nobody may make unnoticed."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    by: tuple[str, ...] = (SIMULATION,)
+
+
+FAULTS = (
+    Fault(
+        "`sent` is told before the commit (I1)",
+        "storage/store.py",
+        """            statements = tx.statements()
+            if statements:
+""",
+        """            statements = tx.statements()
+            for callback in tx.callbacks:
+                self._tell(callback)
+            tx.callbacks.clear()
+            if statements:
+""",
+    ),
+    Fault(
+        "an ack in the background counts as one in chat (rule 3)",
+        "gateway/chat.py",
+        "        if not session.active:\n            session.noted",
+        "        if False:\n            session.noted",
+    ),
+    Fault(
+        "a background ack clears the due time (rule 3)",
+        "gateway/chat.py",
+        "            session.noted = max(session.noted, cut)\n            return c\n",
+        "            session.noted = max(session.noted, cut)\n"
+        "            return tx.put(replace(c, push_due_at=None))\n",
+    ),
+    Fault(
+        "no new look before a retry (rule 7)",
+        "gateway/delivery.py",
+        "    if ring.expired:\n        return Decision(Action.CANCEL, Reason.EXPIRED)\n",
+        "    return Decision(Action.RETRY, Reason.RETRY)\n",
+    ),
+    Fault(
+        "the claim is not committed before the call (rule 7)",
+        "gateway/pushing.py",
+        """            return await self._store.submit(
+                change, Needs(keys=(key,), unacked=key if stale else None)
+            )
+""",
+        """            early: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._store.submit(
+                lambda tx: early.done() or early.set_result(change(tx)),
+                Needs(keys=(key,), unacked=key if stale else None),
+            ).add_done_callback(lambda done: done.exception())
+            return await early
+""",
+    ),
+    Fault(
+        "the content under a ring's id changes at a retry (rule 7)",
+        "gateway/pushing.py",
+        "                device = replace(device, attempt=device.attempt + 1)\n",
+        """                ring = orjson.loads(device.ring or "")
+                ring["unread"] = c.unread
+                told = orjson.dumps(ring).decode()
+                device = replace(device, attempt=device.attempt + 1, ring=told)
+""",
+    ),
+    Fault(
+        "a retry takes a new id (rule 7)",
+        "gateway/pushing.py",
+        "                device = replace(device, attempt=device.attempt + 1)\n",
+        """                ring = orjson.loads(device.ring or "")
+                ring["id"] = f"r_{secrets.token_hex(8)}"
+                told = orjson.dumps(ring).decode()
+                device = replace(device, attempt=device.attempt + 1, ring=told)
+""",
+    ),
+    Fault(
+        "a token moves in two commits (I6)",
+        "gateway/devices.py",
+        "        id = await self._store.submit(change, needs)\n        return self._key",
+        """        def first(tx: Transaction) -> None:
+            owner = tx.owner_of_token(key.tenant, told.token)
+            if owner is not None and owner.key != key:
+                self._take_away(tx, owner)
+
+        await self._store.submit(first, needs)
+        id = await self._store.submit(change, needs)
+        return self._key""",
+    ),
+    Fault(
+        "a late verdict touches another registration (I6)",
+        "gateway/pushing.py",
+        """            and device.ring is not None
+            and device.generation == claim.generation
+            and orjson.loads(device.ring)["id"] == claim.ring.id
+""",
+        "",
+    ),
+    Fault(
+        "the disconnect grace is ignored (rule 4)",
+        "gateway/delivery.py",
+        "    return timing.disconnect_grace\n",
+        "    return 0.0\n",
+    ),
+    Fault(
+        "the restart grace is ignored (rule 9)",
+        "gateway/pushing.py",
+        "            grace += self._chat.timing.restart_grace\n",
+        "            grace += 0.0\n",
+    ),
+    Fault(
+        "coming into chat holds nothing (rule 5)",
+        "gateway/delivery.py",
+        "    return max(time, min(now + timing.ack_timeout, hold_from + timing.max_hold))\n",
+        "    return time\n",
+    ),
+    Fault(
+        "coming into chat holds for ever (rule 5)",
+        "gateway/delivery.py",
+        "    return max(time, min(now + timing.ack_timeout, hold_from + timing.max_hold))\n",
+        "    return max(time, now + 86_400.0)\n",
+    ),
+    Fault(
+        "an ack of a part forgets the rest (rule 3)",
+        "gateway/delivery.py",
+        "    return max(standing, oldest_unacked_at + ack_timeout)\n",
+        "    return None\n",
+    ),
+    Fault(
+        "the ack timeout is ignored (rule 1)",
+        "gateway/delivery.py",
+        "    due = now + ack_timeout if in_chat else max(now, quiet_until)\n",
+        "    due = now if in_chat else max(now, quiet_until)\n",
+    ),
+    Fault(
+        "unread is counted up instead of computed (I5)",
+        "gateway/pushing.py",
+        "            unread=c.unread,\n            badge_seq=c.badge_seq,\n",
+        "            unread=(device.badge or 0) + 1,\n            badge_seq=c.badge_seq,\n",
+    ),
+    Fault(
+        "an acceptance covers what came after the claim (rule 7)",
+        "gateway/pushing.py",
+        "            c, moves = tx.transition(c, covered, upto, Trigger.ACCEPTANCE)\n",
+        "            c, moves = tx.transition(c, covered, c.last, Trigger.ACCEPTANCE)\n",
+    ),
+    Fault(
+        "a message expires before its time",
+        "gateway/pushing.py",
+        "            if expires_at <= tx.now:\n                before = Cut",
+        "            if expires_at <= tx.now + 60:\n                before = Cut",
+    ),
+    Fault(
+        "a counter forgets where a message came from (I2)",
+        "storage/transaction.py",
+        "            delta[tenant, move.origin.value] -= move.span.count\n",
+        "            delta[tenant, move.origin.value] -= 1\n",
+    ),
+    Fault(
+        "who joins amid a commit gets its messages twice (I4)",
+        "gateway/chat.py",
+        "            tx.after_commit(held.forget)\n            self._enter",
+        "            self._enter",
+    ),
+    Fault(
+        "frames overtake the replay (I4)",
+        "gateway/session.py",
+        """        if self.held is None:
+            self.write(data)
+        elif not self.held.add(data):
+            self.close(CloseCode.SLOW_READER)
+""",
+        "        self.write(data)\n",
+    ),
+    Fault(
+        "a sign-out leaves messages pending for nobody (rule 6)",
+        "gateway/devices.py",
+        "                c = tx.remove_device(c, device)\n"
+        "            self._book.settle_undeliverable(tx, c)\n"
+        "            tx.after_commit(lambda: self._close_all(key))\n",
+        "                c = tx.remove_device(c, device)\n"
+        "            tx.after_commit(lambda: self._close_all(key))\n",
+    ),
+    Fault(
+        "a registration re-arms nothing",
+        "gateway/devices.py",
+        "            self._rearm(tx, c)\n            return device.id",
+        "            return device.id",
+        ("tests/test_push.py", "tests/test_transitions.py"),
+    ),
+    Fault(
+        "a look does not see that the customer has read meanwhile (I3)",
+        "gateway/pushing.py",
+        "        behind = device.owed_ord - max(device.covered_ord, c.acked_ord)\n",
+        "        behind = device.owed_ord - device.covered_ord\n",
+    ),
+    Fault(
+        "what was due before a crash is not looked up again (rule 9)",
+        "gateway/pushing.py",
+        "            self.alarms.set(key, grace)\n        return",
+        "            pass\n        return",
+    ),
+    Fault(
+        "commits are not synced (synchronous=NORMAL)",
+        "storage/database.py",
+        '    await writer.execute_fetchall("PRAGMA synchronous = FULL")\n'
+        '    ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")\n',
+        '    await writer.execute_fetchall("PRAGMA synchronous = NORMAL")\n    synchronous = 2\n',
+        ("tests/faults/test_power.py",),
+    ),
+)
