@@ -40,8 +40,11 @@ def notice(fault: Fault, tree: Path) -> str | None:
     """What noticed the fault, and what it said; None if nothing did."""
     path = tree / fault.file
     sound = path.read_text()
-    assert sound.count(fault.old) == 1, f"{fault.name}: `old` has to stand once in {fault.file}"
-    path.write_text(sound.replace(fault.old, fault.new))
+    broken = sound
+    for old, new in ((fault.old, fault.new), *fault.also):
+        assert broken.count(old) == 1, f"{fault.name}: {old!r} has to stand once in {fault.file}"
+        broken = broken.replace(old, new)
+    path.write_text(broken)
     try:
         for check in fault.by:
             told = _fails(check, tree)

@@ -19,6 +19,8 @@ class Fault(NamedTuple):
     old: str
     new: str
     by: tuple[str, ...] = (SIMULATION,)
+    also: tuple[tuple[str, str], ...] = ()
+    """Further edits, where one guard alone is backed by another."""
 
 
 FAULTS = (
@@ -208,6 +210,12 @@ FAULTS = (
         "gateway/pushing.py",
         "        behind = device.owed_ord - max(device.covered_ord, c.acked_ord)\n",
         "        behind = device.owed_ord - device.covered_ord\n",
+        also=(
+            (
+                "        behind = max(device.covered_ord, c.acked_ord)\n",
+                "        behind = device.covered_ord\n",
+            ),
+        ),
     ),
     Fault(
         "what was due before a crash is not looked up again (rule 9)",

@@ -144,7 +144,7 @@ class Ears:
             case Mood.SLOW:
                 await asyncio.sleep(self.rng.uniform(0.1, 0.9 * endpoint.timeout))
             case _:
-                await asyncio.sleep(self.rng.choice((0.0, 0.01, 0.2)))
+                await asyncio.sleep(self.rng.choice((0.0, 0.01, 0.2, 3.0)))
         if heard.mood is Mood.REJECTS:
             return Answer(200, {}, orjson.dumps({"rejected": [heard.token]}))
         headers = {"Retry-After": "20"} if heard.mood is Mood.BUSY else {}
