@@ -10,13 +10,19 @@ PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway
         push/ring push/adapters push/signing push/verdicts push/retry \
         storage/records storage/outcomes
 
-.PHONY: demo test cover lint serve bench lock clean
+.PHONY: demo test soak mutate cover lint serve bench lock clean
 
 demo: $(READY)            ## the whole story, live, in the terminal (ARGS=--serve leaves it running)
 	$(BIN)/python -m examples.demo $(ARGS)
 
 test: $(READY)            ## the whole suite (ARGS="-k resume" to choose)
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(READY)            ## every fault at its long scale, and one table (ARGS="--only kill")
+	$(BIN)/python -m tests.soak $(ARGS)
+
+mutate: $(READY)          ## break the code on purpose, and see that something notices
+	$(BIN)/python -m tests.mutations $(ARGS)
 
 cover: $(READY)           ## each pure module is covered to 100 % by its own test file
 	@for module in $(PURE); do \

@@ -92,19 +92,23 @@ class Day:
     def step(self, number: int) -> None:
         """One thing happens, and some time passes."""
         rng = Random(f"{self.seed}:{number}")
+        names, weights = zip(*STEPS.items(), strict=True)
+        (name,) = rng.choices(names, weights)
+        who = rng.choice(CUSTOMERS)
+        rare = rng.random() < 0.01 and self.world.disk.health is Health.GOOD
+        pause = rng.choice(RARE if rare else PAUSES)
+        self.told.append(f"{number}: {name} {'/'.join(who)}, then {pause} s")
+        self.do(name, who, pause, rng)
+
+    def do(self, name: str, who: tuple[str, str], pause: float, rng: Random) -> None:
+        """The step called `name` happens to `who`, and `pause` virtual seconds pass."""
         world = self.world
         if world.core is None:
             world.run(rng.choice((0.0, 0.5, 3.0, 20.0)))
             if rng.random() < 0.5:  # a gateway that cannot start has the disk looked after
                 world.disk_turns(Health.GOOD)
             world.start()
-        customer = world.person(*rng.choice(CUSTOMERS))
-        names, weights = zip(*STEPS.items(), strict=True)
-        (name,) = rng.choices(names, weights)
-        getattr(self, name)(rng, customer)
-        rare = rng.random() < 0.01 and world.disk.health is Health.GOOD
-        pause = rng.choice(RARE if rare else PAUSES)
-        self.told.append(f"{number}: {name} {customer.tenant}/{customer.id}, then {pause} s")
+        getattr(self, name)(rng, world.person(*who))
         world.run(pause)
         if world.core is not None and not world.fresh:
             world.model.overdue()

@@ -108,7 +108,9 @@ class World:
     def start(self) -> None:
         """Begin a life of the process on what the last one committed."""
         self._lives += 1
-        self.process = Process(self.process.loop.time(), self.violate)
+        last = self.process.loop
+        last.close()
+        self.process = Process(last.time(), self.violate)
         structlog.configure(
             processors=[lambda logger, name, event: self._log(name, event)],
             wrapper_class=structlog.BoundLogger,
