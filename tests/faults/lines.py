@@ -27,6 +27,7 @@ import orjson
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
+from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from tests.faults.accounts import Confirmed
@@ -139,6 +140,11 @@ class Line(asyncio.Protocol):
     # What this end does
 
     @property
+    def open_still(self) -> bool:
+        """Whether neither end has closed."""
+        return self._protocol.state is State.OPEN
+
+    @property
     def port(self) -> int:
         port: int = self.transport.get_extra_info("sockname")[1]
         return port
@@ -232,7 +238,7 @@ class App:
 
     def ack(self) -> None:
         """Acknowledge what is there."""
-        if self.has:
+        if self.has and self.line.open_still:
             self.line.send("ack", seq=self.has)
             self.acked = max(self.acked, self.has)
 

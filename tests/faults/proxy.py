@@ -10,6 +10,7 @@ force.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
@@ -47,6 +48,8 @@ class Tunnel:
 
     def slow(self, bytes_per_second: int) -> None:
         """From now on, hand the gateway's bytes on at this pace only."""
+        up = self._writers[Way.UP].get_extra_info("socket")
+        up.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
         self._chunk = max(1, bytes_per_second // 10)
         self._pause = self._chunk / bytes_per_second
 
