@@ -162,7 +162,7 @@ class Line(asyncio.Protocol):
         ref = fields.setdefault("ref", f"q-{next(_refs)}")
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[ref] = answer
-        if self.ended.done():
+        if not self.open_still:
             raise ConnectionResetError("the socket has ended")
         self.send(type, **fields)
         async with asyncio.timeout(3 * PATIENCE):

@@ -57,7 +57,7 @@ async def slow_readers(directory: Path, readers: int, messages: int) -> Result:
             await app.come(it.port)
             await app.line.ask("ping")
         await it.settled()
-        wrong = _incomplete(it, (*well, *slow, *trickling))
+        wrong = it.incomplete((*well, *slow, *trickling))
         wrong += [f"{call.ring['customer']}: rung" for call in it.ears.calls]
         wrong += [f"a slow reader was closed with {c}" for c in codes if c not in (4001, None)]
         if 4001 not in codes:
@@ -102,18 +102,6 @@ def _memory(pid: int) -> float:
     """Resident megabytes of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1000
-
-
-def _incomplete(it: Stage, apps: Sequence[App]) -> list[str]:
-    """Whose app has not exactly what was confirmed for it."""
-    texts: dict[str, dict[int, str]] = {}
-    for send in it.confirmed:
-        texts.setdefault(send.customer, {})[send.seq] = send.text
-    return [
-        f"{app.sub}: has {len(app.texts)} messages of {len(texts.get(app.sub, {}))}"
-        for app in apps
-        if app.texts != texts.get(app.sub, {})
-    ]
 
 
 LONG = (partial(slow_readers, readers=8, messages=600),)

@@ -127,6 +127,17 @@ class Stage:
         """Each counted message's outcome, recounted."""
         return {(m.customer, m.seq): m.outcome for m in recount.check(self.path)}
 
+    def incomplete(self, apps: Sequence[App]) -> list[str]:
+        """Whose app has not exactly what was confirmed for it."""
+        texts: dict[str, dict[int, str]] = {}
+        for send in self.confirmed:
+            texts.setdefault(send.customer, {})[send.seq] = send.text
+        return [
+            f"{app.sub}: has {len(app.texts)} messages of {len(texts.get(app.sub, {}))}"
+            for app in apps
+            if app.texts != texts.get(app.sub, {})
+        ]
+
     def close(self) -> None:
         for line in (*(d.line for d in self.desks), *(a.line for a in self.apps)):
             line.dead = True
