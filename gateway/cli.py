@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway import auth, config, logs, starter, why
+from gateway import auth, config, descriptors, logs, starter, why
 from gateway.protocol import Role
 from gateway.server import CannotStart, Gateway
 from storage.database import Database
@@ -49,6 +49,8 @@ def serve(config_path: ConfigPath = None) -> None:
     with _clearly():
         settings = _load(config_path)
         logs.set_up(settings.log)
+        if (warning := descriptors.make_room(settings.limits.connections)) is not None:
+            _say(f"ringback: warning: {warning}")
         if config_path is None:
             _say(
                 "No configuration was given: this is a DEVELOPMENT gateway, for this machine only."
