@@ -142,7 +142,7 @@ class Line(asyncio.Protocol):
     @property
     def open_still(self) -> bool:
         """Whether neither end has closed."""
-        return self._protocol.state is State.OPEN
+        return self._protocol.state is State.OPEN and not self.transport.is_closing()
 
     @property
     def port(self) -> int:
@@ -276,8 +276,8 @@ class Desk:
         self.line: Line
         self._token = token
 
-    async def come(self, port: int) -> None:
-        self.line = await Line.open(port, "/v1/agent", {"token": self._token})
+    async def come(self, port: int, host: str = LOOPBACK) -> None:
+        self.line = await Line.open(port, "/v1/agent", {"token": self._token}, host=host)
 
     async def write(self, customer: str, text: str, ref: str | None = None) -> dict[str, Any]:
         """Send one message and wait until it is confirmed; the `sent` frame."""

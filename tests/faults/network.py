@@ -19,6 +19,7 @@ from pathlib import Path
 from gateway.protocol import Role
 from tests.faults.accounts import Result, audit
 from tests.faults.lines import LOOPBACK, Desk, now
+from tests.faults.netns import HERE, namespace
 from tests.faults.process import ROOT
 from tests.faults.proxy import Proxy, Way, proxy
 from tests.faults.stage import TIMING, Stage, batches, spread, stage
@@ -100,6 +101,32 @@ def _not_rung_once(it: Stage, names: Sequence[str], reason: str) -> list[str]:
         for name in names
         if (len(calls.get(name, ())), outcomes[name, 1], reasons.get(name)) != (1, "pushed", reason)
     ]
+
+
+async def pulled_out(directory: Path, customers: int) -> Result:
+    """True loss of every packet between the clients' network namespace and the gateway's.
+
+    Needs root and `ip`. The link comes back after the phones were rung: what TCP then carries is
+    acknowledged late, a fact beside what was pushed.
+    """
+    names = [f"pulled-{i}" for i in range(customers)]
+    listening = {"RINGBACK_SERVER__CHAT": f"{HERE}:0"}
+    async with namespace() as net, stage(directory, host=HERE, environment=listening) as it:
+        await register(it, names)
+        async with others(it, names, HERE, net.wrapper) as away:
+            await net.cut()
+            sent_at = await _write_to(it, names)
+            await it.settled()
+            wrong = _not_rung_once(it, names, "ack_timeout")
+            await net.mend()
+            for _ in names:
+                await away.line()
+            while len(it.facts("acked_after_ring")) < customers:
+                await asyncio.sleep(0.01)
+        calls = it.calls()
+        times = [calls[name][0].at - sent_at[name] - TIMING["ack_timeout"] for name in names]
+        note = f"to push, beyond ack_timeout: {spread(times)}"
+        return account("network pulled out", customers, it, wrong, note)
 
 
 # Stopped clients
@@ -276,6 +303,7 @@ async def _torn_delivery(it: Stage, between: Proxy, i: int, *, ack: bool) -> str
 
 LONG = (
     partial(half_open, sockets=1_000),
+    partial(pulled_out, customers=500),
     partial(stopped, customers=500),
     partial(torn, rounds=1_000),
 )

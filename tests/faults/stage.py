@@ -15,7 +15,7 @@ from typing import Any
 from gateway.protocol import Role
 from tests import recount
 from tests.faults.accounts import Confirmed
-from tests.faults.lines import App, Desk, many_sockets
+from tests.faults.lines import LOOPBACK, App, Desk, many_sockets
 from tests.faults.process import ROOMY, Process, process
 from tests.running import Backend, Call, backend
 
@@ -61,10 +61,10 @@ class Stage:
     def desk(self, i: int) -> Desk:
         return self.desks[i % len(self.desks)]
 
-    async def open_desks(self, port: int | None = None) -> None:
+    async def open_desks(self, port: int | None = None, host: str = LOOPBACK) -> None:
         for i in range(AGENTS):
             desk = Desk(self.gateway.token(Role.AGENT, f"a-{i}", ttl=3600))
-            await desk.come(port or self.port)
+            await desk.come(port or self.port, host)
             self.desks.append(desk)
 
     def app(self, sub: str, *, acks: bool = True) -> App:
@@ -151,6 +151,7 @@ async def stage(
     delivery: Mapping[str, float] = TIMING,
     limits: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
+    host: str = LOOPBACK,
 ) -> AsyncIterator[Stage]:
     """A stage over a fresh database in `directory`."""
     many_sockets()
@@ -166,7 +167,7 @@ async def stage(
         ) as gateway,
     ):
         it = Stage(directory, gateway, ears)
-        await it.open_desks()
+        await it.open_desks(host=host)
         try:
             yield it
         finally:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.faults.disconnects import Acks, disconnects
 from tests.faults.lines import Death
-from tests.faults.network import half_open, stopped, torn
+from tests.faults.needs import needs
+from tests.faults.network import half_open, pulled_out, stopped, torn
 from tests.faults.slow import slow_readers
 
 
@@ -28,6 +29,15 @@ async def test_a_half_open_socket_falls_through_to_push_at_the_ack_timeout(tmp_p
     result = await half_open(tmp_path, sockets=30)
     assert result.clean, result
     assert result.sends == result.injected == 30
+
+
+async def test_a_network_that_is_gone_falls_through_to_push_and_may_come_back(
+    tmp_path: Path,
+) -> None:
+    needs("ip", root=True)
+    result = await pulled_out(tmp_path, customers=20)
+    assert result.clean, result
+    assert result.sends == result.injected == 20
 
 
 async def test_a_stopped_client_is_rung_once_and_its_late_ack_is_a_fact(tmp_path: Path) -> None:
