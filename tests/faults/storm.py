@@ -53,7 +53,9 @@ class Storm:
                 return
 
 
-async def storm(directory: Path, customers: int, *, drains: bool, window: float = 5.0) -> Result:
+async def storm(
+    directory: Path, customers: int, *, drains: bool, window: float = 5.0, grace: float = 10.0
+) -> Result:
     """Kill (or drain) a gateway with all `customers` in chat, start it again, let all come back."""
     many_sockets()
     port = _free_port()
@@ -61,7 +63,7 @@ async def storm(directory: Path, customers: int, *, drains: bool, window: float 
         "delivery": {
             "ack_timeout": 5.0,
             "restart_window": window,
-            "restart_grace": 2.0 * window,
+            "restart_grace": grace,
             "max_hold": 60.0,
         },
         "limits": ROOMY,
@@ -83,7 +85,7 @@ async def storm(directory: Path, customers: int, *, drains: bool, window: float 
             await _write(it, "in the storm")
             await asyncio.gather(*coming)
             await it.settled()
-            result = _account(it, theirs, ready, 2.0 * window, unsent, drains=drains)
+            result = _account(it, theirs, ready, grace, unsent, drains=drains)
             it.close()
             return result
 

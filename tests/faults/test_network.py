@@ -15,10 +15,10 @@ from tests.faults.slow import slow_readers
 async def test_a_death_within_50_ms_of_the_send_leaves_one_outcome_the_true_one(
     tmp_path: Path,
 ) -> None:
-    result, trials = await disconnects(tmp_path, 280, together=40)
+    result, trials = await disconnects(tmp_path, 210, together=15)
     assert result.clean, result
-    assert result.sends == result.injected == 280
-    assert set(Counter(trial.death for trial in trials).values()) == {40}
+    assert result.sends == result.injected == 210
+    assert set(Counter(trial.death for trial in trials).values()) == {30}
     assert {trial.acks for trial in trials} == set(Acks)
     for death in Death:
         here = [trial for trial in trials if trial.death is death]
@@ -53,6 +53,6 @@ async def test_half_a_frame_is_no_frame_and_nothing_is_lost_with_it(tmp_path: Pa
 
 
 async def test_a_slow_reader_is_closed_bounded_and_gets_the_rest(tmp_path: Path) -> None:
-    result = await slow_readers(tmp_path, readers=2, messages=500)
+    result = await slow_readers(tmp_path, readers=1, messages=500)
     assert result.clean, result
-    assert result.sends > 2_000
+    assert result.sends > 1_500
