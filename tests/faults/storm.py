@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,16 +76,18 @@ async def storm(
             it, theirs, coming = await _before(directory, first, ears, port, customers, window)
             unsent = await _write(it, "before the end", first if not drains else None)
             if drains:
-                unsent += await _write_while_draining(it, first)
-            await first.child.wait()
+                first.signal(signal.SIGTERM)
+                unsent += await _write_on(it, "during the drain")
+            assert await first.child.wait() == (0 if drains else -signal.SIGKILL)
         async with process(directory, ears, **options) as second:
             ready = now()
             it.gateway = second
             await asyncio.gather(*(desk.come(port) for desk in it.desks))
             for group in batches(unsent, AT_ONCE):
                 await asyncio.gather(*(desk.write(*words) for desk, *words in group))
-            await _write(it, "in the storm")
+            await _write_on(it, "in the storm", coming)
             await asyncio.gather(*coming)
+            await _write(it, "after it")
             await it.settled()
             result = _account(it, theirs, ready, grace, unsent, drains=drains)
             it.close()
@@ -126,21 +130,22 @@ async def _write(it: Stage, text: str, kill: Process | None = None) -> Unsent:
     return unsent
 
 
-async def _write_while_draining(it: Stage, first: Process) -> Unsent:
-    """Each agent writes to one customer after the other until its own socket is closed."""
+async def _write_on(it: Stage, text: str, coming: Sequence[asyncio.Task[None]] = ()) -> Unsent:
+    """Each agent writes to one customer after the other until its socket is closed, or all came."""
     unsent: Unsent = []
 
     async def write(i: int, desk: Desk) -> None:
         for n in itertools.count(i, len(it.desks)):
-            words = (it.apps[n % len(it.apps)].sub, "during the drain", f"during the drain {n}")
+            if coming and all(task.done() for task in coming):
+                return
+            words = (it.apps[n % len(it.apps)].sub, text, f"{text} {n}")
             try:
                 await desk.write(*words)
             except ConnectionResetError:
                 unsent.append((desk, *words))
                 return
 
-    ended, *_ = await asyncio.gather(first.stop(), *(write(*who) for who in enumerate(it.desks)))
-    assert ended == 0
+    await asyncio.gather(*(write(*who) for who in enumerate(it.desks)))
     return unsent
 
 
