@@ -64,10 +64,10 @@ class Trial:
 
 
 def _drawn(stage: Stage, i: int, rng: Random) -> Trial:
-    death = list(Death)[i % len(Death)]
-    acks = rng.choice(list(Acks))
+    round, which = divmod(i, len(Death))
+    death, acks = list(Death)[which], list(Acks)[round % len(Acks)]
     app = stage.app(f"d-{i}", acks=acks is Acks.AT_ONCE)
-    returns = rng.random() < 0.5 if death not in ASLEEP else acks is Acks.LATE
+    returns = rng.random() < 0.5 and (death not in ASLEEP or acks is Acks.LATE)
     return Trial(app, death, acks, returns, rng.uniform(EARLIEST, LATEST))
 
 
@@ -98,6 +98,9 @@ async def _die(trial: Trial, when: float) -> None:
         app.acks = False
     trial.died_at = now()
     app.line.die(trial.death)
+    if trial.death is Death.BACKGROUND and trial.acks is Acks.LATE:
+        app.acks = True
+        app.ack()  # noted, and nothing else until it is active again
 
 
 async def _return(stage: Stage, trial: Trial, rng: Random) -> None:
@@ -110,9 +113,7 @@ async def _return(stage: Stage, trial: Trial, rng: Random) -> None:
         app.ack()
     elif trial.death is Death.BACKGROUND:
         await _until(trial.died_at + rng.uniform(0.0, 0.2))
-        app.acks = True
         app.line.send("state", state="active")
-        app.ack()
     else:
         await _until(trial.died_at + DELIVERY["disconnect_grace"] * rng.uniform(0.0, 2.0))
         app.acks = trial.acks is not Acks.NEVER
@@ -164,6 +165,8 @@ def times_to_push(stage: Stage, trials: list[Trial]) -> dict[str, list[float]]:
     for trial in trials:
         if trial.perhaps_acked or not trial.alone:
             continue
+        if trial.app.sub not in calls:
+            continue  # which `_false` has found
         called = calls[trial.app.sub][0].at
         if trial.death in CUT:
             times["cut"].append(called - trial.died_at - DELIVERY["disconnect_grace"])
