@@ -49,8 +49,6 @@ def serve(config_path: ConfigPath = None) -> None:
     with _clearly():
         settings = _load(config_path)
         logs.set_up(settings.log)
-        if (warning := descriptors.make_room(settings.limits.connections)) is not None:
-            _say(f"ringback: warning: {warning}")
         if config_path is None:
             _say(
                 "No configuration was given: this is a DEVELOPMENT gateway, for this machine only."
@@ -67,8 +65,11 @@ async def _serve(settings: config.Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    warning = descriptors.make_room(settings.limits.connections)
     async with Gateway(settings) as gateway:
         server = settings.server
+        if warning is not None:
+            _say(f"ringback: warning: {warning}")
         _say(
             "Ringback is ready: "
             f"ws://{server.chat.host}:{gateway.ports['chat']}/v1/chat and /v1/agent, "
