@@ -7,8 +7,8 @@ telling how long after a socket's death the phone was rung.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests import recount
 from tests.faults.accounts import Confirmed
 from tests.faults.lines import LOOPBACK, App, Desk, many_sockets
 from tests.faults.process import ROOMY, Process, process
-from tests.running import Backend, Call, backend
+from tests.running import PATIENCE, Backend, Call, backend
 
 AGENTS = 4
 SETTLING = 120.0  # seconds in which everything must have come to its end
@@ -88,6 +88,15 @@ class Stage:
         async with asyncio.timeout(SETTLING):
             while self._unsettled():
                 await asyncio.sleep(0.05)
+
+    async def recorded(self, event: str, names: Iterable[str]) -> dict[str, int]:
+        """Wait until an event is recorded for all of `names`, if it ever is; then as `facts`."""
+        wanted = set(names)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while not wanted <= set(self.facts(event)):
+                    await asyncio.sleep(0.05)
+        return self.facts(event)
 
     def _unsettled(self) -> int:
         with recount.reading(self.path) as db:
