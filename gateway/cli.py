@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway import auth, config, logs, starter, why
+from gateway import auth, config, descriptors, logs, starter, why
 from gateway.protocol import Role
 from gateway.server import CannotStart, Gateway
 from storage.database import Database
@@ -65,8 +65,11 @@ async def _serve(settings: config.Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    warning = descriptors.make_room(settings.limits.connections)
     async with Gateway(settings) as gateway:
         server = settings.server
+        if warning is not None:
+            _say(f"ringback: warning: {warning}")
         _say(
             "Ringback is ready: "
             f"ws://{server.chat.host}:{gateway.ports['chat']}/v1/chat and /v1/agent, "

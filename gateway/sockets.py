@@ -30,6 +30,7 @@ from gateway.sessions import Closed, Sessions
 
 SUBPROTOCOL = Subprotocol("ringback.v1")
 ROLES = {"/v1/chat": Role.CUSTOMER, "/v1/agent": Role.AGENT}
+BACKLOG = 4_096  # connections that wait to be accepted: after a restart all come back at once
 CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
 ADDRESSES = 10_000  # client addresses whose attempts are remembered
 
@@ -127,6 +128,7 @@ class Sockets:
             close_timeout=CLOSE_TIMEOUT,
             max_size=limits.frame_bytes,
             server_header=None,
+            backlog=BACKLOG,
             logger=_quiet_logger(),
         )
         return int(next(iter(self._server.sockets)).getsockname()[1])

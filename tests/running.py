@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class Call:
     raw: bytes
     status: int | None = None
     """What the backend answered; None while it has not, or never did."""
+    at: float = field(default_factory=time.monotonic)
+    """When it had come, by the monotonic clock."""
 
     @property
     def accepted(self) -> bool:
