@@ -43,6 +43,7 @@ class Database:
         """
         try:
             self._lock = _take_lock(self.path)
+            _put_on_disk(self.path.with_name(self.path.name + "-wal"))
             self._writer = await self._connect()
             await self._migrate(self._writer)
             await _durable(self._writer)
@@ -206,6 +207,31 @@ async def _durable(writer: aiosqlite.Connection) -> None:
             f"the file system does not allow durable commits (journal_mode={mode}, "
             f"synchronous={synchronous}; WAL and FULL are needed): use a local disk"
         )
+
+
+def _put_on_disk(wal: Path) -> None:
+    """Put on disk what an earlier process wrote and did not sync: it was killed, or a sync failed.
+
+    Recovery takes such commits out of the page cache as good. Their senders come again under the
+    same ref, are told `sent`, and no commit of ours would sync what that rests on. Written anew,
+    not only synced: after a failed sync the kernel may hold the pages for clean.
+    """
+    try:
+        file = os.open(wal, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        at = 0
+        while chunk := os.pread(file, 1 << 20, at):
+            at += os.pwrite(file, chunk, at)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    directory = os.open(wal.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _new_or_ours(path: Path) -> bool:
