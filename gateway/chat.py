@@ -121,7 +121,7 @@ class Chat:
         Raises `Unavailable` when the customer is new and cannot be written.
         """
         key = session.key
-        session.held = Held(session.bound)
+        session.held = held = Held(session.bound)
         seq = resume.seq if resume is not None else None
 
         def change(tx: Transaction) -> Joined:
@@ -129,6 +129,8 @@ class Chat:
             if session.identity.name not in (None, c.name):
                 c = tx.put(replace(c, name=session.identity.name))
             joined = self._start(c, resume)
+            # Changes before this one, in the same commit, are in the replay and told of only now.
+            tx.after_commit(held.forget)
             self._enter(tx, session)
             if joined.resumed and seq is not None:
                 c = self._received(tx, c, session, seq)
@@ -141,10 +143,11 @@ class Chat:
             joined = await self._submit(change, Needs(keys=(key,), mark=mark))
         except Unavailable:
             # The disk is full, say: who is known may still read.
-            self.hub.join(session)
             known = await self.store.conversation(key)
             if known is None:
                 raise
+            self.hub.join(session)
+            held.forget()
             joined = self._start(known, resume)
         await self._welcome(session, joined, ref)
 
@@ -490,11 +493,13 @@ class Chat:
         key = Key(session.tenant, frame.customer)
 
         def change(tx: Transaction) -> Conversation:
-            c = _known(tx, key)
+            tx.after_commit(follow)
+            return _known(tx, key)
+
+        def follow() -> None:
+            """In the order of changes: what this commit did before is in the opening."""
             session.opened[key] = Held(session.bound)
             self.hub.watch(session, key)
-            tx.undo(lambda: self.hub.unwatch(session, key))
-            return c
 
         try:
             c = await self._submit(change, Needs(keys=(key,)))

@@ -108,6 +108,11 @@ class Held:
         self.frames.append(data)
         return self.size <= self.bound
 
+    def forget(self) -> None:
+        """Drop what waits: the replay, which is yet to be read, has it."""
+        self.size = 0
+        self.frames.clear()
+
 
 @dataclass(slots=True, eq=False)
 class Session:

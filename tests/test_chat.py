@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.running import PATIENT, QUICK, running
+from gateway.protocol import Role
+from storage.store import Needs, Store
+from tests.running import PATIENCE, PATIENT, QUICK, running
 
 
 async def test_in_chat_a_message_is_acked_and_the_backend_gets_nothing(tmp_path: Path) -> None:
@@ -136,3 +141,42 @@ async def test_an_inbox_hears_who_comes_into_chat_and_leaves(tmp_path: Path) -> 
         assert (await agent.take("inbox_update"))["conversation"]["in_chat"] is True
         await customer.send("state", state="background")
         assert (await agent.take("inbox_update"))["conversation"]["in_chat"] is False
+
+
+async def test_a_message_of_the_very_commit_in_which_somebody_came_is_told_once(
+    tmp_path: Path,
+) -> None:
+    """To a customer who joins and to an agent who opens: it is in what they are given first."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        store = it.gateway.core.store
+        await it.customer()
+        agent, other = await it.agent(), await it.agent("a-2")
+        customer = await it.raw("/v1/chat")
+        with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")  # the writer waits with its commit; the rest piles up
+            store.submit(lambda tx: tx.touch(), Needs())
+            await waiting(store, 0)
+            await agent.send("send", ref="r1", customer="c-42", text="one")
+            await waiting(store, 1)
+            await customer.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
+            await waiting(store, 2)
+            await other.send("open", ref="o1", customer="c-42")
+            await waiting(store, 3)
+            await agent.send("send", ref="r2", customer="c-42", text="two")
+            await waiting(store, 4)
+            db.execute("ROLLBACK")
+        assert (await customer.take("welcome"))["seq"] == 1
+        for seq in (1, 2):
+            assert (await customer.take("message"))["seq"] == seq
+        opened = await other.take("conversation")
+        assert [m["seq"] for m in opened["messages"]] == [1]
+        assert (await other.take("message"))["seq"] == 2
+        for wire in (customer, other):
+            assert not [frame for frame in await wire.quiet() if frame["type"] == "message"]
+
+
+async def waiting(store: Store, changes: int) -> None:
+    """Until the writer is at work and so many changes wait for it."""
+    async with asyncio.timeout(PATIENCE):
+        while store.waiting != changes:
+            await asyncio.sleep(0)
