@@ -7,6 +7,7 @@ the same. The `Ledger` notes what senders were told, and what they should never 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import Callable, Coroutine, Iterator
@@ -43,6 +44,11 @@ class Ledger:
     @property
     def full(self) -> bool:
         return len(self.confirmed) >= self.enough
+
+    async def refuse(self) -> None:
+        """Somebody was told `unavailable`: they come again, but not at once."""
+        self.unavailable += 1
+        await asyncio.sleep(0.01)
 
     def confirm(self, ref: str, customer: str, text: str, told: dict[str, Any]) -> None:
         now = Confirmed(customer, told["seq"], told["id"], text)
@@ -101,7 +107,7 @@ class Desk:
                 box.confirm(frame["ref"], frame)
             elif frame["type"] == "error":
                 if frame["code"] == "unavailable":
-                    ledger.unavailable += 1
+                    await ledger.refuse()
                     await self._send(wire, frame["ref"])
                 else:
                     ledger.wrong.append(f"{box.name} was told {frame}")
@@ -138,7 +144,7 @@ class Shop:
             if status == 201:
                 self.box.confirm(ref, told)
             elif status == 503:
-                self.box.ledger.unavailable += 1
+                await self.box.ledger.refuse()
             else:
                 self.box.ledger.wrong.append(f"{self.box.name} was told {status} {told}")
                 del self.box.waiting[ref]
@@ -165,10 +171,23 @@ class Phone:
         self._seq = 0
 
     async def work(self, it: Running) -> None:
-        if self.device:
-            await it.register(self.name, f"phone of {self.name}", f"token of {self.name}")
+        while self.device and not await self._register(it):
+            await self.box.ledger.refuse()
         while self.habit is not Habit.AWAY:
-            await self._look(it)
+            with suppress(ConnectionClosed):  # if the gateway is gone, the next one fails
+                await self._look(it)
+
+    async def _register(self, it: Running) -> bool:
+        status, told = await it.call(
+            "PUT",
+            f"/v1/devices/phone of {self.name}",
+            Role.CUSTOMER,
+            self.name,
+            json={"token": f"token of {self.name}", "platform": "ios"},
+        )
+        if status not in (200, 503):
+            self.box.ledger.wrong.append(f"{self.name} was told {status} {told}")
+        return status != 503
 
     async def _look(self, it: Running) -> None:
         """One session, until it drops (of its own accord only when it reads)."""
@@ -194,6 +213,10 @@ class Phone:
         if frame["type"] not in ("message", "sent"):
             if frame["type"] == "error" and frame["code"] != "unavailable":
                 ledger.wrong.append(f"{self.name} was told {frame}")
+            elif frame["type"] == "error" and frame.get("ref") in self.box.waiting:
+                await ledger.refuse()
+                ref = frame["ref"]
+                await wire.send("send", ref=ref, text=self.box.waiting[ref][1])
             return
         seq = frame["seq"]
         if frame["type"] == "sent" and frame.get("duplicate") and seq <= self._seq:
