@@ -47,6 +47,7 @@ class Database:
             self._writer = await self._connect()
             await self._migrate(self._writer)
             await _durable(self._writer)
+            _sync_directory(self.path.parent)
             self._reader = await self._connect()
             await self._reader.execute_fetchall("PRAGMA query_only = 1")
             await self._reader.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
@@ -227,7 +228,11 @@ def _put_on_disk(wal: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-    directory = os.open(wal.parent, os.O_RDONLY)
+
+
+def _sync_directory(path: Path) -> None:
+    """That the files are there is on disk too. SQLite does this, but goes on when it fails."""
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from gateway.protocol import Role
 from tests import recount
 from tests.faults.disk import SYNCS, TROUBLES, Scale, disk_failures, disk_full, failing
@@ -81,6 +83,18 @@ async def test_what_was_refused_may_be_there_after_a_kill_and_is_confirmed_once(
             told = recount.check(path)
             assert [(m.seq, m.text) for m in told] == [(1, "one"), (2, "two"), (3, "three")]
             assert told[1].id == again["id"]
+
+
+async def test_a_directory_that_cannot_be_synced_is_a_reason_not_to_start(tmp_path: Path) -> None:
+    needs("strace")
+    inject = (
+        *("strace", "-f", "-qq", "-o", "/dev/null", "-P", str(tmp_path)),
+        *("-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO"),
+    )
+    async with backend() as ears:
+        with pytest.raises(AssertionError, match=r"cannot open the database .* Input/output error"):
+            async with process(tmp_path, ears, wrapped_in=inject, delivery=PATIENT):
+                pass
 
 
 def mounting(place: Path) -> None:

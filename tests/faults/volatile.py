@@ -42,8 +42,8 @@ class Disk:
                 self._loose.append((name, None))
             case Written(name) | Truncated(name):
                 self._files[name].loose.append(event)
-            case Synced(""):
-                for name, file in self._loose:
+            case Synced("", failed):
+                for name, file in [] if failed else self._loose:
                     _set(self._certain, name, file)
                 self._loose.clear()
             case Synced(name, failed):
