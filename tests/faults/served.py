@@ -1,6 +1,6 @@
 """`ringback serve` with SQLite set otherwise: `python -m tests.faults.served LEVEL PAGES serve …`.
 
-LEVEL is what `PRAGMA synchronous` becomes, PAGES after how many the WAL is checkpointed. Operators
+LEVEL is what `PRAGMA synchronous` becomes (`FULL`: whatever the product itself sets), PAGES after how many the WAL is checkpointed. Operators
 have no such options, and the product verifies FULL at its start; so this replaces that check, in
 this process only.
 """
@@ -27,7 +27,8 @@ def set_otherwise(level: str, pages: str) -> None:
 
     async def otherwise(writer: aiosqlite.Connection) -> None:
         await checked(writer)
-        await writer.execute_fetchall(f"PRAGMA synchronous = {level}")
+        if level != "FULL":
+            await writer.execute_fetchall(f"PRAGMA synchronous = {level}")
         await writer.execute_fetchall(f"PRAGMA wal_autocheckpoint = {pages}")
 
     database._durable = otherwise
