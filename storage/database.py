@@ -62,9 +62,11 @@ class Database:
         """
         try:
             self._lock = _take_lock(self.path)
+            _put_on_disk(self.path.with_name(self.path.name + "-wal"))
             self._writer = await self._connect()
             await self._migrate(self._writer)
             await _durable(self._writer)
+            _sync_directory(self.path.parent)
             self._reader = await self._connect()
             await self._reader.execute_fetchall("PRAGMA query_only = 1")
             await self._reader.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
@@ -225,6 +227,35 @@ async def _durable(writer: Connection) -> None:
             f"the file system does not allow durable commits (journal_mode={mode}, "
             f"synchronous={synchronous}; WAL and FULL are needed): use a local disk"
         )
+
+
+def _put_on_disk(wal: Path) -> None:
+    """Put on disk what an earlier process wrote and did not sync: it was killed, or a sync failed.
+
+    Recovery takes such commits out of the page cache as good. Their senders come again under the
+    same ref, are told `sent`, and no commit of ours would sync what that rests on. Written anew,
+    not only synced: after a failed sync the kernel may hold the pages for clean.
+    """
+    try:
+        file = os.open(wal, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        at = 0
+        while chunk := os.pread(file, 1 << 20, at):
+            at += os.pwrite(file, chunk, at)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync_directory(path: Path) -> None:
+    """That the files are there is on disk too. SQLite does this, but goes on when it fails."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _new_or_ours(path: Path) -> bool:

@@ -76,11 +76,12 @@ Answer = Callable[[Call], Awaitable[web.StreamResponse]]
 
 @dataclass(slots=True)
 class Backend:
-    """A customer backend. `answers` are used up in order; then everything is accepted."""
+    """A customer backend. `answers` are used up in order; then all get `otherwise`."""
 
     port: int = 0
     calls: list[Call] = field(default_factory=list)
     answers: list[int | web.Response | Answer] = field(default_factory=list)
+    otherwise: int | Answer = 200
     _arrived: asyncio.Queue[Call] = field(default_factory=asyncio.Queue)
 
     @property
@@ -99,7 +100,7 @@ class Backend:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         call = Call(dict(request.headers), json.loads(raw), raw)
-        answer = self.answers.pop(0) if self.answers else 200
+        answer = self.answers.pop(0) if self.answers else self.otherwise
         self.calls.append(call)
         self._arrived.put_nowait(call)
         if isinstance(answer, int):
@@ -376,9 +377,13 @@ class Running:
         store.changed = changed
         return event
 
-    async def close(self) -> None:
+    def hang_up(self) -> None:
+        """Cut every socket."""
         for wire in self._wires:
             wire.vanish()
+
+    async def close(self) -> None:
+        self.hang_up()
         await self.http.close()
 
     async def __aenter__(self) -> Self:

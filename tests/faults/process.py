@@ -1,7 +1,8 @@
 """A gateway in a process of its own, started as operators start it, so that it can be hurt.
 
-`process` runs `ringback serve`; `wrapped_in` puts another program in front of it (`strace …`), and
-`environment` adds variables. What it wrote to stderr is in `log`.
+`process` runs `ringback serve`; `wrapped_in` puts another program in front of it (`strace …`),
+`command` starts it in another way, and `environment` adds variables. What it wrote to stderr is
+in `log`.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ async def process(
     it: Backend,
     *,
     wrapped_in: Sequence[str] = (),
+    command: Sequence[str] = SERVE,
     environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> AsyncIterator[Process]:
@@ -99,7 +101,7 @@ async def process(
     gateway = Gateway(settings(directory, it.url, **options))
     child = await asyncio.create_subprocess_exec(
         *wrapped_in,
-        *SERVE,
+        *command,
         str(directory / "ringback.toml"),
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,

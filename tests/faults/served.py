@@ -1,0 +1,40 @@
+"""`ringback serve` with SQLite set otherwise: `python -m tests.faults.served LEVEL PAGES serve …`.
+
+LEVEL is what `PRAGMA synchronous` becomes (`FULL`: whatever the product itself sets), PAGES after how many the WAL is checkpointed. Operators
+have no such options, and the product verifies FULL at its start; so this replaces that check, in
+this process only.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import aiosqlite
+
+from gateway.cli import main
+from storage import database
+
+
+def served(level: str, pages: int) -> tuple[str, ...]:
+    """The command that serves so, for `tests.faults.process`."""
+    here = "tests.faults.served"
+    return (sys.executable, "-m", here, level, str(pages), "serve", "--config")
+
+
+def set_otherwise(level: str, pages: str) -> None:
+    """Replace what every writing connection is set to before its first write."""
+    checked = database._durable
+
+    async def otherwise(writer: aiosqlite.Connection) -> None:
+        await checked(writer)
+        if level != "FULL":
+            await writer.execute_fetchall(f"PRAGMA synchronous = {level}")
+        await writer.execute_fetchall(f"PRAGMA wal_autocheckpoint = {pages}")
+
+    database._durable = otherwise
+
+
+if __name__ == "__main__":
+    _, level, pages, *sys.argv[1:] = sys.argv
+    set_otherwise(level, pages)
+    main()
