@@ -21,10 +21,9 @@ from gateway.devices import Devices, KeyCheck, Registration
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.protocol import ErrorCode, FrameError, MessageKind, Role
-from gateway.pushing import fingerprint
 from gateway.session import Rates
 from storage.errors import Unavailable
-from storage.records import Conversation, Device, Key
+from storage.records import Conversation, Device, Key, fingerprint
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger("gateway.api")

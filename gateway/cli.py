@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway import auth, config, descriptors, logs, starter, why
+from gateway import auth, config, descriptors, inspect, logs, starter, why
 from gateway.protocol import Role
 from gateway.server import CannotStart, Gateway
+from storage import audit
 from storage.database import Database
 from storage.errors import StorageError
 from storage.records import Key
@@ -35,6 +37,7 @@ ConfigPath = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="The configuration; without it, a development tenant."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 TenantName = Annotated[str | None, typer.Option(help="Not needed when there is only one.")]
 
 
@@ -189,6 +192,30 @@ def _show(told: Told) -> None:
     for row in why.lines(told):
         table.add_row(*row)
     console.print(table)
+
+
+@app.command()
+def check(
+    config_path: ConfigPath = None,
+    database: Annotated[
+        Path | None, typer.Option(help="The database itself, instead of a configuration.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recount a database by brute force. The gateway may be running.
+
+    Prints per tenant accepted = acked + pushed + pending + expired + undeliverable, and every row
+    that breaks a law. Exit code 0: all holds; 1: something is broken; 2: it cannot be opened.
+    """
+    with _clearly():
+        path = database if database is not None else _load(config_path).storage.path
+        told = audit.audit(path, time.time())
+        if as_json:
+            print(inspect.audit_as_json(told).decode())
+        else:
+            inspect.show_audit(told)
+        if not told.holds:
+            raise typer.Exit(1)
 
 
 def _load(path: Path | None) -> config.Config:

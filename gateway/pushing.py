@@ -15,7 +15,6 @@ worker's hands is not woken again; while its call is out, joins and leaves do no
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -41,18 +40,22 @@ from push.ring import (
 from storage import outcomes
 from storage.errors import Unavailable
 from storage.outcomes import Move, Trigger
-from storage.records import Conversation, Cut, Device, DeviceState, Key, Message, Outcome
+from storage.records import (
+    Conversation,
+    Cut,
+    Device,
+    DeviceState,
+    Key,
+    Message,
+    Outcome,
+    fingerprint,
+)
 from storage.store import Needs, Store
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
 
 RETRY_TICK = 1.0  # seconds until a tick is tried again when the database could not be written
-
-
-def fingerprint(token: str) -> str:
-    """What a device token is called wherever it is not used: 12 hex digits of its SHA-256."""
-    return hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
 class Book:
@@ -275,6 +278,7 @@ class Book:
             action=decision.action,
             reason=decision.reason,
             device=fingerprint(device.token),
+            installation=device.installation,
         )
         match decision.action:
             case Action.WAIT:
