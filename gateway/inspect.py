@@ -14,11 +14,28 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from gateway import sentences
 from storage.audit import Audit, Balance, Finding
 from storage.records import Outcome
 
 SHOWN = 200
 """Findings that a terminal gets. `--json` has all that were kept."""
+
+
+def show_message(answer: dict[str, Any]) -> None:
+    """One message: what became of it, its timeline, and what another policy would have done."""
+    console = Console(highlight=False, markup=False)
+    reason = f" ({answer['reason']})" if "reason" in answer else ""
+    outcome = answer["outcome"] or "no outcome"
+    console.print(f"message {answer['seq']} of {answer['customer']}: {outcome}{reason}")
+    for line in sentences.summary(answer):
+        console.print(line, soft_wrap=True)
+    table = Table("time (UTC)", "event", "what", box=None, pad_edge=False)
+    for entry in answer["events"]:
+        table.add_row(sentences.clock(entry["at"]), entry["event"], sentences.told(entry))
+    console.print(table)
+    for line in sentences.would(answer["policy"]) if "policy" in answer else ():
+        console.print(line, soft_wrap=True)
 
 
 def show_audit(audit: Audit) -> None:

@@ -76,8 +76,11 @@ class Database:
             raise
         return self
 
-    async def open_to_read(self) -> Self:
-        """Open beside a process that writes, or when none does. Raises `CannotOpen`."""
+    async def open_to_read(self, *, one_moment: bool = False) -> Self:
+        """Open beside a process that writes, or when none does. Raises `CannotOpen`.
+
+        With `one_moment`, all that is read until it is closed is as it was at the first reading.
+        """
         if not self.path.exists():
             raise CannotOpen(f"there is no database {self.path}")
         try:
@@ -86,6 +89,8 @@ class Database:
             )
             ((version,),) = await self._reader.execute_fetchall("PRAGMA user_version")
             ((owner,),) = await self._reader.execute_fetchall("PRAGMA application_id")
+            if one_moment:
+                await self._reader.execute_fetchall("BEGIN")
             _readable(self.path, owner, version)
         except sqlite3.Error as error:
             await self.close()
