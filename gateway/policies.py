@@ -74,7 +74,7 @@ def _spared(policy: Policy, facts: Facts) -> Reason | None:
             return Reason.ACKED_HERE if facts.acked_here else None
         case Policy.UNREAD_AFTER:
             return Reason.READ if facts.read else None
-        case Policy.BACKGROUND_ONLY:
+        case _:
             return received or (Reason.IN_CHAT if facts.judged and facts.in_chat else None)
 
 

@@ -50,7 +50,7 @@ ACTIONS: Final[Mapping[Action, str]] = {
 WOULD: Final[Mapping[Action, str]] = {
     Action.RING: "would ring",
     Action.SKIP: "would not ring",
-    Action.WAIT: "has not decided yet",
+    Action.WAIT: "has not decided yet about",
 }
 VERDICTS: Final[Mapping[VerdictKind, str]] = {
     VerdictKind.ACCEPTED: "accepted by the customer backend",
@@ -142,7 +142,8 @@ def _receipt(events: list[Any]) -> str:
 def waits(entry: Mapping[str, Any]) -> str:
     """One thing that a pending message waits for."""
     until = clock(entry["until"]) if "until" in entry else ""
-    values = {**entry, "device": _device(entry), "until": until, "at": f" at {until}" * bool(until)}
+    at = f" at {until}" if until else ""
+    values = {**entry, "device": _device(entry), "until": until, "at": at}
     return WAITS[WaitsFor(entry["for"])].format(**values)
 
 
@@ -153,7 +154,9 @@ def told(entry: Mapping[str, Any]) -> str:
 
 def would(policy: Mapping[str, Any]) -> list[str]:
     """What another policy would have decided, a sentence for each device."""
-    name = f"Policy {policy['name']}" + (f" ({policy['after']:g} s)" * ("after" in policy))
+    name = f"Policy {policy['name']}"
+    if "after" in policy:
+        name += f" ({policy['after']:g} s)"
     lines = [
         f"{name} {WOULD[Action(entry['action'])]} {_device(entry)}: {_because(entry['reason'])}."
         for entry in policy["devices"]
@@ -180,7 +183,9 @@ def _committed(e: Mapping[str, Any]) -> str:
     if "route" not in e:
         return "on disk; nobody is rung for a message of this kind"
     said = f"on disk; {ROUTES[Route(e['route'])]}: {_because(e['reason'])}"
-    return said + (f"; a push is due at {clock(e['due'])} unless acknowledged" * ("due" in e))
+    if "due" in e:
+        said += f"; a push is due at {clock(e['due'])} unless acknowledged"
+    return said
 
 
 def _written(e: Mapping[str, Any]) -> str:
