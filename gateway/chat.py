@@ -321,7 +321,13 @@ class Chat:
         """Another session had acknowledged before: a fact, for who asks which phones have it."""
         if session.active and session.installation is not None and seq > session.acked:
             tx.event(c, session.acked + 1, seq, "acked_too", **_who(session))
-            tx.after_commit(lambda: setattr(session, "acked", max(session.acked, seq)))
+            self._note(tx, session, seq)
+
+    def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
+        """How far this session itself has acknowledged."""
+        if seq > session.acked:
+            tx.undo(lambda before=session.acked: setattr(session, "acked", before))  # type: ignore[misc]
+            session.acked = seq
 
     def _cut(self, tx: Transaction, c: Conversation, seq: int) -> Cut:
         mark = tx.mark(c, seq)
@@ -340,7 +346,7 @@ class Chat:
             return c
         tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **_who(session))
         if session.installation is not None:
-            tx.after_commit(lambda: setattr(session, "acked", max(session.acked, seq)))
+            self._note(tx, session, seq)
         for span in before.settled:
             if span.outcome is Outcome.PUSHED and span.lo_ord < c.acked_ord:
                 lo = max(span.lo_seq, before.acked_seq) + 1

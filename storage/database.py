@@ -240,9 +240,7 @@ def _readable(path: Path, owner: int, version: int) -> None:
         raise CannotOpen(f"{path} has schema {version}, not {len(MIGRATIONS)}")
 
 
-async def _fetch(
-    connection: Connection | None, sql: str, parameters: tuple[Any, ...]
-) -> Rows:
+async def _fetch(connection: Connection | None, sql: str, parameters: tuple[Any, ...]) -> Rows:
     if connection is None:
         raise Unavailable("the database is not open")
     try:
