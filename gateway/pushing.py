@@ -397,7 +397,10 @@ class Book:
     def _cancel(self, tx: Transaction, c: Conversation, device: Device, reason: Reason) -> None:
         """End the ring in hand without another call; look again at once for what else is owed."""
         covered = device.ring_to if reason in (Reason.ACKED, Reason.READ) else device.covered
-        device = replace(_without_ring(device, covered), owes=True, wake_at=tx.now)
+        # What the ring covered beyond the fan-out is owed still: nothing else asks for it.
+        owed = max(device.owed_ord, device.ring_ord)
+        device = _without_ring(device, covered)
+        device = replace(device, owes=True, owed_ord=owed, wake_at=tx.now)
         tx.put(c.with_device(device))
 
     # The verdict
