@@ -42,8 +42,7 @@ from examples.stage import (
 from gateway import why
 from gateway.client import AgentClient, AgentSent, CustomerClient, Message
 from gateway.protocol import Role, Route, SessionState, timestamp
-from gateway.pushing import fingerprint
-from storage.records import Outcome
+from storage.records import Outcome, fingerprint
 
 
 class Story:

@@ -18,13 +18,14 @@ from gateway import frames, protocol, why
 from gateway.auth import Identity, TokenRejected, Verifier
 from gateway.chat import Chat, Posting
 from gateway.devices import Devices, KeyCheck, Registration
+from gateway.dryrun import dry_run
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
+from gateway.policies import UNREAD_AFTER, Policy
 from gateway.protocol import ErrorCode, FrameError, MessageKind, Role
-from gateway.pushing import fingerprint
 from gateway.session import Rates
 from storage.errors import Unavailable
-from storage.records import Conversation, Device, Key
+from storage.records import Conversation, Device, Key, fingerprint
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger("gateway.api")
@@ -146,7 +147,13 @@ class Api:
         told = await self._chat.store.told(_key(request, who), seq)
         if told is None:
             raise FrameError(ErrorCode.NOT_FOUND, "this customer has no such message")
-        return _json(why.deliveries(told))
+        now = self._chat.clock()
+        answer = why.deliveries(told, now, self._chat.quiet_until)
+        policy, after = _policy(request)
+        if policy is not None:
+            endpoint = self._chat.tenants[who.tenant].endpoint
+            answer["policy"] = dry_run(told, policy, now=now, endpoint=endpoint, after=after)
+        return _json(answer)
 
     # Status
 
@@ -301,6 +308,16 @@ def _integer(request: web.Request, name: str, least: int, most: int) -> int | No
     if not (text.isascii() and text.isdecimal() and len(text) < 17 and least <= int(text) <= most):
         raise FrameError(ErrorCode.BAD_FRAME, f"{name}: give a number from {least} to {most}")
     return int(text)
+
+
+def _policy(request: web.Request) -> tuple[Policy | None, float]:
+    """The policy to try dry, and the seconds of `unread_after`."""
+    name = request.query.get("policy")
+    if name is not None and name not in list(Policy):
+        known = ", ".join(Policy)
+        raise FrameError(ErrorCode.BAD_FRAME, f"policy: there is no such one; give one of {known}")
+    after = _integer(request, "after", 0, 2**31)
+    return Policy(name) if name else None, UNREAD_AFTER if after is None else float(after)
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -131,6 +131,7 @@ class Chat:
             joined = self._start(c, resume)
             # Changes before this one, in the same commit, are in the replay and told of only now.
             tx.after_commit(held.forget)
+            session.acked = joined.start
             self._enter(tx, session)
             if joined.resumed and seq is not None:
                 c = self._received(tx, c, session, seq)
@@ -217,7 +218,7 @@ class Chat:
             c = tx.conversation(session.key)
             if session.active and c is not None:
                 noted = session.noted
-                c = self._acknowledge(tx, c, noted, noted.seq, session.id)
+                c = self._acknowledge(tx, c, noted, noted.seq, session)
                 self._hold(tx, c)
                 tx.after_commit(lambda: self.tell.presence(session.key, was_in_chat))
             else:
@@ -237,6 +238,7 @@ class Chat:
         due = delivery.due_after_leaving(c.push_due_at, tx.now, grace)
         if due != c.push_due_at:
             c = replace(c, push_due_at=due)
+            self._moved(tx, c, Reason.LEFT, due)
         for device in c.devices:
             if device.owes and device.ring is None and not self.calling(key, device.id):
                 wake = delivery.due_after_leaving(device.wake_at, tx.now, grace)
@@ -255,11 +257,21 @@ class Chat:
         def later(time: float) -> float:
             return delivery.held(time, tx.now, since, self.timing)
 
+        times = (c.push_due_at, *(device.wake_at for device in waiting))
+        standing = [time for time in times if time is not None]
         due = None if c.push_due_at is None else later(c.push_due_at)
         c = replace(c, hold_from=since, push_due_at=due)
         for device in waiting:
             c = c.with_device(replace(device, wake_at=later(device.wake_at or 0.0)))
+        moved = [later(time) for time in standing if later(time) != time]
+        self._moved(tx, c, Reason.HELD, max(moved, default=None))
         return tx.put(c)
+
+    def _moved(self, tx: Transaction, c: Conversation, why: Reason, to: float | None) -> None:
+        """Record that the push for what is unacknowledged is due at another time than it was."""
+        if to is not None and c.acked_seq < c.last_seq:
+            until = protocol.timestamp(to)
+            tx.event(c, c.acked_seq + 1, c.last_seq, "due_moved", reason=why, until=until)
 
     # Acks and reads
 
@@ -280,12 +292,12 @@ class Chat:
             c = _known(tx, key)
             cut = self._cut(tx, c, seq)
             before = c
-            c = self._acknowledge(tx, c, cut, seq, session.id)
+            c = self._acknowledge(tx, c, cut, seq, session)
             c = tx.mark_read(c, cut)
             if c.read_seq == before.read_seq:
                 return
             if c.unread != before.unread:
-                tx.event(c, before.read_seq + 1, c.read_seq, "read", session=session.id)
+                tx.event(c, before.read_seq + 1, c.read_seq, "read", **_who(session))
                 c = self._correct_badges(tx, c, session.installation)
             tx.after_commit(lambda: self.tell.read(before, c))
 
@@ -295,12 +307,27 @@ class Chat:
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
     ) -> Conversation:
         if seq <= c.acked_seq:
+            self._note_too(tx, c, session, seq)
             return c
         cut = self._cut(tx, c, seq)
         if not session.active:
             session.noted = max(session.noted, cut)
             return c
-        return self._acknowledge(tx, c, cut, seq, session.id)
+        return self._acknowledge(tx, c, cut, seq, session)
+
+    def _note_too(
+        self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
+    ) -> None:
+        """Another session had acknowledged before: a fact, for who asks which phones have it."""
+        if session.active and session.installation is not None and seq > session.acked:
+            tx.event(c, session.acked + 1, seq, "acked_too", **_who(session))
+            self._note(tx, session, seq)
+
+    def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
+        """How far this session itself has acknowledged."""
+        if seq > session.acked:
+            tx.undo(lambda before=session.acked: setattr(session, "acked", before))  # type: ignore[misc]
+            session.acked = seq
 
     def _cut(self, tx: Transaction, c: Conversation, seq: int) -> Cut:
         mark = tx.mark(c, seq)
@@ -311,17 +338,21 @@ class Chat:
         return mark.cut
 
     def _acknowledge(
-        self, tx: Transaction, c: Conversation, cut: Cut, seq: int, session: str
+        self, tx: Transaction, c: Conversation, cut: Cut, seq: int, session: CustomerSession
     ) -> Conversation:
         before = c
         c, _ = tx.acknowledge(c, cut)
         if c.acked_ord == before.acked_ord:
             return c
-        tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", session=session)
+        tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **_who(session))
+        if session.installation is not None:
+            self._note(tx, session, seq)
         for span in before.settled:
             if span.outcome is Outcome.PUSHED and span.lo_ord < c.acked_ord:
                 lo = max(span.lo_seq, before.acked_seq) + 1
-                tx.event(c, lo, min(span.hi_seq, c.acked_seq), "acked_after_ring", session=session)
+                tx.event(
+                    c, lo, min(span.hi_seq, c.acked_seq), "acked_after_ring", session=session.id
+                )
         oldest = None
         if c.acked_ord < c.last_ord:
             mark = tx.mark(c, seq)
@@ -329,6 +360,7 @@ class Chat:
         due = delivery.due_after_ack(c.push_due_at, oldest, self.timing.ack_timeout)
         if due != c.push_due_at:
             c = tx.put(replace(c, push_due_at=due))
+            self._moved(tx, c, Reason.ACKED, due)
         tx.after_commit(
             lambda: self.tell.receipt(
                 c.key, before.acked_seq + 1, c.acked_seq, ReceiptState.DELIVERED
@@ -430,7 +462,7 @@ class Chat:
             in_chat=in_chat,
             ack_timeout=self.timing.ack_timeout,
         )
-        sessions = " ".join(session.id for session in self.hub.sessions(c.key))
+        sessions = " ".join(session.label for session in self.hub.sessions(c.key))
         draft = replace(
             draft,
             expires_at=expires_at,
@@ -559,6 +591,11 @@ def _equal_json(one: str | None, other: str | None) -> bool:
     if one is None or other is None or one == other:
         return one == other
     return bool(orjson.loads(one) == orjson.loads(other))
+
+
+def _who(session: CustomerSession) -> dict[str, str | None]:
+    """How events name a session: its id, and its installation if the app told it."""
+    return {"session": session.id, "installation": session.installation}
 
 
 def _known(tx: Transaction, key: Key) -> Conversation:

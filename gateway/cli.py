@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from gateway import auth, config, descriptors, logs, starter, why
+from gateway import auth, config, descriptors, inspect, logs, starter, why
+from gateway.dryrun import dry_run
+from gateway.policies import UNREAD_AFTER, Policy
 from gateway.protocol import Role
 from gateway.server import CannotStart, Gateway
+from storage import audit
 from storage.database import Database
 from storage.errors import StorageError
 from storage.records import Key
@@ -35,6 +38,7 @@ ConfigPath = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="The configuration; without it, a development tenant."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 TenantName = Annotated[str | None, typer.Option(help="Not needed when there is only one.")]
 
 
@@ -160,35 +164,74 @@ def tell_why(
     seq: Annotated[int, typer.Argument(help="Which message.")],
     config_path: ConfigPath = None,
     tenant: TenantName = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help=f"Say what another policy would have decided: {', '.join(Policy)}."),
+    ] = None,
+    after: Annotated[
+        float, typer.Option(help="Seconds, for the policy unread_after.")
+    ] = UNREAD_AFTER,
+    as_json: AsJson = False,
 ) -> None:
-    """Tell what became of a message, and why. The gateway may be running."""
+    """Tell what became of a message, and why. The gateway may be running.
+
+    A policy is only tried dry: the gateway itself always follows the default one.
+    """
     with _clearly():
         settings = _load(config_path)
         key = Key(_tenant(settings, tenant), customer)
+        dry = _policy(policy)
         told = asyncio.run(_told(settings.storage.path, key, seq))
         if told is None:
             _fail(f"tenant {key.tenant} has no message {seq} of customer {customer}")
-        _show(told)
+        now = time.time()
+        answer = why.deliveries(told, now)
+        if dry is not None:
+            endpoint = settings.tenants[key.tenant].push is not None
+            answer["policy"] = dry_run(told, dry, now=now, endpoint=endpoint, after=after)
+        if as_json:
+            print(json.dumps(answer))
+        else:
+            inspect.show_message(answer)
+
+
+def _policy(name: str | None) -> Policy | None:
+    try:
+        return None if name is None else Policy(name)
+    except ValueError:
+        _fail(f"--policy: give one of {', '.join(Policy)}")
 
 
 async def _told(path: Path, key: Key, seq: int) -> Told | None:
-    database = await Database(path).open_to_read()
+    database = await Database(path).open_to_read(one_moment=True)
     try:
         return await Store(database, lambda: 0.0).told(key, seq)
     finally:
         await database.close()
 
 
-def _show(told: Told) -> None:
-    answer = why.deliveries(told)
-    console = Console(highlight=False)
-    outcome = answer["outcome"] or "no outcome (only agent and proactive messages have one)"
-    reason = f" ({answer['reason']})" if "reason" in answer else ""
-    console.print(f"message {told.message.seq} of {answer['customer']}: [bold]{outcome}[/]{reason}")
-    table = Table("time (UTC)", "event", "what", box=None, pad_edge=False)
-    for row in why.lines(told):
-        table.add_row(*row)
-    console.print(table)
+@app.command()
+def check(
+    config_path: ConfigPath = None,
+    database: Annotated[
+        Path | None, typer.Option(help="The database itself, instead of a configuration.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recount a database by brute force. The gateway may be running.
+
+    Prints per tenant accepted = acked + pushed + pending + expired + undeliverable, and every row
+    that breaks a law. Exit code 0: all holds; 1: something is broken; 2: it cannot be opened.
+    """
+    with _clearly():
+        path = database if database is not None else _load(config_path).storage.path
+        told = audit.audit(path, time.time())
+        if as_json:
+            print(inspect.audit_as_json(told).decode())
+        else:
+            inspect.show_audit(told)
+        if not told.holds:
+            raise typer.Exit(1)
 
 
 def _load(path: Path | None) -> config.Config:

@@ -45,6 +45,10 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     HELD = "held"
     RETRY = "retry"
+    LEFT = "left"
+    ACKED_HERE = "acked_here"
+    ACKED_ELSEWHERE = "acked_elsewhere"
+    UNREAD = "unread"
 
 
 class Timing(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from prometheus_client.exposition import generate_latest
 from gateway.delivery import Decision
 from gateway.hub import Hub
 from push.ring import Attempt, Claim
+from storage.records import Outcome
 from storage.store import Store
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
@@ -69,6 +70,14 @@ class Metrics:
         for (tenant, name), value in sorted(self._store.counters.items()):
             messages.add_metric((tenant, name), value)
         yield messages
+        unbalanced = GaugeMetricFamily(
+            "ringback_unbalanced_messages",
+            "accepted less all outcomes and pending: 0, or a fault of ours",
+            labels=("tenant",),
+        )
+        for tenant in sorted({tenant for tenant, _ in self._store.counters}):
+            unbalanced.add_metric((tenant,), self._unbalanced(tenant))
+        yield unbalanced
         sessions = GaugeMetricFamily("ringback_sessions", "Open sessions", labels=("state",))
         for state, count in self._hub.counts().items():
             sessions.add_metric((state,), count)
@@ -79,6 +88,11 @@ class Metrics:
         yield GaugeMetricFamily(
             "ringback_writer_commits", "Commits since the start", self._store.commits
         )
+
+    def _unbalanced(self, tenant: str) -> int:
+        counters = self._store.counters
+        accounted = sum(counters[tenant, outcome.value] for outcome in Outcome)
+        return counters[tenant, "accepted"] - accounted
 
     def decided(self, tenant: str, decision: Decision) -> None:
         self._looks.labels(tenant, decision.action.value, decision.reason.value).inc()

@@ -15,7 +15,6 @@ worker's hands is not woken again; while its call is out, joins and leaves do no
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -41,18 +40,22 @@ from push.ring import (
 from storage import outcomes
 from storage.errors import Unavailable
 from storage.outcomes import Move, Trigger
-from storage.records import Conversation, Cut, Device, DeviceState, Key, Message, Outcome
+from storage.records import (
+    Conversation,
+    Cut,
+    Device,
+    DeviceState,
+    Key,
+    Message,
+    Outcome,
+    fingerprint,
+)
 from storage.store import Needs, Store
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
 
 RETRY_TICK = 1.0  # seconds until a tick is tried again when the database could not be written
-
-
-def fingerprint(token: str) -> str:
-    """What a device token is called wherever it is not used: 12 hex digits of its SHA-256."""
-    return hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
 class Book:
@@ -275,6 +278,7 @@ class Book:
             action=decision.action,
             reason=decision.reason,
             device=fingerprint(device.token),
+            installation=device.installation,
         )
         match decision.action:
             case Action.WAIT:
@@ -393,7 +397,10 @@ class Book:
     def _cancel(self, tx: Transaction, c: Conversation, device: Device, reason: Reason) -> None:
         """End the ring in hand without another call; look again at once for what else is owed."""
         covered = device.ring_to if reason in (Reason.ACKED, Reason.READ) else device.covered
-        device = replace(_without_ring(device, covered), owes=True, wake_at=tx.now)
+        # What the ring covered beyond the fan-out is owed still: nothing else asks for it.
+        owed = max(device.owed_ord, device.ring_ord)
+        device = _without_ring(device, covered)
+        device = replace(device, owes=True, owed_ord=owed, wake_at=tx.now)
         tx.put(c.with_device(device))
 
     # The verdict

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from gateway import protocol
 from gateway.auth import Identity
@@ -180,11 +181,15 @@ class Session:
 
 @dataclass(slots=True, eq=False)
 class CustomerSession(Session):
-    """A customer's session. `noted` is the furthest ack that came while in the background."""
+    """A customer's session. `noted` is the furthest ack that came while in the background.
+
+    `acked` is how far this session itself has acknowledged, from where its messages began.
+    """
 
     state: SessionState = SessionState.ACTIVE
     installation: str | None = None
     noted: Cut = field(default=Cut(0, 0))
+    acked: int = 0
     held: Held | None = None
 
     @property
@@ -194,6 +199,14 @@ class CustomerSession(Session):
     @property
     def active(self) -> bool:
         return self.state is SessionState.ACTIVE
+
+    @property
+    def label(self) -> str:
+        """How a message's row names the session: `id:state`, or `id:state:installation`."""
+        label = f"{self.id}:{self.state.value}"
+        if self.installation is None:
+            return label
+        return f"{label}:{quote(self.installation, safe='')}"
 
     def deliver(self, data: bytes) -> None:
         """Send a frame that belongs to the conversation, behind a replay if one is running."""

@@ -1,19 +1,33 @@
 """The answer to "what became of this message, and why": one timeline from what was recorded.
 
 The same for the deliveries call, for `ringback why` and for the demo's table. Made of the message's
-row (what was decided at its commit) and of its events; nothing is guessed.
+row (what was decided at its commit), of its events, and for a pending message of the rows that say
+what it waits for; nothing is guessed. `gateway.sentences` puts it into words.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
 from gateway.delivery import Reason
 from gateway.protocol import timestamp
-from storage.records import Event, Message, Outcome
+from storage.records import Device, Event, Message, Outcome, fingerprint
 from storage.store import Told
+
+
+class WaitsFor(StrEnum):
+    """What a pending message waits for."""
+
+    DUE = "due"  # an acknowledgement until then, then a push
+    OVERDUE = "overdue"  # a gateway that runs and whose restart grace is over
+    LOOK = "look"  # the push worker to look at a device
+    ANSWER = "answer"  # the backend's answer to a call that is out
+    RETRY = "retry"  # the next attempt of a ring that covers it
+    EARLIER_RING = "earlier_ring"  # a ring in hand that does not cover it
 
 
 def timeline(told: Told) -> list[dict[str, Any]]:
@@ -21,8 +35,11 @@ def timeline(told: Told) -> list[dict[str, Any]]:
     return _committed(told.message) + [_event(event) for event in told.events]
 
 
-def deliveries(told: Told) -> dict[str, Any]:
-    """The answer of `GET /v1/customers/{id}/deliveries`."""
+def deliveries(told: Told, now: float, quiet_until: float = 0.0) -> dict[str, Any]:
+    """The answer of `GET /v1/customers/{id}/deliveries`.
+
+    `now` in epoch seconds; until `quiet_until` nobody is rung, as far as the caller knows.
+    """
     answer: dict[str, Any] = {
         "customer": told.conversation.customer,
         "seq": told.message.seq,
@@ -32,7 +49,44 @@ def deliveries(told: Told) -> dict[str, Any]:
     why = reason(told)
     if why is not None:
         answer["reason"] = why
+    since = decided_at(told)
+    if since is not None:
+        answer["since"] = timestamp(since)
+    if told.outcome is Outcome.PENDING:
+        answer["waiting"] = waiting(told, now, quiet_until)
     return answer
+
+
+def waiting(told: Told, now: float, quiet_until: float = 0.0) -> list[dict[str, Any]]:
+    """What a pending message waits for: [{`for`, `until?`, `device?`, `ring?`, `attempt?`, …}]."""
+    due = told.conversation.push_due_at
+    found: list[dict[str, Any]] = []
+    if due is not None:
+        held = max(due, quiet_until)
+        what = WaitsFor.DUE if held > now else WaitsFor.OVERDUE
+        found.append({"for": what.value, "until": timestamp(held)})
+    for device in told.conversation.live_devices:
+        if device.wake_at is not None:
+            entry = _waiting_device(device, told.message, device.wake_at > now)
+            found += [entry] if entry else []
+    return found
+
+
+def _waiting_device(device: Device, message: Message, asleep: bool) -> dict[str, Any] | None:
+    """What this device does about the message; None if it is not concerned."""
+    entry: dict[str, Any] = {"device": fingerprint(device.token)}
+    entry["installation"] = device.installation
+    if device.ring is not None:
+        entry |= {"ring": orjson.loads(device.ring)["id"], "attempt": device.attempt}
+    if device.ring is not None and device.ring_ord >= message.ord:
+        what = WaitsFor.RETRY if asleep else WaitsFor.ANSWER
+    elif device.owes and device.owed_ord >= message.ord:
+        what = WaitsFor.LOOK if device.ring is None else WaitsFor.EARLIER_RING
+    else:
+        return None
+    if asleep and device.wake_at is not None:
+        entry["until"] = timestamp(device.wake_at)
+    return {"for": what.value, **entry}
 
 
 def reason(told: Told) -> str | None:
@@ -65,24 +119,20 @@ def _committed(message: Message) -> list[dict[str, Any]]:
         first |= {"route": message.route, "reason": message.reason}
     if message.due_at is not None:
         first["due"] = timestamp(message.due_at)
-    written = [
-        {"at": at, "event": "written", "session": session}
-        for session in (message.sessions or "").split()
+    if message.expires_at is not None:
+        first["expires"] = timestamp(message.expires_at)
+    return [first, *({"at": at, "event": "written", **who} for who in _sessions(message))]
+
+
+def _sessions(message: Message) -> list[dict[str, str]]:
+    """The sessions that it was written to; early versions recorded no more than their ids."""
+    names = ("session", "state", "installation")
+    return [
+        {name: unquote(part) for name, part in zip(names, label.split(":"), strict=False)}
+        for label in (message.sessions or "").split()
     ]
-    return [first, *written]
 
 
 def _event(event: Event) -> dict[str, Any]:
     detail = orjson.loads(event.detail) if event.detail else {}
     return {"at": timestamp(event.at), "event": event.event, **detail}
-
-
-def lines(told: Told) -> list[tuple[str, str, str]]:
-    """The timeline for people: (time of day, event, what there is to say of it)."""
-    shown = []
-    for entry in timeline(told):
-        rest = " ".join(
-            f"{name}={value}" for name, value in entry.items() if name not in ("at", "event")
-        )
-        shown.append((entry["at"][11:23], entry["event"], rest))
-    return shown

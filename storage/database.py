@@ -11,8 +11,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -78,8 +78,11 @@ class Database:
             raise
         return self
 
-    async def open_to_read(self) -> Self:
-        """Open beside a process that writes, or when none does. Raises `CannotOpen`."""
+    async def open_to_read(self, *, one_moment: bool = False) -> Self:
+        """Open beside a process that writes, or when none does. Raises `CannotOpen`.
+
+        With `one_moment`, all that is read until it is closed is as it was at the first reading.
+        """
         if not self.path.exists():
             raise CannotOpen(f"there is no database {self.path}")
         try:
@@ -88,15 +91,15 @@ class Database:
             )
             ((version,),) = await self._reader.execute_fetchall("PRAGMA user_version")
             ((owner,),) = await self._reader.execute_fetchall("PRAGMA application_id")
+            if one_moment:
+                await self._reader.execute_fetchall("BEGIN")
+            _readable(self.path, owner, version)
         except sqlite3.Error as error:
             await self.close()
             raise CannotOpen(f"cannot read the database {self.path}: {error}") from error
-        if owner != APPLICATION_ID:
+        except CannotOpen:
             await self.close()
-            raise CannotOpen(f"{self.path} is a SQLite file, but not one of Ringback")
-        if version != len(MIGRATIONS):
-            await self.close()
-            raise CannotOpen(f"{self.path} has schema {version}, not {len(MIGRATIONS)}")
+            raise
         return self
 
     async def close(self) -> None:
@@ -207,9 +210,39 @@ class Database:
                 await writer.close()
 
 
-async def _fetch(
-    connection: Connection | None, sql: str, parameters: tuple[Any, ...]
-) -> Rows:
+@contextmanager
+def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """One consistent view of everything committed, read-only, beside a running gateway or not.
+
+    For programs that do nothing else meanwhile: it blocks. As long as it is held, the gateway's
+    write-ahead log cannot be folded back and grows. Raises `CannotOpen`.
+    """
+    if not path.exists():
+        raise CannotOpen(f"there is no database {path}")
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    except sqlite3.Error as error:
+        raise CannotOpen(f"cannot read the database {path}: {error}") from error
+    with closing(db):
+        try:
+            db.execute("BEGIN")
+            ((version,),) = db.execute("PRAGMA user_version").fetchall()
+            ((owner,),) = db.execute("PRAGMA application_id").fetchall()
+        except sqlite3.Error as error:
+            raise CannotOpen(f"cannot read the database {path}: {error}") from error
+        _readable(path, owner, version)
+        yield db
+
+
+def _readable(path: Path, owner: int, version: int) -> None:
+    """Raise `CannotOpen` unless a file with this header is one that this version reads."""
+    if owner != APPLICATION_ID:
+        raise CannotOpen(f"{path} is a SQLite file, but not one of Ringback")
+    if version != len(MIGRATIONS):
+        raise CannotOpen(f"{path} has schema {version}, not {len(MIGRATIONS)}")
+
+
+async def _fetch(connection: Connection | None, sql: str, parameters: tuple[Any, ...]) -> Rows:
     if connection is None:
         raise Unavailable("the database is not open")
     try:

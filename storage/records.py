@@ -12,6 +12,7 @@ and ranges are made of cuts.
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -68,7 +69,8 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 class Message(msgspec.Struct, frozen=True):
     """One entry of a conversation. Times are seconds since the epoch; `data` is JSON text.
 
-    `route`, `reason`, `sessions` (space-separated ids) and `due_at` are what was decided at commit.
+    `route`, `reason`, `sessions` and `due_at` are what was decided at commit. `sessions` are those
+    that it was written to, space-separated, each `id:state:installation` as far as known.
     """
 
     conversation: int
@@ -120,6 +122,11 @@ class Draft(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Draft(id={self.id!r}, kind={self.kind!r})"
+
+
+def fingerprint(token: str) -> str:
+    """What a device token is called wherever it is not used: 12 hex digits of its SHA-256."""
+    return hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
 class DeviceState(StrEnum):

@@ -315,7 +315,7 @@ async def test_why_tells_of_a_message_while_the_gateway_runs(tmp_path: Path) -> 
         told = await ringback(tmp_path, *words, "1")
         assert (told.code, told.err) == (0, "")
         assert "message 1 of c-42: pushed" in told.out
-        for event in ("committed", "due", "look", "claimed", "attempt", "verdict=accepted"):
+        for event in ("committed", "due", "look", "claimed", "attempt", "accepted by"):
             assert event in told.out
         assert "a-device-token" not in told.out
         assert "a text" not in told.out

@@ -7,13 +7,17 @@ rows say (I2, I5, I6, and that nothing pending is ever forgotten), by a brute-fo
 from __future__ import annotations
 
 import random
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.recount import check
+from storage.audit import Audit, audit
+from storage.records import Outcome
+from tests.recount import Told, check
 from tests.running import Running, Wire, running
 
 CUSTOMERS = ("anna", "ben", "cleo")
@@ -93,3 +97,30 @@ async def test_a_random_day_keeps_every_invariant(tmp_path: Path, seed: int) -> 
                 break
             await changed.wait()
         check(path)
+
+
+def both(path: Path) -> tuple[list[Told], Audit]:
+    """The two recounts of one moment: what is committed between them has them done again."""
+    while True:
+        told, theirs = check(path), audit(path, time.time())
+        if check(path) == told:
+            return told, theirs
+
+
+@pytest.mark.parametrize("seed", [101, 102, 103])
+async def test_the_recount_of_ringback_check_comes_to_the_same(tmp_path: Path, seed: int) -> None:
+    limits = {"attempts_per_minute": 100_000, "sessions": 3}
+    push = {"retry_first": 0.01, "retry_max": 0.03}
+    seen: Counter[str] = Counter()
+    async with running(tmp_path, delivery=DELIVERY, limits=limits, push=push) as it:
+        day = Day(it, seed)
+        for _ in range(60):
+            await day.step()
+            told, theirs = both(tmp_path / "ringback.db")
+            assert theirs.findings == []
+            counted = Counter(m.outcome for m in told)
+            seen.update(counted)
+            for balance in theirs.balances:
+                assert balance.counted.pop("accepted") == len(told)
+                assert balance.counted == {str(name): counted[name] for name in Outcome}
+    assert len(seen) >= 3, "the day was too quiet to compare anything"

@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 
-from gateway import protocol
+from gateway import protocol, sentences
+from gateway.delivery import Action, Reason
+from gateway.policies import Policy
 from gateway.protocol import (
     AGENT_FRAMES,
     AGENT_LIMITS,
@@ -32,6 +34,7 @@ from gateway.protocol import (
     decode_customer,
     may_reconnect,
 )
+from gateway.why import WaitsFor
 
 DOC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 SENT_TO = {"customer": SERVER_FRAMES[Role.CUSTOMER], "agent": SERVER_FRAMES[Role.AGENT]}
@@ -266,6 +269,7 @@ def test_every_block_of_json_is_json() -> None:
         "json http",
         "json http message",
         "json http registration",
+        "json http policy",
         "json backend",
     }
     for info in infos:
@@ -377,6 +381,23 @@ def test_the_doc_lists_exactly_the_calls_that_the_http_listener_serves() -> None
         method, path = words(row[0])[0].split()
         told.add((method, re.sub(r"\{[a-z]+\}", "{}", path)))
     assert told == served
+
+
+def test_the_doc_lists_exactly_the_events_policies_and_waits_of_a_message() -> None:
+    title = "HTTP API"
+    told = [name for row in table(title, "event") for name in words(row[0])]
+    assert sorted(told) == sorted(sentences.EVENTS)
+    assert [words(row[0])[0] for row in table(title, "policy")] == list(Policy)
+    (waits,) = re.findall(r"`waiting` says what for: (.*?); with", section(title))
+    assert set(words(waits)) - {"for"} == set(WaitsFor)
+
+
+def test_the_example_of_a_dry_run_is_of_words_that_there_are() -> None:
+    (example,) = examples("http", "policy")
+    assert Policy(example["policy"]["name"])
+    for entry in example["policy"]["devices"]:
+        assert Action(entry["action"]) in sentences.WOULD
+        assert Reason(entry["reason"]) in sentences.REASONS
 
 
 # The page itself

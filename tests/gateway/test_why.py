@@ -7,10 +7,11 @@ import orjson
 import pytest
 
 from gateway import why
-from storage.records import Conversation, Event, Message, Outcome
+from storage.records import Conversation, Device, DeviceState, Event, Message, Outcome, fingerprint
 from storage.store import Told
 
 AT = 1_795_510_800.0
+AT_TEXT = "2026-11-24T09:00:00.000Z"
 MESSAGE = Message(
     conversation=3,
     seq=9,
@@ -29,11 +30,11 @@ MESSAGE = Message(
     ref="r-9",
     route="socket",
     reason="in_chat",
-    sessions="s-1 s-2",
+    sessions="s-1 s-2:active s-3:background:my%20phone%3A1",
     due_at=AT + 5,
 )
 FROM_CUSTOMER = msgspec.structs.replace(
-    MESSAGE, role="customer", route=None, reason=None, sessions=None, due_at=None
+    MESSAGE, role="customer", route=None, reason=None, sessions=None, due_at=None, expires_at=None
 )
 
 
@@ -47,8 +48,15 @@ def told(
     outcome: Outcome | None = Outcome.PENDING,
     reason: str | None = None,
     message: Message = MESSAGE,
+    due: float | None = None,
+    devices: tuple[Device, ...] = (),
 ) -> Told:
-    return Told(message, Conversation(3, "acme", "c-1"), outcome, reason, list(events))
+    c = Conversation(3, "acme", "c-1", push_due_at=due, devices=devices)
+    return Told(message, c, outcome, reason, list(events))
+
+
+def device(**fields: Any) -> Device:
+    return Device(7, "phone-1", "the secret token", 1, AT, **fields)
 
 
 def test_a_timeline_begins_with_the_commit_and_the_sessions_written_to() -> None:
@@ -59,9 +67,17 @@ def test_a_timeline_begins_with_the_commit_and_the_sessions_written_to() -> None
             "route": "socket",
             "reason": "in_chat",
             "due": "2026-11-24T09:00:05.000Z",
+            "expires": "2026-11-24T09:01:00.000Z",
         },
         {"at": "2026-11-24T09:00:00.000Z", "event": "written", "session": "s-1"},
-        {"at": "2026-11-24T09:00:00.000Z", "event": "written", "session": "s-2"},
+        {"at": AT_TEXT, "event": "written", "session": "s-2", "state": "active"},
+        {
+            "at": AT_TEXT,
+            "event": "written",
+            "session": "s-3",
+            "state": "background",
+            "installation": "my phone:1",
+        },
     ]
 
 
@@ -77,7 +93,7 @@ def test_events_follow_in_order_with_what_was_recorded() -> None:
         event(5.125, "attempt", attempt=1, status=200, ms=12.5, device="ab12"),
         event(6, "removed"),
     )
-    assert why.timeline(told_)[3:] == [
+    assert why.timeline(told_)[4:] == [
         {"at": "2026-11-24T09:00:05.000Z", "event": "due", "reason": "ack_timeout"},
         {
             "at": "2026-11-24T09:00:05.125Z",
@@ -93,7 +109,7 @@ def test_events_follow_in_order_with_what_was_recorded() -> None:
 
 def test_deliveries_give_outcome_and_reason_beside_the_timeline() -> None:
     told_ = told(event(1, "due"), outcome=Outcome.UNDELIVERABLE, reason="no_device")
-    assert why.deliveries(told_) == {
+    assert why.deliveries(told_, AT) == {
         "customer": "c-1",
         "seq": 9,
         "outcome": "undeliverable",
@@ -102,8 +118,15 @@ def test_deliveries_give_outcome_and_reason_beside_the_timeline() -> None:
     }
 
 
+def test_deliveries_say_since_when_the_outcome_stands() -> None:
+    acked = told(event(2, "acked", session="s-1"), outcome=Outcome.ACKED)
+    assert why.deliveries(acked, AT)["since"] == "2026-11-24T09:00:02.000Z"
+    assert "waiting" not in why.deliveries(acked, AT)
+    assert "since" not in why.deliveries(told(), AT)
+
+
 def test_without_a_reason_none_is_given() -> None:
-    assert "reason" not in why.deliveries(told(outcome=Outcome.PENDING))
+    assert "reason" not in why.deliveries(told(outcome=Outcome.PENDING), AT)
 
 
 def test_the_reason_of_a_push_is_that_of_the_last_look_that_rang() -> None:
@@ -121,11 +144,14 @@ def test_the_reason_of_an_ack_is_that_the_customer_was_in_chat() -> None:
 
 
 def test_a_message_that_the_customer_wrote_has_no_outcome() -> None:
-    assert why.deliveries(told(outcome=None, message=FROM_CUSTOMER))["outcome"] is None
+    assert why.deliveries(told(outcome=None, message=FROM_CUSTOMER), AT)["outcome"] is None
 
 
 def test_nothing_of_the_content_is_told() -> None:
-    everything = repr(why.deliveries(told(event(1, "due")))) + repr(why.lines(told()))
+    ring = orjson.dumps({"id": "r_1", "text": "the secret text"}).decode()
+    phone = device(ring=ring, ring_ord=4, attempt=1, wake_at=AT)
+    everything = repr(why.deliveries(told(event(1, "due"), devices=(phone,)), AT))
+    assert "r_1" in everything
     assert "secret" not in everything
 
 
@@ -177,10 +203,53 @@ def test_the_time_of_the_outcome_is_that_of_the_event_that_gave_it(
     assert decided == (None if after is None else AT + after)
 
 
-def test_for_people_a_line_has_the_time_of_day_the_event_and_the_rest() -> None:
-    assert why.lines(told(event(5.5, "attempt", status=200, verdict="accepted"))) == [
-        ("09:00:00.000", "committed", "route=socket reason=in_chat due=2026-11-24T09:00:05.000Z"),
-        ("09:00:00.000", "written", "session=s-1"),
-        ("09:00:00.000", "written", "session=s-2"),
-        ("09:00:05.500", "attempt", "status=200 verdict=accepted"),
-    ]
+RING = orjson.dumps({"id": "r_1"}).decode()
+PHONE = {"device": fingerprint("the secret token"), "installation": "phone-1"}
+SOON = "2026-11-24T09:00:05.000Z"
+
+
+@pytest.mark.parametrize(
+    ("stands", "waits"),
+    [
+        ({"due": AT + 5}, [{"for": "due", "until": SOON}]),
+        ({"due": AT}, [{"for": "overdue", "until": AT_TEXT}]),
+        ({"devices": (device(),)}, []),
+        (
+            {"devices": (device(owes=True, owed_ord=4, wake_at=AT),)},
+            [{"for": "look", **PHONE}],
+        ),
+        (
+            {"devices": (device(owes=True, owed_ord=4, wake_at=AT + 5),)},
+            [{"for": "look", **PHONE, "until": SOON}],
+        ),
+        ({"devices": (device(owes=True, owed_ord=3, wake_at=AT),)}, []),
+        (
+            {"devices": (device(ring=RING, ring_ord=4, attempt=1, wake_at=AT),)},
+            [{"for": "answer", **PHONE, "ring": "r_1", "attempt": 1}],
+        ),
+        (
+            {"devices": (device(ring=RING, ring_ord=4, attempt=2, wake_at=AT + 5),)},
+            [{"for": "retry", **PHONE, "ring": "r_1", "attempt": 2, "until": SOON}],
+        ),
+        (
+            {
+                "devices": (
+                    device(ring=RING, ring_ord=3, attempt=2, owes=True, owed_ord=4, wake_at=AT + 5),
+                )
+            },
+            [{"for": "earlier_ring", **PHONE, "ring": "r_1", "attempt": 2, "until": SOON}],
+        ),
+        (
+            {"devices": (device(owes=True, owed_ord=4, wake_at=AT, state=DeviceState.DEAD),)},
+            [],
+        ),
+    ],
+)
+def test_what_a_pending_message_waits_for_is_read_from_the_rows(
+    stands: dict[str, Any], waits: list[dict[str, Any]]
+) -> None:
+    assert why.deliveries(told(**stands), AT)["waiting"] == waits
+
+
+def test_after_a_start_the_grace_is_what_it_waits_for() -> None:
+    assert why.waiting(told(due=AT - 9), AT, quiet_until=AT + 5) == [{"for": "due", "until": SOON}]

@@ -1,0 +1,259 @@
+"""A real database, damaged with plain SQL in every way that `ringback check` must notice."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.protocol import Role
+from storage import audit
+from storage.audit import Audit, Rule
+from storage.errors import CannotOpen
+from storage.records import Outcome
+from tests.running import PATIENT, QUICK, running
+
+TEXT = "nobody may read this in a finding"
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database in which every outcome occurs, one ring is in hand and one push is not yet due."""
+    directory = tmp_path_factory.mktemp("day")
+    asyncio.run(_live(directory))
+    return directory / "ringback.db"
+
+
+async def _live(directory: Path) -> None:
+    slow = {"retry_first": 600.0, "retry_max": 600.0}
+    async with running(directory, delivery=QUICK, push=slow) as it:
+        await it.register("anna", "phone-1", "t-1")
+        anna = await it.customer("anna")
+        await anna.ask("send", "sent", text=TEXT)
+        for _ in range(3):
+            await it.write("anna", TEXT)
+        await anna.take("message", seq=4)
+        await anna.send("read", seq=2)
+        await anna.send("ack", seq=3)
+        await it.settled(4, "pushed", "anna")
+        await it.write("ben", TEXT)
+        await it.settled(1, "undeliverable", "ben")
+        soon = {"expires_at": _in(0.5)}
+        it.backend.answers += [503, 503]
+        await it.register("cleo", "phone-2", "t-2")
+        await it.write("cleo", TEXT, **soon)
+        await it.settled(1, "expired", "cleo")
+        await it.write("cleo", TEXT)
+        await it.call("GET", "/v1/me/status", Role.CUSTOMER, "cleo")
+        while len(it.backend.calls) < 3:
+            await it.backend.take()
+        while "attempt" not in [e["event"] for e in (await it.outcome(2, "cleo"))["events"]]:
+            await it.next_commit().wait()
+    async with running(directory, delivery=PATIENT) as it:
+        await it.customer("ben")
+        await it.write("ben", TEXT)
+
+
+def _in(seconds: float) -> str:
+    from gateway.protocol import timestamp
+
+    return timestamp(time.time() + seconds)
+
+
+@pytest.fixture
+def path(day: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(day, tmp_path / "ringback.db"))
+
+
+@contextmanager
+def damaging(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file without the constraints that would refuse the damage."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA ignore_check_constraints = 1")
+        yield db
+
+
+def found(path: Path) -> Audit:
+    return audit.audit(path, time.time())
+
+
+def test_all_holds_in_a_database_that_nobody_damaged(path: Path) -> None:
+    told = found(path)
+    assert told.findings == []
+    assert told.holds
+    (acme,) = told.balances
+    assert acme.holds
+    assert acme.counted["accepted"] == 7
+    assert all(acme.counted[outcome] for outcome in Outcome)
+    assert (told.conversations, told.messages) == (3, 8)
+
+
+CONVERSATION = "UPDATE conversations SET {} WHERE customer = 'anna'"
+DEVICE = "UPDATE devices SET {} WHERE installation = 'phone-2'"
+SPAN = (
+    "INSERT INTO outcomes SELECT id, {}, 'expired', 'expired' FROM conversations"
+    " WHERE customer = 'anna'"
+)
+
+
+@pytest.mark.parametrize(
+    ("damage", "rule", "said"),
+    [
+        ("UPDATE counters SET value = value + 1 WHERE name = 'acked'", Rule.COUNTER, "acked is 3"),
+        ("DELETE FROM counters WHERE name = 'pushed'", Rule.COUNTER, "pushed is 0, but there are"),
+        ("INSERT INTO counters VALUES ('ghost', 'pushed', 2)", Rule.COUNTER, "there are 0"),
+        (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "anna 4: has 2 outcomes: expired and pushed"),
+        (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "7 messages were accepted and have 8 outcomes"),
+        (SPAN.format("4, 3, 9, 8"), Rule.SPAN, "anna 9: span 4 to 9, expired: points beyond"),
+        ("UPDATE outcomes SET hi_ord = 7 WHERE outcome = 'pushed'", Rule.SPAN, "is 7, counted 3"),
+        ("UPDATE outcomes SET lo_ord = 0 WHERE outcome = 'pushed'", Rule.SPAN, "is 0, counted 2"),
+        ("DELETE FROM messages WHERE seq = 3", Rule.SEQ, "anna 4: seq has a gap: after 2 comes 4"),
+        ("UPDATE messages SET ord = 9 WHERE seq = 3", Rule.RANK, "anna 3: ranks ord 9 and said 1"),
+        ("UPDATE messages SET said = 0 WHERE seq = 3", Rule.RANK, "ranks ord 2 and said 0"),
+        (CONVERSATION.format("acked_ord = 1"), Rule.CURSOR, "anna 3: acked_ord is 1, counted 2"),
+        (CONVERSATION.format("read_ord = 2"), Rule.CURSOR, "anna 2: read_ord is 2, counted 1"),
+        (CONVERSATION.format("read_ord = 2"), Rule.UNREAD, "unread would be told as 1, counted 2"),
+        (CONVERSATION.format("read_seq = 3"), Rule.UNREAD, "unread would be told as 2, counted 1"),
+        (CONVERSATION.format("last_said = 3"), Rule.UNREAD, "waiting would be told as 3"),
+        (CONVERSATION.format("last_seq = 3"), Rule.CURSOR, "last_seq is 3, the newest message 4"),
+        (CONVERSATION.format("acked_seq = 8"), Rule.CURSOR, "its cursor 8 is at no message"),
+        (CONVERSATION.format("newest_counted_seq = 2"), Rule.CURSOR, "is 2, counted 4"),
+        (
+            "UPDATE conversations SET push_due_at = NULL WHERE customer = 'ben'",
+            Rule.FORGOTTEN,
+            "ben 2: is pending, and nobody will look at it",
+        ),
+        (
+            "UPDATE conversations SET expires_at = NULL WHERE customer = 'ben'",
+            Rule.FORGOTTEN,
+            "ben 2: is pending and would never expire",
+        ),
+        (
+            "UPDATE devices SET ring = NULL, ring_seq = 0, ring_ord = 0, attempt = 0, owes = 0",
+            Rule.FORGOTTEN,
+            "cleo 2: is pending, and nobody will look at it",
+        ),
+        (DEVICE.format("state = 'dead'"), Rule.FORGOTTEN, "cleo 2: is pending, and nobody"),
+        (DEVICE.format("state = 'dead'"), Rule.DEVICE, "is dead, but still owes a ring"),
+        (DEVICE.format("wake_at = NULL"), Rule.DEVICE, "would never be looked at"),
+        (DEVICE.format("ring = '{\"id\": 7}'"), Rule.DEVICE, "its ring in hand does not decode"),
+        (DEVICE.format("ring = x'ff'"), Rule.DEVICE, "its ring in hand does not decode"),
+        (
+            DEVICE.format("ring = replace(ring, '\"cleo\"', '\"anna\"')"),
+            Rule.DEVICE,
+            "its ring in hand is for another customer",
+        ),
+        (DEVICE.format("ring_seq = 1, covered_seq = 2"), Rule.DEVICE, "runs backwards: from 2 to"),
+        (DEVICE.format("covered_ord = 2"), Rule.DEVICE, "covered_seq 0 has covered_ord 2, counted"),
+        (DEVICE.format("ring_ord = 1"), Rule.DEVICE, "ring_seq 2 has ring_ord 1, counted 2"),
+        (DEVICE.format("owed_ord = 9"), Rule.DEVICE, "owed_ord 9 lies beyond"),
+        (DEVICE.format("attempt = 0"), Rule.DEVICE, "was never called"),
+        (DEVICE.format("ring = NULL"), Rule.DEVICE, "has no ring in hand, but covers something"),
+        (DEVICE.format("tenant = 'other'"), Rule.DEVICE, "belongs to the tenant other"),
+        (
+            "UPDATE devices SET conversation = 99 WHERE installation = 'phone-2'",
+            Rule.FOREIGN_KEY,
+            "a row of devices has no row in conversations",
+        ),
+        (
+            "UPDATE events SET conversation = 99 WHERE id = 1",
+            Rule.FOREIGN_KEY,
+            "events of a conversation that is not there: 99",
+        ),
+    ],
+)
+def test_damage_is_found_and_named(path: Path, damage: str, rule: Rule, said: str) -> None:
+    with damaging(path) as db:
+        assert db.execute(damage).rowcount >= 1
+    told = found(path)
+    assert not told.holds
+    lines = [(f.rule, f"{f.customer} {f.seq}: {f.problem}") for f in told.findings]
+    assert [line for line in lines if line[0] is rule and said in line[1]], lines
+
+
+def test_an_index_that_lost_a_row_is_found(path: Path) -> None:
+    with damaging(path) as db:
+        db.execute("PRAGMA writable_schema = 1")
+        db.execute(
+            "UPDATE sqlite_schema SET sql = 'CREATE INDEX devices_conversation ON devices (id)'"
+            " WHERE name = 'devices_conversation'"
+        )
+    told = found(path)
+    assert [f for f in told.findings if f.rule is Rule.INTEGRITY and "index" in f.problem]
+
+
+def test_a_file_with_torn_pages_is_reported_and_not_a_crash(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xa5" * (len(data) - 4096)
+    path.write_bytes(data)
+    told = found(path)
+    assert {f.rule for f in told.findings} >= {Rule.INTEGRITY}
+
+
+def test_an_outcome_that_is_none_is_found(path: Path) -> None:
+    with damaging(path) as db:
+        db.execute("UPDATE outcomes SET outcome = 'eaten' WHERE outcome = 'pushed'")
+    told = found(path)
+    assert not told.holds
+    assert not told.balances[0].conserved
+
+
+def test_a_pending_message_that_has_expired_is_not_forgotten_while_the_gateway_is_down(
+    path: Path,
+) -> None:
+    with damaging(path) as db:
+        db.execute("UPDATE conversations SET push_due_at = NULL WHERE customer = 'ben'")
+    later = time.time() + 2 * 86_400.0
+    rules = {f.rule for f in audit.audit(path, later).findings}
+    assert Rule.FORGOTTEN not in rules
+
+
+def test_findings_beyond_the_bound_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "KEPT", 2)
+    with damaging(path) as db:
+        db.execute("UPDATE messages SET ord = ord + 7")
+    told = found(path)
+    assert len(told.findings) == 2
+    assert told.more > 2
+    assert not told.holds
+
+
+def test_no_text_and_no_token_is_in_a_finding(path: Path) -> None:
+    with damaging(path) as db:
+        db.execute("UPDATE devices SET ring = substr(ring, 1, 100), covered_ord = 9, tenant = 'x'")
+        db.execute("UPDATE messages SET ord = 9, said = 9")
+    told = repr(found(path))
+    assert "does not decode" in told
+    assert TEXT not in told
+    assert "t-2" not in told
+
+
+def test_what_is_committed_while_the_recount_runs_does_not_disturb_it(path: Path) -> None:
+    """One view: half of a change would break every law."""
+    from storage.database import snapshot
+
+    with snapshot(path) as db:
+        before = db.execute("SELECT count(*) FROM messages").fetchone()
+        with damaging(path) as other:
+            other.execute("DELETE FROM messages WHERE seq = 1")
+        assert db.execute("SELECT count(*) FROM messages").fetchone() == before
+
+
+@pytest.mark.parametrize("what", ["nothing", "text", "another", "newer"])
+def test_what_is_not_our_database_cannot_be_audited(path: Path, what: str) -> None:
+    if what == "nothing":
+        path.unlink()
+    elif what == "text":
+        path.write_text("this is no database, whatever it is named; " * 100)
+    else:
+        with damaging(path) as db:
+            pragma = "application_id" if what == "another" else "user_version"
+            db.execute(f"PRAGMA {pragma} = 77")
+    with pytest.raises(CannotOpen):
+        found(path)

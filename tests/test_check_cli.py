@@ -1,0 +1,64 @@
+"""`ringback check` as an operator meets it: what it prints, and what its exit code says."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from tests.running import QUICK, running
+from tests.test_cli import ringback
+
+CONFIG = ("check", "--config", "ringback.toml")
+
+
+async def test_all_holds_beside_a_running_gateway(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=QUICK) as it:
+        await it.register()
+        await it.settled(await it.write(), "pushed")
+        await it.settled(await it.write("c-43"), "undeliverable", "c-43")
+        told = await ringback(tmp_path, *CONFIG)
+        as_json = await ringback(tmp_path, *CONFIG, "--json")
+    assert (told.code, told.err) == (0, "")
+    assert re.search(r"acme +2 +0 +0 +1 +0 +1  holds, and so say the counters", told.out)
+    assert "all holds: 2 conversations, 2 messages" in told.out
+    (acme,) = json.loads(as_json.out)["tenants"]
+    assert acme["counted"] == acme["stored"]
+    assert json.loads(as_json.out)["holds"] is True
+
+
+async def test_what_is_broken_is_named_and_the_exit_code_is_1(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=QUICK) as it:
+        await it.register()
+        await it.settled(await it.write(text="the secret text"), "pushed")
+    with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
+        db.execute("UPDATE counters SET value = 5 WHERE name = 'pushed'")
+        db.execute("UPDATE messages SET ord = 7")
+        db.execute('UPDATE devices SET ring = \'{"text": "the secret text"}\', wake_at = 1')
+    told = await ringback(tmp_path, "check", "--database", "ringback.db")
+    assert (told.code, told.err) == (1, "")
+    for line in (
+        "BROKEN: the counters differ",
+        "acme c-42 seq 1: ranks ord 7 and said 0, counted 1 and 0",
+        "acme c-42 device 1: its ring in hand does not decode",
+        "acme: the counter pushed is 5, but there are 1",
+    ):
+        assert line in told.out, told.out
+    as_json = await ringback(tmp_path, "check", "--database", "ringback.db", "--json")
+    assert as_json.code == 1
+    assert {f["rule"] for f in json.loads(as_json.out)["findings"]} == {"rank", "device", "counter"}
+    for secret in ("the secret text", "device-token"):
+        assert secret not in told.out + as_json.out
+
+
+async def test_what_cannot_be_opened_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    assert (
+        "there is no database"
+        in (await ringback(tmp_path, "check", "--database", "nowhere.db")).refused()
+    )
+    (tmp_path / "notes.db").write_text("these are only notes " * 100)
+    line = (await ringback(tmp_path, "check", "--database", "notes.db")).refused()
+    assert "notes.db" in line
+    assert not list(tmp_path.glob("nowhere*"))
