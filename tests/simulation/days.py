@@ -230,7 +230,7 @@ class Day:
 
     def backends(self, rng: Random, customer: Customer) -> None:
         ears = self.world.ears
-        ears.mood = rng.choice([Mood.ACCEPTS, Mood.ACCEPTS, *Mood])
+        ears.mood = rng.choice([Mood.ACCEPTS] * 6 + list(Mood))
         ears.moody = rng.choice((0.0, 0.0, 0.3))
 
     def disk(self, rng: Random, customer: Customer) -> None:
@@ -258,7 +258,7 @@ STEPS = {
     "open": 2,
     "agent_goes": 1,
     "finish": 1,
-    "register": 8,
+    "register": 10,
     "deregister": 2,
     "sign_out": 0.5,
     "backends": 6,
