@@ -129,9 +129,9 @@ class Chat:
             if session.identity.name not in (None, c.name):
                 c = tx.put(replace(c, name=session.identity.name))
             joined = self._start(c, resume)
+            session.acked = joined.start
             # Changes before this one, in the same commit, are in the replay and told of only now.
             tx.after_commit(held.forget)
-            session.acked = joined.start
             self._enter(tx, session)
             if joined.resumed and seq is not None:
                 c = self._received(tx, c, session, seq)
