@@ -61,10 +61,14 @@ class Crowd:
         while len(self.ledger.confirmed) < min(sends, self.ledger.enough):
             await asyncio.sleep(0.005)
 
+    def waiting(self) -> list[str]:
+        """Whom the unconfirmed sends are for."""
+        return [to for sender in self.senders for to, _ in sender.box.waiting.values()]
+
     async def die(self, it: Process) -> None:
         """SIGKILL, and wait until everybody has noticed."""
         await it.kill()
-        self.unanswered += sum(len(sender.box.waiting) for sender in self.senders)
+        self.unanswered += len(self.waiting())
         await asyncio.gather(*self._sending, *self._living)
 
     async def settle(self, it: Process, ears: Backend) -> None:
@@ -80,7 +84,7 @@ class Crowd:
         async with asyncio.timeout(6 * PATIENCE):
             while (await _counters(it))["acme", "pending"]:
                 await asyncio.sleep(0.05)
-        self._wrong += await _disagreements(it, self.ledger.customers)
+        self._wrong += await _disagreements(it, [phone.name for phone in self.phones])
         await it.stop()
 
     def result(self, fault: str, injected: int, path: Path, ears: Backend, note: str) -> Result:

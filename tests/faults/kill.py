@@ -19,7 +19,7 @@ from aiohttp import web
 from tests.faults.accounts import Result
 from tests.faults.crowd import Crowd
 from tests.faults.process import ROOMY, process
-from tests.running import QUICK, Answer, Call, backend
+from tests.running import QUICK, Answer, Backend, Call, backend
 
 
 class Scale(NamedTuple):
@@ -35,15 +35,18 @@ async def kills(directory: Path, scale: Scale) -> Result:
     rng = Random(scale.seed)
     crowd = Crowd(scale.sends, scale.customers, scale.agents, rng)
     async with backend() as ears:
-        ears.otherwise = moody(rng)
+        ears.otherwise = mood = moody(rng)
         for done in range(scale.kills + 1):
             async with process(directory, ears, delivery=QUICK, limits=ROOMY) as it:
                 if done == 0:
                     await crowd.begin(it)
                 crowd.work(it)
                 if done < scale.kills:
+                    if done == scale.kills - 1:
+                        await _owe(crowd, ears)
                     await _random_moment(crowd, scale, done, rng)
                     await crowd.die(it)
+                    ears.otherwise = mood
                 else:
                     await crowd.settle(it, ears)
     note = (
@@ -52,6 +55,16 @@ async def kills(directory: Path, scale: Scale) -> Result:
     )
     path = directory / "ringback.db"
     return crowd.result("SIGKILL under load", scale.kills, path, ears, note)
+
+
+async def _owe(crowd: Crowd, ears: Backend) -> None:
+    """The last to die owes rings to some who hear no more: only recovery knows of them."""
+    ears.otherwise = 503
+    ledger = crowd.ledger
+    await crowd.confirmed(len(ledger.confirmed) + 4 * len(ledger.customers))
+    ledger.customers = ledger.customers[: len(ledger.customers) // 2]
+    while any(to not in ledger.customers for to in crowd.waiting()):
+        await asyncio.sleep(0.005)
 
 
 async def _random_moment(crowd: Crowd, scale: Scale, done: int, rng: Random) -> None:

@@ -160,7 +160,10 @@ class Habit(StrEnum):
 
 
 class Phone:
-    """A customer. With a device, it is registered at every start of the app."""
+    """A customer. With a device, it is registered at every start of the app.
+
+    Who is away does not start the app again: what they are owed is the gateway's to remember.
+    """
 
     def __init__(self, name: str, habit: Habit, ledger: Ledger, *, device: bool) -> None:
         self.name = name
@@ -173,6 +176,7 @@ class Phone:
     async def work(self, it: Running) -> None:
         while self.device and not await self._register(it):
             await self.box.ledger.refuse()
+        self.device = self.device and self.habit is not Habit.AWAY
         while self.habit is not Habit.AWAY:
             with suppress(ConnectionClosed):  # if the gateway is gone, the next one fails
                 await self._look(it)

@@ -1,8 +1,8 @@
 """`ringback serve` with SQLite set otherwise: `python -m tests.faults.served LEVEL PAGES serve …`.
 
-LEVEL is what `PRAGMA synchronous` becomes (`FULL`: whatever the product itself sets), PAGES after how many the WAL is checkpointed. Operators
-have no such options, and the product verifies FULL at its start; so this replaces that check, in
-this process only.
+LEVEL is what `PRAGMA synchronous` becomes (FULL: whatever the product itself sets), PAGES after how
+many the WAL is checkpointed. Operators have no such options, and the product verifies FULL at its
+start; so this adds to that check, in this process only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def served(level: str, pages: int) -> tuple[str, ...]:
 
 
 def set_otherwise(level: str, pages: str) -> None:
-    """Replace what every writing connection is set to before its first write."""
+    """Change what every writing connection is set to before its first write."""
     checked = database._durable
 
     async def otherwise(writer: aiosqlite.Connection) -> None:
