@@ -143,7 +143,7 @@ async def nothing_early(directory: Path, customers: int) -> Result:
             for wire in wires:
                 await wire.send("ack", seq=1 + len(jumps))
             await database(directory, PENDING, lambda rows: rows == [(0,)])
-            await it.stop()
+            await it.kill()
     result = audit(
         "clock jumps, nothing is early", len(jumps), directory / "ringback.db", sends,
         backend.log.calls,
@@ -195,7 +195,7 @@ async def goes_on(directory: Path, customers: int, rounds: int) -> Result:
                 clock.jump(offset)
                 wrong += await shown(it, clock)
                 await settled(directory)
-            await it.stop()
+            await it.kill()
     rings = {call.ring["id"] for call in backend.log.calls}
     if len(rings) != len(sends):
         wrong.append(f"{len(rings)} rings for {len(sends)} phones")
@@ -244,7 +244,7 @@ async def restarts(directory: Path, offset: float, customers: int) -> Result:
             rings = {(call.ring["customer"], call.ring["id"]) for call in backend.log.calls}
             sends += await in_turn(partial(say, it, clock, name, "and now?") for name in names)
             await settled(directory)
-            await it.stop()
+            await it.kill()
     for name in names:
         expected = STATES[name.partition("-")[0]][offset < 0]
         rung = sum(customer == name for customer, _ in rings)
