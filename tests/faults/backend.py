@@ -1,151 +1,38 @@
-"""Everything that a customer backend can do wrong, to a real gateway process.
+"""Answers of every kind from a customer backend, and backends that cannot be reached.
 
-Each fault hurts the calls of many devices at once, lets everything settle, and accounts for every
-message. What the backend does to whom is chosen by the device token, so that one run shows many
-kinds of misbehaviour side by side; kinds that happen before a request can be read have a tenant
-and a port of their own.
+What the backend does to whom is chosen by the device token, so that one run shows many kinds of
+misbehaviour side by side; kinds that happen before a request can be read have a tenant and a port
+of their own.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import signal
 import socket
 import ssl
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from email.utils import formatdate
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import trustme
 
-from gateway.protocol import Role
 from tests import recount
 from tests.faults import hostile as bad
-from tests.faults.accounts import Confirmed, Result, audit
-from tests.faults.hostile import Behaviour, Exchange, Hostile, hostile, status
+from tests.faults.accounts import Result, audit
+from tests.faults.hostile import Behaviour, Hostile, hostile, status
 from tests.faults.process import ROOMY, process
-from tests.running import PATIENCE, QUICK, Call, Running
-
-R = TypeVar("R")
-
-PUSH = {
-    "timeout": 1.5,
-    "connect_timeout": 1.0,
-    "retry_first": 0.02,
-    "retry_max": 0.1,
-    "in_flight": 64,
-}
-SENDERS = 32  # requests of ours at a time
-
-
-async def say(
-    it: Running, customer: str, text: str, tenant: str = "acme", **more: Any
-) -> Confirmed:
-    """A message by the tenant's service, as it was confirmed."""
-    told = {"customer": customer, "text": text, **more}
-    code, answer = await it.call(
-        "POST", "/v1/messages", Role.SERVICE, "crm", tenant=tenant, json=told
-    )
-    assert code == 201, answer
-    return Confirmed(customer, answer["seq"], answer["id"], text, tenant)
-
-
-async def chatter(it: Running, customer: str, messages: int) -> list[Confirmed]:
-    """Many messages of an agent, as they were confirmed."""
-    agent = await it.agent()
-
-    async def write() -> None:
-        for i in range(messages):
-            await agent.send("send", ref=f"r{i}", customer=customer, text=f"text r{i}")
-
-    writing = asyncio.create_task(write())
-    confirmed: list[Confirmed] = []
-    while len(confirmed) < messages:
-        frame = await agent.next()
-        if frame["type"] == "sent":
-            text = f"text {frame['ref']}"
-            confirmed.append(Confirmed(customer, frame["seq"], frame["id"], text))
-    await writing
-    return confirmed
-
-
-async def in_turn(calls: Iterable[Callable[[], Awaitable[R]]]) -> list[R]:
-    """Make many calls, a few at a time."""
-    slots = asyncio.Semaphore(SENDERS)
-
-    async def one(call: Callable[[], Awaitable[R]]) -> R:
-        async with slots:
-            return await call()
-
-    return await asyncio.gather(*(one(call) for call in calls))
-
-
-async def rung(
-    it: Running, customers: Iterable[tuple[str, str, str]], text: str = "hello"
-) -> list[Confirmed]:
-    """Register a phone for each (tenant, customer, device token), and write to them."""
-
-    async def one(tenant: str, customer: str, token: str) -> Confirmed:
-        await it.register(customer, f"phone-{customer}", token, tenant)
-        return await say(it, customer, text, tenant)
-
-    return await in_turn(partial(one, *who) for who in customers)
-
-
-async def settled(directory: Path, patience: float = 6 * PATIENCE) -> None:
-    """Wait until nothing is pending and no device owes anything: look into the database."""
-    await database(
-        directory,
-        "SELECT (SELECT coalesce(sum(value), 0) FROM counters WHERE name = 'pending')"
-        " + (SELECT count(*) FROM devices WHERE wake_at IS NOT NULL)",
-        lambda rows: rows == [(0,)],
-        patience,
-    )
-
-
-async def database(
-    directory: Path,
-    query: str,
-    enough: Callable[[list[Any]], bool],
-    patience: float = 6 * PATIENCE,
-) -> list[Any]:
-    """Wait until the rows of `query` are enough, whatever process writes them; the rows."""
-    async with asyncio.timeout(patience):
-        while True:
-            with recount.reading(directory / "ringback.db") as db:
-                rows = db.execute(query).fetchall()
-            if enough(rows):
-                return rows
-            await asyncio.sleep(0.02)
-
-
-ATTEMPTS = (
-    "SELECT c.tenant, c.customer, e.detail FROM events e"
-    " JOIN conversations c ON c.id = e.conversation WHERE e.event = 'attempt' ORDER BY e.id"
+from tests.faults.steps import (
+    ATTEMPTS,
+    PUSH,
+    attempts,
+    database,
+    found_wrong,
+    rung,
+    settled,
 )
-
-
-def attempts(rows: list[Any]) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """Per tenant and customer, the verdicts of their attempts in order, each with its reason."""
-    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for tenant, customer, detail in rows:
-        told = json.loads(detail)
-        found.setdefault((tenant, customer), []).append((told["verdict"], told["reason"]))
-    return found
-
-
-def found_wrong(result: Result, *wrong: str) -> Result:
-    """The result, with what else was found wrong."""
-    return replace(result, unaccounted=[*result.unaccounted, *wrong])
-
+from tests.running import QUICK, Call
 
 # Answers of every kind
 
@@ -324,191 +211,7 @@ def _tls(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-# A long outage
-
-
-async def outage(directory: Path, messages: int) -> Result:
-    """500, 429 and 503, with `Retry-After` in both forms, while `messages` come for one device."""
-    over = False
-
-    async def busy_until(x: Exchange) -> None:
-        await x.answer(429, f"Retry-After: {formatdate(time.time() + 2, usegmt=True)}")
-
-    kinds = {
-        "seconds": status(503, "Retry-After: 1"),
-        "date": busy_until,
-        "none": status(500),
-    }
-    plan = ["none", "none", "seconds", "none", "date"]
-    done: Counter[str] = Counter()
-
-    def misbehave(call: Call) -> Behaviour | None:
-        if over:
-            return None
-        kind = plan[sum(done.values())] if sum(done.values()) < len(plan) else "none"
-        done[kind] += 1
-        return kinds[kind]
-
-    async with hostile() as backend:
-        backend.misbehave = misbehave
-        async with process(directory, backend.log, delivery=QUICK, limits=ROOMY, push=PUSH) as it:
-            sends = await rung(it, [("acme", "c-42", "t-42")])
-            await backend.log.take()
-            sends += await chatter(it, "c-42", messages - 1)
-            await backend.until(lambda: sum(done.values()) > len(plan) + 3)
-            over = True
-            await settled(directory)
-            await it.stop()
-    calls = backend.log.calls
-    result = audit("a long outage", sum(done.values()), directory / "ringback.db", sends, calls)
-    rings = {call.ring["id"] for call in calls}
-    wrong = [f"{len(rings)} rings, not 2"] if len(rings) != 2 else []
-    return found_wrong(result, *wrong, *_too_soon(directory))
-
-
-def _too_soon(directory: Path) -> list[str]:
-    """Looks that came before the time that `Retry-After` had asked for, by the record."""
-    with recount.reading(directory / "ringback.db") as db:
-        rows = db.execute(
-            "SELECT at, event, detail FROM events WHERE event IN ('attempt', 'look') ORDER BY id"
-        ).fetchall()
-    waits = [(row, later) for row, later in pairwise(rows) if row[1] == "attempt"]
-    asked = [(row[0], later[0]) for row, later in waits if json.loads(row[2])["status"] == 429]
-    asked += [(row[0], later[0]) for row, later in waits if json.loads(row[2])["status"] == 503]
-    if len(asked) != 2:
-        return [f"{len(asked)} answers with Retry-After, not 2"]
-    # Both asked for a second and more; what the commit of the verdict took is not waited again.
-    return [f"a retry {b - a:.3f} s after Retry-After: 1" for a, b in asked if b - a < 0.5]
-
-
-# Accepted, and then the process dies
-
-
-async def swallowed_answers(directory: Path, kills: int, each: int) -> Result:
-    """The backend accepts `each` rings, and the gateway is killed before it can know."""
-    sends: list[Confirmed] = []
-    opened = asyncio.Event()
-
-    async def accept_when_told(x: Exchange) -> None:
-        await opened.wait()
-        await x.answer(200)
-
-    async with hostile() as backend:
-        for kill in range(kills):
-            backend.misbehave = lambda call: accept_when_told
-            opened.clear()
-            async with process(
-                directory, backend.log, delivery=QUICK, limits=ROOMY, push=PUSH | {"timeout": 60.0}
-            ) as it:
-                who = [("acme", f"c-{kill}-{i}", f"t-{kill}-{i}") for i in range(each)]
-                sends += await rung(it, who)
-                await backend.until(lambda: backend.open == each)
-                it.signal(signal.SIGSTOP)
-                opened.set()
-                await backend.until(lambda: backend.open == 0)  # each has written its 200
-                await it.kill()
-            backend.misbehave = lambda call: None
-            async with process(
-                directory, backend.log, delivery=QUICK, limits=ROOMY, push=PUSH
-            ) as it:
-                await settled(directory)
-                await it.stop()
-    result = audit(
-        "accepted, then killed", kills, directory / "ringback.db", sends, backend.log.calls
-    )
-    if result.repeated != kills * each:  # each was accepted under its id, and then once more
-        return found_wrong(result, f"{result.repeated} repeated, not {kills * each}")
-    return result
-
-
-# A wave of rejections
-
-
-BELIEVED = 20  # dead tokens within a minute that are taken for dead
-
-
-async def rejections(directory: Path, customers: int) -> Result:
-    """Every token is dead, says the backend; then every app registers again."""
-    names = [f"c-{i}" for i in range(customers)]
-    async with hostile() as backend:
-        backend.misbehave = lambda call: bad.reject if len(backend.log.calls) % 2 else status(410)
-        async with process(directory, backend.log, delivery=QUICK, limits=ROOMY, push=PUSH) as it:
-            sends = await rung(it, [("acme", name, f"t-{name}") for name in names])
-            await settled(directory)
-            reasons = dict(
-                await database(
-                    directory, "SELECT reason, count(*) FROM outcomes GROUP BY reason", bool
-                )
-            )
-            rejected = len(backend.log.calls)
-            backend.misbehave = lambda call: None
-            await in_turn(
-                partial(it.register, name, f"phone-{name}", f"t-{name}") for name in names
-            )
-            await database(
-                directory,
-                "SELECT value FROM counters WHERE name = 'pushed'",
-                lambda rows: rows == [(customers,)],
-            )
-            await settled(directory)
-            await it.stop()
-    calls = backend.log.calls
-    result = audit("a wave of rejections", rejected, directory / "ringback.db", sends, calls)
-    expected = {"token_dead": BELIEVED, "quarantined": customers - BELIEVED}
-    wrong = [] if reasons == expected else [f"{reasons}, not {expected}"]
-    if rejected != customers:
-        wrong.append(f"{rejected} calls to {customers} dead tokens")
-    return found_wrong(result, *wrong)
-
-
-# A neighbour whose backend hangs
-
-
-async def neighbours(directory: Path, rings: int) -> Result:
-    """All calls to one tenant's backend hang, and more wait; another tenant's rings all arrive."""
-    slots = 4
-    async with hostile() as backend:
-        hanging = True
-        backend.misbehave = lambda call: (
-            bad.hang if hanging and call.headers["X-Tenant"] == "other" else None
-        )
-        environment = {
-            "RINGBACK_TENANTS__OTHER__PUSH__ENDPOINT": f"{backend.log.url}/other",
-            "RINGBACK_TENANTS__OTHER__PUSH__IN_FLIGHT": str(slots),
-        }
-        async with process(
-            directory,
-            backend.log,
-            environment=environment,
-            delivery=QUICK,
-            limits=ROOMY,
-            push=PUSH | {"timeout": 60.0},
-        ) as it:
-            stuck = await rung(it, [("other", f"o-{i}", f"t-{i}") for i in range(5 * slots)])
-            await backend.until(lambda: backend.open == slots)
-            sends = await rung(it, [("acme", f"c-{i}", f"t-{i}") for i in range(rings)])
-            await database(
-                directory,
-                "SELECT value FROM counters WHERE name = 'pushed' AND tenant = 'acme'",
-                lambda rows: rows == [(rings,)],
-            )
-            still, hanging = backend.open, False
-            await backend.stop()  # resets the calls that hang
-            await backend.listen()
-            await settled(directory)
-            await it.stop()
-    calls = backend.log.calls
-    result = audit(
-        "a neighbour's backend hangs", still, directory / "ringback.db", sends + stuck, calls
-    )
-    return result if still == slots else found_wrong(result, f"{still} calls hung, not {slots}")
-
-
 LONG: tuple[Callable[[Path], Awaitable[Result]], ...] = (
     partial(answers, each=100),
     partial(unreachable, each=100),
-    partial(outage, messages=10_000),
-    partial(swallowed_answers, kills=20, each=32),
-    partial(rejections, customers=2_000),
-    partial(neighbours, rings=2_000),
 )

@@ -20,9 +20,9 @@ from gateway.protocol import Role
 from tests import recount
 from tests.faults import hostile as bad
 from tests.faults.accounts import Confirmed, Result, audit
-from tests.faults.backend import PUSH, database, found_wrong, in_turn, rung, settled
 from tests.faults.hostile import Behaviour, Hostile, hostile, status
 from tests.faults.process import ROOMY, Process, process
+from tests.faults.steps import PUSH, database, found_wrong, in_turn, rung, settled
 from tests.running import PATIENT, QUICK, Call, Wire
 
 TWO_HOURS = 7_200.0

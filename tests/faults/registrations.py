@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from gateway.protocol import Role
 from tests.faults.accounts import Confirmed, Result, audit
-from tests.faults.backend import PUSH, found_wrong, in_turn, say, settled
 from tests.faults.hostile import Behaviour, Exchange, Hostile, hostile
 from tests.faults.process import ROOMY, Process, process
+from tests.faults.steps import PUSH, found_wrong, in_turn, say, settled
 from tests.running import QUICK, Call
 
 

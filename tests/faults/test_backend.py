@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults import backend, registrations
+from tests.faults import backend, outages, registrations
 from tests.running import backend as customer_backend
 from tests.running import running
 
@@ -27,7 +27,7 @@ async def test_backends_that_cannot_be_reached_are_tried_until_they_can(tmp_path
 async def test_a_long_outage_costs_the_retries_of_one_ring_and_one_further(
     tmp_path: Path,
 ) -> None:
-    result = await backend.outage(tmp_path, messages=1_000)
+    result = await outages.outage(tmp_path, messages=1_000)
     assert result.clean, result
     assert (result.sends, result.injected >= 8) == (1_000, True)
 
@@ -35,7 +35,7 @@ async def test_a_long_outage_costs_the_retries_of_one_ring_and_one_further(
 async def test_a_ring_accepted_just_before_a_kill_is_repeated_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:
-    result = await backend.swallowed_answers(tmp_path, kills=1, each=10)
+    result = await outages.swallowed_answers(tmp_path, kills=1, each=10)
     assert result.clean, result
     assert result.repeated == 10
 
@@ -43,12 +43,12 @@ async def test_a_ring_accepted_just_before_a_kill_is_repeated_with_the_same_byte
 async def test_a_wave_of_rejections_is_quarantined_and_registering_undoes_it(
     tmp_path: Path,
 ) -> None:
-    result = await backend.rejections(tmp_path, customers=30)
+    result = await outages.rejections(tmp_path, customers=30)
     assert result.clean, result
 
 
 async def test_a_hanging_backend_keeps_no_ring_of_another_tenant_waiting(tmp_path: Path) -> None:
-    result = await backend.neighbours(tmp_path, rings=40)
+    result = await outages.neighbours(tmp_path, rings=40)
     assert result.clean, result
 
 
