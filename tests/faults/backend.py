@@ -68,6 +68,7 @@ KINDS = {
     "gone": Kind(status(410), "token_dead", "http_410", "undeliverable"),
     "rejected": Kind(bad.reject, "token_dead", "rejected", "undeliverable"),
 }
+BUFFERS = 20  # MB that the system may hold of an answer that nobody reads
 TWICE = 2  # how often a device is treated badly before the backend is well again
 
 
@@ -115,9 +116,9 @@ def _unlike(
 
 def _swallowed(calls: list[Call]) -> list[str]:
     return [
-        f"{call.ring['customer']}: an answer of 100 MB was read"
+        f"{call.ring['customer']}: {call.headers['X-Flooded']} MB of an answer were read"
         for call in calls
-        if "X-Swallowed" in call.headers
+        if int(call.headers.get("X-Flooded", 0)) > BUFFERS
     ]
 
 

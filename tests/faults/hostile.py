@@ -158,9 +158,9 @@ async def flood(x: Exchange) -> None:
     await x.write(head(200, f"Content-Length: {BODY}"))
     piece = bytes(1024 * 1024)
     with suppress(ConnectionError):
-        for _ in range(BODY // len(piece)):
+        for written in range(BODY // len(piece)):
+            x.call.headers["X-Flooded"] = str(written)  # MB
             await x.write(piece)
-        x.call.headers["X-Swallowed"] = "100 MB"
 
 
 # Whole answers

@@ -99,8 +99,9 @@ async def _change(
             await _register(it, phone.customer, "phone", phone.token, "android")
         case "token":
             await _register(it, phone.customer, "phone", f"new-{phone.token}", "ios")
-        case "owner":
-            await _register(it, f"heir-{phone.customer}", "phone", phone.token, "ios")
+        case "owner":  # with the app as it is, or installed anew
+            installation = "phone" if int(phone.token[-1]) < 2 else "heirloom"
+            await _register(it, f"heir-{phone.customer}", installation, phone.token, "ios")
         case "installation":
             await _register(it, phone.customer, "reinstalled", phone.token, "ios")
     mark = len(backend.log.calls)
