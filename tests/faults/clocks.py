@@ -293,7 +293,7 @@ def _are(count: int, rows: list[Any]) -> bool:
 
 LONG: tuple[Callable[[Path], Awaitable[Result]], ...] = (
     partial(nothing_early, customers=100),
-    partial(goes_on, customers=100, rounds=3),
-    partial(restarts, offset=TWO_HOURS, customers=100),
+    partial(goes_on, customers=50, rounds=3),
+    partial(restarts, offset=TWO_HOURS, customers=50),
     partial(restarts, offset=-TWO_HOURS, customers=100),
 )
