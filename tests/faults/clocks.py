@@ -295,5 +295,5 @@ LONG: tuple[Callable[[Path], Awaitable[Result]], ...] = (
     partial(nothing_early, customers=100),
     partial(goes_on, customers=50, rounds=3),
     partial(restarts, offset=TWO_HOURS, customers=50),
-    partial(restarts, offset=-TWO_HOURS, customers=100),
+    partial(restarts, offset=-TWO_HOURS, customers=50),
 )
