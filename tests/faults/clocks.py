@@ -228,7 +228,7 @@ async def restarts(directory: Path, offset: float, customers: int) -> Result:
         backend.misbehave = _by_name
         async with process(
             directory, backend.log, environment=clock.environment(),
-            delivery=PATIENT, limits=ROOMY, push=PUSH | {"timeout": 60.0},
+            delivery=HOURLY, limits=ROOMY, push=PUSH | {"timeout": HOUR},
         ) as it:  # fmt: skip
             sends = await _in_every_state(it, clock, names)
             await backend.until(lambda: backend.open == customers)
@@ -294,6 +294,6 @@ def _are(count: int, rows: list[Any]) -> bool:
 LONG: tuple[Callable[[Path], Awaitable[Result]], ...] = (
     partial(nothing_early, customers=100),
     partial(goes_on, customers=50, rounds=3),
-    partial(restarts, offset=TWO_HOURS, customers=50),
-    partial(restarts, offset=-TWO_HOURS, customers=50),
+    partial(restarts, offset=TWO_HOURS, customers=30),
+    partial(restarts, offset=-TWO_HOURS, customers=30),
 )
