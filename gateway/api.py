@@ -41,6 +41,7 @@ class Api:
         devices: Devices,
         inbox: Inbox,
         rates: Rates,
+        wall: Callable[[], float],
         origins: frozenset[str] = frozenset(),
     ) -> None:
         self._verifier = verifier
@@ -48,6 +49,7 @@ class Api:
         self._devices = devices
         self._inbox = inbox
         self._rates = rates
+        self._wall = wall
         self._origins = origins
 
     def application(self) -> web.Application:
@@ -222,7 +224,7 @@ class Api:
         if scheme.lower() != "bearer" or not token.strip():
             raise FrameError(ErrorCode.UNAUTHORIZED, "give a token: Authorization: Bearer …")
         try:
-            who = self._verifier.verify(token.strip(), self._chat.clock())
+            who = self._verifier.verify(token.strip(), self._wall())
         except TokenRejected:
             raise FrameError(ErrorCode.UNAUTHORIZED, "the token was not accepted") from None
         if who.role not in roles:

@@ -45,10 +45,17 @@ class Core:
     """One gateway's decisions. Made, started, drained, stopped."""
 
     def __init__(
-        self, config: Config, database: Database, clock: Callable[[], float], rng: Random
+        self,
+        config: Config,
+        database: Database,
+        clock: Callable[[], float],
+        rng: Random,
+        wall: Callable[[], float] | None = None,
     ) -> None:
+        """`wall` is the time for what others date by their own clocks; `clock` unless given."""
         self.database = database
         self.clock = clock
+        self.wall = wall or clock
         self.store = Store(database, clock)
         self.hub = Hub()
         self.metrics = Metrics(self.store, self.hub)
@@ -73,7 +80,14 @@ class Core:
             }
         )
         self.sessions = Sessions(
-            config, self.verifier, self.chat, self.devices, self.inbox, self.rates, clock
+            config,
+            self.verifier,
+            self.chat,
+            self.devices,
+            self.inbox,
+            self.rates,
+            clock,
+            self.wall,
         )
         self.book.decided = self.metrics.decided
         self.sessions.rejected = self.metrics.rejected
@@ -95,7 +109,13 @@ class Core:
         await self.database.open()
         await self.store.start()
         self._worker = PushWorker(
-            self.book, self._endpoints, calls, self.clock, self._rng, self.metrics.attempted
+            self.book,
+            self._endpoints,
+            calls,
+            self.clock,
+            self._rng,
+            self.metrics.attempted,
+            wall=self.wall,
         )
         waiting = await self.book.recover()
         self._worker.start()

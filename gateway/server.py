@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 
 from gateway.api import Api, admin
-from gateway.clock import Clock
+from gateway.clock import Clock, wall
 from gateway.config import Address, Config
 from gateway.core import Core
 from gateway.protocol import CloseCode
@@ -47,6 +47,7 @@ class Gateway:
             Database(config.storage.path),
             Clock(),
             Random(),  # noqa: S311  (jitter, not a secret)
+            wall,
         )
         self.sockets = Sockets(
             config, self.core.sessions, self.core.clock, self.core.metrics.rejected
@@ -93,6 +94,7 @@ class Gateway:
             core.devices,
             core.inbox,
             core.rates,
+            core.wall,
             frozenset(o for tenant in self.config.tenants.values() for o in tenant.origins),
         )
         self.ports["admin"] = await self._site(

@@ -78,6 +78,7 @@ class Sessions:
         inbox: Inbox,
         rates: Rates,
         clock: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self._config = config
         self._limits = config.limits
@@ -87,6 +88,7 @@ class Sessions:
         self._inbox = inbox
         self._rates = rates
         self._clock = clock
+        self._wall = wall
         self.rejected: Callable[[str], None] = lambda reason: None
         """Told why a socket was turned away, for the metrics."""
 
@@ -135,7 +137,7 @@ class Sessions:
         if token is None:
             raise Hangup(CloseCode.BAD_TOKEN)
         try:
-            return self._verifier.verify(token, self._clock())
+            return self._verifier.verify(token, self._wall())
         except TokenRejected as rejected:
             self.rejected(f"token_{rejected.reason.value}")
             raise Hangup(CloseCode.BAD_TOKEN) from None
@@ -232,7 +234,7 @@ class Sessions:
     ) -> asyncio.TimerHandle:
         if before is not None:
             before.cancel()
-        delay = max(0.0, session.identity.expires_at - self._clock())
+        delay = max(0.0, session.identity.expires_at - self._wall())
         # A century is more than an event loop's timer takes, and than a socket lives.
         loop = asyncio.get_running_loop()
         return loop.call_later(min(delay, YEAR), session.close, CloseCode.TOKEN_EXPIRED)
@@ -240,7 +242,7 @@ class Sessions:
     def _refresh(self, session: Session, frame: protocol.Refresh) -> None:
         old = session.identity
         try:
-            new = self._verifier.verify(frame.token, self._clock())
+            new = self._verifier.verify(frame.token, self._wall())
         except TokenRejected as rejected:
             self.rejected(f"token_{rejected.reason.value}")
             raise FrameError(

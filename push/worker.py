@@ -106,8 +106,12 @@ class PushWorker:
         rng: Random,
         on_attempt: Callable[[Claim, Attempt], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wall: Callable[[], float] | None = None,
     ) -> None:
-        """Take the seams: `clock` in epoch s; `on_attempt` hears of every settled attempt."""
+        """Take the seams: `clock` in epoch s; `on_attempt` hears of every settled attempt.
+
+        `wall` dates what the backend compares with its own clock; it is `clock` unless given.
+        """
         self._book = book
         self._endpoints = dict(endpoints)
         self._caller = caller
@@ -115,6 +119,7 @@ class PushWorker:
         self._rng = rng
         self._on_attempt = on_attempt
         self._sleep = sleep
+        self._wall = wall or clock
         self._lanes: dict[str, _Lane] = {}
         self._rests: dict[DeviceRef, _Rest] = {}
         self._rest_timer: asyncio.Task[None] | None = None
@@ -210,7 +215,7 @@ class PushWorker:
         if claim is None or self._draining:
             return
         endpoint = self._endpoints[ref.tenant]
-        verdict, ms = await self._caller.call(endpoint, claim, self._clock())
+        verdict, ms = await self._caller.call(endpoint, claim, self._wall())
         attempt = self._judge(lane, endpoint, claim, verdict, ms)
         if verdict.kind is VerdictKind.MISCONFIGURED:
             self._complain(lane, ref.tenant, verdict)

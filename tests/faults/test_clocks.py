@@ -10,9 +10,12 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
+from tests.faults import clocks
 from tests.faults.clocks import TWO_HOURS
+from tests.faults.needs import needs
 from tests.running import PATIENT, QUICK, running
 from tests.test_push import recorded
 
@@ -66,3 +69,26 @@ async def test_joins_hold_no_longer_than_they_may_when_the_clock_was_set_back(
             phone = await it.customer()
             phone.vanish()
         assert (await rung).badge == 1
+
+
+async def test_a_clock_that_jumps_while_running_makes_nothing_early(tmp_path: Path) -> None:
+    needs("faketime")
+    result = await clocks.nothing_early(tmp_path, customers=3)
+    assert result.clean, result
+    assert result.injected == 3
+
+
+async def test_a_clock_that_jumps_while_running_keeps_nothing_waiting(tmp_path: Path) -> None:
+    needs("faketime")
+    result = await clocks.goes_on(tmp_path, customers=3, rounds=1)
+    assert result.clean, result
+    assert result.injected == 2
+
+
+@pytest.mark.parametrize("offset", [TWO_HOURS, -TWO_HOURS])
+async def test_another_time_after_a_restart_loses_nothing_and_rings_once(
+    tmp_path: Path, offset: float
+) -> None:
+    needs("faketime")
+    result = await clocks.restarts(tmp_path, offset, customers=2)
+    assert result.clean, result
