@@ -731,8 +731,9 @@ def _second(whole: int) -> str:
 
 def timestamp(seconds: float) -> str:
     """RFC 3339, UTC, milliseconds (rounded down), from seconds since the epoch, 1970 to 9999."""
-    # The microsecond keeps a time that was parsed from milliseconds in its own millisecond.
-    whole, milli = divmod(math.floor(seconds * 1000 + 0.001), 1000)
+    # A time that was parsed from milliseconds stays in its own: in the year 9999 a float of epoch
+    # seconds is off by up to 0.03 ms.
+    whole, milli = divmod(math.floor(seconds * 1000 + 0.05), 1000)
     return f"{_second(whole)}.{milli:03d}Z"
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import sys
 
-import aiosqlite
-
 from gateway.cli import main
 from storage import database
 
@@ -25,7 +23,7 @@ def set_otherwise(level: str, pages: str) -> None:
     """Change what every writing connection is set to before its first write."""
     checked = database._durable
 
-    async def otherwise(writer: aiosqlite.Connection) -> None:
+    async def otherwise(writer: database.Connection) -> None:
         await checked(writer)
         if level != "FULL":
             await writer.execute_fetchall(f"PRAGMA synchronous = {level}")

@@ -814,6 +814,8 @@ def test_a_time_is_utc_with_milliseconds_rounded_down(seconds: float, text: str)
 
 
 @given(st.integers(0, 253_402_300_799_999))
+@example(70_368_744_177_665)  # where a float of seconds is off by more than a microsecond
+@example(253_402_300_799_999)
 def test_every_millisecond_survives_being_written_and_read(milliseconds: int) -> None:
     text = timestamp(milliseconds / 1000)
     assert timestamp(parse_timestamp(text)) == text
