@@ -215,7 +215,8 @@ class Hostile:
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.wait(self._tasks, timeout=1.0)
+        await asyncio.sleep(0)  # what was aborted is closed by then
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -232,8 +233,6 @@ class Hostile:
             pass  # asyncio's server would log it
         finally:
             writer.transport.abort()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
             self._tasks.discard(task)
 
     async def _request(
