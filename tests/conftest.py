@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("timeout")
-            item.obj = _within(marker.args[0] if marker else SECONDS, item.obj)
+            item.obj = _within(0.9 * marker.args[0] if marker else SECONDS, item.obj)
 
 
 def _within(seconds: float, test: Callable[..., Any]) -> Callable[..., Any]:

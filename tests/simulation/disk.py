@@ -89,7 +89,8 @@ class Connection:
         elif sql == "COMMIT":
             touched, self._touched = self._touched, []
             self._disk.committed(self.db, touched)
-        await self._process.turn()
+        if not self._process.edge():
+            await asyncio.Future()
         return rows
 
     async def close(self) -> None:

@@ -241,8 +241,9 @@ class Customer:
     evidence: int = 0
     """The furthest seq that the server may take for acknowledged."""
     left_at: float = -1.0
-    grace: float = 0.0
-    """When the last session left chat, and the grace that this leaves."""
+    """When the last session left chat."""
+    ends: list[tuple[float, float]] = field(default_factory=list)
+    """Every end of an active session, and the grace that it leaves."""
 
     @property
     def marker(self) -> str:
@@ -253,12 +254,16 @@ class Customer:
         """For sure, as the server must see it by now."""
         return any(visit.in_chat for visit in self.visits)
 
-    def left(self, now: float, grace: float) -> None:
-        """A session that was in chat is not any more. What leaves at once leaves together."""
-        if any(visit.active and not visit.line.over for visit in self.visits):
-            return
-        self.grace = min(grace, self.grace) if now - self.left_at < 1.0 else grace
-        self.left_at = now
+    @property
+    def grace(self) -> float:
+        """Since the customer left. Of sessions that end together, any may be the last to go."""
+        return min(grace for at, grace in self.ends if abs(at - self.left_at) < 1.0)
+
+    def left(self, now: float, grace: float, *, welcomed: bool = True) -> None:
+        """An active session has ended; one that was not welcomed may not have been in chat."""
+        self.ends.append((now, grace))
+        if welcomed and not any(v.active and not v.line.over for v in self.visits):
+            self.left_at = now
 
 
 @dataclass(eq=False, slots=True)

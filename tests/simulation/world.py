@@ -243,8 +243,8 @@ class World:
         customer = visit.customer
         if visit in customer.visits:
             customer.visits.remove(visit)
-        if visit.active and visit.expect is not None:
-            customer.left(self.now, self._grace(code))
+        if visit.active:
+            customer.left(self.now, self._grace(code), welcomed=visit.expect is not None)
 
     def _grace(self, code: int | None) -> float:
         if code == CloseCode.RESTART:
