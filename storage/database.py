@@ -62,7 +62,6 @@ class Database:
         """
         try:
             self._lock = _take_lock(self.path)
-            _put_on_disk(self.path.with_name(self.path.name + "-wal"))
             self._writer = await self._connect()
             await self._migrate(self._writer)
             await _durable(self._writer)
@@ -168,6 +167,7 @@ class Database:
                 f"{self.path} was written by a newer version of Ringback (schema {version}, "
                 f"this one knows up to {len(MIGRATIONS)}): install that version or restore a backup"
             )
+        await _put_on_disk(writer, self.path.with_name(self.path.name + "-wal"))
         if version == len(MIGRATIONS):
             return
         await writer.execute_fetchall("PRAGMA journal_mode = WAL")
@@ -262,15 +262,23 @@ async def _durable(writer: Connection) -> None:
         )
 
 
-def _put_on_disk(wal: Path) -> None:
+async def _put_on_disk(writer: Connection, wal: Path) -> None:
     """Put on disk what an earlier process wrote and did not sync: it was killed, or a sync failed.
 
     Recovery takes such commits out of the page cache as good. Their senders come again under the
     same ref, are told `sent`, and no commit of ours would sync what that rests on. Written anew,
     not only synced: after a failed sync the kernel may hold the pages for clean.
     """
+    await writer.execute_fetchall("BEGIN IMMEDIATE")  # no other program writes meanwhile
     try:
-        file = os.open(wal, os.O_RDWR)
+        _write_anew(wal)
+    finally:
+        await writer.execute_fetchall("ROLLBACK")
+
+
+def _write_anew(path: Path) -> None:
+    try:
+        file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return
     try:
