@@ -24,7 +24,19 @@ from tests.faults.accounts import Result
 from tests.simulation.__main__ import simulate
 
 Fault = Callable[[Path], Awaitable[Result]]
-FAULTS = ("kill", "power", "disk", "network", "disconnects", "storm", "backend", "clocks")
+FAULTS = (
+    "kill",
+    "power",
+    "disk",
+    "network",
+    "slow",
+    "disconnects",
+    "storm",
+    "backend",
+    "outages",
+    "registrations",
+    "clocks",
+)
 COLUMNS = ("fault", "injected", "confirmed sends", "lost", "doubled", "unaccounted", "repeated")
 
 
