@@ -109,7 +109,8 @@ class Chat:
         self.quiet_until = 0.0
         """Until then, after a start, nobody is rung (rule 9)."""
         self.calling: Callable[[Key, int], bool] = lambda key, device: False
-        """Whether a call for this device is out: then its settling decides its next time."""
+        """Whether a call for this device is out: then its settling decides its next time, no
+        earlier than a hold that began meanwhile allows."""
 
     # A customer's session
 
@@ -240,7 +241,9 @@ class Chat:
             c = replace(c, push_due_at=due)
             self._moved(tx, c, Reason.LEFT, due)
         for device in c.devices:
-            if device.owes and device.ring is None and not self.calling(key, device.id):
+            # A backoff stands; while a call is out, the time is nothing but a hold's end.
+            unclaimed = device.owes and device.ring is None
+            if unclaimed or self.calling(key, device.id):
                 wake = delivery.due_after_leaving(device.wake_at, tx.now, grace)
                 c = c.with_device(replace(device, wake_at=wake))
         if c is not tx.conversation(key):
@@ -248,7 +251,7 @@ class Chat:
 
     def _hold(self, tx: Transaction, c: Conversation) -> Conversation:
         """Somebody came into chat: nobody is rung while the replay is on its way (rule 5)."""
-        waiting = [d for d in c.devices if d.wake_at is not None and not self.calling(c.key, d.id)]
+        waiting = [device for device in c.devices if device.wake_at is not None]
         if c.push_due_at is None and not waiting:
             return c
         # No later than now: else, after the clock was set back, joins could hold for as long.

@@ -454,7 +454,8 @@ class Book:
         device = replace(device, **told)
         match verdict.kind:
             case VerdictKind.RETRY | VerdictKind.MISCONFIGURED:
-                wake = min(attempt.retry_at or tx.now, claim.ring.expires_at)
+                wake = max(attempt.retry_at or tx.now, device.wake_at or 0.0)  # a hold stands
+                wake = min(wake, claim.ring.expires_at)
                 return tx.put(c.with_device(replace(device, wake_at=wake)))
             case VerdictKind.ACCEPTED:
                 return self._accepted(tx, c, device)
@@ -536,6 +537,6 @@ def _without_ring(device: Device, covered: Cut) -> Device:
 
 
 def _over(tx: Transaction, device: Device) -> Device:
-    """The ring in hand is settled; what came meanwhile is looked at now."""
+    """The ring in hand is settled; what came meanwhile is looked at now, or when a hold ends."""
     device = _without_ring(device, max(device.covered, device.ring_to))
-    return replace(device, wake_at=tx.now if device.owes else None)
+    return replace(device, wake_at=max(tx.now, device.wake_at or 0.0) if device.owes else None)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 from aiohttp import web
 
-from gateway.protocol import Role, timestamp
+from gateway.protocol import Role
 from tests.running import PATIENT, QUICK, Call, Running, running
 
 SLOW_ACK = QUICK | {"ack_timeout": 60.0, "max_hold": 60.0}
@@ -465,34 +464,3 @@ async def test_an_ack_after_the_push_is_a_fact_beside_it(tmp_path: Path) -> None
         await customer.send("ack", seq=1)
         await recorded(it, 1, "acked_after_ring")
         assert (await it.outcome(1))["outcome"] == "pushed"
-
-
-async def test_what_a_cancelled_ring_covered_beyond_the_fan_out_is_still_owed(
-    tmp_path: Path,
-) -> None:
-    """The ring covers more than the device was asked to ring for, and expires in hand."""
-    delivery = QUICK | {"ack_timeout": 2.0, "max_hold": 2.0}
-    async with running(tmp_path, delivery=delivery) as it:
-        await it.register()
-        gate = Gate()
-        busy = web.Response(status=503, headers={"Retry-After": "1"})
-        it.backend.answers += [gate, busy]
-        await it.write(text="zero")
-        await it.backend.take()
-        await it.write(text="one")
-        await recorded(it, 2, "due")  # asked for while the first ring is in hand
-        customer = await it.customer()
-        await it.write(text="two")
-        await it.write(text="three", expires_at=timestamp(time.time() + 0.5))
-        gate.open.set()
-        assert (await it.backend.take()).ring["seq"] == 4
-        await recorded(it, 4, "attempt")
-        await customer.send("bye")
-        await customer.closed()
-        await recorded(it, 3, "due")  # nobody is marked: the ring in hand covers it
-        customer = await it.customer()
-        await customer.send("ack", seq=2)
-        await customer.quiet()
-        await customer.send("bye")
-        await it.settled(4, "expired")
-        assert (await it.settled(3, "pushed"))["reason"] == "not_in_chat"

@@ -208,8 +208,9 @@ class Model:
     # Events, in the order in which they were decided
 
     def _events(self, db: sqlite3.Connection) -> None:
-        for id, conversation, event, seq, at, detail in db.execute(
-            "SELECT id, conversation, event, seq, at, detail FROM events WHERE id > ? ORDER BY id",
+        for id, conversation, event, from_seq, seq, at, detail in db.execute(
+            "SELECT id, conversation, event, from_seq, seq, at, detail FROM events"
+            " WHERE id > ? ORDER BY id",
             (self._event,),
         ).fetchall():
             self._event = id
@@ -219,12 +220,17 @@ class Model:
                 if event == "read":
                     self._acked[conversation] = max(self._acked.get(conversation, 0), seq)
             elif event == "claimed":
-                self._claimed(db, conversation, seq, at, json.loads(detail))
+                self._claimed(db, conversation, (from_seq, seq), at, json.loads(detail))
             elif event == "look":
                 self._looked(db, conversation, at, json.loads(detail))
 
     def _claimed(
-        self, db: sqlite3.Connection, conversation: int, seq: int, at: float, about: dict[str, Any]
+        self,
+        db: sqlite3.Connection,
+        conversation: int,
+        places: tuple[int, int],
+        at: float,
+        about: dict[str, Any],
     ) -> None:
         tenant, name = self._names[conversation]
         ring, kind = about["ring"], about["kind"]
@@ -233,14 +239,15 @@ class Model:
             " AND json_extract(ring, '$.id') = ?",
             (conversation, ring),
         ).fetchone()
-        if found is None:  # settled or moved within the same commit
+        if found is None:  # replaced within the same commit; its call is on the way
+            self.rings[ring] = Ring(conversation, kind, places[0] - 1, places[1], self.commits)
             return
         lo, hi, content = found
         unread = json.loads(content)["unread"]
         self.rings[ring] = Ring(conversation, kind, lo, hi, self.commits)
         counted = self._counted(db, conversation)
         read = self._read.get(conversation, 0)
-        exact = sum(s > read for s in counted if s <= seq)
+        exact = sum(s > read for s in counted if s <= places[1])
         upper = sum(s > read for s in counted)
         assert exact <= unread <= upper, (
             f"{name}: the claim {ring} says {unread} unread, there are {exact} (I5)"
@@ -274,6 +281,12 @@ class Model:
             assert any(s > acked for s in wanted), (
                 f"{name}: {told['id']} is repeated though all of it was acked (I3)"
             )
+            ((oldest,),) = db.execute(
+                "SELECT min(at) FROM messages WHERE conversation = ? AND seq > ?"
+                " AND role <> 'customer' AND kind <> 'system'",
+                (conversation, acked),
+            )
+            self._hold(self._names[conversation], at, oldest)
 
     @staticmethod
     def _counted(db: sqlite3.Connection, conversation: int) -> list[int]:
@@ -316,15 +329,23 @@ class Model:
             assert now >= oldest + timing.ack_timeout - 0.001, (
                 f"{name[1]}: in chat and rung {now - oldest:.3f} s after the message (rule 1)"
             )
-            joined = max(v.began for v in sure)
-            held = min(joined + timing.ack_timeout, (unacked or oldest) + timing.max_hold)
-            assert now >= held - 0.001, (
-                f"{name[1]}: rung {now - joined:.3f} s after coming into chat (rule 5)"
-            )
+            self._hold(name, now, unacked or oldest)
         elif not here and max(world.started, world.trouble) < customer.left_at <= now:
             due = min(oldest + timing.ack_timeout, customer.left_at + customer.grace)
             assert now >= due - 0.001, (
                 f"{name[1]}: rung {now - customer.left_at:.3f} s after leaving (rule 4)"
+            )
+
+    def _hold(self, name: tuple[str, str], now: float, unacked: float) -> None:
+        """Nobody is rung, or rung again, while the replay is on its way (rule 5)."""
+        timing = self.world.timing
+        visits = self.world.customers[name].visits
+        here = [v for v in visits if v.in_chat and v.began > self.world.trouble]
+        joined = max((v.began for v in here if now - v.began > SETTLE), default=None)
+        if joined is not None:
+            held = min(joined + timing.ack_timeout, unacked + timing.max_hold)
+            assert now >= held - 0.001, (
+                f"{name[1]}: rung {now - joined:.3f} s after coming into chat (rule 5)"
             )
 
     # What reaches a backend

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 import structlog
@@ -91,6 +92,74 @@ def test_a_backend_that_rejects_everything_leaves_nothing_pending(day: Day) -> N
     world.run(10.0)
     assert rung(day)[-1].token == "TOKEN-new"
     assert set(world.model.outcomes.values()) == {"pushed"}
+
+
+class Four(Random):
+    """A backend that is slow takes four seconds."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 4.0
+
+
+@pytest.mark.parametrize("mood", [Mood.SLOW, Mood.LATE])
+def test_an_answer_that_comes_after_the_customer_came_back_rings_nobody_at_once(
+    day: Day, mood: Mood
+) -> None:
+    """What came during the call, or a retry of it, waits for the replay to be acknowledged."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.ears.rng = Four(1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.ears.mood = mood
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(2.0 if mood is Mood.SLOW else 13.5)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(0.5)
+    assert len(rung(day)) == 1
+    came = world.process.loop.time()
+    world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(10.0)
+    again = rung(day)[1:]
+    assert again
+    assert all(heard.at >= came + world.timing.ack_timeout for heard in again)
+
+
+def test_what_a_cancelled_ring_covered_beyond_the_fan_out_is_still_owed(day: Day) -> None:
+    """The ring covers more than the device was asked to ring for, and expires in hand."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.ears.rng = Four(1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.ears.mood = Mood.SLOW
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(0.5)
+    world.write(anna, MessageKind.PROACTIVE, None)  # asked for while the first ring is in hand
+    world.run(0.5)
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+    assert visit is not None
+    world.run(4.5)
+    world.ears.mood = Mood.BUSY
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.write(anna, MessageKind.PROACTIVE, 3.0)
+    world.run(1.0)
+    assert [heard.seq for heard in rung(day)] == [1, 4]
+    visit.bye(world.now)  # due, and nobody is marked: the ring in hand covers it
+    world.run(0.5)
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+    world.run(0.1)
+    assert visit is not None
+    visit.ack(2)
+    visit.bye(world.now)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [1, 4, 3]
+    assert [world.model.outcomes[1, seq] for seq in (1, 2, 3, 4)] == [
+        "pushed",
+        "acked",
+        "pushed",
+        "expired",
+    ]
 
 
 def test_a_flapping_phone_still_rings_within_the_longest_hold(day: Day) -> None:
