@@ -177,17 +177,20 @@ class Day:
     def say(self, rng: Random, customer: Customer) -> None:
         visit = _one(rng, customer)
         if visit is not None and visit.expect is not None:
-            visit.line.say("send", ref=f"c-{rng.random()}", text=self.world.text(customer))
+            text = self.world.text(customer)
+            visit.line.say("send", ref=f"c-{self.world.sent}", text=text)
 
     def send(self, rng: Random, customer: Customer) -> None:
         agent = self.world.agent(customer.tenant)
         for _ in range(rng.choice((1, 1, 1, 2, 5))):
-            agent.send(f"a-{rng.random()}", customer.id, self.world.text(customer))
+            text = self.world.text(customer)
+            agent.send(f"a-{self.world.sent}", customer.id, text)
 
     def vanish(self, rng: Random, customer: Customer) -> None:
         """The race that all of this is about: a message, and the socket dies with it."""
         agent = self.world.agent(customer.tenant)
-        agent.send(f"a-{rng.random()}", customer.id, self.world.text(customer))
+        text = self.world.text(customer)
+        agent.send(f"a-{self.world.sent}", customer.id, text)
         self.world.run(rng.choice((0.0, 0.001, 0.01, 0.05)))
         while (visit := _one(rng, customer)) is not None and rng.random() < 0.9:
             visit.line.end(rng.choice((ABNORMAL, ABNORMAL, 1000, 1001)), lost=rng.random() < 0.5)

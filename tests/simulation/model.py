@@ -93,6 +93,8 @@ class Model:
         self._event = 0
         self._acked: dict[int, int] = {}
         self._read: dict[int, int] = {}
+        self._due: dict[int, tuple[int, int]] = {}
+        """The messages that the last fan-out asked for: what is due takes along what is newer."""
         self._names: dict[int, tuple[str, str]] = {}
 
     @property
@@ -219,6 +221,8 @@ class Model:
                 marks[conversation] = max(marks.get(conversation, 0), seq)
                 if event == "read":
                     self._acked[conversation] = max(self._acked.get(conversation, 0), seq)
+            elif event == "due":
+                self._due[conversation] = (from_seq, seq)
             elif event == "claimed":
                 self._claimed(db, conversation, (from_seq, seq), at, json.loads(detail))
             elif event == "look":
@@ -257,7 +261,7 @@ class Model:
         acked = self._acked.get(conversation, 0)
         fresh = [s for s in counted if lo < s <= hi and s > acked]
         assert fresh, f"{name}: {ring} covers only what was acked before (I3)"
-        self._due(db, conversation, (tenant, name), fresh, at)
+        self._in_time(db, conversation, (tenant, name), fresh, at)
 
     def _looked(
         self, db: sqlite3.Connection, conversation: int, at: float, about: dict[str, Any]
@@ -299,7 +303,7 @@ class Model:
             )
         ]
 
-    def _due(
+    def _in_time(
         self,
         db: sqlite3.Connection,
         conversation: int,
@@ -310,9 +314,12 @@ class Model:
         """Rules 1, 4, 5 and 9: nobody is rung before the time has come. `now`: when decided."""
         world, timing = self.world, self.world.timing
         customer = world.customers[name]
+        first, last = self._due.get(conversation, (0, 0))
+        if not first <= fresh[0] <= last:
+            first = fresh[0]
         ((oldest,),) = db.execute(
             "SELECT min(at) FROM messages WHERE conversation = ? AND seq >= ?",
-            (conversation, fresh[0]),
+            (conversation, first),
         )
         ((unacked,),) = db.execute(
             "SELECT min(m.at) FROM messages m JOIN conversations c ON c.id = m.conversation"
