@@ -95,8 +95,10 @@ class Day:
         names, weights = zip(*STEPS.items(), strict=True)
         (name,) = rng.choices(names, weights)
         who = rng.choice(CUSTOMERS)
-        rare = rng.random() < 0.01 and self.world.disk.health is Health.GOOD
+        rare = rng.random() < 0.01
         pause = rng.choice(RARE if rare else PAUSES)
+        if self.world.disk.health is not Health.GOOD:
+            pause = min(pause, 5.0)  # everything that is due is tried again each second
         self.told.append(f"{number}: {name} {'/'.join(who)}, then {pause} s")
         self.do(name, who, pause, rng)
 
@@ -266,7 +268,7 @@ STEPS = {
     "sign_out": 0.5,
     "backends": 6,
     "disk": 2,
-    "die": 5,
+    "die": 3,
     "shut_down": 1,
 }
 
