@@ -89,7 +89,8 @@ class Model:
         self.rows: dict[int, Row] = {}
         self.removable: set[tuple[str, str]] = set()
         """Tokens (by tenant) that somebody asked to remove or replace, now or earlier."""
-        self.called: dict[int, float] = {}
+        self.called: dict[tuple[str, str], float] = {}
+        """When the last call for one of a customer's devices ended."""
         self._event = 0
         self._acked: dict[int, int] = {}
         self._read: dict[int, int] = {}
@@ -407,8 +408,8 @@ class Model:
 
     def answered(self, heard: Heard, verdict: Verdict) -> None:
         """The process has learned of an answer."""
-        self.called[heard.device] = self.world.now
         name = (heard.tenant, heard.customer)
+        self.called[name] = self.world.now
         if verdict.kind is VerdictKind.TOKEN_DEAD:
             self.said_dead.add(name)
             self.dead.add((heard.tenant, heard.token))
@@ -429,10 +430,10 @@ class Model:
             ((at,),) = world.look(
                 "SELECT at FROM messages WHERE conversation = ? AND seq = ?", (id, seq)
             )
-            calls = [self.called.get(d, 0.0) for d, r in self.rows.items() if r.conversation == id]
+            called = self.called.get(self._names[id], 0.0)
             busy = any(world.ears.out.get(d) for d, r in self.rows.items() if r.conversation == id)
-            patience = longest + (world.longest_retry if calls else 0.0)
+            patience = longest + (world.longest_retry if called else 0.0)
             rearmed = world.rearmed.get(self._names[id], 0.0)
-            waited = world.now - max(at, since, rearmed, *calls)
+            waited = world.now - max(at, since, rearmed, called)
             if waited > patience and not busy:
                 world.violate(f"{self._names[id][1]} {seq}: forgotten for {waited:.0f} s")
