@@ -35,6 +35,7 @@ from gateway.protocol import (
 )
 from gateway.session import AgentSession, CustomerSession, Held
 from gateway.telling import Telling
+from storage import outcomes
 from storage.errors import Unavailable
 from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message, Outcome
 from storage.store import Needs, Store
@@ -440,6 +441,8 @@ class Chat:
             changes = {"live": True, "unanswered": posting.role is Role.CUSTOMER}
         if counted:
             draft, changes["push_due_at"] = self._route(tx, c, posting, draft)
+            if not outcomes.pending(c):  # what joins held before held nothing of this message
+                changes["hold_from"] = None
         return tx.append_message(c, draft, **changes)
 
     def _route(

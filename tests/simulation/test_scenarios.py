@@ -179,3 +179,32 @@ def test_a_flapping_phone_still_rings_within_the_longest_hold(day: Day) -> None:
         world.run(0.5)
         assert world.now - began < world.timing.max_hold + 2.0
     assert world.now - began > world.timing.ack_timeout
+
+
+def test_what_waited_before_takes_nothing_from_the_hold_of_a_new_message(day: Day) -> None:
+    """A badge that cannot be told is held when somebody comes; a message of later is held anew."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    world.ears.mood = Mood.RESETS
+    visit = world.visit(anna, active=False, acks=False, resume=False, ttl=86_400.0)
+    world.run(1.0)
+    assert visit is not None
+    visit.read(1)
+    world.run(60.0)
+    visit.turn(True, world.now)
+    world.run(2 * world.timing.max_hold)
+    world.register(anna, "phone-1", "TOKEN-2")
+    world.run(10.0)
+    agent = world.agent("acme")
+    agent.send("a-1", "anna", world.text(anna))
+    world.run(3.0)
+    came = world.process.loop.time()
+    world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+    world.run(1.0)
+    world.ears.mood = Mood.ACCEPTS
+    while not (told := [heard for heard in rung(day) if heard.seq == 2]):
+        world.run(0.1)
+    assert told[0].at >= came + world.timing.ack_timeout
