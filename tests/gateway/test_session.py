@@ -213,6 +213,16 @@ def test_what_arrives_during_a_replay_goes_out_behind_it_in_order() -> None:
     assert wire.out == [b"1", b"2", b"3", b"4", b"5"]
 
 
+def test_what_came_before_the_replay_is_read_is_in_it_and_frees_its_place() -> None:
+    session, wire = customer()
+    session.held = held()
+    session.deliver(b"0" * BOUND)
+    session.held.forget()
+    session.deliver(b"1" * BOUND)
+    session.release()
+    assert wire.out == [b"1" * BOUND]
+
+
 def test_releasing_without_a_replay_sends_nothing() -> None:
     session, wire = customer()
     session.release()
@@ -247,6 +257,12 @@ def test_a_closed_session_sends_nothing_and_is_closed_once() -> None:
 def test_a_customers_session_names_its_conversation() -> None:
     session, _ = customer()
     assert (session.key, session.tenant) == (KEY, "acme")
+
+
+def test_a_session_is_labelled_with_its_state_and_installation() -> None:
+    assert customer()[0].label == "s-1:active"
+    session, _ = customer(state=SessionState.BACKGROUND, installation="my phone: 1")
+    assert session.label == "s-1:background:my%20phone%3A%201"
 
 
 def test_a_session_is_active_until_it_says_otherwise() -> None:

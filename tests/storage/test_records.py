@@ -1,5 +1,6 @@
 """Records: what follows from their fields, and what they keep to themselves."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from storage.records import (
     Message,
     Outcome,
     Span,
+    fingerprint,
 )
 
 SECRET = "never to be seen"
@@ -126,3 +128,9 @@ def test_no_repr_tells_a_token_a_ring_or_a_text() -> None:
     assert SECRET not in told
     assert "m_9" in told
     assert "generation=2" in told
+
+
+def test_a_fingerprint_names_a_token_and_does_not_tell_it() -> None:
+    assert fingerprint("the-device-token") == fingerprint("the-device-token")
+    assert fingerprint("the-device-token") != fingerprint("another")
+    assert re.fullmatch("[0-9a-f]{12}", fingerprint("the-device-token"))
