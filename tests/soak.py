@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
 
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -99,7 +98,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
     work: list[tuple[str, Callable[[], Result]]] = [
-        (name, functools.partial(lambda fault: uvloop.run(one(fault)), fault))
+        (name, functools.partial(lambda fault: asyncio.run(one(fault)), fault))
         for name, fault in long_forms()
     ]
     work.append(("simulation", lambda: days(options.runs, options.steps)))
@@ -117,5 +116,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    asyncio.set_event_loop_policy(None)
     sys.exit(main())

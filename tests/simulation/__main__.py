@@ -19,6 +19,9 @@ from tests.simulation.days import Report, run, shrink
 from tests.simulation.world import Violation
 
 
+PROGRESS = 1_000  # runs after which it is told how far it is
+
+
 @dataclass(slots=True)
 class Total:
     """What many runs went through."""
@@ -78,6 +81,8 @@ def simulate(runs: int, steps: int, *, first: int = 0, jobs: int = 1, stop: bool
                 break
         else:
             total.add(report)
+        if total.runs % PROGRESS == 0:
+            print(f"{total.runs:,} days", file=sys.stderr, flush=True)
     return total
 
 
