@@ -18,7 +18,6 @@ from itertools import repeat
 from tests.simulation.days import Report, run, shrink
 from tests.simulation.world import Violation
 
-
 PROGRESS = 1_000  # runs after which it is told how far it is
 
 
