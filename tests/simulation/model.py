@@ -336,8 +336,9 @@ class Model:
         if sure:
             # A registration makes what is pending due after the ack timeout, and that due time
             # stands for what comes later too.
-            rearmed = world.rearmed.get(name, oldest)
-            assert now >= min(oldest, rearmed) + timing.ack_timeout - 0.001, (
+            rearmed = world.rearmed.get(name, 0.0)
+            since = rearmed if rearmed <= oldest <= rearmed + timing.ack_timeout else oldest
+            assert now >= since + timing.ack_timeout - 0.001, (
                 f"{name[1]}: in chat and rung {now - oldest:.3f} s after the message (rule 1)"
             )
             self._hold(name, now, unacked or oldest)
