@@ -85,7 +85,7 @@ def wrapper(output: Path, *more: str) -> tuple[str, ...]:
 def read(output: Path, database: Path) -> list[Event]:
     """The events of one recorded process; files are named by their path in the directory."""
     events: list[list[Event]] = []
-    begun: dict[str, tuple[str, int]] = {}
+    begun: dict[str, tuple[str, str, int]] = {}
     with output.open(encoding="ascii") as lines:
         for line in lines:
             found = _LINE.match(line.rstrip("\n"))
@@ -94,10 +94,10 @@ def read(output: Path, database: Path) -> list[Event]:
             thread, resumed, call, rest = found.groups()
             at = len(events)
             if resumed:
-                before, at = begun.pop(thread)
-                call, rest = resumed, before + rest
+                call, before, at = begun.pop(thread)
+                rest = before + rest
             elif rest.endswith("<unfinished ...>"):
-                begun[thread] = (rest.removesuffix("<unfinished ...>"), at)
+                begun[thread] = (call, rest.removesuffix("<unfinished ...>"), at)
                 events.append([])
                 continue
             else:
@@ -107,6 +107,8 @@ def read(output: Path, database: Path) -> list[Event]:
                 events.append(made)
             else:
                 events[at] += made
+    for call, rest, at in begun.values():  # killed before it came back
+        events[at] += _events(call, f"{rest}) = ?", database)
     return [event for some in events for event in some]
 
 
@@ -114,16 +116,16 @@ def _events(call: str, rest: str, database: Path) -> Iterator[Event]:
     end = _END.search(rest)
     if end is None:
         return
-    killed = end[1] == "?"  # in the middle of it: a write may have been made, nothing else counts
-    if killed and call != "pwrite64":
+    killed = end[1] == "?"  # in the middle of it: what was written or told may have been
+    name = _name(call, rest, database)
+    if killed and (call != "pwrite64" if name is not None else call not in TELLING):
         return
     result = sys.maxsize if killed else int(end[1])
-    name = _name(call, rest, database)
     if call in ("fsync", "fdatasync") and name is not None:
         yield Synced(name, failed=result < 0)
     elif result < 0:
         return
-    elif name is None and call in ("write", "writev", "sendto", "sendmsg"):
+    elif name is None and call in TELLING:
         yield from _told(b"".join(map(_bytes, _STRING.findall(rest))))
     elif name:
         yield from _changed(call, rest, result, name)
@@ -169,6 +171,7 @@ def _name(call: str, rest: str, database: Path) -> str | None:
 
 
 SUFFIXES = ("-wal", "-journal")
+TELLING = ("write", "writev", "sendto", "sendmsg")
 
 
 def _bytes(escaped: str) -> bytes:
