@@ -35,6 +35,7 @@ LAWFUL = {
 """The published transition table, written down a second time."""
 
 LACKING = ("no_device", "token_dead", "quarantined")
+ON_ITS_WAY = 8  # commits that may come between the one of a look and its request
 SETTLE = 2.0  # seconds after which what a peer said has surely been committed
 
 
@@ -87,6 +88,8 @@ class Model:
         """Tokens (by tenant) that a backend called dead."""
         self.far: dict[tuple[int, int], Heard] = {}
         self.rows: dict[int, Row] = {}
+        self.dropped: dict[str, int] = {}
+        """The commit with which a ring was in hand no more."""
         self.removable: set[tuple[str, str]] = set()
         """Tokens (by tenant) that somebody asked to remove or replace, now or earlier."""
         self.called: dict[tuple[str, str], float] = {}
@@ -202,6 +205,9 @@ class Model:
             rows[id] = row
             assert state == "live" or (tenant, token) in self.dead, "a token died of another's (I6)"
         for id, old in self.rows.items():
+            in_hand = rows[id].ring if id in rows else None
+            if old.ring is not None and old.ring != in_hand:
+                self.dropped[json.loads(old.ring)["id"]] = self.commits
             slot = (self._names[old.conversation][0], old.token)
             gone = id not in rows or rows[id].token != old.token
             if gone and slot not in held:
@@ -377,7 +383,7 @@ class Model:
         if row is not None and row.ring and json.loads(row.ring)["id"] == heard.ring:
             if row.attempt != heard.attempt:
                 world.violate(f"{who}: attempt {heard.attempt} of {heard.ring} was not committed")
-        elif heard.attempt > 1 and ring.at_commit < self.commits - 8:
+        elif self._long_gone(heard.ring):
             world.violate(f"{who}: {heard.ring} was called though it is in hand no more")
         self._owner(heard)
         if ring.kind != "badge":
@@ -399,16 +405,20 @@ class Model:
         elif heard.took:
             self.far[slot] = heard
 
+    def _long_gone(self, ring: str) -> bool:
+        """Whether a ring left hand so long ago that its call cannot have been on its way."""
+        gone = self.dropped.get(ring, self.rings[ring].at_commit)
+        return self.commits - gone > ON_ITS_WAY
+
     def _owner(self, heard: Heard) -> None:
         """No call for a token after it moved to somebody else, but one that was on its way."""
         for device, row in self.rows.items():
             name = self._names[row.conversation]
             if row.token != heard.token or name[0] != heard.tenant:
                 continue
-            if name[1] != heard.customer and device != heard.device:
-                ring = self.rings[heard.ring]
-                if self.commits - ring.at_commit > 8:
-                    self.world.violate(f"{heard.customer} rung on {name[1]}'s token (I6)")
+            another = name[1] != heard.customer and device != heard.device
+            if another and self._long_gone(heard.ring):
+                self.world.violate(f"{heard.customer} rung on {name[1]}'s token (I6)")
 
     def answered(self, heard: Heard, verdict: Verdict) -> None:
         """The process has learned of an answer."""
