@@ -441,8 +441,8 @@ class Chat:
             changes = {"live": True, "unanswered": posting.role is Role.CUSTOMER}
         if counted:
             draft, changes["push_due_at"] = self._route(tx, c, posting, draft)
-            if not outcomes.pending(c):  # what joins held before held nothing of this message
-                changes["hold_from"] = None
+            if c.hold_from is not None and not outcomes.pending(c):
+                changes["hold_from"] = None  # what joins held before held nothing of this message
         return tx.append_message(c, draft, **changes)
 
     def _route(

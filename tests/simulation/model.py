@@ -61,14 +61,13 @@ class Ring(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A registration as last committed, and the commit that last changed its ring or token."""
+    """A registration as last committed."""
 
     conversation: int
     token: str
     ring: str | None
     attempt: int
     state: str
-    at_commit: int
 
 
 class Model:
@@ -198,11 +197,7 @@ class Model:
             "SELECT id, tenant, conversation, token, ring, attempt, state FROM devices"
         ):
             held.add((tenant, token))
-            row = Row(conversation, token, ring, attempt, state, self.commits)
-            old = self.rows.get(id)
-            if old is not None and old[:5] == row[:5]:
-                row = old
-            rows[id] = row
+            rows[id] = Row(conversation, token, ring, attempt, state)
             assert state == "live" or (tenant, token) in self.dead, "a token died of another's (I6)"
         for id, old in self.rows.items():
             in_hand = rows[id].ring if id in rows else None
@@ -384,8 +379,7 @@ class Model:
             if row.attempt != heard.attempt:
                 world.violate(f"{who}: attempt {heard.attempt} of {heard.ring} was not committed")
         elif self._long_gone(heard.ring):
-            world.violate(f"{who}: {heard.ring} was called though it is in hand no more")
-        self._owner(heard)
+            world.violate(f"{who}: {heard.ring} was called though it is in hand no more (I6)")
         if ring.kind != "badge":
             self._again(heard)
         if heard.took:
@@ -409,16 +403,6 @@ class Model:
         """Whether a ring left hand so long ago that its call cannot have been on its way."""
         gone = self.dropped.get(ring, self.rings[ring].at_commit)
         return self.commits - gone > ON_ITS_WAY
-
-    def _owner(self, heard: Heard) -> None:
-        """No call for a token after it moved to somebody else, but one that was on its way."""
-        for device, row in self.rows.items():
-            name = self._names[row.conversation]
-            if row.token != heard.token or name[0] != heard.tenant:
-                continue
-            another = name[1] != heard.customer and device != heard.device
-            if another and self._long_gone(heard.ring):
-                self.world.violate(f"{heard.customer} rung on {name[1]}'s token (I6)")
 
     def answered(self, heard: Heard, verdict: Verdict) -> None:
         """The process has learned of an answer."""

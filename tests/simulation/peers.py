@@ -274,7 +274,6 @@ class Agent:
     complain: Callable[[str], None]
     sent: Callable[[Frame], None]
     line: Line | None = None
-    welcomed: bool = False
     unanswered: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What was sent under a ref: to whom, and the text."""
 
@@ -290,8 +289,6 @@ class Agent:
 
     def hear(self, frame: Frame) -> None:
         match frame["type"]:
-            case "welcome":
-                self.welcomed = True
             case "sent":
                 self.sent(frame)
                 self.unanswered.pop(frame["ref"], None)

@@ -57,8 +57,6 @@ class World:
         self.seed = seed
         self.path = directory / "ringback.db"
         self.violations: list[str] = []
-        self.shift = 0.0
-        """How far the wall clock is from where it began, beside what has passed."""
         self.started = self._trouble = 0.0
         self.fresh = True
         self.rearmed: dict[tuple[str, str], float] = {}
@@ -82,8 +80,8 @@ class World:
 
     @property
     def now(self) -> float:
-        """Epoch seconds, on the machine's wall clock."""
-        return EPOCH + self.shift + self.process.loop.time()
+        """Epoch seconds."""
+        return EPOCH + self.process.loop.time()
 
     def violate(self, what: str) -> None:
         """Note a violation, and stop: what comes after it says little."""
@@ -117,12 +115,11 @@ class World:
             cache_logger_on_first_use=False,
         )
         clock = self.process.loop.time
-        base = EPOCH + self.shift
         process = self.process
         core = self.core = Core(
             self.config,
             Database(self.path, self.disk.connect(process)),
-            lambda: base + clock(),
+            lambda: EPOCH + clock(),
             Random(f"{self.seed}:core:{self._lives}"),
         )
         self.started = self.now
@@ -265,7 +262,7 @@ class World:
         for agent in self.agents.values():
             if agent.line is not None:
                 agent.line.end(code, lost=True)
-            agent.line, agent.welcomed = None, False
+            agent.line = None
 
     # Agents, services, devices
 
@@ -273,7 +270,6 @@ class World:
         """The tenant's agent, connected if there is a gateway; repeats what was not answered."""
         agent, core = self.agents[tenant], self.core
         if core is not None and (agent.line is None or agent.line.over):
-            agent.welcomed = False
             agent.line = Line(self.process, agent.hear, lambda code: None, OUTBOUND)
             token = auth.issue(self.config, tenant, Role.AGENT, "a-1", ttl=86_400.0, now=self.now)
             agent.line.say("hello", token=token)
