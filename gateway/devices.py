@@ -97,10 +97,10 @@ class Devices:
             mine = next((o for o in owners if o is not None and o.key == key), None)
             for owner in owners:
                 if owner is not None and owner != mine:
-                    self._take_away(tx, owner)
+                    self._take_away(tx, owner, settle=owner.key != key)
             c = tx.conversation(key) or c
             device = self._device(tx, c, mine, told)
-            c = tx.move_token(c, device)
+            c = self._book.settle_undeliverable(tx, tx.move_token(c, device))
             self._rearm(tx, c)
             return device.id
 
@@ -145,7 +145,9 @@ class Devices:
             **about,  # type: ignore[arg-type]
         )
 
-    def _take_away(self, tx: Transaction, owner: Owner) -> None:
+    def _take_away(self, tx: Transaction, owner: Owner, *, settle: bool) -> None:
+        """The registration ends. Its customer's own next one comes in the same change: then what
+        was owed is not settled in between, with one phone too few."""
         c = tx.conversation(owner.key)
         device = c.device(owner.device) if c is not None else None
         if c is None or device is None:
@@ -153,7 +155,8 @@ class Devices:
         c = tx.remove_device(c, device)
         if c.last_seq:
             tx.event(c, c.last_seq, c.last_seq, "device_removed", reason="moved")
-        self._book.settle_undeliverable(tx, c)
+        if settle:
+            self._book.settle_undeliverable(tx, c)
 
     def _rearm(self, tx: Transaction, c: Conversation) -> None:
         """Messages that lacked a device, and have not expired, are pending again."""

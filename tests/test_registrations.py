@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import orjson
 import pytest
 
 from gateway.devices import Registration
@@ -84,6 +85,33 @@ async def test_an_app_that_was_installed_anew_keeps_its_token_and_the_ring_in_ha
         await it.register(installation="phone", token="t-2")  # free for another token
         _, listed = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
         assert len(listed["devices"]) == 2
+
+
+async def test_between_two_registrations_of_one_customer_nothing_is_undeliverable(
+    tmp_path: Path,
+) -> None:
+    """The only live phone takes up the token of a dead registration."""
+    async with running(tmp_path) as it:
+        await it.register(installation="old", token="t-1")
+        it.backend.answers.append(410)
+        await it.write()
+        await it.settled(1, "undeliverable")
+        gate = Gate(503)
+        it.backend.answers.append(gate)
+        await it.register(installation="new", token="t-2")
+        await it.backend.take()
+        await it.backend.take()
+        await it.register(installation="new", token="t-1")
+        gate.open.set()
+        await it.settled(1, "pushed")
+        told = await it.gateway.core.store.told(Key("acme", "c-42"), 1)
+        assert told is not None
+        moves = [event.detail for event in told.events if event.event == "outcome"]
+        assert [orjson.loads(detail or "")["outcome"] for detail in moves] == [
+            "undeliverable",
+            "pending",
+            "pushed",
+        ]
 
 
 async def test_a_token_given_up_and_taken_up_in_one_commit_costs_nobody_a_registration(
