@@ -135,10 +135,12 @@ class Database:
             for sql, parameters in statements:
                 await writer.execute_fetchall(sql, parameters)
             await writer.execute_fetchall("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             await self._abandon(writer, error)
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise Fault(f"the schema refused a statement: {error}") from error
+            if not isinstance(error, sqlite3.Error):
+                raise Fault(f"a value cannot be stored: {type(error).__name__}") from error
             raise Unavailable(f"the database did not confirm: {error}") from error
 
     async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
@@ -196,7 +198,7 @@ class Database:
         self._writer = writer
         return writer
 
-    async def _abandon(self, writer: Connection, error: sqlite3.Error) -> None:
+    async def _abandon(self, writer: Connection, error: Exception) -> None:
         """Roll back; after an I/O error give the connection up (its page cache may lie)."""
         doubtful = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
         try:

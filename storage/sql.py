@@ -1,13 +1,16 @@
-"""All SQL, set-based: one statement takes any number of rows as one JSON array through `json_each`.
+"""All SQL, set-based: one statement takes many rows.
 
 The cost of a call is the hop to the database's thread, not the row, so a batch is a few statements
-whatever its size. Reading functions map rows to records; writing functions return statements.
+whatever its size. What is asked goes in as one JSON array through `json_each`; what is written, as
+bound values, of which SQLite takes a row in a third of the time that `json_extract` needs (`docs/
+performance.md`). Reading functions map rows to records; writing functions return statements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -22,7 +25,7 @@ from storage.records import (
 )
 from storage.schema import COUNTED
 
-Statement = tuple[str, tuple[Any, ...]]
+Statement = tuple[str, Sequence[Any]]
 """One SQL statement and its parameters."""
 
 MESSAGE = tuple(Message.__struct_fields__)
@@ -38,23 +41,26 @@ def _columns(names: Iterable[str], table: str = "") -> str:
     return ", ".join(f"{table}{name}" for name in names)
 
 
-def _values(count: int) -> str:
-    return ", ".join(f"json_extract(j.value, '$[{i}]')" for i in range(count))
+class Into(NamedTuple):
+    """A table and its columns, as what rows are written into. `upsert` is what else may happen."""
+
+    table: str
+    columns: Sequence[str]
+    upsert: str = ""
+
+    def statement(self, size: int) -> str:
+        """Writes the first so many of `size` rows; the last parameter says how many."""
+        row = f"({', '.join('?' * len(self.columns))})"
+        values = ", ".join([row] * size)
+        return (
+            f"INSERT INTO {self.table} ({_columns(self.columns)}) "  # noqa: S608
+            f"SELECT * FROM (VALUES {values}) WHERE true LIMIT ? {self.upsert}"
+        )
 
 
-def _upsert(table: str, columns: Sequence[str], key: str) -> str:
-    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name != key)
-    return (
-        f"INSERT INTO {table} ({_columns(columns)}) SELECT {_values(len(columns))} "  # noqa: S608
-        f"FROM json_each(?) j WHERE true ON CONFLICT ({key}) DO UPDATE SET {changes}"
-    )
-
-
-def _insert(table: str, columns: Sequence[str]) -> str:
-    return (
-        f"INSERT INTO {table} ({_columns(columns)}) SELECT {_values(len(columns))} "  # noqa: S608
-        "FROM json_each(?) j"
-    )
+def _upsert(table: str, columns: Sequence[str], key: str, fixed: Sequence[str] = ()) -> Into:
+    changes = ", ".join(f"{n} = excluded.{n}" for n in columns if n != key and n not in fixed)
+    return Into(table, columns, f"ON CONFLICT ({key}) DO UPDATE SET {changes}")
 
 
 def rows(values: Iterable[Any]) -> tuple[str]:
@@ -69,29 +75,27 @@ _DEVICE_COLUMNS = (*DEVICE, "tenant", "conversation")
 _EVENT_COLUMNS = tuple(Event.__struct_fields__)
 _SPAN_COLUMNS = ("conversation", "lo_seq", "lo_ord", "hi_seq", "hi_ord", "outcome", "reason")
 
-UPSERT_CONVERSATIONS = _upsert("conversations", _CONVERSATION_COLUMNS, "id")
-INSERT_MESSAGES = _insert("messages", MESSAGE)
-INSERT_EVENTS = _insert("events", _EVENT_COLUMNS)
-UPSERT_DEVICES = _upsert("devices", _DEVICE_COLUMNS, "id")
+CONVERSATIONS = _upsert("conversations", _CONVERSATION_COLUMNS, "id", ("tenant", "customer"))
+MESSAGES = Into("messages", MESSAGE)
+EVENTS = Into("events", _EVENT_COLUMNS)
+DEVICES = _upsert("devices", _DEVICE_COLUMNS, "id")
+SPANS = Into("outcomes", _SPAN_COLUMNS)
+COUNTERS = Into(
+    "counters",
+    ("tenant", "name", "value"),
+    "ON CONFLICT (tenant, name) DO UPDATE SET value = value + excluded.value",
+)
 DELETE_DEVICES = "DELETE FROM devices WHERE id IN (SELECT value FROM json_each(?))"
-INSERT_SPANS = _insert("outcomes", _SPAN_COLUMNS)
 DELETE_SPANS = """
     DELETE FROM outcomes WHERE (conversation, lo_seq) IN (
         SELECT json_extract(j.value, '$[0]'), json_extract(j.value, '$[1]') FROM json_each(?) j)
-"""
-ADD_COUNTERS = """
-    INSERT INTO counters (tenant, name, value)
-    SELECT json_extract(j.value, '$[0]'), json_extract(j.value, '$[1]'),
-           json_extract(j.value, '$[2]')
-    FROM json_each(?) j WHERE true
-    ON CONFLICT (tenant, name) DO UPDATE SET value = value + excluded.value
 """
 
 
 def conversation_row(c: Conversation) -> tuple[Any, ...]:
     return (
-        c.id, c.tenant, c.customer, c.name, c.live, c.unanswered, c.last_seq, c.last_ord,
-        c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord, c.agent_read_seq,
+        c.id, c.tenant, c.customer, c.name, int(c.live), int(c.unanswered), c.last_seq,
+        c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord, c.agent_read_seq,
         c.agent_read_said, c.badge_seq, c.push_due_at, c.hold_from, c.expires_at, c.updated_at,
         c.newest_counted.seq if c.newest_counted else 0,
     )  # fmt: skip
@@ -105,7 +109,8 @@ def message_row(m: Message) -> tuple[Any, ...]:
 
 
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
-    return (*(getattr(d, name) for name in DEVICE), c.tenant, c.id)
+    plain = {"state": d.state.value, "owes": int(d.owes)}
+    return (*(plain.get(name, getattr(d, name)) for name in DEVICE), c.tenant, c.id)
 
 
 def event_row(e: Event) -> tuple[Any, ...]:
@@ -113,14 +118,40 @@ def event_row(e: Event) -> tuple[Any, ...]:
 
 
 def span_row(conversation: int, s: Span) -> tuple[Any, ...]:
-    return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, s.outcome, s.reason)
+    return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, s.outcome.value, s.reason)
 
 
-def statement(sql: str, values: Iterable[Any]) -> list[Statement]:
+def written(into: Into, values: Iterable[Sequence[Any]]) -> list[Statement]:
+    """The statements that write `values`: one for each `LARGEST` of them.
+
+    They come in sizes that are powers of two, filled up with zeros that are never looked at, so
+    that SQLite finds nearly every one prepared.
+    """
+    given = list(values)
+    statements: list[Statement] = []
+    for at in range(0, len(given), LARGEST):
+        part = given[at : at + LARGEST]
+        size = 1 << (len(part) - 1).bit_length()
+        parameters = list(chain.from_iterable(part))
+        parameters += [0] * (len(into.columns) * (size - len(part)))
+        parameters.append(len(part))
+        statements.append((_PREPARED[into.table, size], parameters))
+    return statements
+
+
+def deletion(sql: str, values: Iterable[Any]) -> list[Statement]:
     """`sql` over `values`, or nothing to do."""
     given = list(values)
     return [(sql, rows(given))] if given else []
 
+
+LARGEST = 1024  # rows in one statement; SQLite takes 32,766 parameters
+TABLES = {t.table: t for t in (CONVERSATIONS, MESSAGES, EVENTS, DEVICES, SPANS, COUNTERS)}
+_PREPARED = {
+    (into.table, 1 << power): into.statement(1 << power)
+    for into in TABLES.values()
+    for power in range(LARGEST.bit_length())
+}
 
 # Reading for the writer: what a batch of changes needs to know.
 

@@ -344,7 +344,7 @@ class Transaction:
         return delta
 
     def statements(self) -> list[Statement]:
-        """What to write: at most eleven statements, parents first, deletions before insertions."""
+        """What to write: a few statements, parents first, deletions before insertions."""
         spans = {(id, lo): span for id, lo, span in self._spans}
         gone, kept = self._devices()
         # A registration that came and went within the batch leaves no row, but its id was told.
@@ -352,21 +352,19 @@ class Transaction:
         ids = [(sql.KEEP_DEVICE_IDS, (self.next_device - 1,))] if given else []
         return [
             *([(probe, ()) for probe in sql.TOUCH] if self._touched else []),
-            *sql.statement(
-                sql.UPSERT_CONVERSATIONS, map(sql.conversation_row, self.changed.values())
-            ),
-            *sql.statement(sql.INSERT_MESSAGES, map(sql.message_row, self._messages)),
-            *sql.statement(sql.DELETE_SPANS, spans),
-            *sql.statement(
-                sql.INSERT_SPANS,
+            *sql.written(sql.CONVERSATIONS, map(sql.conversation_row, self.changed.values())),
+            *sql.written(sql.MESSAGES, map(sql.message_row, self._messages)),
+            *sql.deletion(sql.DELETE_SPANS, spans),
+            *sql.written(
+                sql.SPANS,
                 [sql.span_row(id, span) for (id, _), span in spans.items() if span is not None],
             ),
-            *sql.statement(sql.DELETE_DEVICES, gone),
-            *sql.statement(sql.UPSERT_DEVICES, kept),
+            *sql.deletion(sql.DELETE_DEVICES, gone),
+            *sql.written(sql.DEVICES, kept),
             *ids,
-            *sql.statement(sql.INSERT_EVENTS, map(sql.event_row, self._events)),
-            *sql.statement(
-                sql.ADD_COUNTERS,
+            *sql.written(sql.EVENTS, map(sql.event_row, self._events)),
+            *sql.written(
+                sql.COUNTERS,
                 [(*slot, value) for slot, value in self.counters().items() if value],
             ),
         ]

@@ -14,8 +14,6 @@ from enum import Enum
 from random import Random
 from typing import Any
 
-import orjson
-
 from storage import sql as statements
 from tests.simulation.virtual import Process
 
@@ -82,8 +80,9 @@ class Connection:
         given: Any = parameters or ()
         self._refuse(sql)
         rows = self.db.execute(sql, given).fetchall()
-        if sql == statements.UPSERT_CONVERSATIONS:
-            self._touched += [row[0] for row in orjson.loads(given[0])]
+        if sql.startswith("INSERT INTO conversations "):
+            width, count = len(statements.CONVERSATIONS.columns), given[-1]
+            self._touched += given[: width * count : width]
         elif sql == "ROLLBACK":
             self._touched.clear()
         elif sql == "COMMIT":

@@ -21,8 +21,18 @@ def begin(*committed: Conversation, loaded: Loaded | None = None) -> Transaction
 
 
 def written(tx: Transaction) -> dict[str, list[Any]]:
-    """The rows that a batch would write, by statement."""
-    return {statement: orjson.loads(rows[0]) for statement, rows in many(tx)}
+    """The rows that a batch would write, by table, and what it would delete, by statement."""
+    found: dict[str, list[Any]] = {}
+    for statement, given in many(tx):
+        if statement.lstrip().startswith("DELETE"):
+            found[statement] = orjson.loads(given[0])
+        else:
+            *values, count = given
+            table = statement.split()[2]
+            width = len(sql.TABLES[table].columns)
+            rows = [values[at : at + width] for at in range(0, width * count, width)]
+            found.setdefault(table, []).extend(rows)
+    return found
 
 
 def many(tx: Transaction) -> list[Any]:
@@ -193,7 +203,7 @@ def test_reading_raises_the_badge_seq_only_when_unread_changes() -> None:
 
 def events(tx: Transaction) -> list[Event]:
     names = Event.__struct_fields__
-    found = written(tx).get(sql.INSERT_EVENTS, [])
+    found = written(tx).get("events", [])
     return [Event(**dict(zip(names, row, strict=True))) for row in found]
 
 
@@ -206,7 +216,7 @@ def test_outcomes_are_counted_written_and_recorded_with_their_reason() -> None:
         ("acme", "pending"): 1,
         ("acme", "undeliverable"): 2,
     }
-    assert written(tx)[sql.INSERT_SPANS] == [[7, 0, 0, 2, 2, "undeliverable", "no_device"]]
+    assert written(tx)["outcomes"] == [[7, 0, 0, 2, 2, "undeliverable", "no_device"]]
     (event,) = events(tx)
     assert (event.from_seq, event.seq, event.event, event.at) == (1, 2, "outcome", NOW)
     assert orjson.loads(event.detail or "") == {
@@ -228,7 +238,7 @@ def test_an_ack_after_expiry_is_recorded_as_a_change_of_outcome() -> None:
     c, _ = tx.transition(c, Cut(0, 0), Cut(3, 3), Trigger.EXPIRY, "expired")
     tx.acknowledge(c, Cut(3, 3))
     assert [orjson.loads(e.detail or "")["outcome"] for e in events(tx)] == ["expired", "acked"]
-    assert sql.INSERT_SPANS not in written(tx)
+    assert "outcomes" not in written(tx)
 
 
 def test_an_event_without_details_has_none() -> None:
@@ -273,7 +283,7 @@ def test_a_token_that_moves_is_deleted_before_it_is_inserted() -> None:
     tx.remove_device(mine, DEVICE)
     tx.move_token(fresh(tx, OTHER), replace(DEVICE, id=tx.new_device_id()))
     order = [text for text, _ in many(tx)]
-    assert order.index(sql.DELETE_DEVICES) < order.index(sql.UPSERT_DEVICES)
+    assert order.index(sql.DELETE_DEVICES) < order.index(sql.DEVICES.statement(1))
     assert written(tx)[sql.DELETE_DEVICES] == [4]
 
 
@@ -282,14 +292,14 @@ def test_a_device_whose_token_changes_makes_room_first() -> None:
     tx = begin(mine)
     tx.move_token(mine, replace(DEVICE, token="t-2", generation=2))
     assert written(tx)[sql.DELETE_DEVICES] == [4]
-    assert len(written(tx)[sql.UPSERT_DEVICES]) == 1
+    assert len(written(tx)["devices"]) == 1
 
 
 def test_a_device_that_did_not_change_is_not_written() -> None:
     mine = Conversation(1, *KEY, devices=(DEVICE,))
     tx = begin(mine)
     tx.put(replace(mine, live=True))
-    assert sql.UPSERT_DEVICES not in written(tx)
+    assert "devices" not in written(tx)
     assert sql.DELETE_DEVICES not in written(tx)
 
 
