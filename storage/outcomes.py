@@ -85,6 +85,8 @@ def transition(
 
     An ack is a cursor: it always starts at the acked cut, and moves it to `hi`.
     """
+    if trigger is Trigger.ACK and not conversation.settled:
+        return _acknowledged(conversation, hi)
     lo = max(lo, conversation.acked)
     before = segments(conversation)
     after: list[Span] = []
@@ -117,6 +119,18 @@ def transition(
         tuple(s for s in conversation.settled if s not in new),
         tuple(s for s in kept if s not in old),
     )
+
+
+def _acknowledged(c: Conversation, hi: Cut) -> Change:
+    """The common case: all that is open is pending, and what is acked becomes so."""
+    if hi.seq <= c.acked_seq:
+        return Change(c, (), (), ())
+    moves: tuple[Move, ...] = ()
+    if hi.ord > c.acked_ord:
+        to = TRANSITIONS[Outcome.PENDING, Trigger.ACK]
+        moves = (Move(Outcome.PENDING, Span(c.acked_seq, c.acked_ord, hi.seq, hi.ord, to)),)
+    acked = msgspec.structs.replace(c, acked_seq=hi.seq, acked_ord=hi.ord)
+    return Change(acked, moves, (), ())
 
 
 def _span(lo: Cut, hi: Cut, outcome: Outcome, reason: str | None = None) -> Span:

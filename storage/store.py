@@ -27,8 +27,11 @@ from storage.transaction import Loaded, Mark, Owner, Transaction
 
 R = TypeVar("R")
 
+Done = Callable[[Any, Exception | None], None]
+"""Told what became of a change: what `apply` returned, or the error. Must not raise."""
 
-class Needs(NamedTuple):
+
+class Needs(msgspec.Struct, frozen=True):
     """What a change judges beside its conversation. All are read in one go for a whole batch."""
 
     keys: tuple[Key, ...] = ()
@@ -38,10 +41,10 @@ class Needs(NamedTuple):
     device: tuple[str, str, str | None] | None = None  # tenant, installation, token
 
 
-class _Change(NamedTuple):
+class _Change(msgspec.Struct, frozen=True):
     needs: Needs
     apply: Callable[[Transaction], Any]
-    answer: asyncio.Future[Any]
+    done: Done
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -119,14 +122,27 @@ class Store:
         `apply` runs once, or again if another change of its batch was a fault: what it does to
         memory it registers with `Transaction.undo`; all else belongs in `after_commit`.
         """
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+
+        def done(value: Any, error: Exception | None) -> None:
+            if answer.done():  # cancelled: nobody waits any more
+                return
+            if error is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(error)
+
+        self.enqueue(apply, needs, done)
+        return answer
+
+    def enqueue(self, apply: Callable[[Transaction], Any], needs: Needs, done: Done) -> None:
+        """`submit` for who needs no future: `done` is called right after the commit's callbacks."""
         if self._task is None:
             raise Unavailable("the store is closed")
         if len(self._queue) >= self.QUEUE:
             raise Overloaded(f"{self.QUEUE} changes are waiting for the disk")
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Change(needs, apply, answer))
+        self._queue.append(_Change(needs, apply, done))
         self._wake.set()
-        return answer
 
     async def _run(self) -> None:
         while self._task is not None or self._queue:
@@ -142,8 +158,7 @@ class Store:
             await self._commit(batch)
         except Unavailable as error:
             for change in batch:
-                if not change.answer.done():
-                    change.answer.set_exception(error)
+                change.done(None, error)
         except Exception as error:
             # A fault of ours. Whose change it is shows when each has a transaction of its own.
             if len(batch) > 1:
@@ -151,8 +166,7 @@ class Store:
                     await self._commit_or_fail([change])
             else:
                 self.failed(error)
-                if not batch[0].answer.done():
-                    batch[0].answer.set_exception(error)
+                batch[0].done(None, error)
 
     async def _commit(self, batch: list[_Change]) -> None:
         committed, loaded = await self._load([change.needs for change in batch])
@@ -179,24 +193,19 @@ class Store:
             raise
         self._next_conversation = tx.next_conversation
         self._next_device = tx.next_device
-        self.counters.update(tx.counters())
-        for conversation in tx.changed.values():
-            self._remember(conversation)
-            self._tell(lambda c=conversation: self.changed(c))  # type: ignore[misc]
+        self.counters.update(tx.counted)
+        for key, conversation in tx.changed.items():
+            self._remember(key, conversation)
+            self._tell(self.changed, conversation)
         for callback in tx.callbacks:
             self._tell(callback)
         for change, (value, refusal) in zip(batch, answers, strict=True):
-            if change.answer.done():
-                continue
-            if refusal is None:
-                change.answer.set_result(value)
-            else:
-                change.answer.set_exception(refusal)
+            change.done(value, refusal)
 
-    def _tell(self, callback: Callable[[], None]) -> None:
+    def _tell(self, callback: Callable[..., None], *told: Any) -> None:
         """What is committed stays so, whatever those say who are told of it."""
         try:
-            callback()
+            callback(*told)
         except Exception as error:
             self.failed(error)
 
@@ -262,8 +271,9 @@ class Store:
                 committed[key] = conversation
         if missing:
             for conversation in await self._fetch(missing, self._database.read_for_write):
-                committed[conversation.key] = conversation
-                self._remember(conversation)
+                key = conversation.key
+                committed[key] = conversation
+                self._remember(key, conversation)
         return committed
 
     async def _fetch(self, keys: list[Key], read: Callable[..., Any]) -> list[Conversation]:
@@ -331,8 +341,7 @@ class Store:
             for id, seq, ord, said, next_at in await read(sql.LOAD_MARKS, sql.rows(places)):
                 loaded.marks[wanted[id], seq] = Mark(Cut(seq, ord), said, next_at)
 
-    def _remember(self, conversation: Conversation) -> None:
-        key = conversation.key
+    def _remember(self, key: Key, conversation: Conversation) -> None:
         self._cache[key] = conversation
         self._cache.move_to_end(key)
         if len(self._cache) > self.CACHE:

@@ -69,6 +69,7 @@ class _Savepoint(NamedTuple):
     moves: int
     spans: int
     callbacks: int
+    puts: int
     undo: int
     counters: int
 
@@ -97,12 +98,16 @@ class Transaction:
         self._moves: list[tuple[str, Move]] = []
         self._accepted: list[str] = []
         self._spans: list[tuple[int, int, Span | None]] = []
+        self._puts: list[tuple[Key, Conversation | None]] = []
         self._undo: list[Callable[[], Any]] = []
         self._touched = False
+        self.counted: Counter[tuple[str, str]] = Counter()
+        """By how much each of the tenants' counters changes, as `statements` found it."""
 
     def close(self) -> None:
         """Let go of what refers back here: else all that a batch held waits for the collector."""
         self.callbacks.clear()
+        self._puts.clear()
         self._undo.clear()
 
     # What is known
@@ -139,11 +144,7 @@ class Transaction:
     def put(self, conversation: Conversation) -> Conversation:
         """Make `conversation` the state that the following changes see."""
         key = conversation.key
-        before = self.changed.get(key)
-        if before is None:
-            self._undo.append(lambda: self.changed.pop(key, None))
-        else:
-            self._undo.append(lambda: self.changed.__setitem__(key, before))
+        self._puts.append((key, self.changed.get(key)))
         self.changed[key] = conversation
         return conversation
 
@@ -206,21 +207,21 @@ class Transaction:
         return self.put(updated), message
 
     def acknowledge(
-        self, conversation: Conversation, cut: Cut
+        self, conversation: Conversation, cut: Cut, **changes: Any
     ) -> tuple[Conversation, tuple[Move, ...]]:
-        """The customer has everything up to `cut`: move the acked cursor there, never back."""
+        """The customer has everything up to `cut`: move the acked cursor there, never back.
+
+        `changes` are further fields of the conversation, if the cursor moves.
+        """
         if cut.seq <= conversation.acked_seq:
             return conversation, ()
-        before = conversation.acked_ord
-        conversation, moves = self.transition(conversation, conversation.acked, cut, Trigger.ACK)
-        changes: dict[str, Any] = {}
-        if conversation.acked_ord != before:
+        if cut.ord != conversation.acked_ord:
             changes["hold_from"] = None
-        if conversation.acked_ord == conversation.last_ord:
+        if cut.ord == conversation.last_ord:
             changes["expires_at"] = None
         if changes:
-            conversation = self.put(replace(conversation, **changes))
-        return conversation, moves
+            conversation = replace(conversation, **changes)
+        return self.transition(conversation, conversation.acked, cut, Trigger.ACK)
 
     def mark_read(self, conversation: Conversation, cut: Cut) -> Conversation:
         """Move the read mark to `cut` (already acknowledged), never back."""
@@ -316,6 +317,7 @@ class Transaction:
             len(self._moves),
             len(self._spans),
             len(self.callbacks),
+            len(self._puts),
             len(self._undo),
             len(self._accepted),
         )
@@ -328,6 +330,12 @@ class Transaction:
         del self._spans[to.spans :]
         del self.callbacks[to.callbacks :]
         del self._accepted[to.counters :]
+        for key, before in reversed(self._puts[to.puts :]):
+            if before is None:
+                del self.changed[key]
+            else:
+                self.changed[key] = before
+        del self._puts[to.puts :]
         for undo in reversed(self._undo[to.undo :]):
             undo()
         del self._undo[to.undo :]
@@ -335,16 +343,20 @@ class Transaction:
     def counters(self) -> Counter[tuple[str, str]]:
         """By how much each of the tenants' counters changes."""
         delta: Counter[tuple[str, str]] = Counter()
-        for tenant in self._accepted:
-            delta[tenant, "accepted"] += 1
-            delta[tenant, Outcome.PENDING.value] += 1
-        for tenant, move in self._moves:
-            delta[tenant, move.origin.value] -= move.span.count
-            delta[tenant, move.span.outcome.value] += move.span.count
+        for tenant, accepted in Counter(self._accepted).items():
+            delta[tenant, "accepted"] += accepted
+            delta[tenant, Outcome.PENDING.value] += accepted
+        moved: Counter[tuple[str, Outcome, Outcome]] = Counter()
+        for tenant, (origin, span) in self._moves:
+            moved[tenant, origin, span.outcome] += span.hi_ord - span.lo_ord
+        for (tenant, origin, outcome), count in moved.items():
+            delta[tenant, origin.value] -= count
+            delta[tenant, outcome.value] += count
         return delta
 
     def statements(self) -> list[Statement]:
         """What to write: a few statements, parents first, deletions before insertions."""
+        self.counted = self.counters()
         spans = {(id, lo): span for id, lo, span in self._spans}
         gone, kept = self._devices()
         # A registration that came and went within the batch leaves no row, but its id was told.
@@ -365,7 +377,7 @@ class Transaction:
             *sql.written(sql.EVENTS, map(sql.event_row, self._events)),
             *sql.written(
                 sql.COUNTERS,
-                [(*slot, value) for slot, value in self.counters().items() if value],
+                [(*slot, value) for slot, value in self.counted.items() if value],
             ),
         ]
 
