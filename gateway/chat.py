@@ -42,7 +42,11 @@ from storage.store import Needs, Store
 from storage.transaction import Transaction
 
 R = TypeVar("R")
+Change = tuple[Callable[[Transaction], R], Needs]
+"""A use case that is yet to be given to the store, by `submit` or `enqueue`."""
 replace = msgspec.structs.replace
+
+IDS = 256  # ids made from one call for randomness: the call costs more than the rest of an id
 
 
 class TenantRules(NamedTuple):
@@ -107,6 +111,7 @@ class Chat:
         self.tell = Telling(hub, clock, store.peek)
         self.clock = clock
         self.draining = False
+        self._ids: list[str] = []
         self.quiet_until = 0.0
         """Until then, after a start, nobody is rung (rule 9)."""
         self.calling: Callable[[Key, int], bool] = lambda key, device: False
@@ -279,16 +284,16 @@ class Chat:
 
     # Acks and reads
 
-    def ack(self, session: CustomerSession, seq: int) -> asyncio.Future[None]:
+    def ack(self, session: CustomerSession, seq: int) -> Change[None]:
         """The session has everything up to `seq`."""
         key = session.key
 
         def change(tx: Transaction) -> None:
             self._received(tx, _known(tx, key), session, seq)
 
-        return self._submit(change, Needs(keys=(key,), mark=(key, seq)))
+        return change, Needs(keys=(key,), mark=(key, seq))
 
-    def read(self, session: CustomerSession, seq: int) -> asyncio.Future[None]:
+    def read(self, session: CustomerSession, seq: int) -> Change[None]:
         """The customer has seen everything up to `seq`: an ack in any state of the session."""
         key = session.key
 
@@ -305,7 +310,7 @@ class Chat:
                 c = self._correct_badges(tx, c, session.installation)
             tx.after_commit(lambda: self.tell.read(before, c))
 
-        return self._submit(change, Needs(keys=(key,), mark=(key, seq)))
+        return change, Needs(keys=(key,), mark=(key, seq))
 
     def _received(
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
@@ -345,9 +350,16 @@ class Chat:
         self, tx: Transaction, c: Conversation, cut: Cut, seq: int, session: CustomerSession
     ) -> Conversation:
         before = c
-        c, _ = tx.acknowledge(c, cut)
-        if c.acked_ord == before.acked_ord:
-            return c
+        if cut.ord <= c.acked_ord:
+            return tx.acknowledge(c, cut)[0]
+        due = c.push_due_at
+        if due is not None:
+            oldest = None
+            if cut.ord < c.last_ord:
+                mark = tx.mark(c, seq)
+                oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
+            due = delivery.due_after_ack(due, oldest, self.timing.ack_timeout)
+        c, _ = tx.acknowledge(c, cut, push_due_at=due)
         tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **_who(session))
         if session.installation is not None:
             self._note(tx, session, seq)
@@ -357,13 +369,7 @@ class Chat:
                 tx.event(
                     c, lo, min(span.hi_seq, c.acked_seq), "acked_after_ring", session=session.id
                 )
-        oldest = None
-        if c.acked_ord < c.last_ord:
-            mark = tx.mark(c, seq)
-            oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
-        due = delivery.due_after_ack(c.push_due_at, oldest, self.timing.ack_timeout)
-        if due != c.push_due_at:
-            c = tx.put(replace(c, push_due_at=due))
+        if due != before.push_due_at:
             self._moved(tx, c, Reason.ACKED, due)
         tx.after_commit(
             lambda: self.tell.receipt(
@@ -386,21 +392,26 @@ class Chat:
 
     # Sending
 
-    def post(
-        self,
-        posting: Posting,
-        sender: CustomerSession | AgentSession | None = None,
-        *,
-        create: bool = False,
-    ) -> asyncio.Future[Posted]:
+    def post(self, posting: Posting, *, create: bool = False) -> asyncio.Future[Posted]:
         """Append a message; `create` makes the customer if nobody has seen them before.
 
-        The sender's session is answered with `sent` after the commit, in the order of seq.
         The future raises `FrameError` (`not_found`, `conflict`, `bad_frame`) or `Unavailable`.
+        """
+        return self._submit(*self.send(posting, None, create=create))
+
+    def send(
+        self,
+        posting: Posting,
+        sender: CustomerSession | AgentSession | None,
+        *,
+        create: bool = False,
+    ) -> Change[Posted]:
+        """As `post`. The sender's session is answered with `sent` after the commit, in the order
+        of seq.
         """
         key, ref = posting.key, posting.ref
         data = None if posting.data is None else orjson.dumps(posting.data).decode()
-        id = f"m_{secrets.token_hex(8)}"
+        id = f"m_{self._ids.pop() if self._ids else self._more_ids()}"
 
         def change(tx: Transaction) -> Posted:
             c = tx.conversation(key)
@@ -418,12 +429,26 @@ class Chat:
             return Posted(message, False)
 
         slot = None if ref is None else (key, posting.role.value, posting.author, ref)
-        return self._submit(change, Needs(keys=(key,), ref=slot))
+        return change, Needs(keys=(key,), ref=slot)
+
+    def _more_ids(self) -> str:
+        pool = secrets.token_hex(8 * IDS)
+        self._ids = [pool[at : at + 16] for at in range(0, len(pool), 16)]
+        return self._ids.pop()
 
     def _append(
         self, tx: Transaction, c: Conversation, posting: Posting, data: str | None, id: str
     ) -> tuple[Conversation, Message]:
+        changes: dict[str, Any] = {}
+        if posting.kind is MessageKind.CHAT:
+            changes = {"live": True, "unanswered": posting.role is Role.CUSTOMER}
+        decided: dict[str, Any] = {}
         counted = posting.role is not Role.CUSTOMER and posting.kind is not MessageKind.SYSTEM
+        if counted:
+            decided = self._route(tx, c, posting)
+            changes["push_due_at"] = decided["due_at"]
+            if c.hold_from is not None and not outcomes.pending(c):
+                changes["hold_from"] = None  # what joins held before held nothing of this message
         draft = Draft(
             id=id,
             role=posting.role.value,
@@ -435,21 +460,14 @@ class Chat:
             data=data,
             title=posting.title,
             ref=posting.ref,
+            **decided,
         )
-        changes: dict[str, Any] = {}
-        if posting.kind is MessageKind.CHAT:
-            changes = {"live": True, "unanswered": posting.role is Role.CUSTOMER}
-        if counted:
-            draft, changes["push_due_at"] = self._route(tx, c, posting, draft)
-            if c.hold_from is not None and not outcomes.pending(c):
-                changes["hold_from"] = None  # what joins held before held nothing of this message
         return tx.append_message(c, draft, **changes)
 
-    def _route(
-        self, tx: Transaction, c: Conversation, posting: Posting, draft: Draft
-    ) -> tuple[Draft, float]:
+    def _route(self, tx: Transaction, c: Conversation, posting: Posting) -> dict[str, Any]:
+        """What is decided of a counted message at its commit, as fields of its draft."""
         tenant = self.tenants[c.tenant]
-        in_chat = self.hub.is_in_chat(c.key)
+        in_chat = self.hub.is_in_chat(posting.key)
         expires_at = posting.expires_at
         if expires_at is None:
             expires_at = tx.now + tenant.expires_after
@@ -464,20 +482,18 @@ class Chat:
         due = delivery.due_after_commit(
             c.push_due_at,
             tx.now,
-            max(self.quiet_until, self.hub.quiet_until(c.key, tx.now)),
+            max(self.quiet_until, self.hub.quiet_until(posting.key, tx.now)),
             in_chat=in_chat,
             ack_timeout=self.timing.ack_timeout,
         )
-        sessions = " ".join(session.label for session in self.hub.sessions(c.key))
-        draft = replace(
-            draft,
-            expires_at=expires_at,
-            route=routing.route.value,
-            reason=routing.reason.value,
-            sessions=sessions or None,
-            due_at=due,
-        )
-        return draft, due
+        sessions = " ".join([session.label for session in self.hub.sessions(posting.key)])
+        return {
+            "expires_at": expires_at,
+            "route": routing.route.value,
+            "reason": routing.reason.value,
+            "sessions": sessions or None,
+            "due_at": due,
+        }
 
     def _again(
         self,
@@ -510,7 +526,7 @@ class Chat:
 
         return self._submit(change, Needs(keys=(key,)))
 
-    def agent_read(self, key: Key, seq: int) -> asyncio.Future[None]:
+    def agent_read(self, key: Key, seq: int) -> Change[None]:
         """Move the agents' shared read mark."""
 
         def change(tx: Transaction) -> None:
@@ -525,7 +541,7 @@ class Chat:
             c = tx.put(replace(c, agent_read_seq=mark.cut.seq, agent_read_said=mark.said))
             tx.after_commit(lambda: self.tell.inboxes(c))
 
-        return self._submit(change, Needs(keys=(key,), mark=(key, seq)))
+        return change, Needs(keys=(key,), mark=(key, seq))
 
     async def open(self, session: AgentSession, frame: protocol.Open) -> None:
         """Answer with the conversation as it is, then follow it without a gap."""

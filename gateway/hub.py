@@ -20,6 +20,7 @@ class Hub:
     def __init__(self) -> None:
         self._customers: dict[Key, list[CustomerSession]] = {}
         self._agents: dict[str, set[AgentSession]] = {}
+        self._inboxes: dict[str, set[AgentSession]] = {}
         self._watchers: dict[Key, set[AgentSession]] = {}
         self._quiet_until: dict[Key, float] = {}
 
@@ -47,7 +48,7 @@ class Hub:
 
     def is_in_chat(self, key: Key) -> bool:
         """Whether at least one session of the customer has the chat on screen."""
-        return any(session.active for session in self.sessions(key))
+        return any(session.active for session in self._customers.get(key, ()))
 
     def deliver(self, key: Key, data: bytes, but: CustomerSession | None = None) -> None:
         """Write an encoded frame to all the customer's sessions."""
@@ -79,10 +80,11 @@ class Hub:
     def depart(self, session: AgentSession) -> None:
         for key in tuple(session.opened):
             self.unwatch(session, key)
-        agents = self._agents.get(session.tenant, set())
-        agents.discard(session)
-        if not agents:
-            self._agents.pop(session.tenant, None)
+        for room in (self._agents, self._inboxes):
+            agents = room.get(session.tenant, set())
+            agents.discard(session)
+            if not agents:
+                room.pop(session.tenant, None)
 
     def watch(self, session: AgentSession, key: Key) -> None:
         self._watchers.setdefault(key, set()).add(session)
@@ -106,9 +108,12 @@ class Hub:
     def watchers(self, key: Key) -> Iterable[AgentSession]:
         return tuple(self._watchers.get(key, ()))
 
-    def inboxes(self, tenant: str) -> list[AgentSession]:
+    def follow_inbox(self, session: AgentSession) -> None:
+        self._inboxes.setdefault(session.tenant, set()).add(session)
+
+    def inboxes(self, tenant: str) -> Iterable[AgentSession]:
         """The tenant's agents that asked for their inbox."""
-        return [session for session in self._agents.get(tenant, ()) if session.inbox]
+        return tuple(self._inboxes.get(tenant, ()))
 
     # All
 

@@ -45,7 +45,7 @@ class Inbox:
 
     async def page(self, session: AgentSession, frame: protocol.Inbox) -> None:
         """Answer with a page of conversations, newest first; from now on tell of every change."""
-        session.inbox = True
+        self._chat.hub.follow_inbox(session)
         which = frame.filter or InboxFilter.ALL
         limit = frame.limit or protocol.HISTORY_DEFAULT
         before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)

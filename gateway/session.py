@@ -191,10 +191,12 @@ class CustomerSession(Session):
     noted: Cut = field(default=Cut(0, 0))
     acked: int = 0
     held: Held | None = None
+    key: Key = field(init=False)
+    _phone: str = field(init=False)
 
-    @property
-    def key(self) -> Key:
-        return Key(self.identity.tenant, self.identity.sub)
+    def __post_init__(self) -> None:
+        self.key = Key(self.identity.tenant, self.identity.sub)
+        self._phone = f":{quote(self.installation, safe='')}" if self.installation else ""
 
     @property
     def active(self) -> bool:
@@ -203,10 +205,7 @@ class CustomerSession(Session):
     @property
     def label(self) -> str:
         """How a message's row names the session: `id:state`, or `id:state:installation`."""
-        label = f"{self.id}:{self.state.value}"
-        if self.installation is None:
-            return label
-        return f"{label}:{quote(self.installation, safe='')}"
+        return f"{self.id}:{self.state.value}{self._phone}"
 
     def deliver(self, data: bytes) -> None:
         """Send a frame that belongs to the conversation, behind a replay if one is running."""
@@ -226,7 +225,6 @@ class CustomerSession(Session):
 class AgentSession(Session):
     """An agent's session, with the conversations that it opened."""
 
-    inbox: bool = False
     opened: dict[Key, Held | None] = field(default_factory=dict)
 
     def deliver(self, key: Key, data: bytes) -> None:

@@ -19,7 +19,7 @@ import structlog
 
 from gateway import frames, protocol
 from gateway.auth import Identity, TokenRejected, Verifier
-from gateway.chat import Chat, Posting
+from gateway.chat import Change, Chat, Posting
 from gateway.config import Config
 from gateway.devices import Devices, Registration
 from gateway.inbox import Inbox
@@ -27,8 +27,9 @@ from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionStat
 from gateway.session import AgentSession, CustomerSession, Hangup, Out, Rates, Session
 from storage.errors import Unavailable
 from storage.records import Key
+from storage.store import Done
 
-IN_FLIGHT = 64  # sends of one session that wait for their commit, before its frames wait too
+IN_FLIGHT = 256  # sends of one session that wait for their commit, before its frames wait too
 YEAR = 365 * 86_400.0
 
 S = TypeVar("S", bound=Session)
@@ -197,7 +198,7 @@ class Sessions:
         self,
         socket: Socket,
         session: S,
-        act: Callable[[S, Any], Coroutine[Any, Any, asyncio.Future[Any] | None]],
+        act: Callable[[S, Any], Coroutine[Any, Any, Change[Any] | None]],
     ) -> bool:
         """Take frames until the socket closes; True when the peer said bye."""
         expiry = self._expire_at(session, None)
@@ -214,20 +215,30 @@ class Sessions:
                         self._refresh(session, frame)
                         expiry = self._expire_at(session, expiry)
                         continue
-                    future = await act(session, frame)
+                    change = await act(session, frame)
+                    if change is not None:
+                        await in_flight.acquire()
+                        self._take(session, frame, change, in_flight)
                 except FrameError as error:
                     session.send(frames.error(_with_ref(error, getattr(frame, "ref", None))))
                     continue
                 except Unavailable:
                     session.send(frames.error(_unavailable(getattr(frame, "ref", None))))
                     continue
-                if future is not None:
-                    await in_flight.acquire()
-                    future.add_done_callback(_settled(session, frame, in_flight))
         except Closed:
             return False
         finally:
             expiry.cancel()
+
+    def _take(
+        self, session: Session, frame: Any, change: Change[Any], in_flight: asyncio.Semaphore
+    ) -> None:
+        """Give the change to the store; if it takes none, the frame is answered like any other."""
+        try:
+            self._chat.store.enqueue(*change, _settled(session, frame, in_flight))
+        except Unavailable:
+            in_flight.release()
+            raise
 
     def _expire_at(
         self, session: Session, before: asyncio.TimerHandle | None
@@ -255,13 +266,11 @@ class Sessions:
 
     # Frames
 
-    async def _customer_frame(
-        self, session: CustomerSession, frame: Any
-    ) -> asyncio.Future[Any] | None:
+    async def _customer_frame(self, session: CustomerSession, frame: Any) -> Change[Any] | None:
         chat = self._chat
         match frame:
             case protocol.Send():
-                return chat.post(_posting(session, session.key, frame), session)
+                return chat.send(_posting(session, session.key, frame), session)
             case protocol.Ack():
                 return chat.ack(session, frame.seq)
             case protocol.Read():
@@ -292,12 +301,12 @@ class Sessions:
                 raise _out_of_place(frame)
         return None
 
-    async def _agent_frame(self, session: AgentSession, frame: Any) -> asyncio.Future[Any] | None:
+    async def _agent_frame(self, session: AgentSession, frame: Any) -> Change[Any] | None:
         chat, inbox = self._chat, self._inbox
         match frame:
             case protocol.AgentSend():
                 key = Key(session.tenant, frame.customer)
-                return chat.post(_posting(session, key, frame), session)
+                return chat.send(_posting(session, key, frame), session)
             case protocol.AgentRead():
                 return chat.agent_read(Key(session.tenant, frame.customer), frame.seq)
             case protocol.AgentTyping():
@@ -334,20 +343,19 @@ def _posting(session: Session, key: Key, frame: protocol.Send | protocol.AgentSe
     )
 
 
-def _settled(
-    session: Session, frame: Any, in_flight: asyncio.Semaphore
-) -> Callable[[asyncio.Future[Any]], None]:
+def _settled(session: Session, frame: Any, in_flight: asyncio.Semaphore) -> Done:
     """Answer a change that failed; one that did not was answered in its commit's order."""
 
-    def done(future: asyncio.Future[Any]) -> None:
+    def done(value: Any, error: Exception | None) -> None:
         in_flight.release()
-        error = None if future.cancelled() else future.exception()
+        if error is None:
+            return
         ref = getattr(frame, "ref", None)
         if isinstance(error, FrameError):
             session.send(frames.error(_with_ref(error, ref)))
         elif isinstance(error, Unavailable):
             session.send(frames.error(_unavailable(ref)))
-        elif error is not None:
+        else:
             _log.error("a change failed", error=type(error).__name__, exc_info=error)
             session.send(frames.error(FrameError(ErrorCode.INTERNAL, "internal fault", ref)))
 

@@ -73,25 +73,23 @@ class Telling:
         """Tell everybody of a message: the sender by `sent`, the others by `message`."""
         from_customer = sender if isinstance(sender, CustomerSession) else None
         from_agent = sender if isinstance(sender, AgentSession) else None
+        key = c.key
         if sender is not None:
-            self.sent(sender, message, c.key, duplicate=False)
-        if self._hub.sessions(c.key):
+            self.sent(sender, message, key, duplicate=False)
+        if self._hub.sessions(key):
             text = protocol.encode_bytes(frames.for_customer(message, c.customer))
-            self._hub.deliver(c.key, text, from_customer)
-        if self._hub.watched(c.key):
-            text = protocol.encode_bytes(frames.message(message, customer=c.customer))
-            for session in self._hub.watchers(c.key):
-                if session is from_agent:
-                    continue
-                own = message.role == "agent" and message.author == session.identity.sub
-                session.deliver(
-                    c.key,
-                    protocol.encode_bytes(frames.message(message, ref=True, customer=c.customer))
-                    if own
-                    else text,
-                )
+            self._hub.deliver(key, text, from_customer)
+        encoded: dict[bool, bytes] = {}
+        for session in self._hub.watchers(key):
+            if session is from_agent:
+                continue
+            own = message.role == "agent" and message.author == session.identity.sub
+            if own not in encoded:
+                told = frames.message(message, ref=own, customer=c.customer)
+                encoded[own] = protocol.encode_bytes(told)
+            session.deliver(key, encoded[own])
         if turned_live:
-            self._hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
+            self._hub.deliver(key, protocol.encode_bytes(frames.status(c)))
         self.inboxes(c)
 
     def inboxes(self, c: Conversation) -> None:

@@ -298,7 +298,7 @@ async def test_an_ack_of_the_background_counts_though_the_turn_to_active_overtak
         await asyncio.gather(post(store, draft("one")), post(store, draft("two")))
         session, _ = customer(state=SessionState.BACKGROUND)
         chat.hub.join(session)
-        ack = chat.ack(session, 1)
+        ack = store.submit(*chat.ack(session, 1))
         await reading.wait()
         chat.set_state(session, SessionState.ACTIVE)
         await ack
