@@ -23,6 +23,9 @@ from storage.errors import CannotOpen, Fault, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
+CHECKPOINT = 4_000  # pages in the WAL; a page written often is folded back once for many commits
+CACHE = 64 * 1024  # KiB of pages that the writing connection may keep
+
 Rows = list[tuple[Any, ...]]
 
 
@@ -256,6 +259,8 @@ async def _fetch(connection: Connection | None, sql: str, parameters: tuple[Any,
 async def _durable(writer: Connection) -> None:
     ((mode,),) = await writer.execute_fetchall("PRAGMA journal_mode = WAL")
     await writer.execute_fetchall("PRAGMA synchronous = FULL")
+    await writer.execute_fetchall(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+    await writer.execute_fetchall(f"PRAGMA cache_size = -{CACHE}")
     ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")
     if (mode, synchronous) != ("wal", 2):
         raise CannotOpen(

@@ -215,6 +215,7 @@ class Conversation(msgspec.Struct, frozen=True):
     hold_from: float | None = None
     expires_at: float | None = None
     updated_at: float = 0.0
+    last_event: int = 0
     settled: tuple[Span, ...] = ()
     devices: tuple[Device, ...] = ()
     newest: Message | None = None

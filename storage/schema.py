@@ -1,8 +1,10 @@
 """The schema, as migrations that commit together with the record of having been made.
 
 `PRAGMA user_version` is the number of migrations made; `application_id` says that a file is ours.
-`messages` is clustered by conversation, so that history is one range of one tree; `events` is
-append-only, so that a commit writes few pages however many conversations it touches.
+`messages` is clustered by conversation, so that history is one range of one tree. What a commit
+costs is the pages that it touches, and every index by conversation is one page more for each
+message (`docs/performance.md`). So `events` is append-only and has no index: each names the one
+before it of its conversation (`prev`), and the conversation names the last (`last_event`).
 """
 
 from __future__ import annotations
@@ -145,5 +147,21 @@ _FIRST = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_CHAINED_EVENTS = (
+    "ALTER TABLE conversations ADD COLUMN last_event INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE events ADD COLUMN prev INTEGER NOT NULL DEFAULT 0",
+    """
+    UPDATE events SET prev = before.prev FROM (
+        SELECT id, lag(id, 1, 0) OVER (PARTITION BY conversation ORDER BY id) AS prev FROM events
+    ) AS before WHERE before.id = events.id
+    """,
+    """
+    UPDATE conversations SET last_event = last.id FROM (
+        SELECT conversation, max(id) AS id FROM events GROUP BY conversation
+    ) AS last WHERE last.conversation = conversations.id
+    """,
+    "DROP INDEX events_message",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CHAINED_EVENTS)
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

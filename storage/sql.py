@@ -33,7 +33,7 @@ DEVICE = tuple(Device.__struct_fields__)
 CONVERSATION = (
     "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord", "last_said",
     "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_read_seq", "agent_read_said",
-    "badge_seq", "push_due_at", "hold_from", "expires_at", "updated_at",
+    "badge_seq", "push_due_at", "hold_from", "expires_at", "updated_at", "last_event",
 )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def rows(values: Iterable[Any]) -> tuple[str]:
 
 _CONVERSATION_COLUMNS = (*CONVERSATION, "newest_counted_seq")
 _DEVICE_COLUMNS = (*DEVICE, "tenant", "conversation")
-_EVENT_COLUMNS = tuple(Event.__struct_fields__)
+_EVENT_COLUMNS = ("id", "prev", *Event.__struct_fields__)
 _SPAN_COLUMNS = ("conversation", "lo_seq", "lo_ord", "hi_seq", "hi_ord", "outcome", "reason")
 
 CONVERSATIONS = _upsert("conversations", _CONVERSATION_COLUMNS, "id", ("tenant", "customer"))
@@ -97,7 +97,7 @@ def conversation_row(c: Conversation) -> tuple[Any, ...]:
         c.id, c.tenant, c.customer, c.name, int(c.live), int(c.unanswered), c.last_seq,
         c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord, c.agent_read_seq,
         c.agent_read_said, c.badge_seq, c.push_due_at, c.hold_from, c.expires_at, c.updated_at,
-        c.newest_counted.seq if c.newest_counted else 0,
+        c.last_event, c.newest_counted.seq if c.newest_counted else 0,
     )  # fmt: skip
 
 
@@ -113,8 +113,8 @@ def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
     return (*(plain.get(name, getattr(d, name)) for name in DEVICE), c.tenant, c.id)
 
 
-def event_row(e: Event) -> tuple[Any, ...]:
-    return (e.conversation, e.from_seq, e.seq, e.at, e.event, e.detail)
+def event_row(id: int, prev: int, e: Event) -> tuple[Any, ...]:
+    return (id, prev, e.conversation, e.from_seq, e.seq, e.at, e.event, e.detail)
 
 
 def span_row(conversation: int, s: Span) -> tuple[Any, ...]:
@@ -210,6 +210,7 @@ LOAD_DUE = """
     WHERE d.wake_at IS NOT NULL
 """
 MAX_CONVERSATION = "SELECT coalesce(max(id), 0) FROM conversations"
+MAX_EVENT = "SELECT coalesce(max(id), 0) FROM events"
 MAX_DEVICE = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'devices'"
 KEEP_DEVICE_IDS = "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'devices'"
 PUT_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
@@ -240,8 +241,12 @@ OUTCOME_OF = """
     WHERE conversation = ? AND lo_seq < ? AND hi_seq >= ?
 """
 EVENTS_OF = f"""
-    SELECT {_columns(_EVENT_COLUMNS)} FROM events
-    WHERE conversation = ? AND seq >= ? AND from_seq <= ? ORDER BY id
+    WITH RECURSIVE chain (id) AS (
+        SELECT last_event FROM conversations WHERE id = ?
+        UNION ALL SELECT e.prev FROM chain JOIN events e ON e.id = chain.id
+    )
+    SELECT {_columns(Event.__struct_fields__, "e.")} FROM chain JOIN events e ON e.id = chain.id
+    WHERE e.seq >= ? AND e.from_seq <= ? ORDER BY e.id
 """  # noqa: S608
 INBOX = """
     SELECT c.tenant, c.customer FROM conversations c

@@ -78,6 +78,7 @@ class Store:
         self._cache: OrderedDict[Key, Conversation] = OrderedDict()
         self._next_conversation = 1
         self._next_device = 1
+        self._next_event = 1
         self.counters: Counter[tuple[str, str]] = Counter()
         self.meta: dict[str, str] = {}
         self.changed: Callable[[Conversation], None] = lambda conversation: None
@@ -98,6 +99,8 @@ class Store:
         ((highest,),) = await db.read(sql.MAX_CONVERSATION)
         self._next_conversation = highest + 1
         self._next_device = 1 + sum(row[0] for row in await db.read(sql.MAX_DEVICE))
+        ((event,),) = await db.read(sql.MAX_EVENT)
+        self._next_event = event + 1
         for tenant, name, value in await db.read(sql.LOAD_COUNTERS):
             self.counters[tenant, name] = value
         self._task = asyncio.create_task(self._run(), name="storage-writer")
@@ -171,7 +174,12 @@ class Store:
     async def _commit(self, batch: list[_Change]) -> None:
         committed, loaded = await self._load([change.needs for change in batch])
         tx = Transaction(
-            self._clock(), committed, loaded, self._next_conversation, self._next_device
+            self._clock(),
+            committed,
+            loaded,
+            self._next_conversation,
+            self._next_device,
+            self._next_event,
         )
         try:
             await self._commit_together(tx, batch)
@@ -193,6 +201,7 @@ class Store:
             raise
         self._next_conversation = tx.next_conversation
         self._next_device = tx.next_device
+        self._next_event = tx.next_event
         self.counters.update(tx.counted)
         for key, conversation in tx.changed.items():
             self._remember(key, conversation)

@@ -84,17 +84,19 @@ class Transaction:
         loaded: Loaded,
         next_conversation: int,
         next_device: int,
+        next_event: int = 1,
     ) -> None:
         self.now = now
         self.next_conversation = next_conversation
         self.next_device = next_device
+        self.next_event = next_event
         self._first_device = next_device
         self.callbacks: list[Callable[[], None]] = []
         self.changed: dict[Key, Conversation] = {}
         self._committed = committed
         self._loaded = loaded
         self._messages: list[Message] = []
-        self._events: list[Event] = []
+        self._events: list[tuple[Key, Event]] = []
         self._moves: list[tuple[str, Move]] = []
         self._accepted: list[str] = []
         self._spans: list[tuple[int, int, Span | None]] = []
@@ -294,7 +296,8 @@ class Transaction:
         """Record a fact about the messages from `from_seq` to `seq`."""
         told = {name: value for name, value in detail.items() if value is not None}
         text = orjson.dumps(told).decode() if told else None
-        self._events.append(Event(conversation.id, from_seq, seq, self.now, event, text))
+        recorded = Event(conversation.id, from_seq, seq, self.now, event, text)
+        self._events.append((conversation.key, recorded))
 
     def undo(self, callback: Callable[[], Any]) -> None:
         """Run `callback` if this change turns out not to have happened, or is run again.
@@ -357,6 +360,7 @@ class Transaction:
     def statements(self) -> list[Statement]:
         """What to write: a few statements, parents first, deletions before insertions."""
         self.counted = self.counters()
+        events = self._chain()
         spans = {(id, lo): span for id, lo, span in self._spans}
         gone, kept = self._devices()
         # A registration that came and went within the batch leaves no row, but its id was told.
@@ -374,12 +378,30 @@ class Transaction:
             *sql.deletion(sql.DELETE_DEVICES, gone),
             *sql.written(sql.DEVICES, kept),
             *ids,
-            *sql.written(sql.EVENTS, map(sql.event_row, self._events)),
+            *sql.written(sql.EVENTS, events),
             *sql.written(
                 sql.COUNTERS,
                 [(*slot, value) for slot, value in self.counted.items() if value],
             ),
         ]
+
+    def _chain(self) -> list[tuple[Any, ...]]:
+        """The events' rows, each naming the one before it; the conversations name the last."""
+        rows: list[tuple[Any, ...]] = []
+        last: dict[Key, int] = {}
+        for id, (key, event) in enumerate(self._events, self.next_event):
+            prev = last.get(key)
+            if prev is None:
+                before = self._committed.get(key)
+                prev = before.last_event if before is not None else 0
+            rows.append(sql.event_row(id, prev, event))
+            last[key] = id
+        self.next_event += len(rows)
+        for key, id in last.items():
+            c = self.conversation(key)
+            if c is not None:
+                self.changed[key] = replace(c, last_event=id)
+        return rows
 
     def _devices(self) -> tuple[list[int], list[tuple[Any, ...]]]:
         """Ids to delete first (also those whose unique token or installation changes), and rows."""

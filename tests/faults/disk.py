@@ -23,10 +23,12 @@ from tests.faults.accounts import Result, audit
 from tests.faults.crowd import Crowd
 from tests.faults.kill import moody
 from tests.faults.process import ROOMY, Process, process
+from tests.faults.served import served
 from tests.running import PATIENCE, QUICK, Backend, backend
 
 NAME = "ringback.db"
 SIZE = "16m"
+CHECKPOINT = 500  # pages: the WAL fits on the small disk, and faults fall into checkpoints too
 
 Trouble = Callable[[Process], AbstractAsyncContextManager[None]]
 
@@ -133,7 +135,13 @@ async def troubles(
     async with backend() as ears:
         ears.otherwise = moody(rng)
         while True:
-            async with process(directory, ears, delivery=QUICK, limits=ROOMY) as it:
+            async with process(
+                directory,
+                ears,
+                command=served("FULL", CHECKPOINT),
+                delivery=QUICK,
+                limits=ROOMY,
+            ) as it:
                 if at == 0:
                     await crowd.begin(it)
                 crowd.work(it)

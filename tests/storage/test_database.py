@@ -12,7 +12,7 @@ from typing import Any
 import aiosqlite
 import pytest
 
-from storage import database
+from storage import database, sql
 from storage.database import Connection, Database
 from storage.errors import CannotOpen, Fault, StorageError, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
@@ -408,3 +408,32 @@ async def test_the_first_migration_that_fails_leaves_a_file_that_can_be_used_lat
     assert rows(path, "PRAGMA user_version") == [(0,)]
     monkeypatch.undo()
     await make(path)
+
+
+async def test_events_of_an_older_database_are_chained(path: Path) -> None:
+    """Schema 2: what `ringback why` tells is the same, though the index is gone."""
+    old = sqlite3.connect(path, isolation_level=None)
+    for statement in MIGRATIONS[0]:
+        old.execute(statement)
+    old.execute("PRAGMA user_version = 1")
+    for id in (1, 2, 3):
+        old.execute(
+            "INSERT INTO conversations VALUES (?, 'acme', ?, NULL, 1, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0,"
+            " 2, 2, NULL, NULL, NULL, 5.0)",
+            (id, f"c-{id}"),
+        )
+    for place in ((1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2)):
+        old.execute(
+            "INSERT INTO events (conversation, from_seq, seq, at, event)"
+            " VALUES (?, ?, ?, 5.0, 'e')",
+            place,
+        )
+    old.close()
+    async with Database(path) as db:
+        assert await db.read("SELECT id, last_event FROM conversations") == [(1, 4), (2, 5), (3, 0)]
+        found = [await db.read(sql.EVENTS_OF, (id, 2, 2)) for id in (1, 2, 3)]
+        assert [[row[:3] for row in rows] for rows in found] == [
+            [(1, 1, 2), (1, 2, 2)],
+            [(2, 2, 2)],
+            [],
+        ]

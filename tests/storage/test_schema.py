@@ -35,7 +35,7 @@ def conversation(db: sqlite3.Connection, id: int = 1, tenant: str = "acme", **fi
         "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord",
         "last_said", "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_read_seq",
         "agent_read_said", "badge_seq", "push_due_at", "hold_from", "expires_at", "updated_at",
-        "newest_counted_seq",
+        "last_event", "newest_counted_seq",
     )  # fmt: skip
     assert sorted(names) == sorted(order)
     insert(db, "conversations", dict(zip(order, conversation_row(c), strict=True)))
@@ -124,7 +124,7 @@ def test_a_customer_has_one_conversation_per_tenant(db: sqlite3.Connection) -> N
             "INSERT INTO conversations SELECT 2, tenant, customer, name, live, unanswered,"
             " last_seq, last_ord, last_said, acked_seq, acked_ord, read_seq, read_ord,"
             " agent_read_seq, agent_read_said, badge_seq, newest_counted_seq, push_due_at,"
-            " hold_from, expires_at, updated_at FROM conversations"
+            " hold_from, expires_at, updated_at, last_event FROM conversations"
         )
 
 

@@ -204,7 +204,7 @@ def test_reading_raises_the_badge_seq_only_when_unread_changes() -> None:
 def events(tx: Transaction) -> list[Event]:
     names = Event.__struct_fields__
     found = written(tx).get("events", [])
-    return [Event(**dict(zip(names, row, strict=True))) for row in found]
+    return [Event(**dict(zip(names, row[2:], strict=True))) for row in found]
 
 
 def test_outcomes_are_counted_written_and_recorded_with_their_reason() -> None:
