@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 
 import aiosqlite
 
-from storage.errors import CannotOpen, Fault, Unavailable
+from storage.errors import CannotOpen, Fault, RefTaken, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
@@ -129,8 +129,8 @@ class Database:
         """Run `statements` in one transaction that is on disk when this returns.
 
         The number of thread hops is the number of statements and two, whatever their data.
-        Raises `Unavailable` when the disk did not confirm, and `Fault` when the schema refused;
-        then nothing of it counts.
+        Raises `Unavailable` when the disk did not confirm, `RefTaken` when a message's ref was
+        used before, and `Fault` when the schema refused; then nothing of it counts.
         """
         writer = await self._writing()
         try:
@@ -140,6 +140,8 @@ class Database:
             await writer.execute_fetchall("COMMIT")
         except Exception as error:
             await self._abandon(writer, error)
+            if isinstance(error, sqlite3.IntegrityError) and "messages.ref" in str(error):
+                raise RefTaken("a ref is taken") from error
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise Fault(f"the schema refused a statement: {error}") from error
             if not isinstance(error, sqlite3.Error):

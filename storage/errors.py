@@ -4,6 +4,7 @@ StorageError
 ├── Unavailable        the disk did not confirm the write; nothing of it counts; try again
 │   └── Overloaded     the writer queue is full; nothing was queued; try again later
 ├── Fault              the schema refused a statement: a bug of ours, not the disk
+├── RefTaken           a message's ref was used before: the store looks and judges again
 └── CannotOpen         this process cannot use the database; says why and what to do
 """
 
@@ -32,3 +33,7 @@ class CannotOpen(StorageError):
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.problem = problem
+
+
+class RefTaken(StorageError):
+    """Nothing was written: a message came under a ref that its sender has used before."""

@@ -21,7 +21,7 @@ import msgspec
 
 from storage import sql
 from storage.database import Database
-from storage.errors import Overloaded, Unavailable
+from storage.errors import Overloaded, RefTaken, Unavailable
 from storage.records import Conversation, Cut, Event, Key, Message, Outcome
 from storage.transaction import Loaded, Mark, Owner, Transaction
 
@@ -35,7 +35,7 @@ class Needs(msgspec.Struct, frozen=True):
     """What a change judges beside its conversation. All are read in one go for a whole batch."""
 
     keys: tuple[Key, ...] = ()
-    ref: tuple[Key, str, str, str] | None = None
+    ref: tuple[Key, str, str, str] | None = None  # read only when one of the batch is taken
     mark: tuple[Key, int] | None = None
     unacked: Key | None = None
     device: tuple[str, str, str | None] | None = None  # tenant, installation, token
@@ -172,7 +172,14 @@ class Store:
                 batch[0].done(None, error)
 
     async def _commit(self, batch: list[_Change]) -> None:
-        committed, loaded = await self._load([change.needs for change in batch])
+        """Commit the batch as if all its refs were new, as nearly all are; if one is not, again."""
+        try:
+            await self._commit_knowing(batch, refs=False)
+        except RefTaken:
+            await self._commit_knowing(batch, refs=True)
+
+    async def _commit_knowing(self, batch: list[_Change], *, refs: bool) -> None:
+        committed, loaded = await self._load([change.needs for change in batch], refs=refs)
         tx = Transaction(
             self._clock(),
             committed,
@@ -182,14 +189,19 @@ class Store:
             self._next_event,
         )
         try:
-            await self._commit_together(tx, batch)
+            await self._commit_together(tx, batch, refs=refs)
         finally:
             tx.close()
 
-    async def _commit_together(self, tx: Transaction, batch: list[_Change]) -> None:
+    async def _commit_together(self, tx: Transaction, batch: list[_Change], *, refs: bool) -> None:
         start = tx.savepoint()
         answers = [self._apply(tx, change) for change in batch]
         try:
+            if not refs and any(
+                error is not None and change.needs.ref is not None
+                for change, (_, error) in zip(batch, answers, strict=True)
+            ):
+                raise RefTaken("what was refused may have been accepted under its ref before")
             statements = tx.statements()
             if statements:
                 await self._database.write(statements)
@@ -228,7 +240,9 @@ class Store:
 
     # Reading for the writer
 
-    async def _load(self, needs: list[Needs]) -> tuple[dict[Key, Conversation], Loaded]:
+    async def _load(
+        self, needs: list[Needs], *, refs: bool
+    ) -> tuple[dict[Key, Conversation], Loaded]:
         loaded = Loaded()
         keys: set[Key] = set()
         devices: set[tuple[str, str, str | None]] = set()
@@ -239,7 +253,8 @@ class Store:
         if devices:
             keys.update(await self._load_owners(devices, loaded))
         committed = await self._load_conversations(keys)
-        await self._load_refs([n.ref for n in needs if n.ref], committed, loaded)
+        if refs:
+            await self._load_refs([n.ref for n in needs if n.ref], committed, loaded)
         await self._load_marks({n.mark for n in needs if n.mark}, committed, loaded)
         await self._load_unacked({n.unacked for n in needs if n.unacked}, committed, loaded)
         return committed, loaded

@@ -174,8 +174,15 @@ async def test_an_expiry_that_has_passed_is_refused_and_one_to_come_is_kept(tmp_
             assert told["detail"].startswith("expires_at")
         body |= {"expires_at": (now + timedelta(seconds=1)).isoformat()}
         await it.customer()
-        assert await it.write(**body) == 1
+        key = {"Idempotency-Key": "for-now"}
+
+        async def post() -> tuple[int, Any]:
+            return await it.call("POST", "/v1/messages", Role.SERVICE, headers=key, json=body)
+
+        assert (await post())[1]["seq"] == 1
         assert (await it.settled(1, "expired"))["reason"] == "expired"
+        status, again = await post()  # who asks again hears what became of it, not that it is late
+        assert (status, again["seq"], again["duplicate"]) == (201, 1, True)
 
 
 async def test_history_over_http_is_paged(tmp_path: Path) -> None:
