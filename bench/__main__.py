@@ -1,141 +1,131 @@
-"""`make bench`: the figures of the README, each as a ratio to a reference measured in the same run.
+"""`make bench`: every bar, each beside a reference measured in the same run, in one table.
 
-An absolute time says more about the machine than about the program; the ratio to the bare echo of
-the same library, interleaved, says what a durable message costs.
+    make bench                                   everything, about half an hour
+    make bench ARGS=--quick                      a smoke run: whether it works, not how fast
+    make bench ARGS="--only throughput latency --rounds 3 --seconds 10"
+    make bench ARGS=--full                       also with 10 million stored messages
+
+The table and the plots are written to bench/results/. What is measured how: bench/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import statistics
-import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import fields, replace
+from pathlib import Path
 
 import uvloop
-from aiohttp import ClientSession, web
 from rich.console import Console
-from rich.table import Table
 
-from bench import load, servers
-from gateway.protocol import Role
+from bench import connections, fairness, growth, latency, push, servers, throughput
+from bench.peers import PEERS
+from bench.report import Report
+from bench.size import MILLION, QUICK, Size
 
+RESULTS = Path(__file__).parent / "results"
 console = Console()
 
 
-async def throughput(conversations: int, rounds: int, seconds: float) -> list[Any]:
-    """Echo and full path in turn, each round on fresh servers."""
-    echoes, flows = [], []
-    for _ in range(rounds):
-        with servers.bare_echo() as echo:
-            echoes.append(await load.echo_rate(echo, conversations, seconds))
-        with servers.gateway() as gateway:
-            flows.append(await load.chat_rate(gateway, conversations, seconds))
-    ratio = statistics.median(f.rate / e for f, e in zip(flows, echoes, strict=True))
-    delays = sorted(ms for flow in flows for ms in flow.delivery_ms)
-    return [
-        f"{conversations} conversations",
-        f"{statistics.median(f.rate for f in flows):,.0f}/s",
-        f"{statistics.median(echoes):,.0f}/s",
-        f"{ratio:.2f}",
-        f"{statistics.median(f.cpu_us for f in flows):.0f} µs",
-        f"{delays[len(delays) // 2]:.1f} / {delays[len(delays) * 99 // 100]:.1f} ms",
-    ]
+class Bench:
+    """One run: what was found, and the rates that later measurements build on."""
+
+    def __init__(self, size: Size, files: int) -> None:
+        self.size = size
+        self.report = Report()
+        self._files = files
+        self._rates: dict[int, tuple[float, float]] = {}
+
+    async def throughput(self) -> None:
+        for conversations in self.size.conversations:
+            found = await throughput.measure(self.report, conversations, self.size)
+            self._rates[conversations] = found
+
+    async def latency(self) -> None:
+        for conversations in self.size.conversations:
+            flow, echo = await self._rate(conversations)
+            await latency.measure(self.report, conversations, (flow / 2, echo / 2), self.size)
+
+    async def memory(self) -> None:
+        await connections.memory(self.report, self.size)
+
+    async def connects(self) -> None:
+        await connections.rate(self.report, self.size)
+        await connections.restart(self.report, self.size)
+
+    async def push(self) -> None:
+        await push.rate(self.report, self.size)
+        flow, _ = await self._rate(push.CONVERSATIONS)
+        await push.backlog(self.report, flow / 4, self.size)
+
+    async def growth(self) -> None:
+        await growth.spread(self.report, self._files, self.size)
+        await growth.stored(self.report, self.size)
+
+    async def fairness(self) -> None:
+        flow, _ = await self._rate(fairness.CONVERSATIONS)
+        await fairness.measure(self.report, flow / 4, self.size)
+
+    async def deaths(self) -> None:
+        await push.deaths(self.report, self.size)
+
+    async def _rate(self, conversations: int) -> tuple[float, float]:
+        """The throughput, from one round if it was not asked for."""
+        if conversations not in self._rates:
+            flow = await throughput.full_path(conversations, self.size)
+            echo = await throughput.echo(conversations, self.size)
+            self._rates[conversations] = flow.rate, echo.rate
+        return self._rates[conversations]
 
 
-class Ears:
-    """A customer backend that notes when it was called for whom."""
-
-    def __init__(self) -> None:
-        self.heard: dict[str, asyncio.Future[float]] = {}
-        self.port = 0
-
-    def listen_for(self, customer: str) -> asyncio.Future[float]:
-        future = self.heard[customer] = asyncio.get_running_loop().create_future()
-        return future
-
-    async def serve(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        future = self.heard.get(body["payload"]["ringback"]["customer"])
-        if future is not None and not future.done():
-            future.set_result(time.perf_counter())
-        return web.Response()
-
-
-async def time_to_push(deaths: int, ack_timeout: float) -> tuple[list[float], list[float]]:
-    """Milliseconds from a socket's death to the push, beyond what was configured.
-
-    First: sockets that go silent (nothing is read or answered any more), counted from the send,
-    beyond `ack_timeout`. Second: sockets that are cut, counted from the cut, beyond the grace.
-    """
-    ears = Ears()
-    app = web.Application()
-    app.router.add_post("/ring", ears.serve)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    silent, cut = [], []
-    with servers.gateway(f"http://127.0.0.1:{port}/ring", ack_timeout) as gateway:
-        agent = await load.hello(gateway, Role.AGENT, "a")
-        async with ClientSession() as http:
-            for i in range(2 * deaths):
-                name = f"d-{i}"
-                await http.put(
-                    f"http://127.0.0.1:{gateway.ports['http']}/v1/devices/phone-{i}",
-                    json={"token": f"t-{i}"},
-                    headers={"Authorization": f"Bearer {load.token(gateway, Role.CUSTOMER, name)}"},
-                )
-                socket = await load.hello(gateway, Role.CUSTOMER, name)
-                socket.transport.pause_reading()
-                rung = ears.listen_for(name)
-                await agent.send(
-                    f'{{"type":"send","ref":"{name}","customer":"{name}","text":"hello"}}'
-                )
-                sent = time.perf_counter()
-                await agent.recv()
-                if i % 2:
-                    socket.transport.abort()
-                    dead = time.perf_counter()
-                    cut.append((await rung - dead - 0.2) * 1000)
-                else:
-                    silent.append((await rung - sent - ack_timeout) * 1000)
-                    socket.transport.abort()
-    await runner.cleanup()
-    return silent, cut
-
-
-def spread(values: list[float]) -> str:
-    values = sorted(values)
-    return (
-        f"min {values[0]:.1f}, median {values[len(values) // 2]:.1f}, "
-        f"p99 {values[len(values) * 99 // 100]:.1f}, max {values[-1]:.1f} ms"
-    )
+SECTIONS: dict[str, Callable[[Bench], Awaitable[None]]] = {
+    "throughput": Bench.throughput,
+    "latency": Bench.latency,
+    "memory": Bench.memory,
+    "connects": Bench.connects,
+    "push": Bench.push,
+    "growth": Bench.growth,
+    "fairness": Bench.fairness,
+    "deaths": Bench.deaths,
+}
 
 
 async def main(options: argparse.Namespace) -> None:
-    servers.pin_load()
-    table = Table(
-        "full path, synchronous=FULL", "messages", "bare echo", "ratio", "CPU", "p50 / p99"
+    size = QUICK if options.quick else Size()
+    if options.full:
+        size = replace(size, stored=(*size.stored, 10 * MILLION))
+    given = {f.name: getattr(options, f.name, None) for f in fields(Size)}
+    size = replace(size, **{name: value for name, value in given.items() if value is not None})
+    bench = Bench(size, servers.prepare_load())
+    for name in options.only or SECTIONS:
+        with console.status(f"measuring {name}"):
+            await SECTIONS[name](bench)
+    bench.report.show(console)
+    bench.report.write(options.results)
+    console.print(f"written to {options.results}/")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for conversations in (100, 1000):
-        table.add_row(*await throughput(conversations, options.rounds, options.seconds))
-    console.print(table)
-    with servers.gateway() as gateway:
-        bytes_each = await load.idle_bytes(gateway, options.idle)
-    console.print(
-        f"memory per idle authenticated customer at {options.idle:,}: {bytes_each / 1024:.1f} KiB"
-    )
-    silent, cut = await time_to_push(options.deaths, 0.5)
-    console.print(f"silent socket to push, beyond ack_timeout: {spread(silent)}")
-    console.print(f"cut socket to push, beyond disconnect_grace: {spread(cut)}")
+    add = parser.add_argument
+    add("--only", nargs="+", choices=SECTIONS, help="some of the measurements")
+    add("--quick", action="store_true", help="everything small, once")
+    add("--full", action="store_true", help="also with 10 million stored messages")
+    add("--rounds", type=int, help="how often each is measured (5)")
+    add("--seconds", type=float, help="how long at a time (5)")
+    add("--peers", nargs="*", choices=PEERS, help="which others are measured too (all)")
+    add("--agents", type=int, help="agents' sockets (4)")
+    add("--in-flight", type=int, help="messages in flight per conversation, or echo (1)")
+    add("--idle", type=int, help="idle customers for the memory (8,000)")
+    add("--connects", type=int, help="customers who connect, and resume (5,000)")
+    add("--backlog", type=int, help="customers due at once (20,000)")
+    add("--results", type=Path, default=RESULTS, help="where to write (bench/results)")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--idle", type=int, default=5000)
-    parser.add_argument("--deaths", type=int, default=50)
-    uvloop.run(main(parser.parse_args()))
+    uvloop.run(main(arguments()))

@@ -1,10 +1,17 @@
-"""What is measured, in processes of their own: a gateway, and the bare echo it is held to."""
+"""What is measured, each in a process of its own on the server's core.
+
+The gateway runs as `ringback serve` runs it, with its rate limits lifted and a database on disk;
+the bare echo is the reference that it is held to.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import resource
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,11 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gateway import config
 
 SERVER_CPU, LOAD_CPU = 0, 1
+NOWHERE = "http://127.0.0.1:9/ring"
+SIGNING = "whsec_" + "YmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggYmVuY2ggISE="
+STARTS_WITHIN = 120.0  # seconds
+GRACE = 0.2  # seconds: disconnect_grace
+FILES = 42_000  # files that one process may open: two sockets for each of 20,000 conversations
 
 CONFIG = """
 [server]
@@ -28,23 +39,28 @@ admin = "127.0.0.1:0"
 url = "sqlite:///bench.db"
 [delivery]
 ack_timeout = {ack_timeout}
-disconnect_grace = 0.2
+max_hold = 60
+disconnect_grace = {grace}
 restart_window = 0.1
-restart_grace = 0.2
+restart_grace = {restart_grace}
 [limits]
 sends_per_minute = 1000000
 burst = 100000
-agent_sends_per_minute = 10000000
+agent_sends_per_minute = 100000000
 agent_burst = 1000000
 connections = 50000
 attempts_per_minute = 10000000
 ping_interval = 3600
-[tenants.acme.auth]
+"""
+
+TENANT = """
+[tenants.{name}.auth]
 algorithm = "HS256"
 secret = "{secret}"
-[tenants.acme.push]
+[tenants.{name}.push]
 endpoint = "{endpoint}"
 auth_token = "bench"
+signing_secret = "{signing}"
 in_flight = 256
 """
 
@@ -56,13 +72,15 @@ class Process:
     popen: subprocess.Popen[str]
     ports: dict[str, int]
     config: config.Config | None = None
+    ready_after: float = 0.0
+    """Seconds from the start of the process until it listened."""
 
     @property
     def pid(self) -> int:
         return self.popen.pid
 
     def cpu(self) -> float:
-        """CPU seconds used so far (user and system)."""
+        """CPU seconds used so far, by all threads, user and system."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -70,6 +88,42 @@ class Process:
         """Resident bytes."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def blocked(self) -> float:
+        """Seconds for which the loop was blocked at the longest since the last call.
+
+        The first call starts the watch and says 0. Only for `gateway`.
+        """
+        self.popen.send_signal(signal.SIGUSR1)
+        return float(_line(self.popen))
+
+    @property
+    def database(self) -> Path:
+        assert self.config is not None
+        return self.config.storage.path
+
+
+class Watch:
+    """How long the loop was blocked: the largest gap of a heartbeat, beyond its period."""
+
+    PERIOD = 0.005
+
+    def __init__(self) -> None:
+        self._worst = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def tell(self) -> None:
+        """Print the longest gap since the last call, and begin anew."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._beat())
+        print(self._worst, flush=True)
+        self._worst = 0.0
+
+    async def _beat(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(self.PERIOD)
+            self._worst = max(self._worst, time.perf_counter() - before - self.PERIOD)
 
 
 async def echo() -> None:
@@ -80,7 +134,9 @@ async def echo() -> None:
         async for frame in socket:
             await socket.send(frame)
 
-    async with serve(handle, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+    async with serve(
+        handle, "127.0.0.1", 0, compression=None, ping_interval=None, backlog=4096
+    ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         print(json.dumps({"chat": port}), flush=True)
         await asyncio.Event().wait()
@@ -88,42 +144,50 @@ async def echo() -> None:
 
 @contextmanager
 def bare_echo() -> Iterator[Process]:
-    """The reference in its own process, on the server's core."""
-    code = "import uvloop; from bench.servers import echo; uvloop.run(echo())"
-    with _process([sys.executable, "-c", code], Path.cwd()) as popen:
-        assert popen.stdout is not None
-        yield Process(popen, json.loads(popen.stdout.readline()))
+    """The reference in its own process."""
+    with python("import uvloop; from bench.servers import echo; uvloop.run(echo())") as process:
+        yield process
 
 
 @contextmanager
 def gateway(
-    endpoint: str = "http://127.0.0.1:9/ring", ack_timeout: float = 30.0
+    directory: Path | None = None,
+    *,
+    endpoint: str = NOWHERE,
+    neighbour: str = NOWHERE,
+    ack_timeout: float = 30.0,
+    restart_grace: float = 0.2,
 ) -> Iterator[Process]:
-    """A gateway in its own process, on the server's core, with a database of its own on disk."""
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as name:
-        directory = Path(name)
-        path = directory / "ringback.toml"
-        secret = "b" * 40
-        path.write_text(CONFIG.format(secret=secret, endpoint=endpoint, ack_timeout=ack_timeout))
-        command = [sys.executable, "-c", "from bench.servers import serve; serve()", str(path)]
-        with _process(command, Path.cwd()) as popen:
-            assert popen.stdout is not None
-            ports: dict[str, Any] = json.loads(popen.stdout.readline())
-            yield Process(popen, ports, config.load(path, {}))
+    """A gateway over the database in `directory`, or over a new one that is thrown away.
+
+    `endpoint` is the backend of tenant `acme`, `neighbour` that of tenant `other`.
+    """
+    with scratch() if directory is None else _given(directory) as where:
+        path = where / "ringback.toml"
+        path.write_text(
+            CONFIG.format(ack_timeout=ack_timeout, grace=GRACE, restart_grace=restart_grace)
+            + "".join(
+                TENANT.format(name=name, secret=name[0] * 40, endpoint=url, signing=SIGNING)
+                for name, url in (("acme", endpoint), ("other", neighbour))
+            )
+        )
+        with python("from bench.servers import serve; serve()", str(path)) as process:
+            process.config = config.load(path, {})
+            yield process
 
 
 def serve() -> None:
     """Run the gateway as `ringback serve` does, and print its ports."""
-    import signal
-
-    from gateway import cli, logs
+    from gateway import cli, descriptors, logs
     from gateway.server import Gateway
 
     async def run() -> None:
         settings = config.load(Path(sys.argv[1]), {})
         logs.set_up(config.Log(level=config.LogLevel.WARNING))
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        descriptors.make_room(settings.limits.connections)
+        stop, loop, watch = asyncio.Event(), asyncio.get_running_loop(), Watch()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, watch.tell)
         async with Gateway(settings) as it:
             print(json.dumps(it.ports), flush=True)
             await stop.wait()
@@ -132,16 +196,29 @@ def serve() -> None:
 
 
 @contextmanager
-def _process(command: list[str], directory: Path) -> Iterator[subprocess.Popen[str]]:
-    popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=directory)
-    with suppress(OSError, AttributeError):
-        os.sched_setaffinity(popen.pid, {SERVER_CPU})
+def python(code: str, *arguments: str, interpreter: str = sys.executable) -> Iterator[Process]:
+    """A process that runs `code` and prints its ports, as JSON in one line, once it listens."""
+    began = time.perf_counter()
+    with running([interpreter, "-c", code, *arguments]) as popen:
+        ports = json.loads(_line(popen))
+        yield Process(popen, ports, ready_after=time.perf_counter() - began)
+
+
+@contextmanager
+def running(
+    command: list[str], environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process, with all of its threads, on the server's core; ended with the block."""
+    with _on(SERVER_CPU):
+        popen = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=Path.cwd(), env=environment
+        )
     try:
         yield popen
     finally:
         popen.terminate()
         try:
-            popen.wait(10)
+            popen.wait(20)
         except subprocess.TimeoutExpired:
             popen.kill()
             popen.wait()
@@ -149,18 +226,49 @@ def _process(command: list[str], directory: Path) -> Iterator[subprocess.Popen[s
             popen.stdout.close()
 
 
-def pin_load() -> None:
-    """Put the load generator on the other core, where there is one."""
+@contextmanager
+def _on(cpu: int) -> Iterator[None]:
+    """This thread on that core, where there is one; a process that it starts stays there."""
+    try:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {cpu})
+    except (OSError, AttributeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _line(popen: subprocess.Popen[str]) -> str:
+    assert popen.stdout is not None
+    if select.select([popen.stdout], [], [], STARTS_WITHIN)[0]:
+        line = popen.stdout.readline()
+        if line:
+            return line
+    raise RuntimeError("the server under measurement did not answer, or has ended")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory for databases; `BENCH_DIR` says on which disk."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as name:
+        yield Path(name)
+
+
+@contextmanager
+def _given(directory: Path) -> Iterator[Path]:
+    yield directory
+
+
+def prepare_load() -> int:
+    """Put this process on the load's core; how many files it, and its children, may open."""
     with suppress(OSError, AttributeError):
         os.sched_setaffinity(0, {LOAD_CPU})
-
-
-def settle_down(process: Process) -> None:
-    """Wait until the process has stopped using the CPU."""
-    before = process.cpu()
-    while True:
-        time.sleep(0.2)
-        now = process.cpu()
-        if now - before < 0.02:
-            return
-        before = now
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (FILES, hard):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+            break
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

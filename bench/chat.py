@@ -1,0 +1,324 @@
+"""The load: messages through a gateway, or frames through an echo, closed loop or open loop.
+
+One message is the full path: an agent's send, its commit, the delivery to the customer, the
+customer's ack, and `sent` and the receipt back to the agent; only then it counts. Every message is
+acknowledged by itself, though a client may acknowledge several at once. Every frame that is sent
+is 150 bytes long, here and with the references.
+
+Closed loop: so many messages are in flight, and each that comes back sends the next, in whichever
+conversation is next in turn. Open loop: messages have times at which they are due, drawn at random,
+and a delay counts from there, so that a stall is charged to everything that it held up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
+
+from bench import wire
+from bench.servers import Process
+from bench.wire import Wire, framed
+from gateway.protocol import Role
+
+SIZE = 150  # bytes of payload
+AT_ONCE = 64  # sockets opened at the same time
+PATIENCE = 60.0  # seconds for what is in flight to come back
+HEAD = 48  # a frame's type is within its first bytes
+SEQ = re.compile(rb'"seq":(\d+)')
+ACKED = re.compile(rb'"acked_seq":(\d+)')
+CUSTOMER = re.compile(rb'"customer":"([^"]+)"')
+
+T = TypeVar("T")
+R = TypeVar("R")
+clock = time.perf_counter
+
+
+@dataclass(slots=True)
+class Window:
+    """What was seen in one stretch of time."""
+
+    rate: float
+    cpu_us: float
+    """The server's CPU time per message, in microseconds."""
+    server: float
+    """The part of a core that the server used."""
+    load: float
+    """The part of a core that the load generator used."""
+    delays: list[float] = field(default_factory=list)
+    """Seconds from send to delivery, rising; from when it was due, in an open loop."""
+    late: list[float] = field(default_factory=list)
+    """Seconds by which messages left after they were due, rising; open loop only."""
+
+    def delay_ms(self, part: float) -> float:
+        return quantile(self.delays, part) * 1000
+
+
+def quantile(rising: list[float], part: float) -> float:
+    return rising[min(len(rising) - 1, int(len(rising) * part))]
+
+
+async def each(make: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
+    """`make` of every item, `AT_ONCE` at a time; the results in the order of the items."""
+    todo = list(items)
+    left, made = iter(enumerate(todo)), dict[int, R]()
+
+    async def work() -> None:
+        for i, item in left:
+            made[i] = await make(item)
+
+    await asyncio.gather(*(work() for _ in range(min(AT_ONCE, len(todo)))))
+    return [made[i] for i in range(len(todo))]
+
+
+class Load(Protocol):
+    """Something that carries messages, so that the loops below can drive it."""
+
+    process: Process
+    lanes: int
+    """How many senders there are, each with conversations of its own."""
+    sent: int
+    done: int
+    delays: list[float]
+    again: Callable[[int], None] | None
+    """Called with the lane when a message of it has come back."""
+
+    def send(self, lane: int, due: float) -> None: ...
+
+    def broken(self) -> str | None: ...
+
+
+async def saturate(load: Load, in_flight: int, warm: float, seconds: float) -> Window:
+    """Closed loop with so many messages in flight in all."""
+    load.again = lambda lane: load.send(lane, clock())
+    for i in range(in_flight):
+        load.send(i % load.lanes, clock())
+    await asyncio.sleep(warm)
+    window = await _watch(load, asyncio.sleep(seconds))
+    load.again = None
+    await settle(load)
+    return window
+
+
+async def pace(
+    load: Load, rate: float, warm: Awaitable[object], during: Awaitable[object]
+) -> Window:
+    """Open loop: so many messages a second, at random times (Poisson), whatever comes back.
+
+    The window begins when `warm` is over and lasts as long as `during`. The loop spins instead of
+    sleeping, because a timer is a millisecond coarse; so the load's share of CPU says nothing here,
+    and the window says how late messages left instead.
+    """
+    rng, loop, late = random.Random(4), asyncio.get_running_loop(), list[float]()
+    due, sent, running = clock(), 0, True
+
+    def turn() -> None:
+        nonlocal due, sent
+        now = clock()
+        while due <= now and running:
+            late.append(now - due)
+            load.send(sent % load.lanes, due)
+            sent += 1
+            due += rng.expovariate(rate)
+        if running:
+            loop.call_soon(turn)
+
+    turn()
+    await warm
+    late.clear()
+    window = await _watch(load, during)
+    running = False
+    window.late = sorted(late)
+    await settle(load)
+    return window
+
+
+async def _watch(load: Load, during: Awaitable[object]) -> Window:
+    load.delays.clear()
+    done, used, own, began = load.done, load.process.cpu(), time.process_time(), clock()
+    await during
+    took = clock() - began
+    done, used, own = load.done - done, load.process.cpu() - used, time.process_time() - own
+    _must_hold(load)
+    if not done:
+        raise RuntimeError(f"nothing came back within {took:.1f} s")
+    return Window(done / took, used / done * 1e6, used / took, own / took, sorted(load.delays))
+
+
+async def settle(load: Load) -> None:
+    """Wait until everything sent has come back."""
+    until = clock() + PATIENCE
+    while load.done < load.sent:
+        _must_hold(load)
+        if clock() > until:
+            raise RuntimeError(f"{load.sent - load.done} of {load.sent} messages never came back")
+        await asyncio.sleep(0.01)
+    _must_hold(load)
+
+
+def _must_hold(load: Load) -> None:
+    problem = load.broken()
+    if problem is not None:
+        raise RuntimeError(f"the load broke: {problem}")
+
+
+@dataclass(slots=True)
+class Talk:
+    """One conversation: its customer's socket and what is on the way to it."""
+
+    name: str
+    customer: Wire
+    prefix: bytes
+    suffix: bytes
+    due: deque[float] = field(default_factory=deque)
+    acked: int = 0
+
+
+class Chat:
+    """Customers and agents on a gateway. `send` sends in the lane's next conversation."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.lanes = 0
+        self.sent = self.done = self.confirmed = 0
+        self.delays: list[float] = []
+        self.again: Callable[[int], None] | None = None
+        self.opened: list[Wire] = []
+        self._desks: list[tuple[Wire, deque[Talk]]] = []
+        self._talks: dict[bytes, Talk] = {}
+        self._ref = time.time_ns() // 1000  # new in every run: a ref is an idempotency key
+        self._problem: str | None = None
+
+    @classmethod
+    async def open(
+        cls, process: Process, names: list[str], agents: int = 4, tenant: str = "acme"
+    ) -> Chat:
+        """Connect everybody; each agent opens a share of the conversations."""
+        chat = cls(process)
+        chat.lanes = agents = min(agents, len(names))
+
+        async def customer(name: str) -> None:
+            socket = await wire.hello(process, Role.CUSTOMER, name, tenant)
+            prefix = framed(b"x" * SIZE)[:-SIZE] + b'{"type":"send","ref":"'
+            middle = f'","customer":"{name}","text":"'.encode()
+            fill = SIZE - len(prefix) + 8 - 16 - len(middle) - 2
+            talk = Talk(name, socket, prefix, middle + b"x" * fill + b'"}')
+            chat._talks[name.encode()] = talk
+            socket.heard = partial(chat._to_customer, talk, socket.transport.write)
+            socket.ended = chat._lost
+            chat.opened.append(socket)
+
+        async def agent(lane: int) -> tuple[Wire, deque[Talk]]:
+            socket = await wire.hello(process, Role.AGENT, f"a-{lane}", tenant)
+            mine = [chat._talks[name.encode()] for name in names[lane::agents]]
+            for talk in mine:
+                ask = f'{{"type":"open","ref":"o","customer":"{talk.name}"}}'.encode()
+                told = ACKED.search(await socket.ask(ask, b'"type":"conversation"'))
+                assert told is not None
+                talk.acked = int(told[1])
+            socket.heard = partial(chat._to_agent, lane)
+            socket.ended = chat._lost
+            chat.opened.append(socket)
+            return socket, deque(mine)
+
+        await each(customer, names)
+        chat._desks = await each(agent, range(agents))
+        return chat
+
+    def send(self, lane: int, due: float) -> None:
+        socket, talks = self._desks[lane]
+        talk = talks[0]
+        talks.rotate(-1)
+        talk.due.append(due)
+        self.sent += 1
+        self._ref += 1
+        socket.transport.write(talk.prefix + b"%016d" % self._ref + talk.suffix)
+
+    def broken(self) -> str | None:
+        if self._problem is None and self.done == self.sent and self.confirmed < self.sent:
+            return f"{self.sent - self.confirmed} of {self.sent} sends were not confirmed"
+        return self._problem
+
+    def close(self) -> None:
+        for socket in self.opened:
+            socket.cut()
+
+    def _to_customer(self, talk: Talk, write: Callable[[bytes], None], frame: bytes) -> None:
+        if frame.find(b'"type":"message"', 0, HEAD) >= 0:
+            self.delays.append(clock() - talk.due.popleft())
+            found = SEQ.search(frame)
+            assert found is not None
+            write(framed(b'{"type":"ack","seq":%s}' % found[1]))
+
+    def _to_agent(self, lane: int, frame: bytes) -> None:
+        if frame.find(b'"type":"receipt"', 0, HEAD) >= 0:
+            name, seq = CUSTOMER.search(frame), SEQ.search(frame)
+            assert name is not None
+            assert seq is not None
+            talk = self._talks[name[1]]
+            came = int(seq[1]) - talk.acked
+            talk.acked += came
+            self.done += came
+            if self.again is not None:
+                for _ in range(came):
+                    self.again(lane)
+        elif frame.find(b'"type":"sent"', 0, HEAD) >= 0:
+            self.confirmed += 1
+        elif frame.find(b'"type":"error"', 0, HEAD) >= 0:
+            self._problem = frame.decode()
+
+    def _lost(self) -> None:
+        self._problem = "a socket was closed"
+
+
+class Echo:
+    """The same frames through a bare echo: a connection is a lane, a message is there and back."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.lanes = 0
+        self.sent = self.done = 0
+        self.delays: list[float] = []
+        self.again: Callable[[int], None] | None = None
+        self.opened: list[Wire] = []
+        self._due: list[deque[float]] = []
+        self._problem: str | None = None
+        self._frame = framed(b"x" * SIZE)
+
+    @classmethod
+    async def open(cls, process: Process, connections: int) -> Echo:
+        load = cls(process)
+        load.lanes = connections
+        load._due = [deque() for _ in range(connections)]
+        load.opened = await each(lambda _: wire.connect(process.ports["chat"]), range(connections))
+        for lane, socket in enumerate(load.opened):
+            socket.heard = partial(load._back, lane, load._due[lane])
+            socket.ended = load._lost
+        return load
+
+    def send(self, lane: int, due: float) -> None:
+        self._due[lane].append(due)
+        self.sent += 1
+        self.opened[lane].transport.write(self._frame)
+
+    def broken(self) -> str | None:
+        return self._problem
+
+    def close(self) -> None:
+        for socket in self.opened:
+            socket.cut()
+
+    def _back(self, lane: int, due: deque[float], frame: bytes) -> None:
+        self.delays.append(clock() - due.popleft())
+        self.done += 1
+        if self.again is not None:
+            self.again(lane)
+
+    def _lost(self) -> None:
+        self._problem = "a socket was closed"

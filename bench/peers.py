@@ -1,0 +1,308 @@
+"""Others that relay messages, for the same load: python-socketio, and ejabberd where installed.
+
+Both forget: nothing is written to disk, nothing is acknowledged, nothing is receipted. A message is
+there when the receiver has it, and then the sender sends the next; senders and receivers are as
+many as the gateway's agents and customers. python-socketio comes into a virtual environment of its
+own, made on demand, so that it is no dependency of anything. ejabberd runs with one scheduler, no
+archive, no other module, no TLS, and lets anybody log in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from bench import servers, wire
+from bench.chat import SIZE, clock, each
+from bench.latency import names
+from bench.servers import Process
+from bench.wire import framed
+
+Write = Callable[[bytes], None]
+VENVS = Path(__file__).parent / ".venvs"
+ERLANG_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+
+
+class Missing(Exception):
+    """It cannot be had here; why."""
+
+
+class Relay:
+    """Messages from senders to receivers. A lane is a sender with receivers of its own."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.lanes = 0
+        self.sent = self.done = 0
+        self.delays: list[float] = []
+        self.again: Callable[[int], None] | None = None
+        self._desks: list[tuple[Write, deque[tuple[bytes, deque[float]]]]] = []
+
+    def add(self, write: Write, frames: list[tuple[bytes, deque[float]]]) -> None:
+        """A sender, and for each of its receivers the frame and what is on the way to it."""
+        self._desks.append((write, deque(frames)))
+        self.lanes += 1
+
+    def send(self, lane: int, due: float) -> None:
+        write, frames = self._desks[lane]
+        frame, on_the_way = frames[0]
+        frames.rotate(-1)
+        on_the_way.append(due)
+        self.sent += 1
+        write(frame)
+
+    def came(self, lane: int, on_the_way: deque[float]) -> None:
+        self.delays.append(clock() - on_the_way.popleft())
+        self.done += 1
+        if self.again is not None:
+            self.again(lane)
+
+    def broken(self) -> str | None:
+        return None
+
+
+# --- python-socketio ---------------------------------------------------------------------------
+
+SOCKETIO = """
+import asyncio, json, socketio, uvloop
+from aiohttp import web
+
+async def main():
+    server = socketio.AsyncServer(async_mode="aiohttp", ping_interval=3600, ping_timeout=3600)
+
+    @server.event
+    async def join(sid, name):
+        await server.enter_room(sid, name)
+
+    @server.event
+    async def send(sid, data):
+        await server.emit("message", data, to=data["to"])
+
+    app = web.Application()
+    server.attach(app)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
+    print(json.dumps({"chat": runner.addresses[0][1]}), flush=True)
+    await asyncio.Event().wait()
+
+uvloop.run(main())
+"""
+
+
+@contextmanager
+def socketio_server() -> Iterator[Process]:
+    with servers.python(SOCKETIO, interpreter=str(_environment("socketio"))) as process:
+        yield process
+
+
+def _environment(name: str) -> Path:
+    """The interpreter of a throw-away virtual environment with python-socketio in it."""
+    python = VENVS / name / "bin" / "python"
+    if not (VENVS / name / "ready").exists():
+        try:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", VENVS / name], check=True)
+            packages = ["python-socketio>=5.13", "aiohttp", "uvloop"]
+            subprocess.run(
+                [python, "-m", "pip", "install", "--quiet", *packages],
+                check=True,
+                capture_output=True,
+                timeout=180,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Missing(f"python-socketio could not be installed ({error})") from None
+        (VENVS / name / "ready").touch()
+    return python
+
+
+async def socketio_load(process: Process, conversations: int, agents: int) -> Relay:
+    relay = Relay(process)
+    receivers = names(conversations)
+    path = "/socket.io/?EIO=4&transport=websocket"
+
+    async def connected(_: object = None) -> wire.Wire:
+        socket = await wire.connect(process.ports["chat"], path)
+        await socket.ask(b"40", b"40{")
+        return socket
+
+    async def receiver(at: int) -> tuple[bytes, deque[float]]:
+        name, on_the_way = receivers[at], deque[float]()
+        socket = await connected()
+        await socket.ask(f'421["join","{name}"]'.encode(), b"431")
+        socket.heard = partial(_socketio_heard, relay, at % lanes, on_the_way)
+        head = f'42["send",{{"to":"{name}","text":"'.encode()
+        return framed(head + b"x" * (SIZE - len(head) - 3) + b'"}]'), on_the_way
+
+    lanes = min(agents, conversations)
+    frames = await each(receiver, range(conversations))
+    for lane in range(lanes):
+        relay.add((await connected()).transport.write, frames[lane::lanes])
+    return relay
+
+
+def _socketio_heard(relay: Relay, lane: int, on_the_way: deque[float], frame: bytes) -> None:
+    if frame.startswith(b"42"):
+        relay.came(lane, on_the_way)
+
+
+# --- ejabberd ----------------------------------------------------------------------------------
+
+EJABBERD = """
+hosts: [localhost]
+loglevel: error
+auth_method: anonymous
+anonymous_protocol: login_anon
+disable_sasl_mechanisms: [digest-md5, SCRAM-SHA-1, X-OAUTH2]
+listen:
+  - port: {port}
+    ip: "127.0.0.1"
+    module: ejabberd_c2s
+    access: all
+    shaper: none
+modules: {{}}
+"""
+STREAM = (
+    b"<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'"
+    b" to='localhost' version='1.0'>"
+)
+BIND = (
+    b"<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>"
+    b"<resource>r</resource></bind></iq>"
+)
+
+
+@contextmanager
+def ejabberd_server() -> Iterator[Process]:
+    erl = shutil.which("erl")
+    if erl is None or shutil.which("ejabberdctl", path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
+        raise Missing("ejabberd is not installed (Debian: apt-get install ejabberd)")
+    with servers.scratch() as directory:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        (directory / "ejabberd.yml").write_text(EJABBERD.format(port=port))
+        command = [
+            erl, "-noinput", "+S", "1:1", "+P", "250000", "-mnesia", "dir",
+            f'"{directory / "mnesia"}"', "-s", "ejabberd",
+        ]  # fmt: skip
+        environment = {
+            "ERL_LIBS": str(ERLANG_LIBRARIES),
+            "EJABBERD_CONFIG_PATH": str(directory / "ejabberd.yml"),
+            "EJABBERD_LOG_PATH": str(directory / "ejabberd.log"),
+            "ERL_CRASH_DUMP": str(directory / "crash.dump"),
+            "ERL_MAX_PORTS": "32000",
+            "HOME": str(directory),
+        }
+        with servers.running(command, os.environ | environment) as popen:
+            _wait_for(port)
+            yield Process(popen, {"chat": port})
+
+
+def _wait_for(port: int) -> None:
+    until = time.monotonic() + servers.STARTS_WITHIN
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise Missing("ejabberd did not start") from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+class _Xmpp(asyncio.Protocol):
+    """An XMPP stream as text: waits for a marker, then counts messages."""
+
+    def __init__(self) -> None:
+        self.heard: Callable[[], None] | None = None
+        self.transport: asyncio.Transport
+        self._seen = b""
+        self._marker = b""
+        self._answer: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        if self.heard is not None:
+            for _ in range(self._seen.count(b"</message>")):
+                self.heard()
+            self._seen = self._seen[-10:] if not self._seen.endswith(b">") else b""
+        elif self._answer is not None and self._marker in self._seen:
+            self._seen = b""
+            self._answer.set_result(None)
+            self._answer = None
+
+    async def ask(self, said: bytes, marker: bytes) -> None:
+        self._marker = marker
+        answer = self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(said)
+        await answer
+
+
+async def ejabberd_load(process: Process, conversations: int, agents: int) -> Relay:
+    relay = Relay(process)
+    receivers = names(conversations)
+    lanes = min(agents, conversations)
+
+    async def connected(user: str) -> _Xmpp:
+        loop = asyncio.get_running_loop()
+        _, stream = await loop.create_connection(_Xmpp, "127.0.0.1", process.ports["chat"])
+        await stream.ask(STREAM, b"</stream:features>")
+        secret = b64encode(b"\0" + user.encode() + b"\0x").decode()
+        await stream.ask(
+            "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl'"
+            f" mechanism='PLAIN'>{secret}</auth>".encode(),
+            b"<success",
+        )
+        await stream.ask(STREAM, b"</stream:features>")
+        await stream.ask(BIND, b"</iq>")
+        await stream.ask(b"<presence/>", b"<presence")
+        return stream
+
+    async def receiver(at: int) -> tuple[bytes, deque[float]]:
+        name, on_the_way = receivers[at], deque[float]()
+        stream = await connected(name)
+        stream.heard = partial(relay.came, at % lanes, on_the_way)
+        head = f"<message to='{name}@localhost/r' type='chat'><body>".encode()
+        tail = b"</body></message>"
+        return head + b"x" * (SIZE - len(head) - len(tail)) + tail, on_the_way
+
+    frames = await each(receiver, range(conversations))
+    for lane in range(lanes):
+        relay.add((await connected(f"a-{lane}")).transport.write, frames[lane::lanes])
+    return relay
+
+
+# --- all ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """How it is started and loaded; `at_least` is how many times its rate ours has to be."""
+
+    name: str
+    serve: Callable[[], AbstractContextManager[Process]]
+    load: Callable[[Process, int, int], Awaitable[Relay]]
+    at_least: float | None = None
+
+
+PEERS = {
+    "socketio": Peer("python-socketio relay", socketio_server, socketio_load),
+    "ejabberd": Peer("ejabberd, no archive", ejabberd_server, ejabberd_load, at_least=2),
+}

@@ -1,0 +1,111 @@
+"""Bar 1: durable messages per second, as a ratio to a bare echo, and to others where installed.
+
+Closed loop. Every round starts fresh servers, one after the other, on the same core.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import statistics
+
+from bench import chat, servers
+from bench.chat import Chat, Echo, Window
+from bench.peers import PEERS, Missing, Peer
+from bench.report import Report, Row
+from bench.servers import Process
+from bench.size import Size
+
+BARS = {100: 0.35, 1000: 0.60}
+
+
+async def echo(connections: int, size: Size) -> Window:
+    with servers.bare_echo() as process:
+        load = await Echo.open(process, connections)
+        in_flight = connections * size.in_flight
+        window = await chat.saturate(load, in_flight, size.warm, size.seconds)
+        load.close()
+        return window
+
+
+async def full_path(conversations: int, size: Size) -> Window:
+    with servers.gateway() as process:
+        names = [f"c-{i:05}" for i in range(conversations)]
+        load = await Chat.open(process, names, size.agents)
+        in_flight = conversations * size.in_flight
+        window = await chat.saturate(load, in_flight, size.warm, size.seconds)
+        _recount(process, load)
+        load.close()
+        return window
+
+
+async def relayed(peer: Peer, conversations: int, size: Size) -> Window:
+    """The same load through another's server. Raises `Missing`."""
+    with peer.serve() as process:
+        load = await peer.load(process, conversations, size.agents)
+        in_flight = conversations * size.in_flight
+        return await chat.saturate(load, in_flight, size.warm, size.seconds)
+
+
+def _recount(process: Process, load: Chat) -> None:
+    """What was counted here is what the database holds: every message, and every ack."""
+    with sqlite3.connect(f"file:{process.database}?mode=ro", uri=True) as db:
+        found = db.execute("SELECT sum(last_seq), sum(acked_seq) FROM conversations").fetchone()
+    if found != (load.sent, load.sent):
+        raise RuntimeError(f"{load.sent} messages were confirmed; stored and acked: {found}")
+
+
+async def measure(report: Report, conversations: int, size: Size) -> tuple[float, float]:
+    """Add the rows; the median rates, of the gateway and of the echo."""
+    echoes, flows = list[Window](), list[Window]()
+    others: dict[str, list[Window]] = {name: [] for name in size.peers}
+    for _ in range(size.rounds):
+        echoes.append(await echo(conversations, size))
+        flows.append(await full_path(conversations, size))
+        for name in list(others):
+            try:
+                others[name].append(await relayed(PEERS[name], conversations, size))
+            except Missing as missing:
+                del others[name]
+                report.skip(f"not measured: {missing}")
+    report.rows += [
+        Row(
+            "1 throughput",
+            f"{conversations:,} conversations, durable",
+            "/s",
+            [w.rate for w in flows],
+            [w.rate for w in echoes],
+            "echoes/s",
+            at_least=BARS.get(conversations),
+            load=[w.load for w in flows],
+            note=_servers_share(flows),
+        ),
+        Row(
+            "",
+            "server CPU per message",
+            "µs",
+            [w.cpu_us for w in flows],
+            [w.cpu_us for w in echoes],
+            "µs per echo",
+            load=[w.load for w in echoes],
+            note=f"load CPU of the echo; {_servers_share(echoes)}",
+        ),
+    ]
+    report.rows += [
+        Row(
+            "",
+            f"against {PEERS[name].name}",
+            "/s",
+            [w.rate for w in flows],
+            [w.rate for w in windows],
+            "/s",
+            at_least=PEERS[name].at_least,
+            load=[w.load for w in windows],
+            note=f"load CPU of the other; {_servers_share(windows)}",
+        )
+        for name, windows in others.items()
+    ]
+    return statistics.median(w.rate for w in flows), statistics.median(w.rate for w in echoes)
+
+
+def _servers_share(windows: list[Window]) -> str:
+    return f"server CPU {statistics.median(w.server for w in windows):.0%}"
