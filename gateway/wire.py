@@ -1,0 +1,325 @@
+"""One WebSocket: an asyncio protocol of ours on the sans-I/O core of websockets.
+
+The only file that imports websockets for serving. The core parses the handshake and the frames and
+keeps the state of RFC 6455; a `Peer` moves bytes between it and the transport, and is the `Socket`
+that sessions see. It has no task and no timer of its own: what a peer has to have done by when is
+in `due`, which the listener looks at for all of them together.
+
+A handshake that is not finished in time, and a closing one, are cut off; an open peer is pinged,
+and fails with 1011 if it does not answer in time.
+
+Bounds (I9): frames that were received and not yet taken (then the peer's TCP is held back), and
+bytes that wait to be written: beyond `outbound_bytes` the peer is closed with 4001. Only a replay
+is written at the pace of its reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol, cast
+
+from websockets.datastructures import Headers
+from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
+from websockets.http11 import Request
+from websockets.protocol import CONNECTING, OPEN
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from gateway import protocol
+from gateway.config import Limits
+from gateway.sessions import Closed
+
+SUBPROTOCOL = Subprotocol("ringback.v1")
+CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
+RECEIVED = 16  # frames that wait to be taken, before the peer's TCP is held back
+HIGH_WATER = 32_768  # bytes that wait to be written, before a replay waits too
+
+
+class Listener(Protocol):
+    """What a peer asks of whoever accepted it, and tells."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def connected(self, peer: Peer) -> None:
+        """The peer has a TCP connection."""
+        ...
+
+    def refusal(self, path: str, origins: list[str]) -> tuple[int, str] | None:
+        """The HTTP status and the reason with which this handshake is refused, if it is."""
+        ...
+
+    def opened(self, peer: Peer, path: str) -> None:
+        """The handshake is done."""
+        ...
+
+    def lost(self, peer: Peer) -> None:
+        """The TCP connection has ended."""
+        ...
+
+
+class Peer(asyncio.Protocol):
+    """A WebSocket connection: the `Socket` that sessions see."""
+
+    __slots__ = (
+        "_closing",
+        "_code",
+        "_core",
+        "_end",
+        "_fragments",
+        "_held_back",
+        "_is_text",
+        "_listener",
+        "_over",
+        "_ping",
+        "_received",
+        "_taker",
+        "_transport",
+        "_writable",
+        "bearer",
+        "due",
+        "origin",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._core = _Core(max_size=listener.limits.frame_bytes, logger=_quiet)
+        self._transport: asyncio.Transport
+        self.bearer: str | None = None
+        self.origin: str | None = None
+        self.due = math.inf
+        """When, by the loop's clock, `remind` is to be called."""
+        self._ping: bytes | None = None  # what was sent and not yet answered
+        self._code: int | None = None
+        self._closing = False
+        self._over = False
+        self._end: asyncio.Future[None] | None = None  # made when somebody waits for it
+        self._received: deque[str | bytes] = deque()
+        self._fragments = bytearray()  # of a message whose last fragment has yet to come
+        self._is_text = True  # that message
+        self._held_back = False
+        self._taker: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None  # while too much waits to be written
+
+    # What a session sees
+
+    @property
+    def code(self) -> int | None:
+        return self._code or self._core.close_code
+
+    async def recv(self) -> str | bytes:
+        """The next frame. What came before the end is still given out after it."""
+        received = self._received
+        if not received:
+            if self._over:
+                raise Closed
+            self._taker = asyncio.get_running_loop().create_future()
+            try:
+                await self._taker
+            finally:
+                self._taker = None
+            if not received:
+                raise Closed
+        frame = received.popleft()
+        if self._held_back and len(received) < RECEIVED // 2:
+            self._held_back = False
+            self._transport.resume_reading()
+        return frame
+
+    def send(self, data: bytes) -> None:
+        core = self._core
+        if core.state is OPEN:
+            core.send_text(data)
+            self._flush()
+            self._close_if_slow()
+
+    async def stream(self, data: bytes) -> None:
+        core = self._core
+        if core.state is OPEN:
+            core.send_text(data)
+            self._flush()
+        while self._writable is not None:
+            await asyncio.shield(self._writable)
+        if core.state is not OPEN:
+            await self.ended()  # only then is the close code known
+            raise Closed
+
+    def close(self, code: protocol.CloseCode) -> None:
+        if self._code is None:
+            self._code = code.value
+        core = self._core
+        if core.state is OPEN:
+            core.send_close(code, code.name.lower())
+            self._flush()
+            self._close_in_time()
+        elif core.state is CONNECTING:
+            self._transport.abort()
+
+    async def hang_up(self, code: protocol.CloseCode) -> None:
+        self.close(code)
+        # Nobody takes frames any more: they must not keep the peer's answer from being read.
+        self._received = deque(maxlen=0)
+        self._transport.resume_reading()
+        await self.ended()
+
+    # What the listener sees
+
+    @property
+    def address(self) -> str:
+        return str((self._transport.get_extra_info("peername") or ("?",))[0])
+
+    def remind(self, now: float) -> None:
+        """`due` has come: ping, or give up a peer that has not done what it had to do by now."""
+        core = self._core
+        if core.state is not OPEN:
+            self._transport.abort()
+            self.due = math.inf
+        elif self._ping is not None:
+            core.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+            self._flush()
+        else:
+            self._ping = secrets.token_bytes(4)
+            self.due = now + self._listener.limits.ping_timeout
+            core.send_ping(self._ping)
+            self._flush()
+
+    async def ended(self) -> None:
+        """Wait until the TCP connection has ended."""
+        if not self._over:
+            if self._end is None:
+                self._end = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._end)
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER)
+        self.due = _now() + self._listener.limits.hello_timeout
+        self._listener.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        core = self._core
+        core.receive_data(data)
+        try:
+            for event in core.events_received():
+                if isinstance(event, Frame):
+                    self._take(event)
+                elif isinstance(event, Request):
+                    self._shake_hands(event)
+        except UnicodeDecodeError as error:
+            core.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+        if self._received:
+            if self._taker is not None and not self._taker.done():
+                self._taker.set_result(None)
+            if len(self._received) > RECEIVED and not self._held_back:
+                self._held_back = True
+                self._transport.pause_reading()
+        if core.writes:
+            self._flush()
+            self._close_if_slow()  # pongs, too, wait for a peer that does not read
+
+    def eof_received(self) -> None:
+        self._core.receive_eof()
+        self._flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._core.receive_eof()
+        self._core.parser.close()  # its frame holds the core: a cycle only the collector would find
+        self._over = True
+        for waiting in (self._taker, self._writable, self._end):
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+        self._writable = None
+        self._listener.lost(self)
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
+
+    # Within
+
+    def _shake_hands(self, request: Request) -> None:
+        core = self._core
+        if core.writes or core.eof_sent:  # more than data came before our answer: not a WebSocket
+            core.data_to_send()
+            self._transport.abort()
+            return
+        path = request.path.partition("?")[0]
+        origins = request.headers.get_all("Origin")
+        refusal = self._listener.refusal(path, origins)
+        core.send_response(core.reject(*refusal) if refusal else core.accept(request))
+        if core.state is OPEN:
+            self.bearer = _bearer(request.headers)
+            self.origin = origins[0] if origins else None
+            self.due = _now() + self._listener.limits.ping_interval
+            self._listener.opened(self, path)
+
+    def _take(self, frame: Frame) -> None:
+        """Put what a frame brings into the queue. Raises `UnicodeDecodeError`."""
+        opcode = frame.opcode
+        if opcode is TEXT and frame.fin:
+            self._received.append(str(frame.data, "utf-8"))
+        elif opcode is TEXT or opcode is BINARY or opcode is CONT:
+            if opcode is not CONT:
+                self._is_text = opcode is TEXT
+            self._fragments += frame.data
+            if frame.fin:
+                whole = bytes(self._fragments)
+                self._fragments = bytearray()
+                self._received.append(whole.decode() if self._is_text else whole)
+        elif opcode is PONG and frame.data == self._ping and not self._closing:
+            limits = self._listener.limits
+            self._ping = None
+            self.due += limits.ping_interval - limits.ping_timeout  # from when the ping was sent
+
+    def _flush(self) -> None:
+        """Give the transport what the core has to send."""
+        transport = self._transport
+        for data in self._core.data_to_send():
+            if not data:
+                self._close_in_time()
+                with suppress(OSError, RuntimeError):  # of a connection that is gone already
+                    transport.write_eof()
+            elif not transport.is_closing():
+                transport.write(data)
+
+    def _close_if_slow(self) -> None:
+        if self._transport.get_write_buffer_size() > self._listener.limits.outbound_bytes:
+            self.close(protocol.CloseCode.SLOW_READER)
+
+    def _close_in_time(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self.due = _now() + CLOSE_TIMEOUT
+
+
+class _Core(ServerProtocol):
+    """The sans-I/O core with our choice of a subprotocol: ours if it is offered, else none."""
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _bearer(headers: Headers) -> str | None:
+    values = headers.get_all("Authorization")
+    scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+    return token.strip() if scheme.lower() == "bearer" and token else None
+
+
+_quiet = logging.getLogger("gateway.websockets")
+_quiet.setLevel(logging.CRITICAL)  # a bad peer is the peer's affair: no line in our log for each
