@@ -139,7 +139,7 @@ class Book:
         expiring = c is None or (c.expires_at is not None and c.expires_at <= self._clock())
         needs = Needs(keys=(key,), unacked=key if expiring else None)
         try:
-            self._store.submit(change, needs).add_done_callback(done)
+            self._store.submit(change, needs, later=True).add_done_callback(done)
         except Unavailable:
             self.alarms.set(key, self._clock() + RETRY_TICK)
 
@@ -251,7 +251,7 @@ class Book:
         stale = newest is None or (newest.expires_at or 0.0) <= self._clock()
         try:
             return await self._store.submit(
-                change, Needs(keys=(key,), unacked=key if stale else None)
+                change, Needs(keys=(key,), unacked=key if stale else None), later=True
             )
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
@@ -417,7 +417,7 @@ class Book:
             tx.after_commit(lambda: self._let_go(ref, c))
 
         try:
-            await self._store.submit(change, Needs(keys=(key,)))
+            await self._store.submit(change, Needs(keys=(key,)), later=True)
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
 

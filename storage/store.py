@@ -61,9 +61,11 @@ class Store:
     """Use cases over one `Database`. Only one writer task exists, whatever calls `submit`."""
 
     QUEUE = 20_000
-    """Changes that may wait. At the bound `submit` raises `Overloaded`."""
-    BATCH = 2_000
-    """Changes in one commit at the most."""
+    """Changes that may wait, and as many that may wait as `later`; beyond it `Overloaded`."""
+    BATCH = 512
+    """Changes in one commit at the most: the loop does nothing else while they are judged."""
+    LATER = 64
+    """Changes in one commit at the most that are not what somebody in chat waits for."""
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     UNACKED = 1_000
@@ -73,6 +75,7 @@ class Store:
         self._database = database
         self._clock = clock
         self._queue: deque[_Change] = deque()
+        self._later: deque[_Change] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._cache: OrderedDict[Key, Conversation] = OrderedDict()
@@ -118,9 +121,13 @@ class Store:
 
     # Changing
 
-    def submit(self, apply: Callable[[Transaction], R], needs: Needs) -> asyncio.Future[R]:
+    def submit(
+        self, apply: Callable[[Transaction], R], needs: Needs, *, later: bool = False
+    ) -> asyncio.Future[R]:
         """Queue a change. The future gives what `apply` returned, after the commit.
 
+        What comes `later` lets others pass, some of it in every commit: a hundred thousand pushes
+        that become due at once hold up no chat. Each change is judged when its turn comes.
         It raises what `apply` raised, or `Unavailable`. Raises `Overloaded` at once at the bound.
         `apply` runs once, or again if another change of its batch was a fault: what it does to
         memory it registers with `Transaction.undo`; all else belongs in `after_commit`.
@@ -135,25 +142,37 @@ class Store:
             else:
                 answer.set_exception(error)
 
-        self.enqueue(apply, needs, done)
+        self.enqueue(apply, needs, done, later=later)
         return answer
 
-    def enqueue(self, apply: Callable[[Transaction], Any], needs: Needs, done: Done) -> None:
+    def enqueue(
+        self,
+        apply: Callable[[Transaction], Any],
+        needs: Needs,
+        done: Done,
+        *,
+        later: bool = False,
+    ) -> None:
         """`submit` for who needs no future: `done` is called right after the commit's callbacks."""
         if self._task is None:
             raise Unavailable("the store is closed")
-        if len(self._queue) >= self.QUEUE:
+        queue = self._later if later else self._queue
+        if len(queue) >= self.QUEUE:
             raise Overloaded(f"{self.QUEUE} changes are waiting for the disk")
-        self._queue.append(_Change(needs, apply, done))
+        queue.append(_Change(needs, apply, done))
         self._wake.set()
 
     async def _run(self) -> None:
-        while self._task is not None or self._queue:
-            if not self._queue:
+        while self._task is not None or self.waiting:
+            if not self.waiting:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self.BATCH))]
+            batch = [
+                queue.popleft()
+                for queue, most in ((self._queue, self.BATCH), (self._later, self.LATER))
+                for _ in range(min(len(queue), most))
+            ]
             await self._commit_or_fail(batch)
 
     async def _commit_or_fail(self, batch: list[_Change]) -> None:
@@ -381,7 +400,7 @@ class Store:
     @property
     def waiting(self) -> int:
         """How many changes wait for a commit."""
-        return len(self._queue)
+        return len(self._queue) + len(self._later)
 
     def peek(self, key: Key) -> Conversation | None:
         """The conversation as last committed, if it is in memory."""

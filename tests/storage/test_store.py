@@ -833,3 +833,42 @@ async def test_what_a_batch_held_is_freed_with_it_and_waits_for_no_collector(pat
         finally:
             gc.enable()
     assert left <= 1
+
+
+# What may wait
+
+
+async def test_what_may_wait_holds_up_nobody_and_is_never_forgotten(path: Path) -> None:
+    async with Database(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        done: list[str] = []
+
+        def note(name: str) -> Callable[[Any, Exception | None], None]:
+            return lambda value, error: done.append(name)
+
+        for _ in range(10 * store.LATER):
+            store.enqueue(lambda tx: tx.touch(), Needs(), note("later"), later=True)
+        for _ in range(3):
+            await store.submit(lambda tx: tx.touch(), Needs())
+            done.append("chat")
+        await store.stop()
+        chat = [i for i, name in enumerate(done) if name == "chat"]
+        waits = [after - before - 1 for before, after in zip([-1, *chat], chat, strict=False)]
+        assert max(waits) <= 2 * store.LATER  # of the commit that runs, and of its own
+        assert len(done) == 10 * store.LATER + 3
+
+
+async def test_a_backlog_of_what_may_wait_refuses_no_chat(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "QUEUE", 3)
+    async with Database(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        late = [store.submit(lambda tx: None, Needs(), later=True) for _ in range(3)]
+        with pytest.raises(Overloaded):
+            store.submit(lambda tx: None, Needs(), later=True)
+        await store.submit(lambda tx: None, Needs())
+        await asyncio.gather(*late)
+        await store.stop()
