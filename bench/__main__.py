@@ -11,6 +11,7 @@ The table and the plots are written to bench/results/. What is measured how: ben
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -97,9 +98,13 @@ async def main(options: argparse.Namespace) -> None:
     given = {f.name: getattr(options, f.name, None) for f in fields(Size)}
     size = replace(size, **{name: value for name, value in given.items() if value is not None})
     bench = Bench(size, servers.prepare_load())
+    others = servers.Others()
     for name in options.only or SECTIONS:
+        began = time.monotonic()
         with console.status(f"measuring {name}"):
             await SECTIONS[name](bench)
+        console.print(f"{name}: {time.monotonic() - began:.0f} s")
+    bench.report.remark(f"Other programs used {others.share():.0%} of the machine meanwhile.")
     bench.report.show(console)
     bench.report.write(options.results)
     console.print(f"written to {options.results}/")

@@ -110,7 +110,6 @@ async def restart(report: Report, size: Size) -> None:
             with servers.gateway(directory) as process:
                 said = _hellos(process, size.connects, await _epoch(process))
                 before = await each(partial(_nth, process, said), range(size.connects))
-                process.popen.kill()
             for socket in before:
                 socket.cut()
             with servers.gateway(directory) as process:

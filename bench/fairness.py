@@ -5,8 +5,8 @@ each of these of tenant `other`, then beside all of them. Rate limits are lifted
 seen is the fairness of the queues.
 
 - broadcast: an agent writes to customer after customer, 64 unconfirmed sends at a time
-- slow reader: a customer who reads nothing is sent 8,000 characters at a time; when the gateway has
-  closed the socket, the customer is back, without `resume`
+- slow reader: a customer who reads nothing is sent 8,000 characters at a time, until the gateway
+  says that they are not in chat any more; then the customer is back, and again reads nothing
 - hanging backend: pushes are due for 2,000 customers, and the backend takes them and never answers
 - history: a customer pages through everything, 200 messages at a time, again and again
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count, cycle
@@ -51,6 +52,7 @@ async def broadcast(process: Process) -> None:
         agent.send(json.dumps(told).encode())
 
     def heard(frame: bytes) -> None:
+        assert b'"type":"error"' not in frame[:48], frame
         if b'"type":"sent"' in frame[:48]:
             send()
 
@@ -67,10 +69,13 @@ async def slow_reader(process: Process) -> None:
     while True:
         reader = await wire.hello(process, Role.CUSTOMER, name, "other")
         reader.transport.pause_reading()
-        reader.ended = lambda: None
-        for _ in range(400):  # 3.2 MB: what the sockets hold, and more than the bound
+        kernel = reader.transport.get_extra_info("socket")
+        kernel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or it reads megabytes ahead
+        in_chat = True
+        while in_chat:
             told = {"type": "send", "ref": f"s-{next(refs)}", "customer": name, "text": LONG_TEXT}
-            await agent.ask(json.dumps(told).encode(), b'"type":"sent"')
+            sent = await agent.ask(json.dumps(told).encode(), b'"ref":')
+            in_chat = b'"route":"socket"' in sent
         reader.cut()
 
 

@@ -56,7 +56,7 @@ async def stored(report: Report, size: Size) -> None:
             bulk.write(top / str(n), *_groups(n, size))
         for _ in range(size.rounds):
             for n in size.stored:
-                with servers.gateway(top / str(n)) as process:
+                with servers.gateway(top / str(n), graceful=True) as process:
                     starts[n].append(process.ready_after)
                     if n == size.stored[-1]:
                         await _open(process, opening)

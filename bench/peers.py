@@ -1,10 +1,10 @@
 """Others that relay messages, for the same load: python-socketio, and ejabberd where installed.
 
 Both forget: nothing is written to disk, nothing is acknowledged, nothing is receipted. A message is
-there when the receiver has it, and then the sender sends the next; senders and receivers are as
-many as the gateway's agents and customers. python-socketio comes into a virtual environment of its
-own, made on demand, so that it is no dependency of anything. ejabberd runs with one scheduler, no
-archive, no other module, no TLS, and lets anybody log in.
+there when the receiver has it, and then the sender sends the next. One to one: every receiver has a
+sender of its own. python-socketio comes into a virtual environment of its own, made on demand, so
+that it is no dependency of anything. ejabberd runs with one scheduler and the modules that its
+package turns on for people who chat, without an archive, TLS and limits, and lets anybody log in.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import cast
 
 from bench import servers, wire
 from bench.chat import SIZE, clock, each
-from bench.latency import names
 from bench.servers import Process
 from bench.wire import framed
 
-Write = Callable[[bytes], None]
+Sender = tuple[Callable[[bytes], None], bytes, deque[float]]
+"""How a sender writes, its frame, and the times of what is on the way."""
 VENVS = Path(__file__).parent / ".venvs"
 ERLANG_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
 
@@ -41,7 +41,7 @@ class Missing(Exception):
 
 
 class Relay:
-    """Messages from senders to receivers. A lane is a sender with receivers of its own."""
+    """Messages from senders to receivers. A lane is a sender and its receiver."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -49,17 +49,15 @@ class Relay:
         self.sent = self.done = 0
         self.delays: list[float] = []
         self.again: Callable[[int], None] | None = None
-        self._desks: list[tuple[Write, deque[tuple[bytes, deque[float]]]]] = []
+        self._senders: list[Sender] = []
 
-    def add(self, write: Write, frames: list[tuple[bytes, deque[float]]]) -> None:
-        """A sender, and for each of its receivers the frame and what is on the way to it."""
-        self._desks.append((write, deque(frames)))
-        self.lanes += 1
+    def between(self, senders: list[Sender]) -> Relay:
+        """Itself, once everybody is connected."""
+        self._senders, self.lanes = senders, len(senders)
+        return self
 
     def send(self, lane: int, due: float) -> None:
-        write, frames = self._desks[lane]
-        frame, on_the_way = frames[0]
-        frames.rotate(-1)
+        write, frame, on_the_way = self._senders[lane]
         on_the_way.append(due)
         self.sent += 1
         write(frame)
@@ -128,29 +126,24 @@ def _environment(name: str) -> Path:
     return python
 
 
-async def socketio_load(process: Process, conversations: int, agents: int) -> Relay:
+async def socketio_load(process: Process, conversations: int) -> Relay:
     relay = Relay(process)
-    receivers = names(conversations)
-    path = "/socket.io/?EIO=4&transport=websocket"
 
-    async def connected(_: object = None) -> wire.Wire:
-        socket = await wire.connect(process.ports["chat"], path)
+    async def connected() -> wire.Wire:
+        socket = await wire.connect(process.ports["chat"], "/socket.io/?EIO=4&transport=websocket")
         await socket.ask(b"40", b"40{")
         return socket
 
-    async def receiver(at: int) -> tuple[bytes, deque[float]]:
-        name, on_the_way = receivers[at], deque[float]()
-        socket = await connected()
-        await socket.ask(f'421["join","{name}"]'.encode(), b"431")
-        socket.heard = partial(_socketio_heard, relay, at % lanes, on_the_way)
+    async def pair(lane: int) -> Sender:
+        name, on_the_way = f"c-{lane}", deque[float]()
+        receiver, sender = await connected(), await connected()
+        await receiver.ask(f'421["join","{name}"]'.encode(), b"431")
+        receiver.heard = partial(_socketio_heard, relay, lane, on_the_way)
         head = f'42["send",{{"to":"{name}","text":"'.encode()
-        return framed(head + b"x" * (SIZE - len(head) - 3) + b'"}]'), on_the_way
+        frame = framed(head + b"x" * (SIZE - len(head) - 3) + b'"}]')
+        return sender.transport.write, frame, on_the_way
 
-    lanes = min(agents, conversations)
-    frames = await each(receiver, range(conversations))
-    for lane in range(lanes):
-        relay.add((await connected()).transport.write, frames[lane::lanes])
-    return relay
+    return relay.between(await each(pair, range(conversations)))
 
 
 def _socketio_heard(relay: Relay, lane: int, on_the_way: deque[float], frame: bytes) -> None:
@@ -172,7 +165,25 @@ listen:
     module: ejabberd_c2s
     access: all
     shaper: none
-modules: {{}}
+modules:
+  mod_adhoc: {{}}
+  mod_blocking: {{}}
+  mod_caps: {{}}
+  mod_carboncopy: {{}}
+  mod_client_state: {{}}
+  mod_disco: {{}}
+  mod_last: {{}}
+  mod_offline: {{}}
+  mod_ping: {{}}
+  mod_privacy: {{}}
+  mod_private: {{}}
+  mod_pubsub: {{}}
+  mod_push: {{}}
+  mod_push_keepalive: {{}}
+  mod_roster: {{}}
+  mod_stream_mgmt: {{}}
+  mod_vcard: {{}}
+  mod_version: {{}}
 """
 STREAM = (
     b"<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'"
@@ -206,7 +217,7 @@ def ejabberd_server() -> Iterator[Process]:
             "ERL_MAX_PORTS": "32000",
             "HOME": str(directory),
         }
-        with servers.running(command, os.environ | environment) as popen:
+        with servers.running(command, os.environ | environment, quiet=True) as popen:
             _wait_for(port)
             yield Process(popen, {"chat": port})
 
@@ -255,10 +266,8 @@ class _Xmpp(asyncio.Protocol):
         await answer
 
 
-async def ejabberd_load(process: Process, conversations: int, agents: int) -> Relay:
+async def ejabberd_load(process: Process, conversations: int) -> Relay:
     relay = Relay(process)
-    receivers = names(conversations)
-    lanes = min(agents, conversations)
 
     async def connected(user: str) -> _Xmpp:
         loop = asyncio.get_running_loop()
@@ -275,18 +284,16 @@ async def ejabberd_load(process: Process, conversations: int, agents: int) -> Re
         await stream.ask(b"<presence/>", b"<presence")
         return stream
 
-    async def receiver(at: int) -> tuple[bytes, deque[float]]:
-        name, on_the_way = receivers[at], deque[float]()
-        stream = await connected(name)
-        stream.heard = partial(relay.came, at % lanes, on_the_way)
+    async def pair(lane: int) -> Sender:
+        name, on_the_way = f"c-{lane}", deque[float]()
+        receiver, sender = await connected(name), await connected(f"a-{lane}")
+        receiver.heard = partial(relay.came, lane, on_the_way)
         head = f"<message to='{name}@localhost/r' type='chat'><body>".encode()
         tail = b"</body></message>"
-        return head + b"x" * (SIZE - len(head) - len(tail)) + tail, on_the_way
+        frame = head + b"x" * (SIZE - len(head) - len(tail)) + tail
+        return sender.transport.write, frame, on_the_way
 
-    frames = await each(receiver, range(conversations))
-    for lane in range(lanes):
-        relay.add((await connected(f"a-{lane}")).transport.write, frames[lane::lanes])
-    return relay
+    return relay.between(await each(pair, range(conversations)))
 
 
 # --- all ---------------------------------------------------------------------------------------
@@ -298,7 +305,7 @@ class Peer:
 
     name: str
     serve: Callable[[], AbstractContextManager[Process]]
-    load: Callable[[Process, int, int], Awaitable[Relay]]
+    load: Callable[[Process, int], Awaitable[Relay]]
     at_least: float | None = None
 
 

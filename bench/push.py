@@ -25,6 +25,7 @@ from bench import bulk, chat, servers, wire
 from bench.chat import Chat, clock
 from bench.latency import names
 from bench.report import Report, Row
+from bench.servers import Process
 from bench.size import Size
 from gateway.protocol import Role
 
@@ -129,13 +130,14 @@ async def rate(report: Report, size: Size) -> None:
         async with backend() as it:
             with servers.scratch() as directory:
                 bulk.write(directory, bulk.Group("p-", size.pushes, 1, pending=True))
-                with servers.gateway(directory, endpoint=it.url):
+                with servers.gateway(directory, endpoint=it.url) as process:
                     await it.reached(1)
                     own = time.process_time()
                     await it.reached(size.pushes)
                     took = it.last - it.first
                     ours.append(size.pushes / took)
                     loads.append((time.process_time() - own) / took)
+                    await _settled(process, size.pushes)
             bare.append(await _bare(it, size))
     report.rows.append(
         Row(
@@ -149,6 +151,15 @@ async def rate(report: Report, size: Size) -> None:
             load=loads,
         )
     )
+
+
+async def _settled(process: Process, pushed: int) -> None:
+    """Wait until the database says of every message that it was pushed; each once."""
+    until = clock() + chat.PATIENCE
+    while (found := process.counter("pushed")) != pushed:
+        if clock() > until:
+            raise RuntimeError(f"{pushed} were called for, {found} are recorded as pushed")
+        await asyncio.sleep(0.05)
 
 
 async def _bare(it: Backend, size: Size) -> float:
@@ -167,7 +178,7 @@ async def _bare(it: Backend, size: Size) -> float:
 async def backlog(report: Report, chat_rate: float, size: Size) -> None:
     """So many customers are due at once while others chat, open loop."""
     rates, delays = list[float](), list[float]()
-    for _ in range(min(size.rounds, 3)):
+    for _ in range(size.rounds):
         async with backend() as it:
             with servers.scratch() as directory:
                 bulk.write(directory, bulk.Group("p-", size.backlog, 1, pending=True))
@@ -176,6 +187,7 @@ async def backlog(report: Report, chat_rate: float, size: Size) -> None:
                     window = await chat.pace(
                         load, chat_rate, it.reached(1), it.reached(size.backlog)
                     )
+                    await _settled(process, size.backlog)
                     load.close()
                     rates.append(size.backlog / (it.last - it.first))
                     delays.append(window.delay_ms(0.99))

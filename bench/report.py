@@ -94,25 +94,25 @@ class Report:
 
     rows: list[Row] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    """What could not be measured here, and why."""
+    remarks: list[str] = field(default_factory=list)
+    """What could not be measured here, and why; what disturbed."""
 
-    def skip(self, why: str) -> None:
-        if why not in self.skipped:
-            self.skipped.append(why)
+    def remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)
 
     def show(self, console: Console) -> None:
         table = Table(*HEADINGS, title="minimum/median/maximum of the rounds")
         for row in self.rows:
             table.add_row(*row.cells(), end_section=True)
-        console.print(table, *self.skipped, sep="\n")
+        console.print(table, *self.remarks, sep="\n")
 
     def write(self, directory: Path) -> None:
         """The table as `table.md`, and every plot."""
         directory.mkdir(parents=True, exist_ok=True)
         lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
         lines += ["| " + " | ".join(row.cells()) + " |" for row in self.rows]
-        lines += ["", *self.skipped] if self.skipped else []
+        lines += ["", *self.remarks] if self.remarks else []
         (directory / "table.md").write_text("\n".join(lines) + "\n")
         for plot in self.plots:
             (directory / f"{plot.name}.svg").write_text(plot.svg())

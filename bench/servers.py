@@ -12,12 +12,13 @@ import os
 import resource
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +98,14 @@ class Process:
         self.popen.send_signal(signal.SIGUSR1)
         return float(_line(self.popen))
 
+    def counter(self, name: str, tenant: str = "acme") -> int:
+        """How many of a tenant's messages are `acked`, `pushed`, …, by the database."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as db:
+            found = db.execute(
+                "SELECT value FROM counters WHERE tenant = ? AND name = ?", (tenant, name)
+            ).fetchone()
+        return int(found[0]) if found is not None else 0
+
     @property
     def database(self) -> Path:
         assert self.config is not None
@@ -157,10 +166,12 @@ def gateway(
     neighbour: str = NOWHERE,
     ack_timeout: float = 30.0,
     restart_grace: float = 0.2,
+    graceful: bool = False,
 ) -> Iterator[Process]:
     """A gateway over the database in `directory`, or over a new one that is thrown away.
 
-    `endpoint` is the backend of tenant `acme`, `neighbour` that of tenant `other`.
+    `endpoint` is the backend of tenant `acme`, `neighbour` that of tenant `other`. It is killed in
+    the end, unless it is to end gracefully.
     """
     with scratch() if directory is None else _given(directory) as where:
         path = where / "ringback.toml"
@@ -174,6 +185,8 @@ def gateway(
         with python("from bench.servers import serve; serve()", str(path)) as process:
             process.config = config.load(path, {})
             yield process
+            if not graceful:
+                process.popen.kill()
 
 
 def serve() -> None:
@@ -206,12 +219,17 @@ def python(code: str, *arguments: str, interpreter: str = sys.executable) -> Ite
 
 @contextmanager
 def running(
-    command: list[str], environment: dict[str, str] | None = None
+    command: list[str], environment: dict[str, str] | None = None, *, quiet: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
     """A process, with all of its threads, on the server's core; ended with the block."""
     with _on(SERVER_CPU):
         popen = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, cwd=Path.cwd(), env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if quiet else None,
+            text=True,
+            cwd=Path.cwd(),
+            env=environment,
         )
     try:
         yield popen
@@ -260,6 +278,28 @@ def scratch() -> Iterator[Path]:
 @contextmanager
 def _given(directory: Path) -> Iterator[Path]:
     yield directory
+
+
+class Others:
+    """What programs that are no part of the measurement used of the machine, since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy = self._all() - sum(os.times()[:4])
+
+    def share(self) -> float:
+        """As a part of all cores, from 0 to 1."""
+        used = self._all() - sum(os.times()[:4]) - self._busy
+        return max(0.0, used) / (time.monotonic() - self._began) / (os.cpu_count() or 1)
+
+    @staticmethod
+    def _all() -> float:
+        """CPU seconds that were not idle, and those that the host gave to other machines."""
+        user, nice, system, _, _, irq, softirq, steal = (
+            int(field) for field in Path("/proc/stat").read_text().split()[1:9]
+        )
+        ticks = user + nice + system + irq + softirq + steal
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def prepare_load() -> int:
