@@ -42,7 +42,7 @@ lint: $(READY)            ## ruff and mypy --strict
 serve: $(READY)           ## a development gateway on loopback
 	$(BIN)/ringback serve $(ARGS)
 
-bench: $(READY)           ## the figures of the README
+bench: $(READY)           ## every bar beside its reference, and one table (ARGS=--quick to try it)
 	$(BIN)/python -m bench $(ARGS)
 
 lock:                     ## renew requirements.lock from pyproject.toml (needs uv)

@@ -27,7 +27,7 @@ PAGE = 100  # messages of a short history: more than one opening shows
 UNREAD = 10
 ASKS = 100
 WITHIN = 1.5
-SPARE = 500  # files that a process needs beside its customers' sockets
+SPARE = 100  # files that a process needs beside its customers' sockets
 
 
 async def spread(report: Report, files: int, size: Size) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 760, 420, 70, 46, 56, 20
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 760, 420, 70, 46, 56, 36
 COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#a16207", "#be185d")
 
 Point = tuple[float, float]
@@ -62,7 +62,8 @@ class Plot:
             for point in line.split():
                 cx, cy = point.split(",")
                 out.append(f'<circle cx="{cx}" cy="{cy}" r="2.5" fill="{colour}"/>')
-            out.append(_text(LEFT + 12, TOP + 14 + 16 * i, f"— {name}", "start", colour=colour))
+            down = HEIGHT - BOTTOM - 12 - 16 * (len(self.series) - 1 - i)
+            out.append(_text(WIDTH - RIGHT - 8, down, f"— {name}", "end", colour=colour))
         return "\n".join([*out, "</svg>", ""])
 
     def _height(self, y: float) -> float:
