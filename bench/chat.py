@@ -31,6 +31,10 @@ SIZE = 150  # bytes of payload
 AT_ONCE = 64  # sockets opened at the same time
 PATIENCE = 60.0  # seconds for what is in flight to come back
 HEAD = 48  # a frame's type is within its first bytes
+REF = 16  # digits
+AGAIN = 0.1  # seconds until a send that was refused is repeated
+TEXT = b'"text":"'
+UNAVAILABLE = re.compile(rb'"code":"unavailable".*"ref":"(\d+)"')
 SEQ = re.compile(rb'"seq":(\d+)')
 ACKED = re.compile(rb'"acked_seq":(\d+)')
 CUSTOMER = re.compile(rb'"customer":"([^"]+)"')
@@ -130,10 +134,12 @@ async def pace(
             loop.call_soon(turn)
 
     turn()
-    await warm
-    late.clear()
-    window = await _watch(load, during)
-    running = False
+    try:
+        await warm
+        late.clear()
+        window = await _watch(load, during)
+    finally:
+        running = False
     window.late = sorted(late)
     await settle(load)
     return window
@@ -170,28 +176,32 @@ def _must_hold(load: Load) -> None:
 
 @dataclass(slots=True)
 class Talk:
-    """One conversation: its customer's socket and what is on the way to it."""
+    """One conversation: its agent's frame around the ref, which is also the text's beginning."""
 
     name: str
-    customer: Wire
     prefix: bytes
+    middle: bytes
     suffix: bytes
-    due: deque[float] = field(default_factory=deque)
     acked: int = 0
 
 
 class Chat:
-    """Customers and agents on a gateway. `send` sends in the lane's next conversation."""
+    """Customers and agents on a gateway. `send` sends in the lane's next conversation.
+
+    A send that is refused as `unavailable` is repeated under its ref until it is taken, as the
+    protocol has it, and its delay still counts from the first time.
+    """
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.lanes = 0
-        self.sent = self.done = self.confirmed = 0
+        self.sent = self.done = self.confirmed = self.refused = 0
         self.delays: list[float] = []
         self.again: Callable[[int], None] | None = None
         self.opened: list[Wire] = []
         self._desks: list[tuple[Wire, deque[Talk]]] = []
         self._talks: dict[bytes, Talk] = {}
+        self._on_the_way: dict[bytes, tuple[Talk, float]] = {}
         self._ref = time.time_ns() // 1000  # new in every run: a ref is an idempotency key
         self._problem: str | None = None
 
@@ -205,12 +215,12 @@ class Chat:
 
         async def customer(name: str) -> None:
             socket = await wire.hello(process, Role.CUSTOMER, name, tenant)
-            prefix = framed(b"x" * SIZE)[:-SIZE] + b'{"type":"send","ref":"'
+            header, begin = framed(b"x" * SIZE)[:-SIZE], b'{"type":"send","ref":"'
             middle = f'","customer":"{name}","text":"'.encode()
-            fill = SIZE - len(prefix) + 8 - 16 - len(middle) - 2
-            talk = Talk(name, socket, prefix, middle + b"x" * fill + b'"}')
+            fill = SIZE - len(begin) - len(middle) - 2 * REF - 2
+            talk = Talk(name, header + begin, middle, b"x" * fill + b'"}')
             chat._talks[name.encode()] = talk
-            socket.heard = partial(chat._to_customer, talk, socket.transport.write)
+            socket.heard = partial(chat._to_customer, socket.transport.write)
             socket.ended = chat._lost
             chat.opened.append(socket)
 
@@ -235,10 +245,11 @@ class Chat:
         socket, talks = self._desks[lane]
         talk = talks[0]
         talks.rotate(-1)
-        talk.due.append(due)
         self.sent += 1
         self._ref += 1
-        socket.transport.write(talk.prefix + b"%016d" % self._ref + talk.suffix)
+        ref = b"%016d" % self._ref
+        self._on_the_way[ref] = talk, due
+        socket.transport.write(b"".join((talk.prefix, ref, talk.middle, ref, talk.suffix)))
 
     def broken(self) -> str | None:
         if self._problem is None and self.done == self.sent and self.confirmed < self.sent:
@@ -249,9 +260,11 @@ class Chat:
         for socket in self.opened:
             socket.cut()
 
-    def _to_customer(self, talk: Talk, write: Callable[[bytes], None], frame: bytes) -> None:
+    def _to_customer(self, write: Callable[[bytes], None], frame: bytes) -> None:
         if frame.find(b'"type":"message"', 0, HEAD) >= 0:
-            self.delays.append(clock() - talk.due.popleft())
+            at = frame.index(TEXT) + len(TEXT)
+            _, due = self._on_the_way.pop(frame[at : at + REF])
+            self.delays.append(clock() - due)
             found = SEQ.search(frame)
             assert found is not None
             write(framed(b'{"type":"ack","seq":%s}' % found[1]))
@@ -271,7 +284,17 @@ class Chat:
         elif frame.find(b'"type":"sent"', 0, HEAD) >= 0:
             self.confirmed += 1
         elif frame.find(b'"type":"error"', 0, HEAD) >= 0:
-            self._problem = frame.decode()
+            refused = UNAVAILABLE.search(frame)
+            if refused is None:
+                self._problem = frame.decode()
+            else:
+                self.refused += 1
+                asyncio.get_running_loop().call_later(AGAIN, self._repeat, lane, refused[1])
+
+    def _repeat(self, lane: int, ref: bytes) -> None:
+        talk, _ = self._on_the_way[ref]
+        frame = b"".join((talk.prefix, ref, talk.middle, ref, talk.suffix))
+        self._desks[lane][0].transport.write(frame)
 
     def _lost(self) -> None:
         self._problem = "a socket was closed"
