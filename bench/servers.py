@@ -196,7 +196,7 @@ def serve() -> None:
 
     async def run() -> None:
         settings = config.load(Path(sys.argv[1]), {})
-        logs.set_up(config.Log(level=config.LogLevel.WARNING))
+        logs.set_up(config.Log(level=config.LogLevel.ERROR))
         descriptors.make_room(settings.limits.connections)
         stop, loop, watch = asyncio.Event(), asyncio.get_running_loop(), Watch()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
