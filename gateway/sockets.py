@@ -47,6 +47,7 @@ class Sockets:
         self._server: asyncio.Server | None = None
         self._peers: set[Peer] = set()
         self._handlers: dict[asyncio.Task[None], Peer] = {}
+        self._unflushed: list[Peer] = []
         self._timer: asyncio.TimerHandle | None = None
         shortest = min(
             CLOSE_TIMEOUT, limits.hello_timeout, limits.ping_interval, limits.ping_timeout
@@ -105,6 +106,11 @@ class Sockets:
         self._handlers[task] = peer
         task.add_done_callback(self._handled)
 
+    def flush_soon(self, peer: Peer) -> None:
+        if not self._unflushed:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unflushed.append(peer)
+
     def lost(self, peer: Peer) -> None:
         self._peers.discard(peer)
 
@@ -124,6 +130,11 @@ class Sockets:
             rate = self.limits.attempts_per_minute
             bucket = self._attempts[peer.address] = TokenBucket(rate, rate)
         return bucket.take(self._clock()) is not None
+
+    def _flush(self) -> None:
+        peers, self._unflushed = self._unflushed, []
+        for peer in peers:
+            peer.flush()
 
     def _remind(self) -> None:
         loop = asyncio.get_running_loop()

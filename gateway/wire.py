@@ -27,7 +27,7 @@ from typing import Protocol, cast
 from websockets.datastructures import Headers
 from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request
-from websockets.protocol import CONNECTING, OPEN
+from websockets.protocol import CONNECTING, OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
@@ -37,8 +37,9 @@ from gateway.sessions import Closed
 
 SUBPROTOCOL = Subprotocol("ringback.v1")
 CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
-RECEIVED = 16  # frames that wait to be taken, before the peer's TCP is held back
+RECEIVED = 64  # frames that wait to be taken, before the peer's TCP is held back
 HIGH_WATER = 32_768  # bytes that wait to be written, before a replay waits too
+TOGETHER = 32_768  # bytes that wait for the end of the loop's turn, to be written in one call
 
 
 class Listener(Protocol):
@@ -57,6 +58,10 @@ class Listener(Protocol):
 
     def opened(self, peer: Peer, path: str) -> None:
         """The handshake is done."""
+        ...
+
+    def flush_soon(self, peer: Peer) -> None:
+        """Call `flush` when everything of this turn of the loop has been sent."""
         ...
 
     def lost(self, peer: Peer) -> None:
@@ -81,6 +86,7 @@ class Peer(asyncio.Protocol):
         "_received",
         "_taker",
         "_transport",
+        "_unflushed",
         "_writable",
         "bearer",
         "due",
@@ -105,6 +111,7 @@ class Peer(asyncio.Protocol):
         self._is_text = True  # that message
         self._held_back = False
         self._taker: asyncio.Future[None] | None = None
+        self._unflushed = 0  # bytes
         self._writable: asyncio.Future[None] | None = None  # while too much waits to be written
 
     # What a session sees
@@ -134,16 +141,18 @@ class Peer(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         core = self._core
-        if core.state is OPEN:
-            core.send_text(data)
-            self._flush()
-            self._close_if_slow()
+        if core.state is not OPEN:
+            return
+        if not self._unflushed:
+            self._listener.flush_soon(self)
+        self._unflushed += len(data) + 1
+        core.send_text(data)
+        if self._unflushed > TOGETHER:
+            self.flush()
 
     async def stream(self, data: bytes) -> None:
         core = self._core
-        if core.state is OPEN:
-            core.send_text(data)
-            self._flush()
+        self.send(data)
         while self._writable is not None:
             await asyncio.shield(self._writable)
         if core.state is not OPEN:
@@ -169,6 +178,11 @@ class Peer(asyncio.Protocol):
         await self.ended()
 
     # What the listener sees
+
+    def flush(self) -> None:
+        """Write what was sent, and close a peer that reads too slowly."""
+        self._flush()
+        self._close_if_slow()
 
     @property
     def address(self) -> str:
@@ -221,9 +235,8 @@ class Peer(asyncio.Protocol):
             if len(self._received) > RECEIVED and not self._held_back:
                 self._held_back = True
                 self._transport.pause_reading()
-        if core.writes:
-            self._flush()
-            self._close_if_slow()  # pongs, too, wait for a peer that does not read
+        if core.writes and not self._unflushed:
+            self.flush()  # pongs, too, wait for a peer that does not read
 
     def eof_received(self) -> None:
         self._core.receive_eof()
@@ -285,14 +298,18 @@ class Peer(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Give the transport what the core has to send."""
+        self._unflushed = 0
         transport = self._transport
-        for data in self._core.data_to_send():
-            if not data:
-                self._close_in_time()
-                with suppress(OSError, RuntimeError):  # of a connection that is gone already
-                    transport.write_eof()
-            elif not transport.is_closing():
-                transport.write(data)
+        frames = self._core.data_to_send()
+        ends = SEND_EOF in frames
+        if ends:
+            frames.remove(SEND_EOF)
+        if frames and not transport.is_closing():
+            transport.write(b"".join(frames) if len(frames) > 1 else frames[0])
+        if ends:
+            self._close_in_time()
+            with suppress(OSError, RuntimeError):  # of a connection that is gone already
+                transport.write_eof()
 
     def _close_if_slow(self) -> None:
         if self._transport.get_write_buffer_size() > self._listener.limits.outbound_bytes:
