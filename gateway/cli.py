@@ -27,6 +27,7 @@ from storage.errors import StorageError
 from storage.records import Key
 from storage.store import Store, Told
 
+SWITCH = 0.001  # seconds until the interpreter's lock is handed over (5 ms otherwise)
 app = typer.Typer(
     help="Self-hosted chat gateway with push fallback.",
     no_args_is_help=True,
@@ -87,11 +88,13 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a server: uvloop where there is one, and a garbage collector that leaves it alone.
 
     A gateway's objects are freed by reference counting; full collections over tens of thousands of
-    sessions and cached rows only stop the loop.
+    sessions and cached rows only stop the loop. A commit is not to wait long for a busy loop to
+    give up the interpreter's lock.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1_000)
+    sys.setswitchinterval(SWITCH)
     try:
         import uvloop
     except ImportError:

@@ -29,8 +29,25 @@ CACHE = 64 * 1024  # KiB of pages that the writing connection may keep
 Rows = list[tuple[Any, ...]]
 
 
+TRANSACTION = "a transaction of ours"
+"""As SQL: run the statements that are given as parameters in one transaction, and commit it."""
+
+
+class _Transacting(sqlite3.Connection):
+    """A connection that knows `TRANSACTION`, so that a commit is one hop to its thread, not one
+    for each statement."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if sql != TRANSACTION:
+            return super().execute(sql, parameters)
+        super().execute("BEGIN IMMEDIATE")
+        for statement, given in parameters:
+            super().execute(statement, given)
+        return super().execute("COMMIT")
+
+
 class Connection(Protocol):
-    """What is needed of a connection: aiosqlite's has it."""
+    """What is needed of a connection: aiosqlite's has it, over one that knows `TRANSACTION`."""
 
     @property
     def in_transaction(self) -> bool: ...
@@ -128,16 +145,12 @@ class Database:
     async def write(self, statements: Sequence[Statement]) -> None:
         """Run `statements` in one transaction that is on disk when this returns.
 
-        The number of thread hops is the number of statements and two, whatever their data.
         Raises `Unavailable` when the disk did not confirm, `RefTaken` when a message's ref was
         used before, and `Fault` when the schema refused; then nothing of it counts.
         """
         writer = await self._writing()
         try:
-            await writer.execute_fetchall("BEGIN IMMEDIATE")
-            for sql, parameters in statements:
-                await writer.execute_fetchall(sql, parameters)
-            await writer.execute_fetchall("COMMIT")
+            await writer.execute_fetchall(TRANSACTION, statements)
         except Exception as error:
             await self._abandon(writer, error)
             if isinstance(error, sqlite3.IntegrityError) and "messages.ref" in str(error):
@@ -158,7 +171,11 @@ class Database:
 
     async def _connect(self) -> Connection:
         connection = await self._connecting(
-            f"{self.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=5.0
+            f"{self.path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            timeout=5.0,
+            factory=_Transacting,
         )
         await connection.execute_fetchall("PRAGMA foreign_keys = 1")
         return connection

@@ -12,9 +12,11 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from enum import Enum
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from storage import sql as statements
+from storage.database import TRANSACTION
+from storage.sql import Statement
 from tests.simulation.virtual import Process
 
 LATENCIES = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 0.02)
@@ -71,6 +73,11 @@ class Connection:
     async def execute_fetchall(
         self, sql: str, parameters: Iterable[Any] | None = None
     ) -> Iterable[Any]:
+        if sql == TRANSACTION:
+            await self.execute_fetchall("BEGIN IMMEDIATE")
+            for statement in cast(Iterable[Statement], parameters):
+                await self.execute_fetchall(*statement)
+            return await self.execute_fetchall("COMMIT")
         await self._process.turn()
         wait = self._disk.rng.choice(LATENCIES)
         if wait:

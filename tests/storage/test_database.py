@@ -13,7 +13,7 @@ import aiosqlite
 import pytest
 
 from storage import database, sql
-from storage.database import Connection, Database
+from storage.database import TRANSACTION, Connection, Database
 from storage.errors import CannotOpen, Fault, StorageError, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from tests.storage.stored import outside, rows
@@ -155,6 +155,10 @@ class Failing:
         self.at = at
 
     async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Any:
+        if sql == TRANSACTION:
+            for statement, given in (("BEGIN IMMEDIATE", ()), *parameters, ("COMMIT", ())):
+                await self.execute_fetchall(statement, given)
+            return []
         if sql in self.at:
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
