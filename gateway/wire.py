@@ -243,8 +243,11 @@ class Peer(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._core.receive_eof()
-        self._core.parser.close()  # its frame holds the core: a cycle only the collector would find
+        core = self._core
+        core.receive_eof()
+        # Their frames hold the core: cycles that only the collector would find.
+        core.parser.close()
+        core.parser_exc = core.handshake_exc = None
         self._over = True
         for waiting in (self._taker, self._writable, self._end):
             if waiting is not None and not waiting.done():
