@@ -81,6 +81,7 @@ class Peer(asyncio.Protocol):
         "_held_back",
         "_is_text",
         "_listener",
+        "_live",
         "_over",
         "_ping",
         "_received",
@@ -112,6 +113,7 @@ class Peer(asyncio.Protocol):
         self._held_back = False
         self._taker: asyncio.Future[None] | None = None
         self._unflushed = 0  # bytes
+        self._live = False  # whether some of them do not wait for their reader
         self._writable: asyncio.Future[None] | None = None  # while too much waits to be written
 
     # What a session sees
@@ -140,19 +142,12 @@ class Peer(asyncio.Protocol):
         return frame
 
     def send(self, data: bytes) -> None:
-        core = self._core
-        if core.state is not OPEN:
-            return
-        if not self._unflushed:
-            self._listener.flush_soon(self)
-        self._unflushed += len(data) + 1
-        core.send_text(data)
-        if self._unflushed > TOGETHER:
-            self.flush()
+        self._live = True
+        self._send(data)
 
     async def stream(self, data: bytes) -> None:
         core = self._core
-        self.send(data)
+        self._send(data)
         while self._writable is not None:
             await asyncio.shield(self._writable)
         if core.state is not OPEN:
@@ -180,9 +175,11 @@ class Peer(asyncio.Protocol):
     # What the listener sees
 
     def flush(self) -> None:
-        """Write what was sent, and close a peer that reads too slowly."""
+        """Write what was sent; close a peer that reads what is sent live too slowly."""
         self._flush()
-        self._close_if_slow()
+        if self._live:
+            self._live = False
+            self._close_if_slow()
 
     @property
     def address(self) -> str:
@@ -236,7 +233,8 @@ class Peer(asyncio.Protocol):
                 self._held_back = True
                 self._transport.pause_reading()
         if core.writes and not self._unflushed:
-            self.flush()  # pongs, too, wait for a peer that does not read
+            self._flush()
+            self._close_if_slow()  # pongs, too, wait for a peer that does not read
 
     def eof_received(self) -> None:
         self._core.receive_eof()
@@ -298,6 +296,17 @@ class Peer(asyncio.Protocol):
             limits = self._listener.limits
             self._ping = None
             self.due += limits.ping_interval - limits.ping_timeout  # from when the ping was sent
+
+    def _send(self, data: bytes) -> None:
+        core = self._core
+        if core.state is not OPEN:
+            return
+        if not self._unflushed:
+            self._listener.flush_soon(self)
+        self._unflushed += len(data) + 1
+        core.send_text(data)
+        if self._unflushed > TOGETHER:
+            self.flush()
 
     def _flush(self) -> None:
         """Give the transport what the core has to send."""

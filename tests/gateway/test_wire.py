@@ -536,7 +536,7 @@ async def test_who_does_not_read_is_closed_with_4001_at_the_bound(tmp_path: Path
         while peer.code is None:
             peer.send(b"x" * 10_000)
         assert peer.code == 4001
-        assert peer._transport.get_write_buffer_size() < 65_536 + 11_000
+        assert peer._transport.get_write_buffer_size() < 65_536 + wire.TOGETHER + 11_000
         await peer.ended()
 
 
