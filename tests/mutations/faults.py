@@ -60,7 +60,7 @@ FAULTS = (
         "the claim is not committed before the call (rule 7)",
         "gateway/pushing.py",
         """            return await self._store.submit(
-                change, Needs(keys=(key,), unacked=key if stale else None)
+                change, Needs(keys=(key,), unacked=key if stale else None), later=True
             )
 """,
         """            early: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -170,8 +170,8 @@ FAULTS = (
     Fault(
         "a counter forgets where a message came from (I2)",
         "storage/transaction.py",
-        "            delta[tenant, move.origin.value] -= move.span.count\n",
-        "            delta[tenant, move.origin.value] -= 1\n",
+        "            delta[tenant, origin.value] -= count\n",
+        "            delta[tenant, origin.value] -= 1\n",
     ),
     Fault(
         "who joins amid a commit gets its messages twice (I4)",
@@ -226,9 +226,48 @@ FAULTS = (
     Fault(
         "commits are not synced (synchronous=NORMAL)",
         "storage/database.py",
-        '    await writer.execute_fetchall("PRAGMA synchronous = FULL")\n'
-        '    ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")\n',
-        '    await writer.execute_fetchall("PRAGMA synchronous = NORMAL")\n    synchronous = 2\n',
+        '    await writer.execute_fetchall("PRAGMA synchronous = FULL")\n',
+        '    await writer.execute_fetchall("PRAGMA synchronous = NORMAL")\n',
         ("tests/faults/test_power.py",),
+        also=(
+            (
+                '    ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")\n',
+                "    synchronous = 2\n",
+            ),
+        ),
+    ),
+    Fault(
+        "what is refused was not accepted under its ref before, it is thought",
+        "storage/store.py",
+        "            if not refs and any(",
+        "            if False and any(",
+        ("tests/test_http.py",),
+    ),
+    Fault(
+        "a ref that is taken is a fault of ours, it is thought",
+        "storage/database.py",
+        '"messages.ref" in str(error)',
+        "False",
+    ),
+    Fault(
+        "an event does not name the one before it",
+        "storage/transaction.py",
+        "                prev = before.last_event if before is not None else 0\n",
+        "                prev = 0\n",
+        ("tests/test_push.py", "tests/test_why_cli.py", "tests/test_transitions.py"),
+    ),
+    Fault(
+        "a replay is closed for being slow",
+        "gateway/wire.py",
+        "        if self._live:\n",
+        "        if True:\n",
+        ("tests/gateway/test_wire.py",),
+    ),
+    Fault(
+        "chat waits behind what may wait",
+        "storage/store.py",
+        "        queue = self._later if later else self._queue\n",
+        "        queue = self._queue\n",
+        ("tests/storage/test_store.py",),
     ),
 )
