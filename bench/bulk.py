@@ -93,9 +93,15 @@ _MESSAGES = """
 """
 _ACKED = """
     WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < :messages)
-    INSERT INTO events (conversation, from_seq, seq, at, event, detail)
-    SELECT c.id, n.i, n.i, :now, 'acked', '{"session":"s_bulk"}'
+    INSERT INTO events (id, prev, conversation, from_seq, seq, at, event, detail)
+    SELECT :events + (c.id - :first) * :messages + n.i,
+        iif(n.i = 1, 0, :events + (c.id - :first) * :messages + n.i - 1),
+        c.id, n.i, n.i, :now, 'acked', '{"session":"s_bulk"}'
     FROM conversations c CROSS JOIN n WHERE c.id BETWEEN :first AND :last
+"""
+_LAST_EVENTS = """
+    UPDATE conversations SET last_event = :events + (id - :first + 1) * :messages
+    WHERE id BETWEEN :first AND :last
 """
 _COUNTER = """
     INSERT INTO counters (tenant, name, value) VALUES (:tenant, :name, :value)
@@ -106,6 +112,7 @@ _COUNTER = """
 def _write(db: sqlite3.Connection, group: Group, first: int) -> None:
     now = time.time()
     acked = 0 if group.pending else group.messages
+    ((events,),) = db.execute("SELECT coalesce(max(id), 0) FROM events")
     given = {
         "tenant": group.tenant,
         "prefix": group.prefix,
@@ -116,6 +123,7 @@ def _write(db: sqlite3.Connection, group: Group, first: int) -> None:
         "acked": acked,
         "read": max(0, acked - group.unread),
         "now": now,
+        "events": events,
         "due": now if group.pending else None,
         "expires": now + DAY if group.pending else None,
         "text": "x" * 100,
@@ -129,6 +137,7 @@ def _write(db: sqlite3.Connection, group: Group, first: int) -> None:
         db.execute(_MESSAGES, given)
         if not group.pending:
             db.execute(_ACKED, given)
+            db.execute(_LAST_EVENTS, given)
     state = "pending" if group.pending else "acked"
     for name in ("accepted", state):
         value = group.customers * group.messages

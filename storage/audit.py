@@ -42,6 +42,7 @@ class Rule(StrEnum):
     UNREAD = "unread"
     FORGOTTEN = "forgotten"
     DEVICE = "device"
+    EVENT = "event"
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -191,6 +192,7 @@ def audit(path: Path, now: float) -> Audit:
                 messages += walk.messages
             stored = _stored(db)
             _strays(db, report)
+            _chains(db, report)
         except sqlite3.Error as error:
             report(Rule.INTEGRITY, f"cannot be read further, and is recounted no further: {error}")
     balances = [
@@ -232,6 +234,28 @@ def _strays(db: sqlite3.Connection, report: _Report) -> None:
         "SELECT DISTINCT conversation FROM events EXCEPT SELECT id FROM conversations"
     ):
         report(Rule.FOREIGN_KEY, f"events of a conversation that is not there: {id}")
+
+
+def _chains(db: sqlite3.Connection, report: _Report) -> None:
+    """Events that nobody would find: each names the one before it, the conversation the last."""
+    for id, tenant, customer in db.execute(
+        """
+        SELECT e.id, c.tenant, c.customer FROM (
+            SELECT id, conversation, prev, lag(id, 1, 0) OVER of AS before FROM events
+            WINDOW of AS (PARTITION BY conversation ORDER BY id)
+        ) AS e JOIN conversations c ON c.id = e.conversation WHERE e.prev <> e.before
+        """
+    ):
+        problem = f"event {id} does not name the one before it"
+        report(Rule.EVENT, problem, tenant=tenant, customer=customer)
+    for tenant, customer in db.execute(
+        """
+        SELECT c.tenant, c.customer FROM conversations c LEFT JOIN (
+            SELECT conversation, max(id) AS id FROM events GROUP BY conversation
+        ) AS e ON e.conversation = c.id WHERE c.last_event <> coalesce(e.id, 0)
+        """
+    ):
+        report(Rule.EVENT, "does not name its last event", tenant=tenant, customer=customer)
 
 
 def _named(counts: dict[str, int] | Counter[str]) -> dict[str, int]:

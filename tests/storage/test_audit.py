@@ -166,6 +166,16 @@ SPAN = (
             Rule.FOREIGN_KEY,
             "events of a conversation that is not there: 99",
         ),
+        (
+            "UPDATE events SET prev = 0 WHERE id = (SELECT max(id) FROM events WHERE prev > 0)",
+            Rule.EVENT,
+            "does not name the one before it",
+        ),
+        (
+            "UPDATE conversations SET last_event = 0 WHERE customer = 'anna'",
+            Rule.EVENT,
+            "does not name its last event",
+        ),
     ],
 )
 def test_damage_is_found_and_named(path: Path, damage: str, rule: Rule, said: str) -> None:
