@@ -6,6 +6,7 @@ last conversation shown, opaque to clients.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from typing import Any
 from gateway import frames, protocol
 from gateway.chat import Chat
 from gateway.protocol import ErrorCode, FrameError, InboxFilter
-from gateway.session import AgentSession, CustomerSession
+from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Conversation, Key, Message
 
+_sleep = asyncio.sleep
+PAGES = 20.0  # a second, for each session; who asks faster waits
 FIRST = (float("1e308"), 2**62)
 
 
@@ -46,6 +49,7 @@ class Inbox:
     async def page(self, session: AgentSession, frame: protocol.Inbox) -> None:
         """Answer with a page of conversations, newest first; from now on tell of every change."""
         self._chat.hub.follow_inbox(session)
+        await _pace(session)
         which = frame.filter or InboxFilter.ALL
         limit = frame.limit or protocol.HISTORY_DEFAULT
         before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)
@@ -69,6 +73,7 @@ class Inbox:
         frame: protocol.History | protocol.AgentHistory,
     ) -> None:
         """Answer with a page of a conversation's past."""
+        await _pace(session)
         c, messages, more = await self.past(key, frame.before, frame.limit)
         answer: dict[str, Any] = {"type": "history", "ref": frame.ref, "more": more}
         if isinstance(session, AgentSession):
@@ -90,6 +95,15 @@ class Inbox:
         found, more = await self._chat.store.history(c, before, wanted)
         messages, more = frames.page(found, self._chat.room, more=more)
         return c, messages, more
+
+
+async def _pace(session: Session) -> None:
+    """Who pages through everything waits, and so does not take the loop from those who chat."""
+    now = asyncio.get_running_loop().time()
+    wait = session.page_at - now
+    session.page_at = max(now, session.page_at) + 1 / PAGES
+    if wait > 0:
+        await _sleep(wait)
 
 
 def _cursor(c: Conversation) -> str:

@@ -125,6 +125,7 @@ class Session:
     bucket: TokenBucket
     bound: int  # bytes that may wait behind a replay
     decode: Callable[[str | bytes], Any]
+    page_at: float = 0.0  # by the loop's clock: the next page that was asked for is not read before
     bad_in_a_row: int = 0
     closed: bool = False
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import inbox
 from gateway.protocol import Role
 from storage.store import Needs, Store
 from tests.running import PATIENCE, PATIENT, QUICK, running
@@ -180,3 +181,27 @@ async def waiting(store: Store, changes: int) -> None:
     async with asyncio.timeout(PATIENCE):
         while store.waiting != changes:
             await asyncio.sleep(0)
+
+
+async def test_who_pages_through_everything_waits_and_gets_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(round(seconds))
+
+    monkeypatch.setattr(inbox, "_sleep", sleep)
+    monkeypatch.setattr(inbox, "PAGES", 1 / 1_000)
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for i in range(3):
+            await it.write(text=f"m{i}")
+        customer, other = await it.customer(), await it.customer()
+        seqs: list[int] = []
+        for _ in range(3):
+            before = {"before": seqs[0]} if seqs else {}
+            page = await customer.ask("history", "history", limit=1, **before)
+            seqs[:0] = [message["seq"] for message in page["messages"]]
+        await other.ask("history", "history")
+        assert seqs == [1, 2, 3]
+        assert waits == [1_000, 2_000]  # nobody waits for another's pages
