@@ -337,8 +337,8 @@ class Model:
         if sure:
             # A registration makes what is pending due after the ack timeout, and that due time
             # stands for what comes later too.
-            rearmed = world.rearmed.get(name, 0.0)
-            since = rearmed if rearmed <= oldest <= rearmed + timing.ack_timeout else oldest
+            asked, confirmed = world.rearmed.get(name, (0.0, 0.0))
+            since = asked if asked <= oldest <= confirmed + timing.ack_timeout else oldest
             assert now >= since + timing.ack_timeout - 0.001, (
                 f"{name[1]}: in chat and rung {now - oldest:.3f} s after the message (rule 1)"
             )
@@ -431,7 +431,7 @@ class Model:
             called = self.called.get(self._names[id], 0.0)
             busy = any(world.ears.out.get(d) for d, r in self.rows.items() if r.conversation == id)
             patience = longest + (world.longest_retry if called else 0.0)
-            rearmed = world.rearmed.get(self._names[id], 0.0)
+            _, rearmed = world.rearmed.get(self._names[id], (0.0, 0.0))
             waited = world.now - max(at, since, rearmed, called)
             if waited > patience and not busy:
                 world.violate(f"{self._names[id][1]} {seq}: forgotten for {waited:.0f} s")

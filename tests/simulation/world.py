@@ -59,7 +59,8 @@ class World:
         self.violations: list[str] = []
         self.started = self._trouble = 0.0
         self.fresh = True
-        self.rearmed: dict[tuple[str, str], float] = {}
+        self.rearmed: dict[tuple[str, str], tuple[float, float]] = {}
+        """When a registration was last asked for and confirmed: judged somewhere in between."""
         self.model = Model(self)
         self.disk = Disk(Random(f"{seed}:disk"), self.model.committed)
         self.ears = Ears(Random(f"{seed}:ears"), self.model.arriving, self.model.answered)
@@ -322,11 +323,12 @@ class World:
                 key = await core.devices.register(Key(*name), None, told)
             except Unavailable:
                 return
-            self.rearmed[name] = self.now
+            self.rearmed[name] = (asked, self.now)
             if self.process.alive:
                 self.keys.append((installation, key))
 
-        self.rearmed[name] = self.now
+        asked = self.now
+        self.rearmed[name] = (asked, asked)
         self._spawn(register())
 
     def _may_go(self, *slots: tuple[str, str]) -> None:
