@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from storage.records import Key
 
+AT_ONCE = 256  # woken in one turn of the loop; the others in the next
+
 
 class Alarms:
     """Wakes each conversation when the earliest of its times comes; never before `floor`."""
@@ -55,7 +57,9 @@ class Alarms:
     def _ring(self) -> None:
         self._timer = None
         now = self._clock()
-        while self._heap and self._heap[0][0] <= now and not self._stopped:
+        for _ in range(AT_ONCE):
+            if not self._heap or self._heap[0][0] > now or self._stopped:
+                break
             when, key = heapq.heappop(self._heap)
             if self._at.get(key) == when:
                 del self._at[key]
