@@ -53,8 +53,12 @@ async def _live(directory: Path) -> None:
         await it.call("GET", "/v1/me/status", Role.CUSTOMER, "cleo")
         while len(it.backend.calls) < 3:
             await it.backend.take()
-        while "attempt" not in [e["event"] for e in (await it.outcome(2, "cleo"))["events"]]:
-            await it.next_commit().wait()
+        while True:
+            changed = it.next_commit()
+            told = await it.outcome(2, "cleo")
+            if "attempt" in [event["event"] for event in told["events"]]:
+                break
+            await changed.wait()
     async with running(directory, delivery=PATIENT) as it:
         await it.customer("ben")
         await it.write("ben", TEXT)
