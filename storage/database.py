@@ -24,7 +24,6 @@ from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
 CHECKPOINT = 4_000  # pages in the WAL; a page written often is folded back once for many commits
-CACHE = 64 * 1024  # KiB of pages that the writing connection may keep
 
 Rows = list[tuple[Any, ...]]
 
@@ -279,7 +278,6 @@ async def _durable(writer: Connection) -> None:
     ((mode,),) = await writer.execute_fetchall("PRAGMA journal_mode = WAL")
     await writer.execute_fetchall("PRAGMA synchronous = FULL")
     await writer.execute_fetchall(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
-    await writer.execute_fetchall(f"PRAGMA cache_size = -{CACHE}")
     ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")
     if (mode, synchronous) != ("wal", 2):
         raise CannotOpen(
