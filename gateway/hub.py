@@ -48,7 +48,7 @@ class Hub:
 
     def is_in_chat(self, key: Key) -> bool:
         """Whether at least one session of the customer has the chat on screen."""
-        return any(session.active for session in self._customers.get(key, ()))
+        return any(session.active for session in self.sessions(key))
 
     def deliver(self, key: Key, data: bytes, but: CustomerSession | None = None) -> None:
         """Write an encoded frame to all the customer's sessions."""

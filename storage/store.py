@@ -28,7 +28,7 @@ from storage.transaction import Loaded, Mark, Owner, Transaction
 R = TypeVar("R")
 
 Done = Callable[[Any, Exception | None], None]
-"""Told what became of a change: what `apply` returned, or the error. Must not raise."""
+"""Told what became of a change: what `apply` returned, or the error."""
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -180,7 +180,7 @@ class Store:
             await self._commit(batch)
         except Unavailable as error:
             for change in batch:
-                change.done(None, error)
+                self._tell(change.done, None, error)
         except Exception as error:
             # A fault of ours. Whose change it is shows when each has a transaction of its own.
             if len(batch) > 1:
@@ -188,7 +188,7 @@ class Store:
                     await self._commit_or_fail([change])
             else:
                 self.failed(error)
-                batch[0].done(None, error)
+                self._tell(batch[0].done, None, error)
 
     async def _commit(self, batch: list[_Change]) -> None:
         """Commit the batch as if all its refs were new, as nearly all are; if one is not, again."""
@@ -240,7 +240,7 @@ class Store:
         for callback in tx.callbacks:
             self._tell(callback)
         for change, (value, refusal) in zip(batch, answers, strict=True):
-            change.done(value, refusal)
+            self._tell(change.done, value, refusal)
 
     def _tell(self, callback: Callable[..., None], *told: Any) -> None:
         """What is committed stays so, whatever those say who are told of it."""

@@ -872,3 +872,25 @@ async def test_a_backlog_of_what_may_wait_refuses_no_chat(
         await store.submit(lambda tx: None, Needs())
         await asyncio.gather(*late)
         await store.stop()
+
+
+async def test_who_fails_at_being_told_neither_undoes_nor_repeats_a_commit(path: Path) -> None:
+    async with Database(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        faults: list[Exception] = []
+        store.failed = faults.append
+
+        def broken(value: Any, error: Exception | None) -> None:
+            raise RuntimeError("could not be told")
+
+        def change(tx: Transaction) -> None:
+            tx.append_message(tx.conversation(KEY) or tx.create(KEY, None), draft("once"))
+
+        store.enqueue(change, Needs(keys=(KEY,)), broken)
+        await store.submit(lambda tx: None, Needs())
+        await store.stop()
+        c = store.peek(KEY)
+        assert c is not None
+        assert (c.last_seq, store.commits) == (1, 1)
+        assert [str(fault) for fault in faults] == ["could not be told"]
