@@ -81,6 +81,10 @@ async def each(make: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]
     return [made[i] for i in range(len(todo))]
 
 
+Sender = tuple[Callable[[bytes], None], bytes, deque[float]]
+"""How a sender writes, its frame, and the times of what is on the way."""
+
+
 class Load(Protocol):
     """Something that carries messages, so that the loops below can drive it."""
 
@@ -304,8 +308,8 @@ class Chat:
         self._problem = "a socket was closed"
 
 
-class Echo:
-    """The same frames through a bare echo: a connection is a lane, a message is there and back."""
+class Relay:
+    """Messages from senders to receivers. A lane is a sender and its receiver."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -313,26 +317,49 @@ class Echo:
         self.sent = self.done = 0
         self.delays: list[float] = []
         self.again: Callable[[int], None] | None = None
+        self._senders: list[Sender] = []
+
+    def between(self, senders: list[Sender]) -> Relay:
+        """Itself, once everybody is connected."""
+        self._senders, self.lanes = senders, len(senders)
+        return self
+
+    def send(self, lane: int, due: float) -> None:
+        write, frame, on_the_way = self._senders[lane]
+        on_the_way.append(due)
+        self.sent += 1
+        write(frame)
+
+    def came(self, lane: int, on_the_way: deque[float]) -> None:
+        self.delays.append(clock() - on_the_way.popleft())
+        self.done += 1
+        if self.again is not None:
+            self.again(lane)
+
+    def broken(self) -> str | None:
+        return None
+
+
+class Echo(Relay):
+    """The same frames through a bare echo: a connection is its own receiver."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process)
         self.opened: list[Wire] = []
-        self._due: list[deque[float]] = []
         self._problem: str | None = None
-        self._frame = framed(b"x" * SIZE)
 
     @classmethod
     async def open(cls, process: Process, connections: int) -> Echo:
         load = cls(process)
-        load.lanes = connections
-        load._due = [deque() for _ in range(connections)]
         load.opened = await each(lambda _: wire.connect(process.ports["chat"]), range(connections))
+        frame, senders = framed(b"x" * SIZE), list[Sender]()
         for lane, socket in enumerate(load.opened):
-            socket.heard = partial(load._back, lane, load._due[lane])
+            on_the_way = deque[float]()
+            socket.heard = partial(load._back, lane, on_the_way)
             socket.ended = load._lost
+            senders.append((socket.transport.write, frame, on_the_way))
+        load.between(senders)
         return load
-
-    def send(self, lane: int, due: float) -> None:
-        self._due[lane].append(due)
-        self.sent += 1
-        self.opened[lane].transport.write(self._frame)
 
     def broken(self) -> str | None:
         return self._problem
@@ -341,11 +368,8 @@ class Echo:
         for socket in self.opened:
             socket.cut()
 
-    def _back(self, lane: int, due: deque[float], frame: bytes) -> None:
-        self.delays.append(clock() - due.popleft())
-        self.done += 1
-        if self.again is not None:
-            self.again(lane)
+    def _back(self, lane: int, on_the_way: deque[float], frame: bytes) -> None:
+        self.came(lane, on_the_way)
 
     def _lost(self) -> None:
         self._problem = "a socket was closed"

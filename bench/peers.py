@@ -26,50 +26,16 @@ from pathlib import Path
 from typing import cast
 
 from bench import servers, wire
-from bench.chat import SIZE, clock, each
+from bench.chat import SIZE, Relay, Sender, each
 from bench.servers import Process
 from bench.wire import framed
 
-Sender = tuple[Callable[[bytes], None], bytes, deque[float]]
-"""How a sender writes, its frame, and the times of what is on the way."""
 VENVS = Path(__file__).parent / ".venvs"
 ERLANG_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
 
 
 class Missing(Exception):
     """It cannot be had here; why."""
-
-
-class Relay:
-    """Messages from senders to receivers. A lane is a sender and its receiver."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.lanes = 0
-        self.sent = self.done = 0
-        self.delays: list[float] = []
-        self.again: Callable[[int], None] | None = None
-        self._senders: list[Sender] = []
-
-    def between(self, senders: list[Sender]) -> Relay:
-        """Itself, once everybody is connected."""
-        self._senders, self.lanes = senders, len(senders)
-        return self
-
-    def send(self, lane: int, due: float) -> None:
-        write, frame, on_the_way = self._senders[lane]
-        on_the_way.append(due)
-        self.sent += 1
-        write(frame)
-
-    def came(self, lane: int, on_the_way: deque[float]) -> None:
-        self.delays.append(clock() - on_the_way.popleft())
-        self.done += 1
-        if self.again is not None:
-            self.again(lane)
-
-    def broken(self) -> str | None:
-        return None
 
 
 # --- python-socketio ---------------------------------------------------------------------------
