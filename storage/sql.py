@@ -242,8 +242,7 @@ OUTCOME_OF = """
 """
 EVENTS_OF = f"""
     WITH RECURSIVE chain (id) AS (
-        SELECT last_event FROM conversations WHERE id = ?
-        UNION ALL SELECT e.prev FROM chain JOIN events e ON e.id = chain.id
+        VALUES (?) UNION ALL SELECT e.prev FROM chain JOIN events e ON e.id = chain.id
     )
     SELECT {_columns(Event.__struct_fields__, "e.")} FROM chain JOIN events e ON e.id = chain.id
     WHERE e.seq >= ? AND e.from_seq <= ? ORDER BY e.id

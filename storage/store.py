@@ -462,7 +462,8 @@ class Store:
             else:
                 acked = seq <= conversation.acked_seq
                 outcome = Outcome.ACKED if acked else Outcome.PENDING
-        events = await self._database.read(sql.EVENTS_OF, (conversation.id, seq, seq))
+        # From its own last event: those of a commit that came meanwhile are not of this state.
+        events = await self._database.read(sql.EVENTS_OF, (conversation.last_event, seq, seq))
         return Told(message, conversation, outcome, reason, [sql.to_event(row) for row in events])
 
     async def forgettable(self, before: float) -> list[Key]:

@@ -894,3 +894,36 @@ async def test_who_fails_at_being_told_neither_undoes_nor_repeats_a_commit(path:
         assert c is not None
         assert (c.last_seq, store.commits) == (1, 1)
         assert [str(fault) for fault in faults] == ["could not be told"]
+
+
+async def test_what_is_told_of_a_message_is_of_one_moment(path: Path) -> None:
+    """Its events are those of the state that is told, though a commit comes while they are read."""
+
+    class Meanwhile(Database):
+        during: Callable[[], asyncio.Future[None]] | None = None
+
+        async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+            during, self.during = self.during, None
+            if during is not None:
+                await during()
+            return await super().read(sql, parameters)
+
+    async with Meanwhile(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        await post(store, draft("one"))
+
+        def acked(tx: Transaction) -> None:
+            c = tx.conversation(KEY)
+            assert c is not None
+            c, _ = tx.acknowledge(c, c.last)
+            tx.event(c, 1, 1, "acked")
+
+        database.during = lambda: store.submit(acked, Needs(keys=(KEY,)))
+        before = await store.told(KEY, 1)
+        after = await store.told(KEY, 1)
+        await store.stop()
+    assert before is not None
+    assert after is not None
+    assert (before.conversation.acked_seq, [e.event for e in before.events]) == (0, [])
+    assert (after.conversation.acked_seq, [e.event for e in after.events]) == (1, ["acked"])
