@@ -456,15 +456,21 @@ class Store:
         outcome: Outcome | None = None
         reason = None
         if message.role != "customer" and message.kind != "system":
-            spans = await self._database.read(sql.OUTCOME_OF, (conversation.id, seq, seq))
-            if spans:
-                outcome, reason = Outcome(spans[0][0]), spans[0][1]
-            else:
-                acked = seq <= conversation.acked_seq
-                outcome = Outcome.ACKED if acked else Outcome.PENDING
+            outcome, reason = await self._outcome(conversation, seq)
         # From its own last event: those of a commit that came meanwhile are not of this state.
         events = await self._database.read(sql.EVENTS_OF, (conversation.last_event, seq, seq))
         return Told(message, conversation, outcome, reason, [sql.to_event(row) for row in events])
+
+    async def _outcome(self, c: Conversation, seq: int) -> tuple[Outcome, str | None]:
+        """In this state: what is stored of what was acknowledged in it changes no more."""
+        if seq <= c.acked_seq:
+            for outcome, reason in await self._database.read(sql.OUTCOME_OF, (c.id, seq, seq)):
+                return Outcome(outcome), reason
+            return Outcome.ACKED, None
+        for span in c.settled:
+            if span.lo_seq < seq <= span.hi_seq:
+                return span.outcome, span.reason
+        return Outcome.PENDING, None
 
     async def forgettable(self, before: float) -> list[Key]:
         """Conversations with a registration that was given up before then (epoch seconds)."""

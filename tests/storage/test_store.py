@@ -925,5 +925,6 @@ async def test_what_is_told_of_a_message_is_of_one_moment(path: Path) -> None:
         await store.stop()
     assert before is not None
     assert after is not None
-    assert (before.conversation.acked_seq, [e.event for e in before.events]) == (0, [])
-    assert (after.conversation.acked_seq, [e.event for e in after.events]) == (1, ["acked"])
+    assert (before.conversation.acked_seq, before.outcome, before.events) == (0, "pending", [])
+    assert (after.conversation.acked_seq, after.outcome) == (1, "acked")
+    assert [event.event for event in after.events] == ["acked"]
