@@ -135,7 +135,9 @@ class Listening:
 @asynccontextmanager
 async def listening(directory: Path, **limits: Any) -> AsyncIterator[Listening]:
     faults: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    loop.slow_callback_duration = PATIENCE  # a line about a slow machine is none about a peer
     it = Listening(directory, limits)
     it.port = await it.sockets.start(Address("127.0.0.1", 0))
     try:
