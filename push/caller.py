@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -27,12 +28,25 @@ _log = structlog.get_logger("push.caller")
 
 
 @dataclass(frozen=True, slots=True)
-class _Signed:
+class Signed:
     """A request ready to leave. Never shown: it holds the token and the signature."""
 
-    headers: dict[str, str] = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    tls: ssl.SSLContext | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One call as it went; `sent` is None when no request could be made. `ms` is its duration."""
+
+    sent: Signed | None
+    came: Answer | Failure
+    verdict: Verdict
+    ms: float
+
+
+def _as_it_is(signed: Signed) -> Signed:
+    return signed
 
 
 class Caller:
@@ -70,29 +84,40 @@ class Caller:
 
         `now` (epoch s) dates the signature. Raises nothing but `CancelledError`.
         """
+        exchange = await self.exchange(endpoint, claim, now)
+        return exchange.verdict, exchange.ms
+
+    async def exchange(
+        self,
+        endpoint: Endpoint,
+        claim: Claim,
+        now: float,
+        alter: Callable[[Signed], Signed] = _as_it_is,
+    ) -> Exchange:
+        """Do as `call` does, and return what was sent and what came, for those who test backends.
+
+        `alter` may spoil the request after it was signed, to see whether the backend notices.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         adapter = asapp  # reads the failure of a call that has no adapter
-        outcome: Answer | Failure
+        sent: Signed | None = None
+        came: Answer | Failure
         try:
             adapter = adapter_named(endpoint.adapter)
-            outcome = await self._exchange(endpoint, self._sign(adapter, endpoint, claim, now))
+            sent = alter(_sign(adapter, endpoint, claim, now))
+            came = await self._post(endpoint, sent)
         except Exception as error:  # a bug may cost this attempt, never the device
-            outcome = failure_of(error)
-            if outcome is Failure.INTERNAL:
+            came = failure_of(error)
+            if came is Failure.INTERNAL:
                 _log.error(
                     "push call broke; this is a fault of ringback, please report it",
                     tenant=endpoint.tenant,
                     ring=claim.ring.id,
                     error=type(error).__name__,
                 )
-        verdict = adapter.verdict(outcome, claim.target.token, now)
-        return verdict, (loop.time() - began) * 1000.0
-
-    def _sign(self, adapter: Adapter, endpoint: Endpoint, claim: Claim, now: float) -> _Signed:
-        request = adapter.request(claim.ring, claim.target, endpoint)
-        proof = signing.headers(claim.ring.id, now, request.body, endpoint.signing_secrets)
-        return _Signed({**request.headers, **proof}, request.body, self._tls(endpoint.ca_file))
+        verdict = adapter.verdict(came, claim.target.token, now)
+        return Exchange(sent, came, verdict, (loop.time() - began) * 1000.0)
 
     def _tls(self, ca_file: str | None) -> ssl.SSLContext | bool:
         """Return whom to trust: the system's authorities, or those of `ca_file`, read once."""
@@ -105,7 +130,7 @@ class Caller:
                 raise _CaFileError from error
         return self._tls_of_file[ca_file]
 
-    async def _exchange(self, endpoint: Endpoint, signed: _Signed) -> Answer:
+    async def _post(self, endpoint: Endpoint, signed: Signed) -> Answer:
         """Return the answer, without its body when that did not arrive whole and in time."""
         answer: Answer | None = None
         limits = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
@@ -117,7 +142,7 @@ class Caller:
                     data=signed.body,
                     headers=signed.headers,
                     allow_redirects=False,
-                    ssl=signed.tls,
+                    ssl=self._tls(endpoint.ca_file),
                     timeout=limits,
                 ) as response,
             ):
@@ -129,6 +154,12 @@ class Caller:
             if answer is None:  # else the status has arrived, and stands whatever came after
                 raise
         return answer
+
+
+def _sign(adapter: Adapter, endpoint: Endpoint, claim: Claim, now: float) -> Signed:
+    request = adapter.request(claim.ring, claim.target, endpoint)
+    proof = signing.headers(claim.ring.id, now, request.body, endpoint.signing_secrets)
+    return Signed({**request.headers, **proof}, request.body)
 
 
 class _CaFileError(Exception):

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from yarl import URL
 
 from push.caller import ANSWER_BYTES, Caller
 from push.ring import Endpoint, Verdict, VerdictKind
+from push.verdicts import Answer
 from tests.push.scripted import OLD_SECRET, SECRET, TOKEN, Answered, a_claim, a_ring, an_endpoint
 
 PLACE = "https://push.acme.example/ring"
@@ -529,3 +531,33 @@ async def test_a_closed_caller_still_gives_a_verdict() -> None:
     caller = Caller()
     await caller.close()
     assert (await verdict_of(caller, an_endpoint())).kind is VerdictKind.RETRY
+
+
+async def test_an_exchange_tells_what_was_sent_and_what_came() -> None:
+    claim = a_claim()
+    async with serving(saying(OK)) as server, Caller() as caller:
+        it = await caller.exchange(local(server, signing_secrets=(SECRET,)), claim, time.time())
+    assert it.sent is not None
+    assert Webhook(SECRET).verify(it.sent.body, dict(it.sent.headers))
+    assert isinstance(it.came, Answer)
+    assert (it.came.status, it.came.body) == (200, b"{}")
+    assert it.verdict.kind is VerdictKind.ACCEPTED
+    assert TOKEN not in repr(it)
+
+
+async def test_what_is_altered_after_signing_leaves_as_it_was_made() -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await request_of(reader))
+        writer.write(OK)
+        await writer.drain()
+
+    async with serving(serve) as server, Caller() as caller:
+        await caller.exchange(
+            local(server, signing_secrets=(SECRET,)),
+            a_claim(),
+            time.time(),
+            alter=lambda signed: replace(signed, body=b"spoiled"),
+        )
+    assert seen[0].endswith(b"\r\n\r\nspoiled")
