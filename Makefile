@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
 PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/dryrun gateway/sentences \
-        gateway/clientstate gateway/auth gateway/config gateway/starter \
+        gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/config gateway/starter \
         push/ring push/adapters push/signing push/verdicts push/retry \
         storage/records storage/outcomes
 

@@ -3,7 +3,8 @@
 Decides: whether what the operator wrote can be run at all. Whatever comes out of `load` is
 complete and consistent, with every secret and key file read; the rest of the program never asks
 again. Leaves to others: opening sockets and the database, and turning these sections into what
-the protocol, the push worker and the verifier want.
+the protocol, the push worker and the verifier want. What a value may be is in `gateway.values`; a
+tenant's push section, the longest, is in `gateway.pushconfig`.
 
 Sources, the later one wins: the defaults here, the TOML file, the environment. A variable is
 `RINGBACK_` and the key's path in capitals, with two underscores between levels:
@@ -19,102 +20,48 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hmac
-import ipaddress
-import math
 import os
 import re
 import secrets
 import tempfile
 import tomllib
-from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args
-from urllib.parse import urlsplit
 
-import msgspec
-from cryptography.x509 import load_pem_x509_certificates
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
 from gateway.auth import Algorithm, KeyRejected, read_keys
+from gateway.pushconfig import AdapterName as AdapterName
+from gateway.pushconfig import Push as Push
+from gateway.pushconfig import Wrong, check_push
+from gateway.values import Address as Address
+from gateway.values import ConfigError as ConfigError
+from gateway.values import (
+    Count,
+    FrameBytes,
+    FromEnvironment,
+    KeyText,
+    Leeway,
+    Listen,
+    OptionalSecret,
+    OptionalText,
+    Origins,
+    Seconds,
+    SqliteUrl,
+    Text,
+    convert,
+)
+from gateway.values import Secret as Secret
 
 PREFIX: Final = "RINGBACK_"
 ANY_TENANT: Final = "<tenant>"  # stands for a tenant's name in the path of a `Setting`
 DEVELOPMENT_TENANT: Final = "dev"
 DEVELOPMENT_SECRET: Final = "ringback-dev.secret"  # noqa: S105 - a file's name
 DEVELOPMENT_ENDPOINT: Final = "http://127.0.0.1:8090/ring"
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used. `str()` is one line and holds no secret.
-
-    `key` is the dotted key, the environment variable or the file that is at fault.
-    """
-
-    def __init__(self, key: str, problem: str, expected: str) -> None:
-        line = f"{key}: {problem}; expected {expected}"
-        super().__init__("".join(c if c.isprintable() else "?" for c in line))
-        self.key = key
-        self.problem = problem
-        self.expected = expected
-
-
-class Secret:
-    """A text that shows in no repr, log or error. `reveal()` is the only way to it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self._text.encode(), other._text.encode())
-
-    def __hash__(self) -> int:
-        return hash((Secret, self._text))
-
-
-class Address(NamedTuple):
-    """Where to listen. Port 0 is any free one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """From `host:port`, with an IPv6 address in brackets; raises `ValueError`."""
-        match = _ADDRESS.fullmatch(text)
-        if match is None or int(match["port"]) > 65535:
-            raise ValueError(f"is {_shown(text)}")
-        if match["v6"] is not None and not _is_ipv6(match["v6"]):
-            raise ValueError(f"is {_shown(text)}")
-        return cls(match["v6"] or match["host"], int(match["port"]))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return True
 
 
 class LogFormat(StrEnum):
@@ -135,157 +82,9 @@ class Policy(StrEnum):
     DEFAULT = "default"
 
 
-class AdapterName(StrEnum):
-    """The agreed request of a customer backend."""
-
-    ASAPP = "asapp"
-
-
-# --- what a value may be: the parser, and the words for it in errors ---------------------------
-# A parser takes the raw value and the directory that relative paths start from, and raises
-# ValueError with the problem. Without one, msgspec converts.
-
-
-def _must_be_text(raw: object) -> str:
-    if not isinstance(raw, str):
-        raise ValueError("is not a text")
-    if any("\ud800" <= character <= "\udfff" for character in raw):
-        raise ValueError("is not UTF-8")  # from the environment: the file is checked as a whole
-    return str(raw)
-
-
-def _address(raw: object, base: Path) -> Address:
-    return Address.parse(_must_be_text(raw))
-
-
-def _secret(raw: object, base: Path) -> Secret:
-    text = _must_be_text(raw)
-    if not text:
-        raise ValueError("is empty")
-    return Secret(text)
-
-
-def _signing_secret(raw: object, base: Path) -> Secret:
-    secret = _secret(raw, base)
-    prefix, encoded = secret.reveal()[:6], secret.reveal()[6:]
-    if prefix != "whsec_":
-        raise ValueError("does not start with whsec_")
-    try:
-        size = len(b64decode(encoded, validate=True))
-    except ValueError:
-        raise ValueError("is not base64 after whsec_") from None
-    if not 24 <= size <= 64:
-        raise ValueError(f"has {size} bytes of key")
-    return secret
-
-
-def _duration(raw: object, base: Path) -> float:
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])", _must_be_text(raw), re.ASCII)
-    if match is None or float(match[1]) == 0:
-        raise ValueError(f"is {_shown(raw)}")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def _sqlite_url(raw: object, base: Path) -> str:
-    text = _must_be_text(raw)
-    name = text.removeprefix("sqlite:///")
-    if name == text or not name or name.endswith("/") or re.search(r"[?#\0]|^:memory:$", name):
-        raise ValueError(f"is {_shown(text)}")
-    return f"sqlite:///{base / name}"
-
-
-def _origins(raw: object, base: Path) -> tuple[str, ...]:
-    if isinstance(raw, _FromEnvironment):
-        raw = [part.strip() for part in raw.split(",") if part.strip()]
-    if not isinstance(raw, list) or not all(isinstance(origin, str) for origin in raw):
-        raise ValueError("is not a list of texts")
-    for origin in raw:
-        if not _is_origin(origin):
-            raise ValueError(f"has {_shown(origin)}")
-    return tuple(raw)
-
-
-def _is_origin(text: str) -> bool:
-    """Whether a browser could send exactly this as `Origin` (RFC 6454 section 6.2)."""
-    match = re.fullmatch(
-        r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9]\d{0,4})?", text, re.ASCII
-    )
-    if match is None:
-        return False
-    default_port = {"http": ":80", "https": ":443"}.get(match[1])
-    return match[3] is None or (match[3] != default_port and int(match[3][1:]) <= 65535)
-
-
-def _endpoint(raw: object, base: Path) -> str:
-    text = _must_be_text(raw)
-    # What is wrong is not quoted: an address may carry a credential.
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise ValueError("is not a URL") from None
-    if url.scheme not in ("https", "http") or not url.hostname or port == 0:
-        raise ValueError("is not an https URL")
-    if url.username is not None or url.password is not None:
-        raise ValueError("has a user name or password in it")
-    if url.fragment or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("has a fragment, a space or a character that a URL cannot have")
-    return text
-
-
-def _ca_file(raw: object, base: Path) -> Path:
-    path = base / _must_be_text(raw)
-    try:
-        load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"cannot be read ({path}: {error.strerror})") from None
-    except ValueError:
-        raise ValueError(f"holds no PEM certificate ({path})") from None
-    return path
-
-
-def _text(raw: object, base: Path) -> str:
-    text = _must_be_text(raw)
-    if not text or len(text) > 65536:
-        raise ValueError("is empty" if not text else "is too long")
-    return text
-
-
-def _meta(expected: str, parse: Any = None, *, sourced: bool = False) -> Meta:
-    return Meta(description=expected, extra={"parse": parse, "sourced": sourced})
-
-
-_WHSEC = '"whsec_" and the base64 of 24 to 64 random bytes'
-_KEY_TEXT = "key material, or its file by <name>_file"
-_SECONDS = "a number of seconds above 0, at most 86400"
-
-Listen = Annotated[Address, _meta('"host:port", such as "127.0.0.1:8080"', _address)]
-SqliteUrl = Annotated[str, _meta('"sqlite:///file.db" or "sqlite:////path/file.db"', _sqlite_url)]
-Seconds = Annotated[float, Meta(gt=0, le=86400, description=_SECONDS)]
-Leeway = Annotated[float, Meta(ge=0, le=30, description="a number of seconds from 0 to 30")]
-Count = Annotated[
-    int, Meta(ge=1, le=1_000_000_000, description="a whole number from 1 to 1000000000")
-]
-FrameBytes = Annotated[
-    int, Meta(ge=1024, le=16_777_216, description="a whole number from 1024 to 16777216")
-]
-Origins = Annotated[
-    tuple[str, ...], _meta('exact origins, such as "https://app.acme.example"', _origins)
-]
-Text = Annotated[str, _meta("a text that is not empty", _text)]
-OptionalText = Annotated[str | None, _meta("a text that is not empty", _text)]
-Required = Annotated[Secret, _meta("a secret text", _secret, sourced=True)]
-OptionalSecret = Annotated[Secret | None, _meta("a secret text", _secret, sourced=True)]
-SigningSecret = Annotated[Secret | None, _meta(_WHSEC, _signing_secret, sourced=True)]
-KeyText = Annotated[str | None, _meta(_KEY_TEXT, _text, sourced=True)]
-Endpoint = Annotated[str, _meta('an address such as "https://push.acme.example/ring"', _endpoint)]
-Lifetime = Annotated[float, _meta('a duration such as "45s", "30m", "24h" or "7d"', _duration)]
-CaFile = Annotated[Path | None, _meta("a file of PEM certificates", _ca_file)]
-Flag = Annotated[bool, Meta(description="true or false")]
 Format = Annotated[LogFormat, Meta(description='"text" or "json"')]
 Level = Annotated[LogLevel, Meta(description='"debug", "info", "warning" or "error"')]
 Policies = Annotated[Policy, Meta(description='"default"')]
-Adapters = Annotated[AdapterName, Meta(description='"asapp"')]
 Algorithms = Annotated[Algorithm, Meta(description='"HS256", "RS256", "ES256" or "EdDSA"')]
 
 
@@ -357,25 +156,6 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     audience: Text = "ringback"
     issuer: OptionalText = None  # checked if given
     leeway: Leeway = 10.0  # seconds of clock difference forgiven
-
-
-class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tenant's customer backend, and how it is called. Times in seconds."""
-
-    endpoint: Endpoint
-    auth_token: Required
-    adapter: Adapters = AdapterName.ASAPP
-    signing_secret: SigningSecret = None  # requests are signed if given
-    previous_signing_secret: SigningSecret = None  # signs too, while the backend changes over
-    expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
-    title: Text = "New Message"
-    allow_http: Flag = False  # plain http to other than loopback, for tests
-    ca_file: CaFile = None  # a private authority's certificates
-    connect_timeout: Seconds = 5.0
-    timeout: Seconds = 15.0
-    in_flight: Count = 32
-    retry_first: Seconds = 1.0
-    retry_max: Seconds = 300.0
 
 
 class Tenant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -457,19 +237,6 @@ def _variable(path: tuple[str, ...]) -> str:
 # --- the environment, laid over the file -------------------------------------------------------
 
 
-class _FromEnvironment(str):
-    """A value that came from `variable`: parsed leniently, blamed by that name."""
-
-    __slots__ = ("variable",)
-    variable: str
-
-    @classmethod
-    def of(cls, variable: str, value: str) -> _FromEnvironment:
-        text = cls(value)
-        text.variable = variable
-        return text
-
-
 _Table = dict[str, Any]
 
 
@@ -486,7 +253,7 @@ def _overlay(tables: _Table, environ: Mapping[str, str]) -> None:
         if not variable.startswith(PREFIX) or "__" not in variable:
             continue
         path, forms = _key_of(variable, tables)
-        _place(tables, path, forms, _FromEnvironment.of(variable, value))
+        _place(tables, path, forms, FromEnvironment.of(variable, value))
 
 
 def _key_of(variable: str, tables: _Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -519,7 +286,7 @@ def _tenant_of(variable: str, given: str, tables: _Table) -> str:
 
 
 def _place(
-    tables: _Table, path: tuple[str, ...], forms: tuple[str, ...], value: _FromEnvironment
+    tables: _Table, path: tuple[str, ...], forms: tuple[str, ...], value: FromEnvironment
 ) -> None:
     """Put one value where it belongs, in place of whichever form of it the file has."""
     for part in path[:-1]:
@@ -528,7 +295,7 @@ def _place(
             return  # no table where one should be: reading reports it
         tables = inner
     for form in forms:
-        if not isinstance(tables.get(form), _FromEnvironment):
+        if not isinstance(tables.get(form), FromEnvironment):
             tables.pop(form, None)
     tables[path[-1]] = value
 
@@ -596,7 +363,7 @@ class _Reader:
             return info.default
         parse = _extra(info).get("parse")
         try:
-            return _convert(raw, info.type) if parse is None else parse(raw, self.base)
+            return convert(raw, info.type) if parse is None else parse(raw, self.base)
         except ValueError as error:
             raise ConfigError(key, str(error), expected) from None
 
@@ -608,7 +375,7 @@ class _Reader:
             return _dotted(path), None
         name = found[0]
         raw = table[name]
-        from_environment = isinstance(raw, _FromEnvironment)
+        from_environment = isinstance(raw, FromEnvironment)
         key = raw.variable if from_environment else _dotted((*path[:-1], name))
         if len(found) > 1:
             raise ConfigError(key, f"is given beside {found[1]}", "only one of the two")
@@ -635,22 +402,6 @@ class _Reader:
         return self.environ[name]
 
 
-def _convert(raw: Any, kind: Any) -> Any:
-    lenient = isinstance(raw, _FromEnvironment)
-    try:
-        value = msgspec.convert(str(raw) if lenient else raw, kind, strict=not lenient)
-    except msgspec.ValidationError:
-        value = math.nan
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"is {_shown(raw)}")
-    return value
-
-
-def _shown(raw: object) -> str:
-    text = repr(str(raw)) if isinstance(raw, str) else repr(raw)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 # --- what no single value can tell -------------------------------------------------------------
 
 
@@ -662,7 +413,17 @@ def _check(config: Config, given: Mapping[str, str]) -> None:
         path = ("tenants", name)
         _check_auth(tenant.auth, (*path, "auth"), given)
         if tenant.push is not None:
-            _check_push(tenant.push, (*path, "push"), given)
+            check_push(tenant.push, _blame((*path, "push"), given))
+
+
+def _blame(path: tuple[str, ...], given: Mapping[str, str]) -> Wrong:
+    """Errors about the section at `path`, by the name under which each key was given."""
+
+    def wrong(name: str, problem: str, expected: str) -> ConfigError:
+        key = _dotted((*path, *name.split(".")))
+        return ConfigError(given.get(key, key), problem, expected)
+
+    return wrong
 
 
 def _check_server(server: Server) -> None:
@@ -710,29 +471,6 @@ def _check_auth(auth: Auth, path: tuple[str, ...], given: Mapping[str, str]) -> 
     except KeyRejected as error:
         key = _dotted((*path, error.setting))
         raise ConfigError(given.get(key, key), error.problem, error.expected) from None
-
-
-def _check_push(push: Push, path: tuple[str, ...], given: Mapping[str, str]) -> None:
-    def wrong(name: str, problem: str, expected: str) -> ConfigError:
-        key = _dotted((*path, name))
-        return ConfigError(given.get(key, key), problem, expected)
-
-    if push.endpoint.startswith("http:") and not (push.allow_http or _is_loopback(push.endpoint)):
-        raise wrong("endpoint", "is plain http to another machine", "https (or allow_http = true)")
-    if push.previous_signing_secret is not None and push.signing_secret is None:
-        raise wrong("previous_signing_secret", "has no present one", "signing_secret as well")
-    if push.retry_max < push.retry_first:
-        raise wrong("retry_max", f"is {push.retry_max:g}", f"at least {push.retry_first:g}")
-    if push.timeout < push.connect_timeout:
-        raise wrong("timeout", f"is {push.timeout:g}", f"at least {push.connect_timeout:g}")
-
-
-def _is_loopback(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 # --- the ways in -------------------------------------------------------------------------------

@@ -1,0 +1,133 @@
+"""The push section of a tenant: its customer backend, and how it is called.
+
+Decides: what of it can be run at all. Leaves to others: reading it (`gateway.config`), and
+turning it into what the push worker wants (`gateway.core`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from base64 import b64decode
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from cryptography.x509 import load_pem_x509_certificates
+from msgspec import Meta, Struct
+
+from gateway.values import (
+    ConfigError,
+    Count,
+    Flag,
+    Lifetime,
+    Required,
+    Seconds,
+    Secret,
+    Text,
+    meta,
+    must_be_text,
+    read_secret,
+)
+
+
+class AdapterName(StrEnum):
+    """The agreed request of a customer backend."""
+
+    ASAPP = "asapp"
+
+
+# --- the values of this section alone -----------------------------------------------------------
+
+
+def _signing_secret(raw: object, base: Path) -> Secret:
+    secret = read_secret(raw, base)
+    prefix, encoded = secret.reveal()[:6], secret.reveal()[6:]
+    if prefix != "whsec_":
+        raise ValueError("does not start with whsec_")
+    try:
+        size = len(b64decode(encoded, validate=True))
+    except ValueError:
+        raise ValueError("is not base64 after whsec_") from None
+    if not 24 <= size <= 64:
+        raise ValueError(f"has {size} bytes of key")
+    return secret
+
+
+def _endpoint(raw: object, base: Path) -> str:
+    text = must_be_text(raw)
+    # What is wrong is not quoted: an address may carry a credential.
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if url.scheme not in ("https", "http") or not url.hostname or port == 0:
+        raise ValueError("is not an https URL")
+    if url.username is not None or url.password is not None:
+        raise ValueError("has a user name or password in it")
+    if url.fragment or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("has a fragment, a space or a character that a URL cannot have")
+    return text
+
+
+def _ca_file(raw: object, base: Path) -> Path:
+    path = base / must_be_text(raw)
+    try:
+        load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot be read ({path}: {error.strerror})") from None
+    except ValueError:
+        raise ValueError(f"holds no PEM certificate ({path})") from None
+    return path
+
+
+_WHSEC = '"whsec_" and the base64 of 24 to 64 random bytes'
+
+SigningSecret = Annotated[Secret | None, meta(_WHSEC, _signing_secret, sourced=True)]
+Endpoint = Annotated[str, meta('an address such as "https://push.acme.example/ring"', _endpoint)]
+CaFile = Annotated[Path | None, meta("a file of PEM certificates", _ca_file)]
+Adapters = Annotated[AdapterName, Meta(description='"asapp"')]
+
+
+class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant's customer backend, and how it is called. Times in seconds."""
+
+    endpoint: Endpoint
+    auth_token: Required
+    adapter: Adapters = AdapterName.ASAPP
+    signing_secret: SigningSecret = None  # requests are signed if given
+    previous_signing_secret: SigningSecret = None  # signs too, while the backend changes over
+    expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
+    title: Text = "New Message"
+    allow_http: Flag = False  # plain http to other than loopback, for tests
+    ca_file: CaFile = None  # a private authority's certificates
+    connect_timeout: Seconds = 5.0
+    timeout: Seconds = 15.0
+    in_flight: Count = 32
+    retry_first: Seconds = 1.0
+    retry_max: Seconds = 300.0
+
+
+Wrong = Callable[[str, str, str], ConfigError]
+
+
+def check_push(push: Push, wrong: Wrong) -> None:
+    """Refuse what no single value can tell; `wrong` is told the key, the problem, what is right."""
+    if push.endpoint.startswith("http:") and not (push.allow_http or _is_loopback(push.endpoint)):
+        raise wrong("endpoint", "is plain http to another machine", "https (or allow_http = true)")
+    if push.previous_signing_secret is not None and push.signing_secret is None:
+        raise wrong("previous_signing_secret", "has no present one", "signing_secret as well")
+    if push.retry_max < push.retry_first:
+        raise wrong("retry_max", f"is {push.retry_max:g}", f"at least {push.retry_first:g}")
+    if push.timeout < push.connect_timeout:
+        raise wrong("timeout", f"is {push.timeout:g}", f"at least {push.connect_timeout:g}")
+
+
+def _is_loopback(endpoint: str) -> bool:
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,214 @@
+"""What a setting's value may be: the parsers, and the words for them in errors.
+
+Decides: the types that sections are made of, and what an operator reads when a value is wrong.
+Leaves to others: which settings there are (`gateway.config`, `gateway.pushconfig`), where values
+come from, and what no single value can tell.
+
+A parser takes the raw value and the directory that relative paths start from, and raises
+ValueError with the problem. Without one, msgspec converts. A setting marked *sourced* can also
+come from a file or a variable.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `str()` is one line and holds no secret.
+
+    `key` is the dotted key, the environment variable or the file that is at fault.
+    """
+
+    def __init__(self, key: str, problem: str, expected: str) -> None:
+        line = f"{key}: {problem}; expected {expected}"
+        super().__init__("".join(c if c.isprintable() else "?" for c in line))
+        self.key = key
+        self.problem = problem
+        self.expected = expected
+
+
+class Secret:
+    """A text that shows in no repr, log or error. `reveal()` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+
+class Address(NamedTuple):
+    """Where to listen. Port 0 is any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """From `host:port`, with an IPv6 address in brackets; raises `ValueError`."""
+        match = _ADDRESS.fullmatch(text)
+        if match is None or int(match["port"]) > 65535:
+            raise ValueError(f"is {shown(text)}")
+        if match["v6"] is not None and not _is_ipv6(match["v6"]):
+            raise ValueError(f"is {shown(text)}")
+        return cls(match["v6"] or match["host"], int(match["port"]))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class FromEnvironment(str):
+    """A value that came from `variable`: parsed leniently, blamed by that name."""
+
+    __slots__ = ("variable",)
+    variable: str
+
+    @classmethod
+    def of(cls, variable: str, value: str) -> FromEnvironment:
+        text = cls(value)
+        text.variable = variable
+        return text
+
+
+# --- the parsers ------------------------------------------------------------------------------
+
+
+def must_be_text(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise ValueError("is not a text")
+    if any("\ud800" <= character <= "\udfff" for character in raw):
+        raise ValueError("is not UTF-8")  # from the environment: the file is checked as a whole
+    return str(raw)
+
+
+def _address(raw: object, base: Path) -> Address:
+    return Address.parse(must_be_text(raw))
+
+
+def read_secret(raw: object, base: Path) -> Secret:
+    text = must_be_text(raw)
+    if not text:
+        raise ValueError("is empty")
+    return Secret(text)
+
+
+def _duration(raw: object, base: Path) -> float:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])", must_be_text(raw), re.ASCII)
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"is {shown(raw)}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _sqlite_url(raw: object, base: Path) -> str:
+    text = must_be_text(raw)
+    name = text.removeprefix("sqlite:///")
+    if name == text or not name or name.endswith("/") or re.search(r"[?#\0]|^:memory:$", name):
+        raise ValueError(f"is {shown(text)}")
+    return f"sqlite:///{base / name}"
+
+
+def _origins(raw: object, base: Path) -> tuple[str, ...]:
+    if isinstance(raw, FromEnvironment):
+        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    if not isinstance(raw, list) or not all(isinstance(origin, str) for origin in raw):
+        raise ValueError("is not a list of texts")
+    for origin in raw:
+        if not _is_origin(origin):
+            raise ValueError(f"has {shown(origin)}")
+    return tuple(raw)
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser could send exactly this as `Origin` (RFC 6454 section 6.2)."""
+    match = re.fullmatch(
+        r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9]\d{0,4})?", text, re.ASCII
+    )
+    if match is None:
+        return False
+    default_port = {"http": ":80", "https": ":443"}.get(match[1])
+    return match[3] is None or (match[3] != default_port and int(match[3][1:]) <= 65535)
+
+
+def _text(raw: object, base: Path) -> str:
+    text = must_be_text(raw)
+    if not text or len(text) > 65536:
+        raise ValueError("is empty" if not text else "is too long")
+    return text
+
+
+def convert(raw: Any, kind: Any) -> Any:
+    lenient = isinstance(raw, FromEnvironment)
+    try:
+        value = msgspec.convert(str(raw) if lenient else raw, kind, strict=not lenient)
+    except msgspec.ValidationError:
+        value = math.nan
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"is {shown(raw)}")
+    return value
+
+
+def shown(raw: object) -> str:
+    text = repr(str(raw)) if isinstance(raw, str) else repr(raw)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def meta(expected: str, parse: Any = None, *, sourced: bool = False) -> Meta:
+    return Meta(description=expected, extra={"parse": parse, "sourced": sourced})
+
+
+_KEY_TEXT = "key material, or its file by <name>_file"
+_SECONDS = "a number of seconds above 0, at most 86400"
+
+Listen = Annotated[Address, meta('"host:port", such as "127.0.0.1:8080"', _address)]
+SqliteUrl = Annotated[str, meta('"sqlite:///file.db" or "sqlite:////path/file.db"', _sqlite_url)]
+Seconds = Annotated[float, Meta(gt=0, le=86400, description=_SECONDS)]
+Leeway = Annotated[float, Meta(ge=0, le=30, description="a number of seconds from 0 to 30")]
+Count = Annotated[
+    int, Meta(ge=1, le=1_000_000_000, description="a whole number from 1 to 1000000000")
+]
+FrameBytes = Annotated[
+    int, Meta(ge=1024, le=16_777_216, description="a whole number from 1024 to 16777216")
+]
+Origins = Annotated[
+    tuple[str, ...], meta('exact origins, such as "https://app.acme.example"', _origins)
+]
+Text = Annotated[str, meta("a text that is not empty", _text)]
+OptionalText = Annotated[str | None, meta("a text that is not empty", _text)]
+Required = Annotated[Secret, meta("a secret text", read_secret, sourced=True)]
+OptionalSecret = Annotated[Secret | None, meta("a secret text", read_secret, sourced=True)]
+KeyText = Annotated[str | None, meta(_KEY_TEXT, _text, sourced=True)]
+Lifetime = Annotated[float, meta('a duration such as "45s", "30m", "24h" or "7d"', _duration)]
+Flag = Annotated[bool, Meta(description="true or false")]

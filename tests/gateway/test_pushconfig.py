@@ -1,0 +1,98 @@
+"""What a tenant's push section may say, what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.gateway.configured import GOOD, WHSEC, push_of, read, refused, with_line
+
+PUSH = "tenants.acme.push"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://push.acme.example/ring?app=1",
+        "http://127.0.0.1:8090/ring",
+        "http://127.9.9.9/ring",
+        "http://localhost:8090/ring",
+        "http://[::1]:8090/ring",
+    ],
+)
+def test_an_endpoint_is_https_or_on_loopback(tmp_path: Path, endpoint: str) -> None:
+    config = read(tmp_path, with_line("tenants.acme.push", f'endpoint = "{endpoint}"'))
+    assert push_of(config).endpoint == endpoint
+
+
+def test_plain_http_to_another_machine_can_be_allowed(tmp_path: Path) -> None:
+    text = with_line("tenants.acme.push", 'endpoint = "http://backend.test/ring"')
+    config = read(tmp_path, text.replace("adapter =", "allow_http = true\nadapter ="))
+    assert push_of(config).endpoint == "http://backend.test/ring"
+
+
+def test_a_private_authority_is_read_relative_to_the_file(tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    config = read(tmp_path, with_line("tenants.acme.push", 'ca_file = "ca.pem"'))
+    assert push_of(config).ca_file == tmp_path / "ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("tenants.acme.auth", "secret", "hush-but-short"),
+        ("tenants.acme.push", "signing_secret", "hush-without-prefix"),
+        ("tenants.acme.push", "signing_secret", "whsec_hush!"),
+        ("tenants.acme.push", "signing_secret", "whsec_aHVzaA=="),
+        ("tenants.acme.push", "endpoint", "https://user:hush@push.acme.example/"),
+        ("tenants.acme.push", "endpoint", "ftp://push.acme.example/?key=hush"),
+    ],
+)
+def test_an_error_never_shows_a_secret(tmp_path: Path, section: str, key: str, value: str) -> None:
+    error = refused(tmp_path, with_line(section, f'{key} = "{value}"'))
+    assert error.key == f"{section}.{key}"
+    assert "hush" not in str(error)
+    assert "aHVzaA" not in str(error)
+    assert error.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "problem", "expected"),
+    [
+        (PUSH, 'adapter = "apns"', "is 'apns'", '"asapp"'),
+        (PUSH, 'endpoint = "push.acme.example"', "is not an https URL", "https://push"),
+        (PUSH, 'endpoint = "https://"', "is not an https URL", "https://push"),
+        (PUSH, 'endpoint = "https://a.example:0/"', "is not an https URL", "https://push"),
+        (PUSH, 'endpoint = "https://a.example:port/"', "is not a URL", "https://push"),
+        (PUSH, 'endpoint = "https://[::1/"', "is not a URL", "https://push"),
+        (PUSH, 'endpoint = "https://u:p@a.example/"', "has a user name", "https://push"),
+        (PUSH, 'endpoint = "https://a.example/#x"', "has a fragment", "https://push"),
+        (PUSH, 'endpoint = "https://a.example/ä"', "has a fragment, a space", "https://push"),
+        (PUSH, 'endpoint = "https://a.example/a b"', "has a fragment, a space", "https://push"),
+        (PUSH, 'endpoint = "http://a.example/"', "is plain http", "allow_http"),
+        (PUSH, 'endpoint = "http://localhost.a.example/"', "is plain http", "allow_http"),
+        (PUSH, 'endpoint = "http://10.0.0.1/"', "is plain http", "allow_http"),
+        (PUSH, 'auth_token = ""', "is empty", "a secret text"),
+        (PUSH, 'signing_secret = "whsec_MTIz"', "has 3 bytes", "24 to 64"),
+        (PUSH, f'signing_secret = "whsec_{"QUFB" * 22}"', "has 66 bytes", "24 to 64"),
+        (PUSH, f'signing_secret = "{WHSEC[6:]}"', "does not start with whsec_", "24 to 64"),
+        (PUSH, 'signing_secret = "whsec_***"', "is not base64", "24 to 64"),
+        (PUSH, 'ca_file = "none.pem"', "none.pem: No such file", "PEM certificates"),
+        (PUSH, 'ca_file = "ringback.toml"', "holds no PEM certificate", "PEM certificates"),
+        (PUSH, "retry_max = 0.5", "is 0.5", "at least 1"),
+        (PUSH, "timeout = 4", "is 4", "at least 5"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
+    tmp_path: Path, section: str, line: str, problem: str, expected: str
+) -> None:
+    error = refused(tmp_path, with_line(section, line))
+    assert error.key == f"{section}.{line.partition(' =')[0]}"
+    assert problem in error.problem
+    assert expected in error.expected
+    assert str(error) == f"{error.key}: {error.problem}; expected {error.expected}"
+
+
+def test_an_old_signing_secret_needs_a_present_one(tmp_path: Path) -> None:
+    error = refused(tmp_path, GOOD.replace("signing_secret", "previous_signing_secret"))
+    assert error.problem == "has no present one"

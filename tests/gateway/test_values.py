@@ -1,0 +1,138 @@
+"""What a setting's value may be, and in which words another is refused."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gateway.config import Address, Secret
+from tests.gateway.configured import GOOD, push_of, read, refused, with_line
+
+PUSH, AUTH = "tenants.acme.push", "tenants.acme.auth"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "shown"),
+    [
+        ("0.0.0.0:1", "0.0.0.0", 1, "0.0.0.0:1"),  # noqa: S104
+        ("[::1]:65535", "::1", 65535, "[::1]:65535"),
+        ("localhost:0", "localhost", 0, "localhost:0"),
+    ],
+)
+def test_an_address_is_read_and_shown(text: str, host: str, port: int, shown: str) -> None:
+    assert Address.parse(text) == Address(host, port)
+    assert str(Address.parse(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("45s", 45), ("30m", 1800), ("24h", 86400), ("7d", 604800), ("1.5h", 5400)],
+)
+def test_a_duration_is_read_as_seconds(tmp_path: Path, text: str, seconds: float) -> None:
+    config = read(tmp_path, with_line("tenants.acme.push", f'expires_after = "{text}"'))
+    assert push_of(config).expires_after == seconds
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.acme.example",
+        "http://localhost:3000",
+        "http://127.0.0.1:8080",
+        "http://[::1]:3000",
+        "capacitor://localhost",
+        "https://xn--kufer-gra.example",
+    ],
+)
+def test_an_origin_that_a_browser_sends_is_taken(tmp_path: Path, origin: str) -> None:
+    config = read(tmp_path, with_line("tenants.acme", f'origins = ["{origin}"]'))
+    assert config.tenants["acme"].origins == (origin,)
+
+
+def test_a_secret_shows_only_when_it_is_revealed() -> None:
+    secret = Secret("hush")
+    assert secret.reveal() == "hush"
+    assert f"{secret} {secret!r} {[secret]}" == "Secret(***) Secret(***) [Secret(***)]"
+    with pytest.raises(TypeError):
+        msgspec.json.encode(secret)
+
+
+def test_equal_secrets_are_equal_and_only_to_secrets() -> None:
+    assert Secret("hush") == Secret("hush")
+    assert Secret("hush") != Secret("hash")
+    assert Secret("hush") != "hush"
+    assert len({Secret("hush"), Secret("hush"), Secret("hash")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "problem", "expected"),
+    [
+        ("server", 'chat = "8080"', "is '8080'", '"host:port"'),
+        ("server", 'chat = ":8080"', "is ':8080'", '"host:port"'),
+        ("server", 'chat = "::1:8080"', "is '::1:8080'", '"host:port"'),
+        ("server", 'chat = "[nonsense]:8080"', "is '[nonsense]:8080'", '"host:port"'),
+        ("server", 'chat = "localhost:65536"', "is 'localhost:65536'", '"host:port"'),
+        ("server", "chat = 8080", "is not a text", '"host:port"'),
+        ("storage", 'url = "ringback.db"', "is 'ringback.db'", '"sqlite:///file.db"'),
+        ("storage", 'url = "sqlite://ringback.db"', "is 'sqlite://r", '"sqlite:///file.db"'),
+        ("storage", 'url = "sqlite:///"', "is 'sqlite:///'", '"sqlite:///file.db"'),
+        ("storage", 'url = "sqlite:///data/"', "is 'sqlite:///data/'", '"sqlite:///file.db"'),
+        ("storage", 'url = "sqlite:///:memory:"', "is 'sqlite:///:mem", '"sqlite:///file.db"'),
+        ("storage", 'url = "sqlite:///a.db?mode=ro"', "is 'sqlite:///a", '"sqlite:///file.db"'),
+        ("storage", 'url = "postgresql://db/x"', "is 'postgresql", '"sqlite:///file.db"'),
+        ("delivery", "ack_timeout = 0", "is 0", "a number of seconds above 0"),
+        ("delivery", "ack_timeout = -1.5", "is -1.5", "a number of seconds above 0"),
+        ("delivery", "ack_timeout = inf", "is inf", "a number of seconds above 0"),
+        ("delivery", "ack_timeout = nan", "is nan", "a number of seconds above 0"),
+        ("delivery", "ack_timeout = true", "is True", "a number of seconds above 0"),
+        ("delivery", 'ack_timeout = "5s"', "is '5s'", "a number of seconds above 0"),
+        ("delivery", "ack_timeout = 86401", "is 86401", "at most 86400"),
+        ("tenants.acme", 'origins = "https://a.example"', "is not a list", "exact origins"),
+        ("tenants.acme", "origins = [1]", "is not a list of texts", "exact origins"),
+        ("tenants.acme", 'origins = ["null"]', "has 'null'", "exact origins"),
+        ("tenants.acme", 'origins = ["*"]', "has '*'", "exact origins"),
+        ("tenants.acme", 'origins = ["https://*.a.example"]', "has 'https://*", "exact origins"),
+        ("tenants.acme", 'origins = ["https://a.example/"]', "has 'https://a", "exact origins"),
+        ("tenants.acme", 'origins = ["https://a.example:443"]', "has 'https:", "exact origins"),
+        ("tenants.acme", 'origins = ["http://a.example:80"]', "has 'http:", "exact origins"),
+        ("tenants.acme", 'origins = ["http://a.example:99999"]', "has 'http:", "exact origins"),
+        ("tenants.acme", 'origins = ["https://A.example"]', "has 'https://A", "exact origins"),
+        ("tenants.acme", 'origins = ["https://u@a.example"]', "has 'https://u", "exact origins"),
+        ("tenants.acme", 'origins = ["https://käufer.example"]', "has 'https", "exact origins"),
+        ("tenants.acme", 'origins = ["app.acme.example"]', "has 'app", "exact origins"),
+        (AUTH, 'secret = ""', "is empty", "a secret text"),
+        (AUTH, "secret = 5", "is not a text", "a secret text"),
+        (AUTH, 'audience = ""', "is empty", "a text that is not empty"),
+        (AUTH, f'audience = "{"x" * 65537}"', "is too long", "a text that is not empty"),
+        (PUSH, "expires_after = 3600", "is not a text", "a duration"),
+        (PUSH, 'expires_after = "1 day"', "is '1 day'", "a duration"),
+        (PUSH, 'expires_after = "0h"', "is '0h'", "a duration"),
+        (PUSH, 'expires_after = "-1h"', "is '-1h'", "a duration"),
+        (PUSH, 'title = ""', "is empty", "a text that is not empty"),
+        (PUSH, 'allow_http = "yes"', "is 'yes'", "true or false"),
+        (PUSH, "in_flight = 0", "is 0", "a whole number from 1"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
+    tmp_path: Path, section: str, line: str, problem: str, expected: str
+) -> None:
+    error = refused(tmp_path, with_line(section, line))
+    assert error.key == f"{section}.{line.partition(' =')[0]}"
+    assert problem in error.problem
+    assert expected in error.expected
+    assert str(error) == f"{error.key}: {error.problem}; expected {error.expected}"
+
+
+def test_a_list_in_a_variable_has_commas(tmp_path: Path) -> None:
+    environ = {"RINGBACK_TENANTS__ACME__ORIGINS": "https://a.example, https://b.example,"}
+    origins = read(tmp_path, GOOD, environ).tenants["acme"].origins
+    assert origins == ("https://a.example", "https://b.example")
+
+
+def test_a_variable_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, GOOD, {"RINGBACK_TENANTS__ACME__AUTH__ISSUER": "\udcff"})
+    assert error.problem == "is not UTF-8"
+
+
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path, with_line("delivery", "ack_timeout = nan")).problem == "is nan"
