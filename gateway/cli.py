@@ -9,21 +9,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from gateway import auth, config, descriptors, inspect, logs, starter, why
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
 from gateway.dryrun import dry_run
 from gateway.policies import UNREAD_AFTER, Policy
 from gateway.protocol import Role
-from gateway.server import CannotStart, Gateway
+from gateway.server import Gateway
 from storage import audit
 from storage.database import Database
-from storage.errors import StorageError
 from storage.records import Key
 from storage.store import Store, Told
 
@@ -35,13 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigPath = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The configuration; without it, a development tenant."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
-TenantName = Annotated[str | None, typer.Option(help="Not needed when there is only one.")]
-
 
 def main() -> None:
     """Entry point."""
@@ -51,11 +43,11 @@ def main() -> None:
 @app.command()
 def serve(config_path: ConfigPath = None) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
-    with _clearly():
-        settings = _load(config_path)
+    with clearly():
+        settings = load(config_path)
         logs.set_up(settings.log)
         if config_path is None:
-            _say(
+            say(
                 "No configuration was given: this is a DEVELOPMENT gateway, for this machine only."
                 f"\n  tenant dev, database {settings.storage.path}"
                 "\n  a customer's token:  ringback token --role customer --sub c-42"
@@ -74,8 +66,8 @@ async def _serve(settings: config.Config) -> None:
     async with Gateway(settings) as gateway:
         server = settings.server
         if warning is not None:
-            _say(f"ringback: warning: {warning}")
-        _say(
+            say(f"ringback: warning: {warning}")
+        say(
             "Ringback is ready: "
             f"ws://{server.chat.host}:{gateway.ports['chat']}/v1/chat and /v1/agent, "
             f"http://{server.http.host}:{gateway.ports['http']}/v1, "
@@ -109,26 +101,26 @@ def init(
     tenant: Annotated[str, typer.Option(help="The first tenant's name.")] = "acme",
 ) -> None:
     """Write a commented configuration with fresh secrets."""
-    with _clearly():
+    with clearly():
         text = starter.config_text(tenant)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            _fail(f"{path} exists already: name another file or remove it first")
+            fail(f"{path} exists already: name another file or remove it first")
         except OSError as error:
-            _fail(f"cannot write {path}: {error.strerror}")
+            fail(f"cannot write {path}: {error.strerror}")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        _say(f"Wrote {path} (readable by you only). Next: ringback serve --config {path}")
+        say(f"Wrote {path} (readable by you only). Next: ringback serve --config {path}")
 
 
 @app.command("check-config")
 def check_config(config_path: ConfigPath = None) -> None:
     """Say whether the configuration can be used, and if not, why."""
-    with _clearly():
-        settings = _load(config_path)
+    with clearly():
+        settings = load(config_path)
         auth.Verifier(settings.tenants)
-        _say(f"The configuration is good: {', '.join(sorted(settings.tenants))}")
+        say(f"The configuration is good: {', '.join(sorted(settings.tenants))}")
 
 
 @app.command()
@@ -141,19 +133,19 @@ def token(
     ttl: Annotated[float, typer.Option(help="Seconds until it ends.")] = 3600.0,
 ) -> None:
     """Print a token, to try things out."""
-    with _clearly():
-        settings = _load(config_path)
-        chosen = _tenant(settings, tenant)
+    with clearly():
+        settings = load(config_path)
+        chosen = tenant_of(settings, tenant)
         print(auth.issue(settings, chosen, role, sub, name=name, ttl=ttl))
 
 
 @app.command("renew-epoch")
 def renew_epoch(config_path: ConfigPath = None) -> None:
     """After restoring a backup: make every client load its conversation anew."""
-    with _clearly():
-        settings = _load(config_path)
+    with clearly():
+        settings = load(config_path)
         asyncio.run(_renew_epoch(settings.storage.path))
-        _say("The epoch is new: clients will reload instead of resuming.")
+        say("The epoch is new: clients will reload instead of resuming.")
 
 
 async def _renew_epoch(path: Path) -> None:
@@ -180,13 +172,13 @@ def tell_why(
 
     A policy is only tried dry: the gateway itself always follows the default one.
     """
-    with _clearly():
-        settings = _load(config_path)
-        key = Key(_tenant(settings, tenant), customer)
+    with clearly():
+        settings = load(config_path)
+        key = Key(tenant_of(settings, tenant), customer)
         dry = _policy(policy)
         told = asyncio.run(_told(settings.storage.path, key, seq))
         if told is None:
-            _fail(f"tenant {key.tenant} has no message {seq} of customer {customer}")
+            fail(f"tenant {key.tenant} has no message {seq} of customer {customer}")
         now = time.time()
         answer = why.deliveries(told, now)
         if dry is not None:
@@ -202,7 +194,7 @@ def _policy(name: str | None) -> Policy | None:
     try:
         return None if name is None else Policy(name)
     except ValueError:
-        _fail(f"--policy: give one of {', '.join(Policy)}")
+        fail(f"--policy: give one of {', '.join(Policy)}")
 
 
 async def _told(path: Path, key: Key, seq: int) -> Told | None:
@@ -226,8 +218,8 @@ def check(
     Prints per tenant accepted = acked + pushed + pending + expired + undeliverable, and every row
     that breaks a law. Exit code 0: all holds; 1: something is broken; 2: it cannot be opened.
     """
-    with _clearly():
-        path = database if database is not None else _load(config_path).storage.path
+    with clearly():
+        path = database if database is not None else load(config_path).storage.path
         told = audit.audit(path, time.time())
         if as_json:
             print(inspect.audit_as_json(told).decode())
@@ -235,36 +227,3 @@ def check(
             inspect.show_audit(told)
         if not told.holds:
             raise typer.Exit(1)
-
-
-def _load(path: Path | None) -> config.Config:
-    if path is None:
-        return config.development(os.environ)
-    return config.load(path, os.environ)
-
-
-def _tenant(settings: config.Config, name: str | None) -> str:
-    names = sorted(settings.tenants)
-    if name is None and len(names) == 1:
-        return names[0]
-    if name not in settings.tenants:
-        _fail(f"--tenant: give one of {', '.join(names)}")
-    return name
-
-
-@contextmanager
-def _clearly() -> Iterator[None]:
-    """One line for what the operator can mend, exit code 2."""
-    try:
-        yield
-    except (config.ConfigError, auth.AuthError, CannotStart, StorageError) as error:
-        _fail(str(error))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _fail(problem: str) -> NoReturn:
-    _say(f"ringback: {problem}")
-    raise typer.Exit(2)

@@ -1,0 +1,64 @@
+"""What the commands of `ringback` share: their options, and one clear line for what goes wrong.
+
+What the operator can mend is one line on stderr and exit code 2, never a traceback. Results are
+for stdout; whatever else is to be said goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from gateway import auth, config
+from gateway.server import CannotStart
+from storage.errors import StorageError
+
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The configuration; without it, a development tenant."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+TenantName = Annotated[str | None, typer.Option(help="Not needed when there is only one.")]
+
+
+def load(path: Path | None) -> config.Config:
+    """The configuration at `path`, or that of the development tenant."""
+    if path is None:
+        return config.development(os.environ)
+    return config.load(path, os.environ)
+
+
+def tenant_of(settings: config.Config, name: str | None) -> str:
+    """The tenant of that name, or the only one."""
+    names = sorted(settings.tenants)
+    if name is None and len(names) == 1:
+        return names[0]
+    if name not in settings.tenants:
+        fail(f"--tenant: give one of {', '.join(names)}")
+    return name
+
+
+@contextmanager
+def clearly() -> Iterator[None]:
+    """One line for what the operator can mend, exit code 2."""
+    try:
+        yield
+    except (config.ConfigError, auth.AuthError, CannotStart, StorageError) as error:
+        fail(str(error))
+
+
+def say(text: str) -> None:
+    """To the operator, beside the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def fail(problem: str) -> NoReturn:
+    """End with this one line and exit code 2."""
+    say(f"ringback: {problem}")
+    raise typer.Exit(2)
