@@ -8,6 +8,7 @@ READY  := $(VENV)/.ready
 PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/dryrun gateway/sentences \
         gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/config gateway/starter \
+        gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
         push/ring push/adapters push/signing push/verdicts push/retry \
         storage/records storage/outcomes
 

@@ -3,7 +3,7 @@
 A real gateway and a real customer backend run, each in its own process; the phones, the agent's
 desk and a network between them, which can fail, are here. `Story` is the part to read: how an app,
 an agent and a company's server use Ringback, one method per scene. The processes, the network and
-the timeline are in `examples/stage.py`; what a backend does is in `examples/backend.py`.
+the timeline are in `examples/stage.py`; the backend is `ringback backend`.
 
 `make demo ARGS=--serve` leaves everything running afterwards, with everyday timeouts, to try by
 hand. Exit code: 0 if all was as it should be, 1 with one clear line if not.
@@ -100,14 +100,14 @@ class Story:
         """In the background: a message rings; what comes while the backend is slow rings once."""
         await self.phone.set_state(SessionState.BACKGROUND)
         self.show.line("alice", "puts the app in the background: connected, but nobody is looking")
-        await self.backend.control(hold=True)
+        await self.backend.behave("hang")
         first = await self.send("alice", "Your parcel left Hamburg today.")
         ring = await self.backend.next_ring()
         self.check(first.route is Route.PUSH and ring.unread == 1, "it rang, unread 1")
         self.show.line("backend", "is slow: it has not answered this ring yet")
         await self.send("alice", "It should arrive on Thursday.")
         last = await self.send("alice", "Shall I send you the tracking link?")
-        await self.backend.control(hold=False)
+        await self.backend.behave("ok")
         ring = await self.backend.next_ring()
         self.check(ring.unread == 3 and ring.seq == last.seq, "one ring for both, unread 3")
         await self.receipt(last, "pushed")

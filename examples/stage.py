@@ -180,6 +180,14 @@ class Process:
         return code
 
 
+def ringback_command() -> str:
+    """The installed command, beside this Python."""
+    found = shutil.which("ringback", path=Path(sys.executable).parent)
+    if found is None:
+        raise DemoFailed("the command ringback is not installed here; run `make demo`")
+    return found
+
+
 class GatewayProcess:
     """`ringback serve` on its configuration and database in `directory`."""
 
@@ -190,14 +198,6 @@ class GatewayProcess:
         self._endpoint = endpoint
         self._secret = secret
         self._show = show
-
-    @property
-    def command(self) -> str:
-        """The installed command, beside this Python."""
-        found = shutil.which("ringback", path=Path(sys.executable).parent)
-        if found is None:
-            raise DemoFailed("the command ringback is not installed here; run `make demo`")
-        return found
 
     def chat_url(self, path: str) -> str:
         return f"ws://127.0.0.1:{self.ports['chat']}{path}"
@@ -215,7 +215,7 @@ class GatewayProcess:
                 ready.set()
 
         await self.process.run(
-            self.command,
+            ringback_command(),
             "serve",
             "--config",
             str(self.config_path),
@@ -282,11 +282,11 @@ class Ring:
 
 
 class BackendProcess:
-    """`examples/backend.py`, and what it says."""
+    """`ringback backend`, and what it says."""
 
     def __init__(self, secret: Secrets, http: aiohttp.ClientSession, show: Timeline) -> None:
         self.process = Process("backend")
-        self.port = 0
+        self._url = ""
         self.rings: list[Ring] = []
         self._new: asyncio.Queue[Ring] = asyncio.Queue()
         self._ready = asyncio.Event()
@@ -295,7 +295,7 @@ class BackendProcess:
         self._show = show
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{self._url}{path}"
 
     async def start(self) -> None:
         told = {
@@ -303,13 +303,17 @@ class BackendProcess:
             "BACKEND_SIGNING_SECRET": self._secret.signing,
         }
         await self.process.run(
-            sys.executable, "-m", "examples.backend", env=_environment() | told, heard=self._heard
+            ringback_command(),
+            *("backend", "--json", "--port", "0"),
+            env=_environment() | told,
+            heard=self._heard,
         )
         await self.process.ready(self._ready)
         self._show.line("backend", "is ready")
 
-    async def control(self, **wanted: object) -> None:
-        async with self._http.post(self.url("/control"), json=wanted) as answer:
+    async def behave(self, how: str) -> None:
+        """Let it misbehave: see `ringback backend --help`."""
+        async with self._http.post(self.url("/control"), data=how) as answer:
             answer.raise_for_status()
 
     @property
@@ -329,7 +333,7 @@ class BackendProcess:
         except ValueError:
             return
         if told["event"] == "ready":
-            self.port = told["port"]
+            self._url = told["url"]
             self._ready.set()
         elif told["event"] == "ring":
             names = ("at", "kind", "customer", "seq", "device", "text", "badge", "unread")

@@ -18,6 +18,7 @@ import typer
 from gateway import auth, config, descriptors, inspect, logs, starter, why
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
 from gateway.dryrun import dry_run
+from gateway.kit import cli as kit
 from gateway.policies import UNREAD_AFTER, Policy
 from gateway.protocol import Role
 from gateway.server import Gateway
@@ -227,3 +228,7 @@ def check(
             inspect.show_audit(told)
         if not told.holds:
             raise typer.Exit(1)
+
+
+app.command("backend")(kit.backend)
+app.add_typer(kit.push, name="push")

@@ -94,7 +94,7 @@ class Core:
         self.store.failed = self._failed
         self._rng = rng
         self._endpoints = {
-            name: _endpoint(name, tenant.push)
+            name: endpoint_of(name, tenant.push)
             for name, tenant in config.tenants.items()
             if tenant.push is not None
         }
@@ -187,7 +187,8 @@ def _rules(push: Push | None) -> TenantRules:
     return TenantRules(endpoint=True, expires_after=push.expires_after, title=push.title)
 
 
-def _endpoint(tenant: str, push: Push) -> Endpoint:
+def endpoint_of(tenant: str, push: Push) -> Endpoint:
+    """How the push worker calls that tenant's backend."""
     secrets = (push.signing_secret, push.previous_signing_secret)
     return Endpoint(
         tenant=tenant,

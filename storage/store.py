@@ -415,6 +415,13 @@ class Store:
         # Meanwhile the writer may have read or changed it: what it remembers is newer.
         return self._cache.get(key) or (fetched[0] if fetched else None)
 
+    async def owner_of(self, tenant: str, installation: str) -> Conversation | None:
+        """The conversation of the customer for whom this installation is registered."""
+        rows = await self._database.read(sql.LOAD_OWNERS, sql.rows([(tenant, installation, None)]))
+        for _, customer, *_ in rows:
+            return await self.conversation(Key(tenant, customer))
+        return None
+
     async def history(
         self, conversation: Conversation, before: int | None, limit: int
     ) -> tuple[list[Message], bool]:

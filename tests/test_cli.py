@@ -51,7 +51,7 @@ async def ringback(directory: Path, *words: str, **environ: str) -> Ended:
         RINGBACK,
         *words,
         cwd=directory,
-        env=_environ(environ),
+        env=environ_of(environ),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -60,7 +60,7 @@ async def ringback(directory: Path, *words: str, **environ: str) -> Ended:
     return Ended(process.returncode, out.decode(), err.decode())
 
 
-def _environ(more: dict[str, str]) -> dict[str, str]:
+def environ_of(more: dict[str, str]) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RINGBACK_", "COV_"))}
     return clean | {"NO_COLOR": "1", "COLUMNS": "200"} | more
 
@@ -94,7 +94,7 @@ async def serving(directory: Path, *words: str, **environ: str) -> AsyncIterator
         "serve",
         *words,
         cwd=directory,
-        env=_environ(FREE_PORTS | SHORT | environ),
+        env=environ_of(FREE_PORTS | SHORT | environ),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -1,0 +1,37 @@
+"""What to do about a verdict, in words for whoever runs the tenant or writes its backend. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from push.ring import Verdict, VerdictKind
+from push.verdicts import advice
+
+_OF_KIND: Final[Mapping[VerdictKind, str]] = {
+    VerdictKind.ACCEPTED: "the backend has taken it. If the phone stays silent, look at what the "
+    "backend did with it, and at APNs, FCM or the browser",
+    VerdictKind.TOKEN_DEAD: "the backend says that this device token is dead. For a real ring the "
+    "registration would be disabled until the app registers again",
+    VerdictKind.RETRY: "the backend could not take it now. A real ring would be tried again",
+    VerdictKind.REFUSED: "the backend refuses this request. A real ring would be given up: mend "
+    "what it does not like about the request, or let it answer 5xx if the fault is its own",
+}
+_OF_FAILURE: Final[Mapping[str, str]] = {
+    "connect": "nothing answers at the endpoint's address and port: is the backend running, and "
+    "does a firewall let this machine through?",
+    "connect_timeout": "the connection was not made in time: is there a firewall between?",
+    "dns": "the endpoint's host name does not resolve from this machine",
+    "reset": "the backend, or a proxy before it, cut the connection without an answer",
+    "timeout": "the backend took the request and did not answer in time: answer when you have "
+    "queued it, not when the phone has rung",
+    "bad_http": "what came back is not HTTP: is it the right port?",
+    "internal": "this is a fault of ringback, please report it",
+}
+
+
+def what_to_do(verdict: Verdict) -> str:
+    """Return one sentence, without a full stop."""
+    if verdict.kind is VerdictKind.MISCONFIGURED:
+        return advice(verdict.reason)
+    return _OF_FAILURE.get(verdict.reason) or _OF_KIND[verdict.kind]

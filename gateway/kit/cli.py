@@ -1,0 +1,205 @@
+"""The commands of the contract kit: `ringback backend`, `push test` and `push conform`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+from aiohttp import web
+
+from gateway import config
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
+from gateway.core import endpoint_of
+from gateway.kit import screen, trial
+from gateway.kit.backend import FakeBackend
+from gateway.kit.behaviours import HELP, UnknownBehaviour
+from push.ring import Endpoint, PushError, VerdictKind
+from push.signing import decode_secret
+
+DEVELOPMENT_PORT = urlsplit(config.DEVELOPMENT_ENDPOINT).port or 0
+DEVELOPMENT_AUTH_TOKEN = "dev"  # noqa: S105  (what `ringback serve` sends with no configuration)
+
+AuthToken = Annotated[
+    str | None, typer.Option(envvar="BACKEND_AUTH_TOKEN", help="What authToken is to be.")
+]
+SigningSecrets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--signing-secret",
+        envvar="BACKEND_SIGNING_SECRET",
+        help="whsec_…; given twice while it is being changed, the new one first.",
+    ),
+]
+
+
+def backend(
+    config_path: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Take the secrets of a tenant from here.")
+    ] = None,
+    tenant: TenantName = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 is any free one.")] = DEVELOPMENT_PORT,
+    auth_token: AuthToken = None,
+    signing_secret: SigningSecrets = None,
+    behave: Annotated[
+        str, typer.Option(help="How to misbehave: 503, 429 30, slow 3, hang, drop, reject, …")
+    ] = "ok",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show each request, masked.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a customer backend that shows each call, and misbehaves when told to.
+
+    While it runs, type a behaviour and Enter ("help" lists them), or POST one:
+    curl -d "slow 3" http://127.0.0.1:8090/control
+
+    With neither a configuration nor secrets it is the backend of `ringback serve` for development.
+    """
+    with clearly():
+        secrets = tuple(signing_secret or ())
+        if config_path is not None:
+            _, endpoint = _endpoint(load(config_path), tenant)
+            auth_token, secrets = endpoint.auth_token, endpoint.signing_secrets
+        elif auth_token is None and not secrets:
+            auth_token = DEVELOPMENT_AUTH_TOKEN
+        for secret in secrets:
+            _usable(secret)
+        shown = screen.ForMachines() if as_json else screen.ForPeople(verbose)
+        it = FakeBackend(shown, auth_token, secrets)
+        try:
+            it.behave(behave)
+        except UnknownBehaviour as error:
+            fail(f"--behave: {error}")
+        asyncio.run(_serve(it, host, port, as_json=as_json))
+
+
+def _usable(secret: str) -> None:
+    try:
+        decode_secret(secret)
+    except PushError as error:
+        fail(f"--signing-secret: {error}")
+
+
+push = typer.Typer(help="Test a customer backend.", no_args_is_help=True)
+
+
+@push.command("test")
+def push_test(
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    device: Annotated[
+        str | None, typer.Option(help="An installation that is registered in the database.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(help="Instead: any device token.")] = None,
+    title: Annotated[str, typer.Option(help="Of the notification.")] = "Ringback",
+    text: Annotated[str, typer.Option(help="Of the notification.")] = "A test notification.",
+    silent: Annotated[bool, typer.Option("--silent", help="Only the number on the icon.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send one real test notification, and print the request, the answer and the verdict.
+
+    It goes to the tenant's endpoint as every ring does, once. Nothing is recorded and no outcome
+    changes. Exit code 0: accepted; 1: not; 2: it could not be sent.
+    """
+    with clearly():
+        settings = load(config_path)
+        name, endpoint = _endpoint(settings, tenant)
+        if (device is None) == (token is None):
+            fail("give either --device, an installation of the database, or --token")
+        to = trial.Recipient(token or "")
+        if device is not None:
+            try:
+                to = asyncio.run(trial.recipient(settings.storage.path, name, device))
+            except trial.NoDevice as error:
+                fail(f"--device: {error}")
+        ring = trial.ring_for(to, silent=silent, title=title, text=text)
+        exchange = asyncio.run(trial.ring(endpoint, ring, to.token))
+        if as_json:
+            print(json.dumps(trial.as_json(exchange, endpoint, to)))
+        else:
+            trial.show(exchange, endpoint, to)
+        if exchange.verdict.kind is not VerdictKind.ACCEPTED:
+            raise typer.Exit(1)
+
+
+def _endpoint(settings: config.Config, tenant: str | None) -> tuple[str, Endpoint]:
+    """The tenant, and how its backend is called."""
+    name = tenant_of(settings, tenant)
+    push = settings.tenants[name].push
+    if push is None:
+        fail(f"tenants.{name}.push: is missing; expected the settings of its backend")
+    return name, endpoint_of(name, push)
+
+
+async def _serve(it: FakeBackend, host: str, port: int, *, as_json: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(
+        it.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.5
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        fail(f"cannot listen on {host}:{port}: {error.strerror}: choose another with --port")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
+    if as_json:
+        screen.ready(url)
+    else:
+        _introduce(it, url)
+
+    def typed(line: str) -> None:
+        _typed(it, line, stop)
+
+    # Started with "&", it may not read from the terminal: that is an error then, not a halt.
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+    listener = threading.Thread(target=_listen, args=(loop, typed), daemon=True)
+    listener.start()
+    await stop.wait()
+    await runner.cleanup()
+
+
+def _introduce(it: FakeBackend, url: str) -> None:
+    checks = [
+        "the signature" if it.secrets else "no signature (no signing secret was given)",
+        "the auth token" if it.auth_token else "no auth token",
+    ]
+    say(
+        f"A customer backend is ready: {url}/ring, and it checks {' and '.join(checks)}."
+        f"\nIt does: {it.behaviour}. Type another behaviour, help or quit;"
+        f' or: curl -d "slow 3" {url}/control'
+    )
+
+
+def _typed(it: FakeBackend, line: str, stop: asyncio.Event) -> None:
+    match line.strip():
+        case "":
+            return
+        case "quit" | "q":
+            stop.set()
+        case "help" | "?":
+            say(HELP)
+        case wanted:
+            try:
+                it.behave(wanted)
+                say(f"It does: {it.behaviour}")
+            except UnknownBehaviour as error:
+                say(str(error))
+
+
+def _listen(loop: asyncio.AbstractEventLoop, typed: Callable[[str], None]) -> None:
+    """Hand over each line that is typed. Ends with the input; the backend goes on without."""
+    with suppress(OSError, RuntimeError):  # no terminal to read from; the loop is closed
+        for line in sys.stdin or ():
+            loop.call_soon_threadsafe(typed, line)

@@ -1,0 +1,111 @@
+"""`ringback push test`: one real test notification, and all that can be said of it.
+
+Decides whom it goes to and with which numbers. It reads the database beside a running gateway and
+writes nothing: no message, no outcome, no registration changes, whatever the backend answers.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.kit import probe
+from gateway.kit.advice import what_to_do
+from push.caller import Caller, Exchange
+from push.ring import Endpoint, Ring, RingKind, VerdictKind
+from storage.database import Database
+from storage.records import Device
+from storage.store import Store
+
+
+class NoDevice(Exception):
+    """There is no such registration; `str()` says so in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whom a test ring goes to. The numbers are those that the phone shows anyway."""
+
+    token: str
+    customer: str = probe.CUSTOMER
+    seq: int = 1
+    unread: int = 1
+    badge_seq: int = 1
+    live: bool = True
+    device: Device | None = None
+
+
+async def recipient(path: Path, tenant: str, installation: str) -> Recipient:
+    """Return who has this installation, from the database at `path`.
+
+    Raises `NoDevice`, and `storage.errors.CannotOpen`.
+    """
+    database = await Database(path).open_to_read(one_moment=True)
+    try:
+        c = await Store(database, lambda: 0.0).owner_of(tenant, installation)
+    finally:
+        await database.close()
+    if c is None:
+        raise NoDevice(f"tenant {tenant} has no installation {installation!r}")
+    device = next(d for d in c.devices if d.installation == installation)
+    return Recipient(device.token, c.customer, c.last_seq, c.unread, c.badge_seq, c.live, device)
+
+
+def ring_for(to: Recipient, *, silent: bool, title: str, text: str) -> Ring:
+    """Return the test ring: a message, or with `silent` a badge that says what the icon says."""
+    device = to.device
+    return probe.ring(
+        kind=RingKind.BADGE if silent else RingKind.MESSAGE,
+        customer=to.customer,
+        seq=to.seq,
+        title=None if silent else title,
+        text=None if silent else text,
+        unread=to.unread,
+        badge_seq=to.badge_seq,
+        live=to.live,
+        platform=device and device.platform,
+        app=device and device.app,
+        environment=device and device.environment,
+        locale=device and device.locale,
+    )
+
+
+async def ring(endpoint: Endpoint, ring: Ring, token: str) -> Exchange:
+    """Send it, once."""
+    async with Caller() as caller:
+        return await caller.exchange(
+            endpoint, probe.claim_of(ring, token, endpoint.tenant), time.time()
+        )
+
+
+def show(exchange: Exchange, endpoint: Endpoint, to: Recipient) -> None:
+    """Print request, answer, verdict and what to do."""
+    hidden = probe.masks(endpoint, to.token)
+    if to.device is not None and not to.device.live:
+        print(f"note: this registration is {to.device.state}: a real ring would not be sent to it")
+    for title, lines in (
+        ("sent", probe.sent(exchange, endpoint, hidden)),
+        (f"came, after {exchange.ms:.0f} ms", probe.came(exchange, hidden)),
+    ):
+        print(title)
+        print("".join(f"  {line}".rstrip() + "\n" for line in lines), end="")
+    verdict = exchange.verdict
+    print(f"verdict: {verdict.kind} ({verdict.reason})")
+    print(f"{what_to_do(verdict)}.")
+
+
+def as_json(exchange: Exchange, endpoint: Endpoint, to: Recipient) -> dict[str, object]:
+    """The same for machines."""
+    hidden = probe.masks(endpoint, to.token)
+    verdict = exchange.verdict
+    return {
+        "sent": probe.sent(exchange, endpoint, hidden),
+        "came": probe.came(exchange, hidden),
+        "ms": round(exchange.ms, 1),
+        "verdict": verdict.kind.value,
+        "reason": verdict.reason,
+        "status": verdict.status,
+        "todo": what_to_do(verdict),
+        "accepted": verdict.kind is VerdictKind.ACCEPTED,
+    }

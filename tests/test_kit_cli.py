@@ -1,0 +1,267 @@
+"""The contract kit on the command line, against real processes, sockets and databases."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from storage.records import fingerprint
+from tests.running import PATIENCE, SIGNING, Backend, Running, backend, running
+from tests.test_cli import RINGBACK, Ended, environ_of, ringback
+
+TOKEN = "the-device-token"
+CONFIG = ("--config", "ringback.toml")
+
+
+@dataclass
+class Shown:
+    """A `ringback backend` and what it said."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    introduction: str
+
+    async def line(self) -> str:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            return (await self.process.stdout.readline()).decode()
+
+    async def type(self, text: str) -> str:
+        """Type a line, and return the first line that it answers."""
+        assert self.process.stdin is not None
+        assert self.process.stderr is not None
+        self.process.stdin.write(f"{text}\n".encode())
+        async with asyncio.timeout(PATIENCE):
+            return (await self.process.stderr.readline()).decode().strip()
+
+
+@asynccontextmanager
+async def shown(directory: Path, *words: str, **environ: str) -> AsyncIterator[Shown]:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        RINGBACK,
+        "backend",
+        "--port",
+        "0",
+        *words,
+        cwd=directory,
+        env=environ_of(environ),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(3 * PATIENCE):
+            introduction = (await process.stderr.readline()).decode()
+            introduction += (await process.stderr.readline()).decode()
+        url = introduction.partition("ready: ")[2].partition("/ring")[0]
+        yield Shown(process, url, introduction)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()
+
+
+async def push_test(directory: Path, *words: str, **environ: str) -> Ended:
+    return await ringback(directory, "push", "test", *CONFIG, *words, **environ)
+
+
+def at(url: str, **more: str) -> dict[str, str]:
+    return {"RINGBACK_TENANTS__ACME__PUSH__ENDPOINT": url, **more}
+
+
+def counted(directory: Path) -> dict[str, list[Any]]:
+    """Everything in the database that says what became of anything."""
+    with closing(sqlite3.connect(directory / "ringback.db")) as db:
+        listed = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = [name for (name,) in listed]
+        return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in tables}
+
+
+# ringback backend
+
+
+async def test_a_test_ring_goes_from_one_command_to_the_other(tmp_path: Path) -> None:
+    await ringback(tmp_path, "init")
+    async with shown(tmp_path, *CONFIG, "--verbose") as it:
+        assert "checks the signature and the auth token" in it.introduction
+        ended = await push_test(tmp_path, "--token", TOKEN, **at(f"{it.url}/ring"))
+        assert (ended.code, ended.err) == (0, "")
+        assert "verdict: accepted (http_200)" in ended.out
+        told = ""
+        while "accepted" not in told:
+            told += await it.line()
+    for text in (ended.out, told):
+        assert TOKEN not in text
+        assert fingerprint(TOKEN) in text
+        assert '"authToken": "***"' in text
+        assert "webhook-signature: v1,***\n" in text
+    assert "signature ok, auth token ok" in told
+
+
+async def test_typed_behaviours_change_the_answers(tmp_path: Path) -> None:
+    await ringback(tmp_path, "init")
+    async with shown(tmp_path, *CONFIG, "--behave", "503 x1") as it:
+        assert "It does: 503 x1" in it.introduction
+        ended = await push_test(tmp_path, "--token", TOKEN, **at(f"{it.url}/ring"))
+        assert ended.code == 1
+        assert "verdict: retry (http_503)" in ended.out
+        assert await it.type("reject") == "It does: reject"
+        ended = await push_test(tmp_path, "--token", TOKEN, **at(f"{it.url}/ring"))
+        assert "verdict: token_dead (rejected)" in ended.out
+        assert "'dance' is no behaviour" in await it.type("dance")
+        assert it.process.stdin is not None
+        it.process.stdin.write(b"quit\n")
+        async with asyncio.timeout(PATIENCE):
+            assert await it.process.wait() == 0
+
+
+async def test_with_nothing_given_it_is_the_backend_of_the_development_gateway(
+    tmp_path: Path,
+) -> None:
+    async with shown(tmp_path) as it:
+        assert "no signature" in it.introduction
+        dev = {"RINGBACK_TENANTS__DEV__PUSH__ENDPOINT": f"{it.url}/ring"}
+        ended = await ringback(tmp_path, "push", "test", "--token", TOKEN, **dev)
+        assert ended.code == 0, ended
+        assert "signature not checked, auth token ok" in await it.line()
+
+
+async def test_for_machines_each_event_is_a_line_of_json(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        RINGBACK,
+        "backend",
+        "--json",
+        "--port",
+        "0",
+        cwd=tmp_path,
+        env=environ_of({"BACKEND_SIGNING_SECRET": SIGNING}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(3 * PATIENCE):
+            url = json.loads(await process.stdout.readline())["url"]
+            async with aiohttp.ClientSession() as http, http.post(f"{url}/ring", data="{}"):
+                pass
+            ring = json.loads(await process.stdout.readline())
+            answered = json.loads(await process.stdout.readline())
+    finally:
+        process.terminate()
+        await process.wait()
+    assert (ring["event"], ring["signature"]) == ("ring", "missing")
+    assert (answered["event"], answered["status"]) == ("answered", 401)
+    assert answered["verdict"] == "misconfigured"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--signing-secret", "whsec_short"), "--signing-secret: "),
+        (("--config", "missing.toml"), "missing.toml"),
+        (("--host", "192.0.2.1"), "192.0.2.1"),
+    ],
+)
+async def test_a_backend_that_cannot_be_run_says_why_in_one_line(
+    tmp_path: Path, words: tuple[str, ...], named: str
+) -> None:
+    line = (await ringback(tmp_path, "backend", "--port", "0", *words)).refused()
+    assert named in line
+
+
+async def test_a_behaviour_that_does_not_exist_is_answered_with_those_that_do(
+    tmp_path: Path,
+) -> None:
+    ended = await ringback(tmp_path, "backend", "--behave", "dance")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("ringback: --behave: 'dance' is no behaviour")
+    assert "bad-json" in ended.err
+
+
+# ringback push test
+
+
+@asynccontextmanager
+async def registered(directory: Path) -> AsyncIterator[tuple[Running, Backend]]:
+    """A running gateway whose customer has a phone and two unread messages."""
+    async with backend() as there, running(directory, there) as it:
+        await it.register(token=TOKEN)
+        await it.write(text="one")
+        await it.settled(await it.write(text="two"), "pushed")
+        while there.untaken:
+            await there.take()
+        yield it, there
+
+
+async def test_a_registered_device_is_rung_beside_a_running_gateway(tmp_path: Path) -> None:
+    async with registered(tmp_path) as (it, there):
+        before = counted(tmp_path)
+        ended = await push_test(
+            tmp_path, "--tenant", "acme", "--device", "phone", "--text", "Grüße ☎"
+        )
+        assert (ended.code, ended.err) == (0, "")
+        call = await there.take()
+        assert call.body["deviceToken"] == TOKEN
+        assert call.body["payload"]["aps"]["alert"]["body"] == "Grüße ☎"
+        assert call.badge == 2, "the icon keeps its number"
+        assert call.ring["id"].startswith("r_test_")
+        assert (call.ring["customer"], call.ring["seq"]) == ("c-42", 2)
+        assert counted(tmp_path) == before
+        assert (await it.outcome(2))["outcome"] == "pushed"
+
+
+async def test_a_dead_token_is_told_and_the_registration_stays(tmp_path: Path) -> None:
+    async with registered(tmp_path) as (_, there):
+        before = counted(tmp_path)
+        there.otherwise = 410
+        ended = await push_test(tmp_path, "--tenant", "acme", "--device", "phone", "--silent")
+        assert ended.code == 1
+        assert "verdict: token_dead (http_410)" in ended.out
+        assert "content-available" in ended.out
+        assert counted(tmp_path) == before
+
+
+async def test_for_machines_it_is_one_json_object(tmp_path: Path) -> None:
+    async with registered(tmp_path) as (_, there):
+        there.otherwise = 503
+        ended = await push_test(tmp_path, "--tenant", "acme", "--device", "phone", "--json")
+        told = json.loads(ended.out)
+        assert (ended.code, told["verdict"], told["status"]) == (1, "retry", 503)
+        assert TOKEN not in ended.out
+
+
+async def test_nothing_listens_is_a_verdict_with_what_to_do(tmp_path: Path) -> None:
+    await ringback(tmp_path, "init")
+    ended = await push_test(tmp_path, "--token", TOKEN, **at("http://127.0.0.1:9/ring"))
+    assert ended.code == 1
+    assert "no answer: connect" in ended.out
+    assert "is the backend running" in ended.out
+
+
+async def test_what_cannot_be_tested_is_one_line(tmp_path: Path) -> None:
+    async with registered(tmp_path):
+        acme = ("--tenant", "acme")
+        assert "--tenant" in (await push_test(tmp_path, "--token", "t")).refused()
+        assert "--device" in (await push_test(tmp_path, *acme)).refused()
+        both = await push_test(tmp_path, *acme, "--device", "phone", "--token", "t")
+        assert "either --device" in both.refused()
+        other = await push_test(tmp_path, *acme, "--device", "tablet")
+        assert "no installation 'tablet'" in other.refused()
+        foreign = await push_test(tmp_path, "--tenant", "other", "--device", "phone")
+        assert "no installation 'phone'" in foreign.refused()
+
+
+async def test_without_a_database_there_is_no_device(tmp_path: Path) -> None:
+    await ringback(tmp_path, "init")
+    assert "no database" in (await push_test(tmp_path, "--device", "phone")).refused()
