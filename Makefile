@@ -9,7 +9,7 @@ PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway
         gateway/policies gateway/dryrun gateway/sentences \
         gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/config gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
-        push/ring push/adapters push/signing push/verdicts push/retry \
+        push/ring push/adapters push/signing push/verdicts push/retry push/guard \
         storage/records storage/outcomes
 
 .PHONY: demo test soak mutate cover lint serve bench lock clean

@@ -29,6 +29,7 @@ from gateway.protocol import Role
 from gateway.pushing import Book
 from gateway.session import Rates
 from gateway.sessions import Sessions
+from push.guard import meant_by
 from push.ring import DeviceRef, Endpoint
 from push.worker import BackendCalls, PushWorker
 from storage.database import Database
@@ -197,6 +198,7 @@ def endpoint_of(tenant: str, push: Push) -> Endpoint:
         auth_token=push.auth_token.reveal(),
         signing_secrets=tuple(secret.reveal() for secret in secrets if secret is not None),
         ca_file=str(push.ca_file) if push.ca_file else None,
+        allow_networks=(*push.allow_networks, *meant_by(push.endpoint)),
         connect_timeout=push.connect_timeout,
         timeout=push.timeout,
         in_flight=push.in_flight,

@@ -21,6 +21,7 @@ from gateway.values import (
     ConfigError,
     Count,
     Flag,
+    FromEnvironment,
     Lifetime,
     Required,
     Seconds,
@@ -29,7 +30,9 @@ from gateway.values import (
     meta,
     must_be_text,
     read_secret,
+    shown,
 )
+from push.guard import Network, Refusal, meant_by, refusal
 
 
 class AdapterName(StrEnum):
@@ -83,11 +86,30 @@ def _ca_file(raw: object, base: Path) -> Path:
     return path
 
 
+def _networks(raw: object, base: Path) -> tuple[Network, ...]:
+    if isinstance(raw, FromEnvironment):
+        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    if not isinstance(raw, list) or not all(isinstance(text, str) for text in raw):
+        raise ValueError("is not a list of texts")
+    return tuple(_network(text) for text in raw)
+
+
+def _network(text: str) -> Network:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f"has {shown(text)}") from None
+    if network.prefixlen == 0:
+        raise ValueError(f"has {shown(text)}, which is everything")
+    return network
+
+
 _WHSEC = '"whsec_" and the base64 of 24 to 64 random bytes'
 
 SigningSecret = Annotated[Secret | None, meta(_WHSEC, _signing_secret, sourced=True)]
 Endpoint = Annotated[str, meta('an address such as "https://push.acme.example/ring"', _endpoint)]
 CaFile = Annotated[Path | None, meta("a file of PEM certificates", _ca_file)]
+Networks = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', _networks)]
 Adapters = Annotated[AdapterName, Meta(description='"asapp"')]
 
 
@@ -102,6 +124,7 @@ class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
     title: Text = "New Message"
     allow_http: Flag = False  # plain http to other than loopback, for tests
+    allow_networks: Networks = ()  # inside, where the backend may be
     ca_file: CaFile = None  # a private authority's certificates
     connect_timeout: Seconds = 5.0
     timeout: Seconds = 15.0
@@ -115,8 +138,12 @@ Wrong = Callable[[str, str, str], ConfigError]
 
 def check_push(push: Push, wrong: Wrong) -> None:
     """Refuse what no single value can tell; `wrong` is told the key, the problem, what is right."""
-    if push.endpoint.startswith("http:") and not (push.allow_http or _is_loopback(push.endpoint)):
+    if push.endpoint.startswith("http:") and not (push.allow_http or meant_by(push.endpoint)):
         raise wrong("endpoint", "is plain http to another machine", "https (or allow_http = true)")
+    why = _refused(push)
+    if why is not None:
+        expected = "an address on the internet, or one of allow_networks"
+        raise wrong("endpoint", f"is an address that is not called ({why.value})", expected)
     if push.previous_signing_secret is not None and push.signing_secret is None:
         raise wrong("previous_signing_secret", "has no present one", "signing_secret as well")
     if push.retry_max < push.retry_first:
@@ -125,9 +152,8 @@ def check_push(push: Push, wrong: Wrong) -> None:
         raise wrong("timeout", f"is {push.timeout:g}", f"at least {push.connect_timeout:g}")
 
 
-def _is_loopback(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _refused(push: Push) -> Refusal | None:
+    """Why the endpoint's address is refused, as far as that can be told without looking it up."""
+    host = urlsplit(push.endpoint).hostname or ""
+    why = refusal(host, (*push.allow_networks, *meant_by(push.endpoint)))
+    return None if why is Refusal.NO_ADDRESS else why

@@ -70,6 +70,7 @@ FAILURES: Final[Mapping[str, str]] = {
     Failure.TLS: "its certificate is not trusted",
     Failure.CA_FILE: "the configured ca_file cannot be used",
     Failure.URL: "the configured address cannot be used",
+    Failure.ADDRESS: "its name leads to an address that may not be called",
     Failure.ADAPTER: "the configured adapter does not exist",
     Failure.SIGNING_SECRET: "the configured signing secret cannot be used",
     "rejected": "the answer lists the token as rejected",

@@ -2,29 +2,35 @@
 
 Decides the limits of a call (connect and total time, 64 KiB of answer, no redirect, no cookie, no
 proxy, no decompression) and which failure a broken call was. Leaves the request and its meaning
-to the adapter, the number of calls at a time to `push.worker`, and which addresses a tenant may
-name to the configuration. Every failure becomes a verdict; only cancellation comes out.
+to the adapter, the number of calls at a time to `push.worker`, and which addresses may be connected
+to to `push.guard`. Every failure becomes a verdict; only cancellation comes out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Self
 
 import aiohttp
 import structlog
+from aiohttp.abc import AbstractResolver
 
-from push import signing
+from push import guard, signing
 from push.adapters import Adapter, UnknownAdapterError, adapter_named, asapp
 from push.ring import Claim, Endpoint, Verdict
-from push.verdicts import Answer, Failure
+from push.verdicts import Answer, Failure, advice
 
 ANSWER_BYTES: Final = 64 * 1024
 
 _log = structlog.get_logger("push.caller")
+
+_refused: ContextVar[list[guard.AddressRefused]] = ContextVar("refused")
+"""The addresses that were refused to the call under way: aiohttp merges the errors of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +56,21 @@ def _as_it_is(signed: Signed) -> Signed:
 
 
 class Caller:
-    """Calls customer backends over one pool of kept-alive connections.
+    """Calls customer backends over kept-alive connections.
 
     Make it inside a running loop and `close` it (or use `async with`) after the worker drained.
-    The pool itself has no limit: a limit shared by all tenants would let one slow backend hold
-    up the others. What bounds it is each tenant's `in_flight`.
+    There is one pool of connections for each set of allowed networks: a connection into a network
+    that one tenant may reach is never taken for another's call. The pools have no limit: a limit
+    shared by all tenants would let one slow backend hold up the others. What bounds them is each
+    tenant's `in_flight`. `resolver` is aiohttp's own unless given.
     """
 
-    def __init__(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            headers={"User-Agent": "ringback", "Accept-Encoding": "identity"},
-        )
+    def __init__(self, resolver: AbstractResolver | None = None) -> None:
+        self._resolver = resolver
+        self._sessions: dict[tuple[guard.Network, ...], aiohttp.ClientSession] = {}
+        self._closed = False
         self._tls_of_file: dict[str, ssl.SSLContext] = {}
+        self._told: set[tuple[str, guard.Refusal]] = set()
 
     async def __aenter__(self) -> Self:
         """Return itself; the connections are made by the calls."""
@@ -77,7 +82,33 @@ class Caller:
 
     async def close(self) -> None:
         """Close every connection. Calls still under way end as retry."""
-        await self._session.close()
+        self._closed = True
+        for session in self._sessions.values():
+            await session.close()
+
+    def _session(self, allowed: tuple[guard.Network, ...]) -> aiohttp.ClientSession:
+        """Return the session whose connections reach the public internet and `allowed`."""
+        if self._closed:
+            raise RuntimeError("the caller is closed")
+
+        def socket_of(info: guard.AddrInfo) -> socket.socket:
+            try:
+                return guard.socket_of(info, allowed)
+            except guard.AddressRefused as error:
+                _refused.get().append(error)
+                raise
+
+        if allowed not in self._sessions:
+            self._sessions[allowed] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0, resolver=self._resolver, socket_factory=socket_of
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                auto_decompress=False,
+                headers={"User-Agent": "ringback", "Accept-Encoding": "identity"},
+            )
+        return self._sessions[allowed]
 
     async def call(self, endpoint: Endpoint, claim: Claim, now: float) -> tuple[Verdict, float]:
         """POST `claim` to `endpoint` and return the verdict and the milliseconds it took.
@@ -103,12 +134,17 @@ class Caller:
         adapter = asapp  # reads the failure of a call that has no adapter
         sent: Signed | None = None
         came: Answer | Failure
+        refused: list[guard.AddressRefused] = []
+        _refused.set(refused)
         try:
             adapter = adapter_named(endpoint.adapter)
             sent = alter(_sign(adapter, endpoint, claim, now))
             came = await self._post(endpoint, sent)
         except Exception as error:  # a bug may cost this attempt, never the device
             came = failure_of(error)
+            if came is Failure.CONNECT and refused:
+                came = Failure.ADDRESS
+                self._tell(endpoint, refused)
             if came is Failure.INTERNAL:
                 _log.error(
                     "push call broke; this is a fault of ringback, please report it",
@@ -118,6 +154,19 @@ class Caller:
                 )
         verdict = adapter.verdict(came, claim.target.token, now)
         return Exchange(sent, came, verdict, (loop.time() - began) * 1000.0)
+
+    def _tell(self, endpoint: Endpoint, refused: list[guard.AddressRefused]) -> None:
+        """Say which address it was, which no verdict tells: once per tenant and kind of address."""
+        for error in refused:
+            if (endpoint.tenant, error.why) not in self._told:
+                self._told.add((endpoint.tenant, error.why))
+                _log.error(
+                    "the push endpoint has an address that may not be called",
+                    tenant=endpoint.tenant,
+                    address=error.address,
+                    why=error.why.value,
+                    advice=advice(Failure.ADDRESS),
+                )
 
     def _tls(self, ca_file: str | None) -> ssl.SSLContext | bool:
         """Return whom to trust: the system's authorities, or those of `ca_file`, read once."""
@@ -137,7 +186,7 @@ class Caller:
         try:
             async with (
                 asyncio.timeout(endpoint.timeout),
-                self._session.post(
+                self._session(endpoint.allow_networks).post(
                     endpoint.url,
                     data=signed.body,
                     headers=signed.headers,

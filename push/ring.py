@@ -36,6 +36,8 @@ from typing import Protocol
 
 import msgspec
 
+from push.guard import Network
+
 
 class PushError(Exception):
     """Base of every error that this package raises."""
@@ -189,7 +191,8 @@ class Endpoint:
     """One tenant's push settings. Times in seconds; `signing_secrets` newest first.
 
     `adapter` is a name in `push.adapters.ADAPTERS`. `ca_file` adds nothing to the system's
-    authorities: it replaces them for this tenant.
+    authorities: it replaces them for this tenant. `allow_networks` may be called although they are
+    no part of the public internet (`push.guard`).
     """
 
     tenant: str
@@ -198,6 +201,7 @@ class Endpoint:
     auth_token: str = field(default="", repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     ca_file: str | None = None
+    allow_networks: tuple[Network, ...] = ()
     connect_timeout: float = 5.0
     timeout: float = 15.0
     in_flight: int = 32

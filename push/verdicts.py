@@ -40,12 +40,20 @@ class Failure(StrEnum):
     TLS = "tls"
     CA_FILE = "ca_file"
     URL = "url"
+    ADDRESS = "forbidden_address"
     ADAPTER = "adapter"
     SIGNING_SECRET = "signing_secret"  # noqa: S105  (a failure's name)
 
 
 _OUR_SETTING: Final = frozenset(
-    {Failure.TLS, Failure.CA_FILE, Failure.URL, Failure.ADAPTER, Failure.SIGNING_SECRET}
+    {
+        Failure.TLS,
+        Failure.CA_FILE,
+        Failure.URL,
+        Failure.ADDRESS,
+        Failure.ADAPTER,
+        Failure.SIGNING_SECRET,
+    }
 )
 
 
@@ -123,6 +131,8 @@ _ADVICE: Final[Mapping[str, str]] = {
     Failure.TLS: "the backend's certificate is not trusted; renew it, or set the tenant's ca_file",
     Failure.CA_FILE: "the tenant's ca_file cannot be read as PEM certificates",
     Failure.URL: "the tenant's push endpoint is no usable http or https address",
+    Failure.ADDRESS: "the endpoint's name leads inside our network: check it with whoever runs its"
+    " DNS; if the backend is meant to be there, name its network in the tenant's allow_networks",
     Failure.ADAPTER: "the tenant's push adapter does not exist; see push.adapters.ADAPTERS",
     Failure.SIGNING_SECRET: "the tenant's signing secret is not whsec_ followed by base64",
 }

@@ -26,6 +26,7 @@ PURE = [
     "push.signing",
     "push.verdicts",
     "push.retry",
+    "push.guard",
     "storage.records",
     "storage.outcomes",
     "storage.schema",

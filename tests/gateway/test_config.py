@@ -547,6 +547,7 @@ KINDS = {
     values.FrameBytes: "number",
     values.Origins: "list of texts",
     pushconfig.CaFile: "path",
+    pushconfig.Networks: "list of networks",
     values.Flag: "true or false",
     values.KeyText: "key text",
     values.Required: "secret",

@@ -1,5 +1,6 @@
 """What a tenant's push section may say, what is refused, and in which words."""
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def test_plain_http_to_another_machine_can_be_allowed(tmp_path: Path) -> None:
     text = with_line("tenants.acme.push", 'endpoint = "http://backend.test/ring"')
     config = read(tmp_path, text.replace("adapter =", "allow_http = true\nadapter ="))
     assert push_of(config).endpoint == "http://backend.test/ring"
+
+
+def test_a_backend_inside_is_allowed_by_its_network(tmp_path: Path) -> None:
+    text = with_line("tenants.acme.push", 'endpoint = "https://10.20.0.1/ring"')
+    text = text.replace("adapter =", 'allow_networks = ["10.20.0.0/16", "fd12::1"]\nadapter =')
+    allowed = (ip_network("10.20.0.0/16"), ip_network("fd12::1/128"))
+    assert push_of(read(tmp_path, text)).allow_networks == allowed
+    environ = {"RINGBACK_TENANTS__ACME__PUSH__ALLOW_NETWORKS": "10.20.0.0/16, fd12::1"}
+    assert push_of(read(tmp_path, GOOD, environ)).allow_networks == allowed
 
 
 def test_a_private_authority_is_read_relative_to_the_file(tmp_path: Path) -> None:
@@ -72,6 +82,14 @@ def test_an_error_never_shows_a_secret(tmp_path: Path, section: str, key: str, v
         (PUSH, 'endpoint = "http://a.example/"', "is plain http", "allow_http"),
         (PUSH, 'endpoint = "http://localhost.a.example/"', "is plain http", "allow_http"),
         (PUSH, 'endpoint = "http://10.0.0.1/"', "is plain http", "allow_http"),
+        (PUSH, 'endpoint = "https://10.0.0.1/"', "not called (private)", "allow_networks"),
+        (PUSH, 'endpoint = "https://[64:ff9b::1]/"', "not called (nat64)", "allow_networks"),
+        (PUSH, "allow_networks = 10", "is not a list", "10.20.0.0/16"),
+        (PUSH, "allow_networks = [10]", "is not a list of texts", "10.20.0.0/16"),
+        (PUSH, 'allow_networks = ["10.0.0.1/8"]', "has '10.0.0.1/8'", "10.20.0.0/16"),
+        (PUSH, 'allow_networks = ["acme"]', "has 'acme'", "10.20.0.0/16"),
+        (PUSH, 'allow_networks = ["0.0.0.0/0"]', "which is everything", "10.20.0.0/16"),
+        (PUSH, 'allow_networks = ["::/0"]', "which is everything", "10.20.0.0/16"),
         (PUSH, 'auth_token = ""', "is empty", "a secret text"),
         (PUSH, 'signing_secret = "whsec_MTIz"', "has 3 bytes", "24 to 64"),
         (PUSH, f'signing_secret = "whsec_{"QUFB" * 22}"', "has 66 bytes", "24 to 64"),

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 from aiohttp import ClientResponse
 
+from push.guard import LOOPBACK
 from push.ring import (
     Attempt,
     Claim,
@@ -58,11 +59,12 @@ def a_claim(
 
 
 def an_endpoint(**changes: Any) -> Endpoint:
-    """Return push settings that fit the protocol's example."""
+    """Return push settings that fit the protocol's example, for a backend that may be here."""
     values: dict[str, Any] = {
         "tenant": "acme",
         "url": "https://push.acme.example/ring",
         "auth_token": "auth-token",
+        "allow_networks": LOOPBACK,
     }
     return Endpoint(**(values | changes))
 
