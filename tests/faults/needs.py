@@ -1,4 +1,4 @@
-"""What a fault needs beyond Python: a test without it is skipped, or fails where all must run."""
+"""What a test needs beyond Python: a test without it is skipped, or fails where all must run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def needs(*programs: str, root: bool = False) -> None:
         missing.append("root")
     if not missing:
         return
-    reason = f"this fault needs {', '.join(missing)}"
+    reason = f"this test needs {', '.join(missing)}"
     if os.environ.get(ALL) == "1":
-        pytest.fail(f"{reason}, and {ALL}=1 says that every fault has to run")
+        pytest.fail(f"{reason}, and {ALL}=1 says that every test has to run")
     pytest.skip(reason)

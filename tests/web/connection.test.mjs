@@ -1,0 +1,420 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import {
+  Connection, ConnectionEnded, ConnectionLost, Outbox, OutboxFull, RequestFailed, UNSENT, WINDOW,
+  afterEnd, backoff, claimsOf, mayReconnect, platform, refreshIn,
+} from "../../gateway/web/connection.js";
+import { Stage, jwt } from "./fakes.mjs";
+
+const URL = "wss://chat.example/v1/chat";
+
+function connection(stage, options = {}) {
+  const seen = { phases: [], frames: [], errors: [], tokens: 0 };
+  const it = new Connection(
+    {
+      url: URL,
+      token: async () => `token-${++seen.tokens}`,
+      hello: () => ({ state: "active" }),
+      onFrame: (frame) => seen.frames.push(frame),
+      onChange: (phase) => seen.phases.push(phase),
+      onError: (error) => seen.errors.push(error),
+      ...options,
+    },
+    stage.environment,
+  );
+  return Object.assign(seen, { it });
+}
+
+async function connected(stage, options) {
+  const seen = connection(stage, options);
+  seen.it.start();
+  await stage.welcome();
+  return seen;
+}
+
+const chance = { failures: 0, restartWindow: 5000, random: () => 0.5 };
+
+// Decisions
+
+test("the range of a close code says whether a client comes back", () => {
+  for (const code of [1000, 1009, 4500, 4503, 4504, 4999]) assert.equal(mayReconnect(code), false);
+  for (const code of [1001, 1005, 1006, 1011, 1012, 4000, 4001, 4499, 5000, null]) {
+    assert.equal(mayReconnect(code), true, `${code}`);
+  }
+});
+
+test("the backoff is evenly spread below one second doubled for each failure, at most thirty", () => {
+  assert.deepEqual([0, 1, 2, 3, 4, 5, 99].map((n) => backoff(n, () => 1)),
+    [1000, 2000, 4000, 8000, 16000, 30000, 30000]);
+  assert.equal(backoff(3, () => 0), 0);
+});
+
+test("a restart spreads clients over its window, a crowd waits a second more", () => {
+  assert.deepEqual(afterEnd(1012, { ...chance, failures: 9 }), { wait: 2500, freshToken: false });
+  assert.deepEqual(afterEnd(4003, chance), { wait: 1500, freshToken: false });
+  assert.deepEqual(afterEnd(4002, chance), { wait: 500, freshToken: true });
+  assert.deepEqual(afterEnd(1006, { ...chance, failures: 2 }), { wait: 2000, freshToken: false });
+  assert.deepEqual(afterEnd(4503, chance), { wait: null, freshToken: false });
+});
+
+test("a refused token that had been good is replaced once; one that was fresh is not", () => {
+  assert.deepEqual(afterEnd(4500, { ...chance, known: true }), { wait: 500, freshToken: true });
+  assert.deepEqual(afterEnd(4500, chance), { wait: null, freshToken: false });
+});
+
+test("a token is refreshed before its end, whatever alphabet its claims are in", () => {
+  const token = jwt({ sub: "Zoë ÿ>?", exp: 2000 });
+  assert.equal(claimsOf(token).sub, "Zoë ÿ>?");
+  assert.equal(refreshIn(token, 1_000_000), 970_000);
+  assert.equal(refreshIn(token, 1_990_000), 8_000);
+  assert.equal(refreshIn(token, 2_000_000), 0);
+  for (const opaque of ["opaque", "a.b.c", "a.bnVsbA.c", jwt({ exp: "soon" }), jwt({})]) {
+    assert.equal(refreshIn(opaque, 0), null);
+  }
+});
+
+// Requests until they are answered
+
+const put = (outbox, ref, more = {}) => outbox.put({ ref, isSend: true, ...more });
+const refs = (requests) => requests.map((request) => request.ref);
+
+test("no send overtakes another; other requests do not wait for sends", () => {
+  const outbox = new Outbox();
+  put(outbox, "a");
+  put(outbox, "b");
+  put(outbox, "h", { isSend: false });
+  assert.deepEqual(refs(outbox.take(0, true)), ["h"]);
+  assert.deepEqual(refs(outbox.take(0, false)), ["a", "b"]);
+  outbox.postpone("a", 100, "unavailable");
+  put(outbox, "c");
+  assert.deepEqual(refs(outbox.take(50, false)), []);
+  assert.equal(outbox.nextAt(50, false), 100);
+  assert.deepEqual(refs(outbox.take(100, false)), ["a", "c"]);
+  assert.equal(outbox.nextAt(100, false), null);
+});
+
+test("after rate_limited one send at a time is under way, until answers come again", () => {
+  const outbox = new Outbox();
+  for (const ref of "abcd") put(outbox, ref);
+  outbox.take(0, false);
+  for (const ref of "abcd") outbox.postpone(ref, 10, "rate_limited");
+  assert.deepEqual(refs(outbox.take(10, false)), ["a"]);
+  outbox.settle("a");
+  assert.deepEqual(refs(outbox.take(10, false)), ["b", "c"]);
+});
+
+test("at most so many sends are under way, and so many requests wait", () => {
+  const outbox = new Outbox();
+  for (let i = 0; i < UNSENT; i += 1) put(outbox, `${i}`);
+  assert.equal(outbox.take(0, false).length, WINDOW);
+  assert.throws(() => put(outbox, "more"), OutboxFull);
+});
+
+test("a lost socket makes all requests unwritten again, but for those that end with it", () => {
+  const outbox = new Outbox();
+  put(outbox, "a");
+  put(outbox, "q", { isSend: false, quiet: true });
+  outbox.take(0, false);
+  assert.deepEqual(refs(outbox.lost()), ["q"]);
+  assert.deepEqual(refs(outbox.take(0, false)), ["a"]);
+  assert.deepEqual(refs(outbox.clear()), ["a"]);
+  assert.equal(outbox.size, 0);
+});
+
+// The connection
+
+test("the hello carries the token, never the address", async () => {
+  const stage = new Stage();
+  const { it, phases } = await connected(stage);
+  assert.equal(stage.socket.url, URL);
+  assert.deepEqual(stage.socket.protocols, ["ringback.v1"]);
+  assert.deepEqual(stage.socket.sent, [{ type: "hello", token: "token-1", state: "active" }]);
+  assert.deepEqual(phases, ["connecting", "connected"]);
+  it.stop();
+  assert.equal(stage.socket.closedWith, 1000);
+});
+
+test("an address that is no WebSocket's is refused with what would be right", () => {
+  assert.throws(() => new Connection({ url: "https://x" }), /wss:\/\//);
+});
+
+test("each failed attempt doubles the range of the wait; a welcome begins anew", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  stage.socket.ends(1006);
+  const waits = [];
+  for (let i = 0; i < 4; i += 1) {
+    waits.push(stage.next);
+    await stage.pass(stage.next);
+    stage.socket.ends(1006);
+  }
+  assert.deepEqual(waits, [500, 1000, 2000, 4000]);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  stage.socket.ends(1006);
+  assert.equal(stage.next, 500);
+  it.stop();
+  assert.equal(stage.next, null);
+});
+
+test("a restart whose next attempt fails goes on with backoff", async () => {
+  const stage = new Stage();
+  await connected(stage);
+  stage.socket.ends(1012);
+  assert.equal(stage.next, 2500);
+  await stage.pass(stage.next);
+  stage.socket.ends(1006);
+  assert.equal(stage.next, 1000);
+});
+
+test("a token is kept for the next connection, and asked for again when it has expired", async () => {
+  const stage = new Stage();
+  const seen = await connected(stage);
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.equal(stage.socket.sent[0].token, "token-1");
+  stage.socket.ends(4002);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.equal(stage.socket.sent[0].token, "token-2");
+  assert.equal(seen.tokens, 2);
+});
+
+test("a device that slept past its token's end asks for another before it connects", async () => {
+  const stage = new Stage();
+  const ends = () => jwt({ exp: stage.time / 1000 + 600 });
+  let asked = 0;
+  await connected(stage, { token: async () => (asked += 1, ends()) });
+  stage.socket.ends(1006);
+  stage.time += 3_600_000;
+  await stage.pass(0);
+  assert.equal(asked, 2);
+});
+
+test("a known token that is refused is replaced; a fresh one that is refused ends it", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  stage.socket.ends(4500);
+  await stage.pass(stage.next);
+  stage.socket.opens();
+  assert.equal(stage.socket.sent[0].token, "token-2");
+  stage.socket.ends(4500);
+  assert.equal(it.phase, "ended");
+  assert.equal(it.endCode, 4500);
+});
+
+test("a token that cannot be had is told, and asked for again", async () => {
+  const stage = new Stage();
+  const answers = [Promise.reject(new Error("no network")), Promise.resolve(""), "token-3"];
+  const seen = connection(stage, { token: () => answers.shift() });
+  seen.it.start();
+  await stage.settle();
+  await stage.pass(stage.next);
+  assert.equal(stage.sockets.length, 0);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.deepEqual(seen.errors.map((e) => e.message), ["no network", "token: there is none"]);
+});
+
+test("a token callback or a server that never answers does not hang the client", async () => {
+  const stage = new Stage();
+  const answers = [new Promise(() => {}), "token"];
+  const { it } = connection(stage, { token: () => answers.shift() });
+  it.start();
+  await stage.pass(15_000);
+  assert.equal(it.phase, "waiting");
+  await stage.pass(stage.next);
+  stage.socket.opens();
+  await stage.pass(15_000);
+  assert.equal(it.phase, "waiting");
+  assert.notEqual(stage.socket.closedWith, undefined);
+});
+
+test("the token is refreshed on the open socket before it ends, by the server's clock", async () => {
+  const stage = new Stage();
+  const skew = 3_600_000; // our clock is an hour behind
+  let life = 600;
+  const seen = connection(stage, {
+    token: async () => jwt({ n: ++seen.tokens, exp: (stage.time + skew) / 1000 + life }),
+  });
+  seen.it.start();
+  await stage.settle();
+  const server_time = new Date(stage.time + skew).toISOString();
+  await stage.welcome({ server_time });
+  await stage.pass(569_000);
+  assert.deepEqual(stage.socket.taken("refresh"), []);
+  await stage.pass(1_000);
+  const [refresh] = stage.socket.taken("refresh");
+  assert.equal(claimsOf(refresh.token).n, 2);
+  stage.socket.says({ type: "ok", ref: refresh.ref });
+  life = 60;
+  await stage.pass(570_000);
+  assert.equal(stage.socket.taken("refresh").length, 2);
+  assert.equal(stage.sockets.length, 1);
+});
+
+test("a refresh that fails is tried again while the old token holds", async () => {
+  const stage = new Stage();
+  let fails = false;
+  const seen = await connected(stage, {
+    token: async () => {
+      if (fails) throw new Error("token endpoint down");
+      return jwt({ exp: stage.time / 1000 + 100 });
+    },
+  });
+  fails = true;
+  await stage.pass(80_000);
+  assert.equal(seen.errors.length, 1);
+  fails = false;
+  await stage.pass(5_000);
+  assert.equal(stage.socket.taken("refresh").length, 1);
+  assert.equal(seen.it.connected, true);
+});
+
+test("a silent socket is asked for a sign of life, and left when none comes", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const first = stage.socket;
+  await stage.pass(20_000);
+  assert.equal(first.taken("ping").length, 1);
+  first.answersPings = false;
+  await stage.pass(20_000);
+  assert.equal(first.taken("ping").length, 2);
+  assert.equal(it.phase, "connected");
+  await stage.pass(10_000);
+  assert.equal(it.phase, "waiting");
+  assert.notEqual(first.closedWith, undefined);
+  first.says({ type: "pong" }); // too late: nobody listens to that socket any more
+  first.ends(1006);
+  assert.equal(it.phase, "waiting");
+});
+
+test("a nudge tries at once while waiting, and tests a socket that seems alive", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.nudge();
+  await stage.pass(3_000);
+  assert.equal(it.phase, "connected");
+  stage.socket.answersPings = false;
+  it.nudge();
+  await stage.pass(3_000);
+  assert.equal(it.phase, "waiting");
+  it.nudge();
+  await stage.welcome();
+  assert.equal(it.phase, "connected");
+});
+
+test("an answer reaches its request; a refusal becomes an error with its code", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const good = it.request({ type: "history", limit: 1 }, { ref: "h-1" });
+  const bad = it.request({ type: "open", customer: "x" }, { ref: "o-1" });
+  await stage.settle();
+  stage.socket.says({ type: "error", ref: "o-1", code: "not_found", message: "no such customer" });
+  stage.socket.says({ type: "message", ref: "h-1" }); // a message's ref answers nothing here
+  stage.socket.says({ type: "history", ref: "h-1", messages: [], more: false });
+  assert.deepEqual((await good).messages, []);
+  await assert.rejects(bad, (error) => error instanceof RequestFailed && error.code === "not_found");
+});
+
+test("a request survives the connection under the same ref; a quiet one ends with it", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const sent = it.request({ type: "send", text: "hi" }, { isSend: true, ref: "r-1" });
+  stage.socket.answersPings = false;
+  const quiet = it.request({ type: "ping" }, { quiet: true });
+  await stage.settle();
+  stage.socket.ends(1006);
+  await assert.rejects(quiet, ConnectionLost);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.deepEqual(stage.socket.taken("send"), [{ type: "send", text: "hi", ref: "r-1" }]);
+  stage.socket.says({ type: "sent", ref: "r-1", seq: 1 });
+  assert.equal((await sent).seq, 1);
+});
+
+test("what the server cannot take now is sent again when it says, under the same ref", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const sent = it.request({ type: "send", text: "hi" }, { isSend: true, ref: "r-1" });
+  await stage.settle();
+  stage.socket.says({ type: "error", ref: "r-1", code: "rate_limited", retry_after: 2 });
+  await stage.pass(1_999);
+  assert.equal(stage.socket.taken("send").length, 1);
+  await stage.pass(1);
+  assert.equal(stage.socket.taken("send").length, 2);
+  stage.socket.says({ type: "error", ref: "r-1", code: "unavailable" });
+  await stage.pass(1_000);
+  assert.equal(stage.socket.taken("send").length, 3);
+  stage.socket.says({ type: "sent", ref: "r-1", seq: 1 });
+  assert.equal((await sent).seq, 1);
+});
+
+test("whoever stays away tells all who wait, and those who come after", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const waiting = it.request({ type: "send", text: "hi" }, { isSend: true });
+  stage.socket.ends(4503);
+  await assert.rejects(waiting, (error) => error instanceof ConnectionEnded && error.code === 4503);
+  await assert.rejects(it.request({ type: "ping" }), ConnectionEnded);
+  it.start();
+  await stage.welcome();
+  assert.equal(it.connected, true);
+});
+
+test("a frame that would close the socket is refused before it is sent", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const large = it.request({ type: "send", text: "€".repeat(30_000) }, { isSend: true });
+  await assert.rejects(large, (error) => error.code === "too_large");
+  assert.deepEqual(stage.socket.taken("send"), []);
+});
+
+test("of several notes of one kind in a turn the newest is sent, and none while away", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage);
+  it.note({ type: "ack", seq: 1 });
+  it.start();
+  await stage.welcome();
+  it.note({ type: "ack", seq: 2 });
+  it.note({ type: "ack", seq: 3 });
+  it.note({ type: "read", customer: "a", seq: 3 }, "a");
+  it.note({ type: "read", customer: "b", seq: 4 }, "b");
+  await stage.settle();
+  assert.deepEqual(stage.socket.sent.slice(1).map((f) => f.seq), [3, 3, 4]);
+});
+
+test("what is no frame is passed over", async () => {
+  const stage = new Stage();
+  const { it, frames } = await connected(stage);
+  for (const data of ["", "null", "[]", "{}", '{"type": 1}', '"x"']) stage.socket.says(data);
+  assert.equal(it.connected, true);
+  assert.deepEqual(frames, []);
+});
+
+test("a stop while the token is being had opens no socket", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage);
+  it.start();
+  it.stop();
+  await stage.settle();
+  assert.equal(stage.sockets.length, 0);
+  assert.equal(it.phase, "ended");
+});
+
+test("a ref is a version 4 UUID, also without crypto.randomUUID", () => {
+  const form = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
+  assert.match(platform.uuid(), form);
+  const kept = Object.getOwnPropertyDescriptor(globalThis, "crypto");
+  Object.defineProperty(globalThis, "crypto", { value: undefined, configurable: true });
+  try {
+    assert.match(platform.uuid(), form);
+    assert.notEqual(platform.uuid(), platform.uuid());
+  } finally {
+    Object.defineProperty(globalThis, "crypto", kept);
+  }
+});
