@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from storage.database import Database
 from storage.errors import Overloaded, RefTaken, Unavailable
 from storage.records import Conversation, Cut, Event, Key, Message, Outcome
 from storage.transaction import Loaded, Mark, Owner, Transaction
+from storage.turns import Turns
 
 R = TypeVar("R")
 
@@ -39,6 +40,13 @@ class Needs(msgspec.Struct, frozen=True):
     mark: tuple[Key, int] | None = None
     unacked: Key | None = None
     device: tuple[str, str, str | None] | None = None  # tenant, installation, token
+
+    @property
+    def tenant(self) -> str:
+        """Whose change this is; none's if it is the gateway's own."""
+        if self.keys:
+            return self.keys[0].tenant
+        return self.device[0] if self.device is not None else ""
 
 
 class _Change(msgspec.Struct, frozen=True):
@@ -61,11 +69,15 @@ class Store:
     """Use cases over one `Database`. Only one writer task exists, whatever calls `submit`."""
 
     QUEUE = 20_000
-    """Changes that may wait, and as many that may wait as `later`; beyond it `Overloaded`."""
-    BATCH = 512
-    """Changes in one commit at the most: the loop does nothing else while they are judged."""
+    """Changes that may wait, and as many that may wait as `later`; beyond it `Overloaded`, for a
+    tenant that has its share of them."""
+    BATCH = 128
+    """Changes of one tenant in one commit at the most: the loop does nothing else while they are
+    judged, and who comes meanwhile waits for two such commits."""
+    SHARE = 16
+    """The same while others wait too, so that one tenant's flood does not hold them up (I8)."""
     LATER = 64
-    """Changes in one commit at the most that are not what somebody in chat waits for."""
+    """The same of what nobody in chat waits for, if nothing else waits; else its `SHARE`."""
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     UNACKED = 1_000
@@ -74,8 +86,8 @@ class Store:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
-        self._queue: deque[_Change] = deque()
-        self._later: deque[_Change] = deque()
+        self._queue = Turns[_Change]()
+        self._later = Turns[_Change]()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._cache: OrderedDict[Key, Conversation] = OrderedDict()
@@ -157,9 +169,8 @@ class Store:
         if self._task is None:
             raise Unavailable("the store is closed")
         queue = self._later if later else self._queue
-        if len(queue) >= self.QUEUE:
+        if not queue.put(needs.tenant, _Change(needs, apply, done), self.QUEUE):
             raise Overloaded(f"{self.QUEUE} changes are waiting for the disk")
-        queue.append(_Change(needs, apply, done))
         self._wake.set()
 
     async def _run(self) -> None:
@@ -168,11 +179,8 @@ class Store:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = [
-                queue.popleft()
-                for queue, most in ((self._queue, self.BATCH), (self._later, self.LATER))
-                for _ in range(min(len(queue), most))
-            ]
+            batch = self._queue.take(self.BATCH, self.SHARE)
+            batch += self._later.take(self.SHARE if batch else self.LATER, self.SHARE)
             await self._commit_or_fail(batch)
 
     async def _commit_or_fail(self, batch: list[_Change]) -> None:

@@ -270,4 +270,11 @@ FAULTS = (
         "        queue = self._queue\n",
         ("tests/storage/test_store.py",),
     ),
+    Fault(
+        "a tenant's flood takes the whole commit",
+        "storage/turns.py",
+        "        most = alone if len(self._queues) == 1 else share\n",
+        "        most = alone\n",
+        ("tests/storage/test_store.py",),
+    ),
 )

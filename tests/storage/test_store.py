@@ -318,9 +318,30 @@ async def test_at_the_bound_of_the_queue_a_change_is_refused_and_none_is_lost(
         waiting = [store.submit(Post(draft(str(n))), Needs(keys=(KEY,))) for n in range(3)]
         assert store.waiting == 3
         with pytest.raises(Overloaded, match="3 changes"):
-            store.submit(nothing, Needs())
+            store.submit(nothing, Needs(keys=(KEY,)))
         assert [m.seq for m in await asyncio.gather(*waiting)] == [1, 2, 3]
-        await store.submit(nothing, Needs())
+        await store.submit(nothing, Needs(keys=(KEY,)))
+
+
+async def test_a_queue_that_one_tenant_filled_still_takes_changes_of_another(path: Path) -> None:
+    async with opened(path) as (store, _):
+        store.QUEUE = 3
+        waiting = [store.submit(Post(draft(str(n))), Needs(keys=(KEY,))) for n in range(3)]
+        other = Key("other", KEY.customer)
+        assert (await store.submit(Post(draft("four"), other), Needs(keys=(other,)))).seq == 1
+        await asyncio.gather(*waiting)
+
+
+async def test_a_flood_of_one_tenant_holds_another_up_by_no_more_than_its_share(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        store.BATCH, store.SHARE = 10, 2
+        flood = [store.submit(Post(draft(str(n))), Needs(keys=(KEY,))) for n in range(30)]
+        other = Key("other", KEY.customer)
+        await store.submit(Post(draft("theirs"), other), Needs(keys=(other,)))
+        assert sum(one.done() for one in flood) <= store.SHARE
+        assert [m.seq for m in await asyncio.gather(*flood)] == list(range(1, 31))
 
 
 async def test_a_commit_takes_no_more_than_its_share_of_a_long_queue(path: Path) -> None:
@@ -370,6 +391,7 @@ async def test_the_number_of_statements_does_not_grow_with_the_batch(
         await store.stop()
     async with Watched(path) as database:
         store = Store(database, Clock())
+        store.BATCH = how_many
         await store.start()
         database.writes.clear()
 

@@ -1,0 +1,51 @@
+"""Turns: what waits for the writer, one queue for each tenant, taken from in turn (I8).
+
+Decides whose change comes next; nothing of what it does. Within a tenant the order is that of
+arrival. Between tenants there is none to keep, because no change touches two. A tenant that floods
+the writer therefore waits for itself, and others wait for no more than its share of a commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Turns(Generic[T]):
+    """Queues, of which every one that is not empty gets its turn."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[T]] = {}  # those with something in them
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def put(self, tenant: str, item: T, bound: int) -> bool:
+        """Queue `item`, unless `bound` wait and this tenant has its share of them; whether it was.
+
+        So a tenant that fills the queue leaves room for the others, who fill it further by no more
+        than their shares (I9).
+        """
+        queue = self._queues.get(tenant)
+        mine = 0 if queue is None else len(queue)
+        if self._size >= bound and mine >= bound // (len(self._queues) + (queue is None)):
+            return False
+        if queue is None:
+            queue = self._queues[tenant] = deque()
+        queue.append(item)
+        self._size += 1
+        return True
+
+    def take(self, alone: int, share: int) -> list[T]:
+        """Up to `alone` if only one tenant waits, else up to `share` of each."""
+        most = alone if len(self._queues) == 1 else share
+        taken: list[T] = []
+        for tenant, queue in tuple(self._queues.items()):
+            taken += [queue.popleft() for _ in range(min(most, len(queue)))]
+            if not queue:
+                del self._queues[tenant]
+        self._size -= len(taken)
+        return taken

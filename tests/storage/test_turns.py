@@ -1,0 +1,53 @@
+"""Whose change comes next: each tenant in its turn, none beyond its share."""
+
+from __future__ import annotations
+
+from storage.turns import Turns
+
+PLENTY = 1000
+
+
+def filled(**waiting: int) -> Turns[str]:
+    turns = Turns[str]()
+    for tenant, many in waiting.items():
+        for n in range(many):
+            assert turns.put(tenant, f"{tenant}{n}", PLENTY)
+    return turns
+
+
+def test_nothing_is_taken_where_nothing_waits() -> None:
+    assert filled().take(10, 2) == []
+
+
+def test_one_tenant_alone_is_served_in_the_order_of_arrival() -> None:
+    turns = filled(a=5)
+    assert turns.take(3, 1) == ["a0", "a1", "a2"]
+    assert turns.take(3, 1) == ["a3", "a4"]
+    assert len(turns) == 0
+
+
+def test_where_others_wait_a_flood_gets_no_more_than_its_share() -> None:
+    turns = filled(flood=9, b=1, c=3)
+    assert turns.take(100, 2) == ["flood0", "flood1", "b0", "c0", "c1"]
+    assert turns.take(100, 2) == ["flood2", "flood3", "c2"]
+    assert len(turns) == 5
+
+
+def test_whoever_is_left_alone_is_no_longer_held_to_a_share() -> None:
+    turns = filled(a=7, b=1)
+    turns.take(100, 1)
+    assert len(turns.take(100, 1)) == 6
+
+
+def test_a_tenant_that_fills_the_queue_is_refused() -> None:
+    turns = Turns[int]()
+    assert [turns.put("flood", n, 4) for n in range(6)] == [True] * 4 + [False] * 2
+    assert len(turns) == 4
+
+
+def test_a_full_queue_takes_the_share_of_a_tenant_that_did_not_fill_it() -> None:
+    turns = Turns[int]()
+    for n in range(4):
+        turns.put("flood", n, 4)
+    assert [turns.put("quiet", n, 4) for n in range(3)] == [True, True, False]
+    assert not turns.put("flood", 4, 4)
