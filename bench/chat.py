@@ -68,6 +68,10 @@ def quantile(rising: list[float], part: float) -> float:
     return rising[min(len(rising) - 1, int(len(rising) * part))]
 
 
+def names(conversations: int) -> list[str]:
+    return [f"c-{i:05}" for i in range(conversations)]
+
+
 async def each(make: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
     """`make` of every item, `AT_ONCE` at a time; the results in the order of the items."""
     todo = list(items)

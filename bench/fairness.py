@@ -23,7 +23,6 @@ from itertools import count, cycle
 
 from bench import bulk, chat, push, servers, wire
 from bench.chat import Chat, Window
-from bench.latency import names
 from bench.plot import NINES, Plot, percentiles
 from bench.report import Report, Row
 from bench.servers import Process
@@ -152,7 +151,7 @@ async def _beside(excesses: list[Excess], rate: float, size: Size) -> Window:
             waiting = [WAITING] if nothing in excesses else []
             bulk.write(directory, HISTORY, AUDIENCE, SLOW, *waiting)
             with servers.gateway(directory, neighbour=never.url, restart_grace=2.0) as process:
-                load = await Chat.open(process, names(CONVERSATIONS), size.agents)
+                load = await Chat.open(process, chat.names(CONVERSATIONS), size.agents)
                 tasks = [asyncio.ensure_future(excess(process)) for excess in excesses]
                 try:
                     if waiting:

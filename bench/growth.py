@@ -13,7 +13,6 @@ from itertools import count
 
 from bench import bulk, chat, servers, wire
 from bench.chat import Chat, clock
-from bench.latency import names
 from bench.plot import Plot
 from bench.report import Report, Row
 from bench.servers import Process
@@ -115,7 +114,7 @@ def _groups(messages: int, size: Size) -> list[bulk.Group]:
 
 
 async def _cost(process: Process, conversations: int, size: Size) -> chat.Window:
-    load = await Chat.open(process, names(conversations), size.agents)
+    load = await Chat.open(process, chat.names(conversations), size.agents)
     window = await chat.saturate(load, IN_FLIGHT, size.warm, size.seconds)
     load.close()
     return window

@@ -26,7 +26,7 @@ async def measure(
         with servers.bare_echo() as process:
             echoes.append(await _paced(await Echo.open(process, conversations), rates[1], size))
         with servers.gateway() as process:
-            load = await Chat.open(process, names(conversations), size.agents)
+            load = await Chat.open(process, chat.names(conversations), size.agents)
             flows.append(await _paced(load, rates[0], size))
     late = max(chat.quantile(w.late, 0.99) for w in flows) * 1000
     for name, (part, bar) in BARS.items():
@@ -57,10 +57,6 @@ async def measure(
             log=True,
         )
     )
-
-
-def names(conversations: int) -> list[str]:
-    return [f"c-{i:05}" for i in range(conversations)]
 
 
 async def _paced(load: Chat | Echo, rate: float, size: Size) -> Window:

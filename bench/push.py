@@ -23,7 +23,6 @@ from aiohttp import ClientSession, TCPConnector
 
 from bench import bulk, chat, servers, wire
 from bench.chat import Chat, clock
-from bench.latency import names
 from bench.report import Report, Row
 from bench.servers import Process
 from bench.size import Size
@@ -183,7 +182,7 @@ async def backlog(report: Report, chat_rate: float, size: Size) -> None:
             with servers.scratch() as directory:
                 bulk.write(directory, bulk.Group("p-", size.backlog, 1, pending=True))
                 with servers.gateway(directory, endpoint=it.url, restart_grace=4.0) as process:
-                    load = await Chat.open(process, names(CONVERSATIONS), size.agents)
+                    load = await Chat.open(process, chat.names(CONVERSATIONS), size.agents)
                     window = await chat.pace(
                         load, chat_rate, it.reached(1), it.reached(size.backlog)
                     )

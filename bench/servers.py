@@ -177,16 +177,32 @@ def gateway(
         path = where / "ringback.toml"
         path.write_text(
             CONFIG.format(ack_timeout=ack_timeout, grace=GRACE, restart_grace=restart_grace)
-            + "".join(
-                TENANT.format(name=name, secret=name[0] * 40, endpoint=url, signing=SIGNING)
-                for name, url in (("acme", endpoint), ("other", neighbour))
-            )
+            + _tenants(acme=endpoint, other=neighbour)
         )
         with python("from bench.servers import serve; serve()", str(path)) as process:
             process.config = config.load(path, {})
             yield process
             if not graceful:
                 process.popen.kill()
+
+
+def _tenants(**endpoints: str) -> str:
+    return "".join(
+        TENANT.format(name=name, secret=name[0] * 40, endpoint=url, signing=SIGNING)
+        for name, url in endpoints.items()
+    )
+
+
+@contextmanager
+def floor() -> Iterator[Process]:
+    """The floor (`bench.floor`) in its own process, over a database that is thrown away."""
+    with scratch() as where:
+        path = where / "tokens.toml"
+        path.write_text(_tenants(acme=NOWHERE))
+        code = "import uvloop; from bench.floor import main; uvloop.run(main())"
+        with python(code, str(where / "floor.db")) as process:
+            process.config = config.load(path, {})
+            yield process
 
 
 def serve() -> None:

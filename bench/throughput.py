@@ -26,10 +26,18 @@ async def echo(connections: int, size: Size) -> Window:
         return window
 
 
+async def floor(conversations: int, size: Size) -> Window:
+    with servers.floor() as process:
+        load = await Chat.open(process, chat.names(conversations), size.agents)
+        in_flight = conversations * size.in_flight
+        window = await chat.saturate(load, in_flight, size.warm, size.seconds)
+        load.close()
+        return window
+
+
 async def full_path(conversations: int, size: Size) -> Window:
     with servers.gateway() as process:
-        names = [f"c-{i:05}" for i in range(conversations)]
-        load = await Chat.open(process, names, size.agents)
+        load = await Chat.open(process, chat.names(conversations), size.agents)
         in_flight = conversations * size.in_flight
         window = await chat.saturate(load, in_flight, size.warm, size.seconds)
         _recount(process, load)
@@ -54,10 +62,11 @@ def _recount(process: Process, load: Chat) -> None:
 
 async def measure(report: Report, conversations: int, size: Size) -> tuple[float, float]:
     """Add the rows; the median rates, of the gateway and of the echo."""
-    echoes, flows = list[Window](), list[Window]()
+    echoes, floors, flows = list[Window](), list[Window](), list[Window]()
     others: dict[str, list[Window]] = {name: [] for name in size.peers}
     for _ in range(size.rounds):
         echoes.append(await echo(conversations, size))
+        floors.append(await floor(conversations, size))
         flows.append(await full_path(conversations, size))
         for name in list(others):
             try:
@@ -86,6 +95,16 @@ async def measure(report: Report, conversations: int, size: Size) -> tuple[float
             "µs per echo",
             load=[w.load for w in echoes],
             note=f"load CPU of the echo; {_servers_share(echoes)}",
+        ),
+        Row(
+            "",
+            "against the floor (bench/floor.py)",
+            "/s",
+            [w.rate for w in flows],
+            [w.rate for w in floors],
+            "/s, one row a message, nothing promised",
+            load=[w.load for w in floors],
+            note=f"load CPU of the floor; {_servers_share(floors)}",
         ),
     ]
     report.rows += [
