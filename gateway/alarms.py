@@ -1,7 +1,11 @@
 """When: the earliest time at which something in a conversation's row becomes due.
 
-One entry per conversation in a heap, in memory; the times themselves are in the rows, from which
-the alarms are set again after a start. Decides nothing about what is due.
+One entry per conversation in a heap for each tenant, in memory; the times themselves are in the
+rows, from which the alarms are set again after a start. Decides nothing about what is due.
+
+Bound (I9): conversations of one tenant that were woken and are not yet judged. The others wait
+here, where they cost nothing, and not in the writer's queue, where a hundred thousand that are due
+at once would stand before every look and verdict; and no tenant waits for another's (I8).
 """
 
 from __future__ import annotations
@@ -9,20 +13,34 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from storage.records import Key
 
-AT_ONCE = 256  # woken in one turn of the loop; the others in the next
+AT_ONCE = 128  # woken and not yet judged, of one tenant
+
+
+@dataclass(slots=True)
+class _Due:
+    """One tenant's alarms, and how many of its conversations are being judged."""
+
+    heap: list[tuple[float, Key]] = field(default_factory=list)
+    judged: int = 0
+
+    @property
+    def next(self) -> float:
+        return self.heap[0][0] if self.heap and self.judged < AT_ONCE else float("inf")
 
 
 class Alarms:
     """Wakes each conversation when the earliest of its times comes; never before `floor`."""
 
     def __init__(self, clock: Callable[[], float], fire: Callable[[Key], None]) -> None:
+        """`fire` is called with who is woken; when they are judged, `judged` is to be called."""
         self.floor = 0.0
         self._clock = clock
         self._fire = fire
-        self._heap: list[tuple[float, Key]] = []
+        self._tenants: dict[str, _Due] = {}
         self._at: dict[Key, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -34,8 +52,18 @@ class Alarms:
         if when >= self._at.get(key, float("inf")) or self._stopped:
             return
         self._at[key] = when
-        heapq.heappush(self._heap, (when, key))
-        if when < self._timer_at:
+        due = self._tenants.get(key.tenant)
+        if due is None:
+            due = self._tenants[key.tenant] = _Due()
+        heapq.heappush(due.heap, (when, key))
+        if when < self._timer_at and due.judged < AT_ONCE:
+            self._arm()
+
+    def judged(self, key: Key) -> None:
+        """What woke `key` has been judged, or could not be: another may be woken in its place."""
+        due = self._tenants[key.tenant]
+        due.judged -= 1
+        if due.next < self._timer_at:
             self._arm()
 
     def stop(self) -> None:
@@ -48,21 +76,19 @@ class Alarms:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._timer_at = float("inf")
-        if self._heap:
-            self._timer_at = self._heap[0][0]
+        self._timer_at = min((due.next for due in self._tenants.values()), default=float("inf"))
+        if self._timer_at != float("inf") and not self._stopped:
             delay = max(0.0, self._timer_at - self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
         now = self._clock()
-        for _ in range(AT_ONCE):
-            if not self._heap or self._heap[0][0] > now or self._stopped:
-                break
-            when, key = heapq.heappop(self._heap)
-            if self._at.get(key) == when:
-                del self._at[key]
-                self._fire(key)
-        if not self._stopped:
-            self._arm()
+        for due in self._tenants.values():
+            while due.next <= now and not self._stopped:
+                when, key = heapq.heappop(due.heap)
+                if self._at.get(key) == when:
+                    del self._at[key]
+                    due.judged += 1
+                    self._fire(key)
+        self._arm()

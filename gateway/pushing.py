@@ -14,7 +14,6 @@ worker's hands is not woken again; while its call is out, joins and leaves do no
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -131,17 +130,18 @@ class Book:
             ]
             tx.after_commit(lambda: self._hand_over(ready, c))
 
-        def done(future: asyncio.Future[None]) -> None:
-            if not future.cancelled() and future.exception() is not None:
+        def done(value: None, error: Exception | None) -> None:
+            if error is not None:
                 self.alarms.set(key, self._clock() + RETRY_TICK)
+            self.alarms.judged(key)
 
         c = self._store.peek(key)
         expiring = c is None or (c.expires_at is not None and c.expires_at <= self._clock())
         needs = Needs(keys=(key,), unacked=key if expiring else None)
         try:
-            self._store.submit(change, needs, later=True).add_done_callback(done)
-        except Unavailable:
-            self.alarms.set(key, self._clock() + RETRY_TICK)
+            self._store.enqueue(change, needs, done, later=True)
+        except Unavailable as error:
+            done(None, error)
 
     def _bring_near(self, tx: Transaction, c: Conversation) -> Conversation:
         """If the clock was set back while nobody ran, no device waits longer than it was told."""
@@ -201,12 +201,15 @@ class Book:
 
     def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
         """Pending messages for which no device is left that is not settled become undeliverable."""
-        if not outcomes.pending(c):
+        waiting = outcomes.pending(c)
+        if not waiting:
             return c
         endpoint = self._chat.tenants[c.tenant].endpoint
         live = c.live_devices if endpoint else ()
         if live:
             upto = min(device.covered for device in live)
+            if upto <= waiting[0].lo:
+                return c
             reason = Reason.REFUSED
         elif c.push_due_at is None:
             upto = c.last

@@ -78,7 +78,11 @@ _SPAN_COLUMNS = ("conversation", "lo_seq", "lo_ord", "hi_seq", "hi_ord", "outcom
 CONVERSATIONS = _upsert("conversations", _CONVERSATION_COLUMNS, "id", ("tenant", "customer"))
 MESSAGES = Into("messages", MESSAGE)
 EVENTS = Into("events", _EVENT_COLUMNS)
-DEVICES = _upsert("devices", _DEVICE_COLUMNS, "id")
+# What an index holds is not set again: SQLite would write the index though nothing in it changes.
+# A registration whose token or installation changes is deleted first (`Transaction._devices`).
+DEVICES = _upsert(
+    "devices", _DEVICE_COLUMNS, "id", ("tenant", "conversation", "installation", "token")
+)
 SPANS = Into("outcomes", _SPAN_COLUMNS)
 COUNTERS = Into(
     "counters",

@@ -1,4 +1,4 @@
-"""Alarms: everybody whose time has come is woken, and the loop has its turns in between."""
+"""Alarms: everybody whose time has come is woken, a part at a time, no tenant behind another."""
 
 from __future__ import annotations
 
@@ -8,22 +8,37 @@ from gateway.alarms import AT_ONCE, Alarms
 from storage.records import Key
 
 
-async def test_all_that_are_due_are_woken_in_the_order_of_their_times_a_part_in_each_turn() -> None:
+async def turn() -> None:
+    """One turn of the loop, with the timers that are due in it."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_all_that_are_due_are_woken_in_order_as_others_have_been_judged() -> None:
     woken: list[Key] = []
-    in_a_turn: list[int] = []
     alarms = Alarms(lambda: 1_000.0, woken.append)
     keys = [Key("acme", f"c-{i}") for i in range(3 * AT_ONCE + 1)]
     for i, key in enumerate(keys):
         alarms.set(key, float(i))
-    later = Key("acme", "later")
-    alarms.set(later, 2_000.0)
-    while len(woken) < len(keys):
-        before = len(woken)
-        await asyncio.sleep(0)
-        in_a_turn.append(len(woken) - before)
+    alarms.set(Key("acme", "later"), 2_000.0)
+    for judged in range(len(keys)):
+        await turn()
+        assert len(woken) == min(judged + AT_ONCE, len(keys))
+        alarms.judged(woken[judged])
     await asyncio.sleep(0.01)
     assert woken == keys
-    assert max(in_a_turn) == AT_ONCE
+    alarms.stop()
+
+
+async def test_a_tenant_does_not_wait_for_the_many_of_another() -> None:
+    woken: list[Key] = []
+    alarms = Alarms(lambda: 1_000.0, woken.append)
+    for i in range(2 * AT_ONCE):
+        alarms.set(Key("many", f"c-{i}"), 1.0)
+    await turn()
+    alarms.set(Key("other", "c"), 2.0)
+    await turn()
+    assert woken[AT_ONCE:] == [Key("other", "c")]
     alarms.stop()
 
 
@@ -38,4 +53,18 @@ async def test_who_is_woken_and_set_again_is_woken_again() -> None:
             await asyncio.sleep(0)
         assert woken == [key]
         woken.clear()
+        alarms.judged(key)
     alarms.stop()
+
+
+async def test_once_stopped_nobody_is_woken() -> None:
+    woken: list[Key] = []
+    alarms = Alarms(lambda: 0.0, woken.append)
+    alarms.set(Key("acme", "c-1"), 0.0)
+    await turn()
+    alarms.set(Key("acme", "c-2"), 0.0)
+    alarms.stop()
+    alarms.set(Key("acme", "c-3"), 0.0)
+    alarms.judged(Key("acme", "c-1"))
+    await asyncio.sleep(0.01)
+    assert woken == [Key("acme", "c-1")]
