@@ -113,8 +113,12 @@ def message_row(m: Message) -> tuple[Any, ...]:
 
 
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
-    plain = {"state": d.state.value, "owes": int(d.owes)}
-    return (*(plain.get(name, getattr(d, name)) for name in DEVICE), c.tenant, c.id)
+    return (
+        d.id, d.installation, d.token, d.generation, d.registered_at, d.platform, d.app,
+        d.environment, d.locale, d.state.value, d.state_at, d.covered_seq, d.covered_ord, d.badge,
+        int(d.owes), d.owed_ord, d.wake_at, d.ring, d.ring_seq, d.ring_ord, d.attempt, d.verdict,
+        d.verdict_at, c.tenant, c.id,
+    )  # fmt: skip
 
 
 def event_row(id: int, prev: int, e: Event) -> tuple[Any, ...]:
