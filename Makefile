@@ -7,9 +7,10 @@ READY  := $(VENV)/.ready
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
 PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/dryrun gateway/sentences \
-        gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/config gateway/starter \
+        gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/contentconfig \
+        gateway/config gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
-        push/ring push/adapters push/signing push/verdicts push/retry push/guard \
+        push/ring push/adapters push/content push/signing push/verdicts push/retry push/guard \
         storage/records storage/outcomes
 
 .PHONY: demo test soak mutate cover lint serve bench lock clean

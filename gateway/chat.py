@@ -35,6 +35,7 @@ from gateway.protocol import (
 )
 from gateway.session import AgentSession, CustomerSession, Held
 from gateway.telling import Telling
+from push.content import Content
 from storage import outcomes
 from storage.errors import Unavailable
 from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message, Outcome
@@ -54,7 +55,7 @@ class TenantRules(NamedTuple):
 
     endpoint: bool = False
     expires_after: float = 86_400.0
-    title: str = "New Message"
+    content: Content = Content()
 
 
 class Posting(msgspec.Struct, frozen=True):

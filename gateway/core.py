@@ -20,6 +20,7 @@ from gateway import protocol
 from gateway.auth import Verifier
 from gateway.chat import Chat, TenantRules
 from gateway.config import Config, Push
+from gateway.contentconfig import content_of
 from gateway.delivery import Timing
 from gateway.devices import Devices
 from gateway.hub import Hub
@@ -185,7 +186,11 @@ def agent_limits(config: Config) -> dict[str, object]:
 def _rules(push: Push | None) -> TenantRules:
     if push is None:
         return TenantRules()
-    return TenantRules(endpoint=True, expires_after=push.expires_after, title=push.title)
+    return TenantRules(
+        endpoint=True,
+        expires_after=push.expires_after,
+        content=content_of(push.content, push.title),
+    )
 
 
 def endpoint_of(tenant: str, push: Push) -> Endpoint:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from cryptography.x509 import load_pem_x509_certificates
 from msgspec import Meta, Struct
 
+from gateway.contentconfig import Content, check_content
 from gateway.values import (
     ConfigError,
     Count,
@@ -123,6 +124,7 @@ class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     previous_signing_secret: SigningSecret = None  # signs too, while the backend changes over
     expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
     title: Text = "New Message"
+    content: Content = Content()
     allow_http: Flag = False  # plain http to other than loopback, for tests
     allow_networks: Networks = ()  # inside, where the backend may be
     ca_file: CaFile = None  # a private authority's certificates
@@ -146,6 +148,7 @@ def check_push(push: Push, wrong: Wrong) -> None:
         raise wrong("endpoint", f"is an address that is not called ({why.value})", expected)
     if push.previous_signing_secret is not None and push.signing_secret is None:
         raise wrong("previous_signing_secret", "has no present one", "signing_secret as well")
+    check_content(push.content, lambda name, *why: wrong(f"content.{name}", *why))
     if push.retry_max < push.retry_first:
         raise wrong("retry_max", f"is {push.retry_max:g}", f"at least {push.retry_first:g}")
     if push.timeout < push.connect_timeout:

@@ -26,6 +26,7 @@ from gateway.alarms import Alarms
 from gateway.chat import Chat, no_live_device
 from gateway.delivery import Action, Decision, Facts, InHand, Reason
 from gateway.protocol import ReceiptState
+from push import content
 from push.ring import (
     Attempt,
     BookUnavailable,
@@ -354,7 +355,8 @@ class Book:
             kind, title, text, seq, upto = RingKind.BADGE, None, None, c.last_seq, device.covered
         else:
             kind = RingKind.PROACTIVE if newest.kind == "proactive" else RingKind.MESSAGE
-            title, text, seq = newest.title or tenant.title, newest.text, newest.seq
+            words = content.words(tenant.content, newest.title, newest.text, device.locale)
+            title, text, seq = words.title, words.text, newest.seq
             upto = c.last if newest is c.newest_counted else newest.cut
             expires_at = newest.expires_at or expires_at
         ring = Ring(

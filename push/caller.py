@@ -20,7 +20,7 @@ import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver
 
-from push import guard, signing
+from push import content, guard, signing
 from push.adapters import Adapter, UnknownAdapterError, adapter_named, asapp
 from push.ring import Claim, Endpoint, Verdict
 from push.verdicts import Answer, Failure, advice
@@ -206,7 +206,10 @@ class Caller:
 
 
 def _sign(adapter: Adapter, endpoint: Endpoint, claim: Claim, now: float) -> Signed:
-    request = adapter.request(claim.ring, claim.target, endpoint)
+    beside = (claim.target.token, endpoint.auth_token)
+    request = content.fitted(
+        lambda ring: adapter.request(ring, claim.target, endpoint), claim.ring, beside
+    )
     proof = signing.headers(claim.ring.id, now, request.body, endpoint.signing_secrets)
     return Signed({**request.headers, **proof}, request.body)
 

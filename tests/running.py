@@ -317,6 +317,7 @@ class Running:
         installation: str = "phone",
         token: str = "device-token",
         tenant: str = "acme",
+        **about: str,
     ) -> str:
         """Register a device over HTTP; the deregistration key."""
         status, told = await self.call(
@@ -325,7 +326,7 @@ class Running:
             Role.CUSTOMER,
             sub,
             tenant=tenant,
-            json={"token": token, "platform": "ios"},
+            json={"token": token, "platform": "ios", **about},
         )
         assert status == 200, told
         key: str = told["deregistration_key"]

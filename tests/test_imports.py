@@ -23,6 +23,7 @@ PURE = [
     "gateway.kit.received",
     "push.ring",
     "push.adapters",
+    "push.content",
     "push.signing",
     "push.verdicts",
     "push.retry",

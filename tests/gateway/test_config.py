@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
-from gateway import pushconfig, values
+from gateway import contentconfig, pushconfig, values
 from gateway.auth import Algorithm
 from gateway.config import (
     AdapterName,
@@ -552,6 +552,7 @@ KINDS = {
     values.KeyText: "key text",
     values.Required: "secret",
     values.OptionalSecret: "secret",
+    contentconfig.ByLanguage: "texts by language",
     pushconfig.SigningSecret: "secret",
 }
 

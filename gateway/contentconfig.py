@@ -1,0 +1,90 @@
+"""What a tenant's notifications say, as a section of the configuration.
+
+Decides: what of it can be used. Leaves to others: the words themselves (`push.content`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final
+
+from msgspec import Struct
+
+from gateway.values import ConfigError, Count, FromEnvironment, meta, must_be_text, shown
+from push import content
+from push.content import Mode
+
+LONGEST: Final = 500  # characters of a text; of what is longer a phone shows the beginning
+
+
+def _by_language(raw: object, base: Path) -> dict[str, str]:
+    """A table of texts by language tag; from the environment, the same as JSON."""
+    if isinstance(raw, FromEnvironment):
+        try:
+            raw = json.loads(raw)
+        except ValueError:
+            raise ValueError("is not JSON") from None
+    if not isinstance(raw, dict) or not raw:
+        raise ValueError("is not a table with an entry")
+    table = {content.language_tag(name): must_be_text(text) for name, text in raw.items()}
+    for name, text in table.items():
+        if not name or content.is_blank(name):
+            raise ValueError("has an entry without a language")
+        if content.is_blank(text) or len(text) > LONGEST:
+            raise ValueError(f"has for {shown(name)} a text that is blank or too long")
+    return table
+
+
+def _language(raw: object, base: Path) -> str:
+    tag = content.language_tag(must_be_text(raw))
+    if not tag:
+        raise ValueError("is empty")
+    return tag
+
+
+def _mode(raw: object, base: Path) -> Mode:
+    text = must_be_text(raw)
+    if text not in list(Mode):
+        raise ValueError(f"is {shown(text)}")
+    return Mode(text)
+
+
+_TABLE = 'texts of 1 to 500 characters by language, such as { en = "…", de = "…" }'
+
+_MODES = '"full", "preview", "generic" or "none"'
+
+ByLanguage = Annotated[dict[str, str] | None, meta(_TABLE, _by_language)]
+Language = Annotated[str, meta('a language tag such as "en" or "de-AT"', _language)]
+Modes = Annotated[Mode, meta(_MODES, _mode)]
+
+
+class Content(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a message a notification shows, and what it says instead."""
+
+    mode: Modes = Mode.FULL
+    preview_chars: Count = 100  # what a reader takes for one character counts as one
+    texts: ByLanguage = None  # None: one in English
+    titles: ByLanguage = None  # for languages in which `title` of the push section is not good
+    locale: Language = "en"  # of `texts`, for a device whose language is not there
+
+
+def check_content(section: Content, wrong: Callable[[str, str, str], ConfigError]) -> None:
+    """Refuse what no single value can tell."""
+    texts = section.texts or content.TEXTS
+    if section.locale not in texts:
+        expected = f"one that texts has: {', '.join(texts)}"
+        raise wrong("locale", f"is {shown(section.locale)}", expected)
+
+
+def content_of(section: Content, title: str) -> content.Content:
+    """What `push.content` wants to know."""
+    return content.Content(
+        mode=section.mode,
+        preview_chars=section.preview_chars,
+        title=title,
+        titles=section.titles or {},
+        texts=section.texts or content.TEXTS,
+        locale=section.locale,
+    )

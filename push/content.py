@@ -1,0 +1,145 @@
+"""What a notification says, and how it is kept within the size that APNs and FCM take.
+
+Decides the words of a ring (at the claim, after which they never change), and how much of them a
+request can carry. Leaves to the adapters where the words go. Pure and deterministic.
+
+A character is what a reader takes for one (a grapheme cluster, UAX 29): cutting never splits a code
+point, a letter from its accents, a flag, or a family of emoji.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+import msgspec
+import orjson
+import regex
+
+from push.adapters import Request
+from push.ring import Ring
+
+BOUND: Final = 4096  # bytes of a payload: APNs and FCM refuse what is longer
+MARK: Final = "…"  # says that something was cut off
+TEXTS: Final[Mapping[str, str]] = {"en": "You have a new message."}
+
+_CLUSTER: Final = regex.compile(r"\X")
+_BLANK: Final = regex.compile(r"[\p{Z}\p{C}]*")
+
+
+class Mode(StrEnum):
+    """How much of a message a notification shows."""
+
+    FULL = "full"
+    PREVIEW = "preview"
+    GENERIC = "generic"
+    NONE = "none"
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant's choice of words. `titles` and `texts` are by language tag, in lower case.
+
+    `title` is the title of a language that `titles` does not have; `locale` is the language of
+    `texts` for a device whose own is not there. `preview_chars` counts characters.
+    """
+
+    mode: Mode = Mode.FULL
+    preview_chars: int = 100
+    title: str = "New Message"
+    titles: Mapping[str, str] = {}
+    texts: Mapping[str, str] = msgspec.field(default_factory=lambda: dict(TEXTS))
+    locale: str = "en"
+
+
+class Words(NamedTuple):
+    """The title and text of a ring; None where nothing is to be handed over."""
+
+    title: str | None
+    text: str | None
+
+
+def words(content: Content, title: str | None, text: str, locale: str | None) -> Words:
+    """What a device of that `locale` is told of a message: never a blank title or text.
+
+    `title` is the message's own, if it has one.
+    """
+    if content.mode is Mode.NONE:
+        return Words(None, None)
+    own = in_language(content.titles, locale) or content.title
+    generic = in_language(content.texts, locale) or content.texts[content.locale]
+    if content.mode is Mode.GENERIC:
+        return Words(own, generic)
+    if title is None or is_blank(title):
+        title = own
+    if content.mode is Mode.PREVIEW:
+        text = cut(text, content.preview_chars)
+    return Words(title, generic if is_blank(text) else text)
+
+
+def in_language(table: Mapping[str, str], locale: str | None) -> str | None:
+    """The entry for `locale` or the nearest more general one (RFC 4647, Lookup)."""
+    tag = language_tag(locale or "")
+    while tag and tag not in table:
+        tag = tag.rpartition("-")[0]
+    return table.get(tag)
+
+
+def language_tag(locale: str) -> str:
+    """`de_AT.UTF-8`, as some systems write it, as the language tag `de-at`."""
+    return regex.split(r"[.@]", locale)[0].replace("_", "-").lower()
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader would see nothing."""
+    return _BLANK.fullmatch(text) is not None
+
+
+def cut(text: str, characters: int) -> str:
+    """`text` if it has no more characters, else that many with a mark."""
+    for number, cluster in enumerate(_CLUSTER.finditer(text)):
+        if number == characters:
+            return _marked(text[: cluster.start()])
+    return text
+
+
+def fitted(write: Callable[[Ring], Request], ring: Ring, beside: tuple[str, ...]) -> Request:
+    """The request for `ring`, its text cut, and then its title, until it is within `BOUND`.
+
+    What is `beside` the payload (the device token, credentials) does not count. What is still too
+    long without words is sent as it is: then the backend's answer decides.
+    """
+    request = write(ring)
+    for name in ("text", "title"):
+        if getattr(ring, name) is not None and _size(request, beside) > BOUND:
+            ring = _shortened(write, ring, name, beside)
+            request = write(ring)
+    return request
+
+
+def _shortened(
+    write: Callable[[Ring], Request], ring: Ring, name: str, beside: tuple[str, ...]
+) -> Ring:
+    """`ring` with the longest beginning of these words that fits, or with the mark alone."""
+    whole: str = getattr(ring, name)
+
+    def upto(end: int) -> Ring:
+        return msgspec.structs.replace(ring, **{name: _marked(whole[:end])})
+
+    ends = [0, *(cluster.end() for cluster in _CLUSTER.finditer(whole))]
+    too_long = bisect_right(ends, BOUND, key=lambda end: _size(write(upto(end)), beside))
+    return upto(ends[max(0, too_long - 1)])
+
+
+def _size(request: Request, beside: tuple[str, ...]) -> int:
+    """Bytes of the body without what is `beside` the payload."""
+    size = len(request.body)
+    for text in filter(None, beside if size > BOUND else ()):
+        written = orjson.dumps(text)[1:-1]
+        size -= request.body.count(written) * len(written)
+    return size
+
+
+def _marked(text: str) -> str:
+    return text.rstrip() + MARK
