@@ -6,7 +6,8 @@ same as the sockets'. A call is answered after the commit or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -52,8 +53,16 @@ class Api:
         self._wall = wall
         self._origins = origins
 
-    def application(self) -> web.Application:
-        """The aiohttp application for the HTTP listener."""
+    @property
+    def limits(self) -> protocol.Limits:
+        return self._chat.limits
+
+    def now(self) -> float:
+        """In epoch seconds, by the clock that does not jump."""
+        return self._chat.clock()
+
+    def application(self, *others: Iterable[web.RouteDef]) -> web.Application:
+        """The aiohttp application for the HTTP listener; `others` are the routes of other files."""
         app = web.Application(
             middlewares=[self._cross_origin, problems],
             client_max_size=self._chat.limits.frame_bytes,
@@ -69,6 +78,7 @@ class Api:
                 web.get("/v1/me/status", self.my_status),
                 web.put("/v1/devices/{installation}", self.put_device),
                 web.delete("/v1/devices/{installation}", self.delete_device),
+                *chain.from_iterable(others),
             ]
         )
         return app
@@ -95,7 +105,7 @@ class Api:
 
     async def post_message(self, request: web.Request) -> web.Response:
         """Send as an agent or a service; 201 after the commit."""
-        who = self._who(request, Role.SERVICE, Role.AGENT)
+        who = self.who(request, Role.SERVICE, Role.AGENT)
         body = await self._body(request, protocol.PostMessage)
         service = who.role is Role.SERVICE
         kind = body.kind or (MessageKind.PROACTIVE if service else MessageKind.CHAT)
@@ -110,7 +120,7 @@ class Api:
             name=who.name,
             text=body.text,
             data=body.data,
-            ref=_idempotency_key(request),
+            ref=idempotency_key(request),
             kind=kind,
             title=body.title,
             expires_at=body.expires_at.timestamp() if body.expires_at else None,
@@ -124,7 +134,7 @@ class Api:
         }
         if duplicate:
             answer["duplicate"] = True
-        return _json(answer, 201)
+        return as_json(answer, 201)
 
     def _limit(self, who: Identity) -> None:
         bucket = self._rates.bucket(who)
@@ -134,16 +144,16 @@ class Api:
 
     async def messages(self, request: web.Request) -> web.Response:
         """A page of history."""
-        who = self._who(request, Role.SERVICE, Role.AGENT)
-        before = _integer(request, "before", 1, 2**53)
-        limit = _integer(request, "limit", 1, protocol.HISTORY_MAX)
+        who = self.who(request, Role.SERVICE, Role.AGENT)
+        before = integer(request, "before", 1, 2**53)
+        limit = integer(request, "limit", 1, protocol.HISTORY_MAX)
         _, messages, more = await self._inbox.past(_key(request, who), before, limit)
-        return _json({"messages": [frames.message(m) for m in messages], "more": more})
+        return as_json({"messages": [frames.message(m) for m in messages], "more": more})
 
     async def deliveries(self, request: web.Request) -> web.Response:
         """What became of one message, and why."""
-        who = self._who(request, Role.SERVICE, Role.AGENT)
-        seq = _integer(request, "seq", 1, 2**53)
+        who = self.who(request, Role.SERVICE, Role.AGENT)
+        seq = integer(request, "seq", 1, 2**53)
         if seq is None:
             raise FrameError(ErrorCode.BAD_FRAME, "seq: missing; say which message, as ?seq=9")
         told = await self._chat.store.told(_key(request, who), seq)
@@ -155,20 +165,20 @@ class Api:
         if policy is not None:
             endpoint = self._chat.tenants[who.tenant].endpoint
             answer["policy"] = dry_run(told, policy, now=now, endpoint=endpoint, after=after)
-        return _json(answer)
+        return as_json(answer)
 
     # Status
 
     async def status(self, request: web.Request) -> web.Response:
         """A customer's status, for agents and services."""
-        who = self._who(request, Role.SERVICE, Role.AGENT)
-        return _json(self._status(await self._known(_key(request, who))))
+        who = self.who(request, Role.SERVICE, Role.AGENT)
+        return as_json(self._status(await self._known(_key(request, who))))
 
     async def my_status(self, request: web.Request) -> web.Response:
         """The customer's own status; zeros for one whom nobody has written to yet."""
-        who = self._who(request, Role.CUSTOMER)
+        who = self.who(request, Role.CUSTOMER)
         c = await self._chat.store.conversation(Key(who.tenant, who.sub))
-        return _json(self._status(c or Conversation(0, who.tenant, who.sub)))
+        return as_json(self._status(c or Conversation(0, who.tenant, who.sub)))
 
     def _status(self, c: Conversation) -> dict[str, Any]:
         return {**frames.facts(c), "in_chat": self._chat.hub.is_in_chat(c.key)}
@@ -183,13 +193,13 @@ class Api:
 
     async def put_device(self, request: web.Request) -> web.Response:
         """Register at app start and whenever the token changes."""
-        who = self._who(request, Role.CUSTOMER)
+        who = self.who(request, Role.CUSTOMER)
         installation = _id(request, "installation")
         body = await self._body(request, protocol.PutDevice)
         key = await self._devices.register(
             Key(who.tenant, who.sub), who.name, Registration.of(body, installation)
         )
-        return _json({"installation": installation, "deregistration_key": key})
+        return as_json({"installation": installation, "deregistration_key": key})
 
     async def delete_device(self, request: web.Request) -> web.Response:
         """Deregister with the customer's token, or with nothing but the deregistration key."""
@@ -200,26 +210,27 @@ class Api:
             if check is KeyCheck.FORGED:
                 raise FrameError(ErrorCode.FORBIDDEN, "this deregistration key was not given out")
         else:
-            who = self._who(request, Role.CUSTOMER)
+            who = self.who(request, Role.CUSTOMER)
             await self._devices.deregister(Key(who.tenant, who.sub), installation)
         return web.Response(status=204)
 
     async def list_devices(self, request: web.Request) -> web.Response:
         """A customer's registrations; tokens only as fingerprints."""
-        who = self._who(request, Role.SERVICE)
+        who = self.who(request, Role.SERVICE)
         c = await self._known(_key(request, who))
-        return _json({"devices": [_device(device) for device in c.devices]})
+        return as_json({"devices": [_device(device) for device in c.devices]})
 
     async def sign_out(self, request: web.Request) -> web.Response:
         """Close a customer's sessions and forget all their devices."""
-        who = self._who(request, Role.SERVICE)
+        who = self.who(request, Role.SERVICE)
         if not await self._devices.sign_out(_key(request, who)):
             raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
         return web.Response(status=204)
 
     # Requests
 
-    def _who(self, request: web.Request, *roles: Role) -> Identity:
+    def who(self, request: web.Request, *roles: Role) -> Identity:
+        """Who calls, by their token. Raises `FrameError` unless they have one of `roles`."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise FrameError(ErrorCode.UNAUTHORIZED, "give a token: Authorization: Bearer …")
@@ -291,7 +302,8 @@ def _problem(error: FrameError, status: int | None = None, **headers: str) -> we
     )
 
 
-def _json(body: Any, status: int = 200) -> web.Response:
+def as_json(body: Any, status: int = 200) -> web.Response:
+    """An answer."""
     return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
 
 
@@ -303,7 +315,8 @@ def _id(request: web.Request, name: str) -> str:
     return protocol.check_id(request.match_info[name], name)
 
 
-def _integer(request: web.Request, name: str, least: int, most: int) -> int | None:
+def integer(request: web.Request, name: str, least: int, most: int) -> int | None:
+    """A number of the query. Raises `FrameError`."""
     text = request.query.get(name)
     if text is None:
         return None
@@ -318,11 +331,12 @@ def _policy(request: web.Request) -> tuple[Policy | None, float]:
     if name is not None and name not in list(Policy):
         known = ", ".join(Policy)
         raise FrameError(ErrorCode.BAD_FRAME, f"policy: there is no such one; give one of {known}")
-    after = _integer(request, "after", 0, 2**31)
+    after = integer(request, "after", 0, 2**31)
     return Policy(name) if name else None, UNREAD_AFTER if after is None else float(after)
 
 
-def _idempotency_key(request: web.Request) -> str | None:
+def idempotency_key(request: web.Request) -> str | None:
+    """The header of that name. Raises `FrameError`."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not (1 <= len(key) <= protocol.REF_CHARS and key.isprintable()):
         raise FrameError(

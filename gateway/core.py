@@ -18,6 +18,7 @@ import structlog
 
 from gateway import protocol
 from gateway.auth import Verifier
+from gateway.campaigns import Campaigns
 from gateway.chat import Chat, TenantRules
 from gateway.config import Config, Push
 from gateway.contentconfig import content_of
@@ -33,6 +34,7 @@ from gateway.sessions import Sessions
 from push.guard import meant_by
 from push.ring import DeviceRef, Endpoint
 from push.worker import BackendCalls, PushWorker
+from storage.campaigns import CampaignRows
 from storage.database import Database
 from storage.errors import StorageError
 from storage.store import Store
@@ -73,6 +75,7 @@ class Core:
         )
         self.book = Book(self.chat, self._wake)
         self.devices = Devices(self.chat, self.book)
+        self.campaigns = Campaigns(self.chat, CampaignRows(database), self._waiting)
         self.inbox = Inbox(self.chat, agent_limits(config), clock)
         limits = config.limits
         self.rates = Rates(
@@ -121,6 +124,7 @@ class Core:
         )
         waiting = await self.book.recover()
         self._worker.start()
+        await self.campaigns.start()
         self._housekeeper = asyncio.create_task(self._keep_house(), name="housekeeper")
         return waiting
 
@@ -133,6 +137,7 @@ class Core:
         """End what runs and close the database. Nothing is lost, whenever this is cut short."""
         if self._housekeeper is not None:
             self._housekeeper.cancel()
+        await self.campaigns.stop()
         if self._worker is not None:
             longest = max((e.timeout for e in self._endpoints.values()), default=0.0)
             await self._worker.drain(longest + 1.0)
@@ -151,6 +156,9 @@ class Core:
     def _wake(self, ref: DeviceRef) -> None:
         if self._worker is not None:
             self._worker.wake(ref)
+
+    def _waiting(self, tenant: str) -> int:
+        return 0 if self._worker is None else self._worker.load(tenant).waiting
 
     def _failed(self, error: Exception) -> None:
         self.metrics.faults.inc()

@@ -50,6 +50,11 @@ JSON_DEPTH: Final = 32  # the frame itself is the first level
 HISTORY_DEFAULT: Final = 50
 HISTORY_MAX: Final = 200
 REF_KEPT_DAYS: Final = 7
+RATE_DEFAULT: Final = 100.0  # recipients of a campaign per second
+RATE_MAX: Final = 10_000.0
+AUDIENCE_MAX: Final = 1_000_000  # recipients of a campaign
+AUDIENCE_BYTES: Final = 1024 * 1024  # of a body that lists them; a file may have any size
+CAMPAIGNS_OPEN: Final = 100  # campaigns of one tenant that are not over
 
 
 class Limits(Struct, frozen=True):
@@ -211,6 +216,7 @@ Cursor = Annotated[str, Meta(min_length=1, max_length=CURSOR_CHARS)]
 Title = Annotated[str, Meta(min_length=1, max_length=TITLE_CHARS)]
 Moment = Annotated[datetime, Meta(tz=True)]
 Text = Annotated[str, Meta(min_length=1)]
+Rate = Annotated[float, Meta(ge=0.01, le=RATE_MAX)]
 Data = dict[str, Any]
 
 
@@ -441,6 +447,30 @@ class PostMessage(Struct, frozen=True, kw_only=True):
     kind: MessageKind | None = None
     title: Title | None = None
     expires_at: Moment | None = None
+
+
+class Unknown(StrEnum):
+    """What a campaign does about customers whom nobody has seen yet: `create` makes them."""
+
+    CREATE = "create"
+    SKIP = "skip"
+
+
+class PostCampaign(Struct, frozen=True, kw_only=True):
+    """`POST /v1/campaigns`. `text` and `title` are templates (`gateway.audience`).
+
+    `audience` is the word `devices` or a list of ids and objects; without it a file comes along.
+    """
+
+    __repr__ = _unsaid
+    text: Text
+    audience: list[str | dict[str, Any]] | Literal["devices"] | None = None
+    title: Title | None = None
+    data: Data | None = None
+    send_at: Moment | None = None
+    expires_at: Moment | None = None
+    rate: Rate = RATE_DEFAULT
+    unknown: Unknown = Unknown.CREATE
 
 
 class PutDevice(Struct, frozen=True, kw_only=True):
@@ -769,9 +799,9 @@ class FrameError(Exception):
 _CUSTOMER: Final = msgspec.json.Decoder[CustomerFrame](CustomerFrame)
 _AGENT: Final = msgspec.json.Decoder[AgentFrame](AgentFrame)
 _BODIES: Final[Mapping[type, msgspec.json.Decoder[Any]]] = {
-    body: msgspec.json.Decoder(body) for body in (PostMessage, PutDevice)
+    body: msgspec.json.Decoder(body) for body in (PostMessage, PostCampaign, PutDevice)
 }
-Body = TypeVar("Body", PostMessage, PutDevice)
+Body = TypeVar("Body", PostMessage, PostCampaign, PutDevice)
 
 _FRAME_TYPES: Final[Mapping[msgspec.json.Decoder[Any], Mapping[str, type[Struct]]]] = {
     _CUSTOMER: CUSTOMER_FRAMES,
@@ -838,8 +868,10 @@ def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any
         _check_content(frame, limits)
         if "\\u0000" in raw:  # JSON has no other way to write it
             _check_no_nul(frame)
-    if kind is PostMessage and frame.expires_at is not None:
-        _check_moment(frame.expires_at)
+    for name in _MOMENTS if kind in _DATED else ():
+        moment = getattr(frame, name, None)
+        if moment is not None:
+            _check_moment(name, moment)
     return frame
 
 
@@ -861,7 +893,9 @@ def _depth(raw: str) -> int:
 # What a schema cannot say
 
 _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, surrogates
-_WORDED: Final = frozenset({Send, AgentSend, PostMessage})
+_WORDED: Final = frozenset({Send, AgentSend, PostMessage, PostCampaign})
+_DATED: Final = frozenset({PostMessage, PostCampaign})
+_MOMENTS: Final = ("send_at", "expires_at")
 _IDS: Final = frozenset(
     {"ref", "customer", "installation", "platform", "app", "environment", "locale", "cursor"}
 )
@@ -878,8 +912,7 @@ def _plain(kind: type[Struct]) -> tuple[str, ...]:
 
 
 _PLAIN: Final[Mapping[type, tuple[str, ...]]] = {
-    kind: _plain(kind)
-    for kind in (*get_args(CustomerFrame), *get_args(AgentFrame), PostMessage, PutDevice)
+    kind: _plain(kind) for kind in (*get_args(CustomerFrame), *get_args(AgentFrame), *_BODIES)
 }
 
 
@@ -890,7 +923,7 @@ def _check_plain(text: str, name: str, frame: Any) -> None:
         raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain control characters", clean)
 
 
-def _check_content(frame: Send | AgentSend | PostMessage, limits: Limits) -> None:
+def _check_content(frame: Send | AgentSend | PostMessage | PostCampaign, limits: Limits) -> None:
     ref = getattr(frame, "ref", None)
     if len(frame.text) > limits.text_chars:
         raise FrameError(
@@ -912,7 +945,7 @@ def _check_content(frame: Send | AgentSend | PostMessage, limits: Limits) -> Non
         )
 
 
-def _check_no_nul(frame: Send | AgentSend | PostMessage) -> None:
+def _check_no_nul(frame: Send | AgentSend | PostMessage | PostCampaign) -> None:
     for name in ("text", "title", "data"):
         if _has_nul(getattr(frame, name, None)):
             ref = getattr(frame, "ref", None)
@@ -931,11 +964,9 @@ _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
-def _check_moment(moment: datetime) -> None:
+def _check_moment(name: str, moment: datetime) -> None:
     if not _EARLIEST <= moment <= _LATEST:
-        raise FrameError(
-            ErrorCode.BAD_FRAME, "expires_at: must be a time from 1970 to 9999, in UTC"
-        )
+        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must be a time from 1970 to 9999, in UTC")
 
 
 # What was wrong
@@ -995,6 +1026,10 @@ _RIGHT: Final[Mapping[str, str]] = {
     "kind": _one_of(MessageKind),
     "title": f"a string of 1 to {TITLE_CHARS} characters",
     "expires_at": "an RFC 3339 time with a zone, as a string",
+    "send_at": "an RFC 3339 time with a zone, as a string",
+    "audience": "the word devices, or a list of ids and of objects with customer",
+    "rate": f"a number from 0.01 to {RATE_MAX:.0f}, in recipients per second",
+    "unknown": _one_of(Unknown),
 }
 """What would be right, per field."""
 

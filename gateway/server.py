@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from gateway.api import Api, admin
+from gateway.campaign_api import CampaignCalls
 from gateway.clock import Clock, wall
 from gateway.config import Address, Config
 from gateway.core import Core
@@ -100,7 +101,9 @@ class Gateway:
         self.ports["admin"] = await self._site(
             "admin", admin(core.chat, core.metrics), server.admin
         )
-        self.ports["http"] = await self._site("http", api.application(), server.http)
+        self.ports["http"] = await self._site(
+            "http", api.application(CampaignCalls(api, core.campaigns).routes()), server.http
+        )
         try:
             self.ports["chat"] = await self.sockets.start(server.chat)
         except OSError as error:

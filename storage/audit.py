@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from storage import campaigns
 from storage.database import snapshot
 from storage.records import Outcome
 
@@ -43,6 +44,7 @@ class Rule(StrEnum):
     FORGOTTEN = "forgotten"
     DEVICE = "device"
     EVENT = "event"
+    CAMPAIGN = "campaign"
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -193,6 +195,8 @@ def audit(path: Path, now: float) -> Audit:
             stored = _stored(db)
             _strays(db, report)
             _chains(db, report)
+            for tenant, problem in campaigns.problems(db.execute):
+                report(Rule.CAMPAIGN, problem, tenant=tenant)
         except sqlite3.Error as error:
             report(Rule.INTEGRITY, f"cannot be read further, and is recounted no further: {error}")
     balances = [

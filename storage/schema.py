@@ -163,5 +163,52 @@ _CHAINED_EVENTS = (
     "DROP INDEX events_message",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CHAINED_EVENTS)
+_CAMPAIGNS = (
+    """
+    CREATE TABLE campaigns (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        tenant TEXT NOT NULL,
+        author TEXT NOT NULL,
+        name TEXT,
+        ref TEXT,
+        digest TEXT NOT NULL,
+        state TEXT NOT NULL,
+        text TEXT NOT NULL,
+        title TEXT,
+        data TEXT,
+        unknown TEXT NOT NULL,
+        rate REAL NOT NULL,
+        created_at REAL NOT NULL,
+        send_at REAL,
+        expires_at REAL,
+        ended_at REAL,
+        duplicates INTEGER NOT NULL,
+        total INTEGER NOT NULL,
+        cursor INTEGER NOT NULL,
+        sent INTEGER NOT NULL,
+        skipped INTEGER NOT NULL,
+        CHECK (sent + skipped <= total)
+    )
+    """,
+    "CREATE INDEX campaigns_tenant ON campaigns (tenant)",
+    "CREATE UNIQUE INDEX campaigns_ref ON campaigns (tenant, author, ref) WHERE ref IS NOT NULL",
+    """
+    CREATE TABLE campaign_recipients (
+        campaign INTEGER NOT NULL REFERENCES campaigns (number),
+        n INTEGER NOT NULL,
+        customer TEXT NOT NULL,
+        fields TEXT,
+        conversation INTEGER,
+        seq INTEGER,
+        skipped TEXT,
+        PRIMARY KEY (campaign, n),
+        CHECK ((conversation IS NULL) = (seq IS NULL)),
+        CHECK (seq IS NULL OR skipped IS NULL)
+    ) WITHOUT ROWID
+    """,
+    "CREATE UNIQUE INDEX campaign_recipients_once ON campaign_recipients (campaign, customer)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CHAINED_EVENTS, _CAMPAIGNS)
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

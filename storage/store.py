@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from storage import sql
+from storage import campaigns, sql
 from storage.database import Database
 from storage.errors import Overloaded, RefTaken, Unavailable
 from storage.records import Conversation, Cut, Event, Key, Message, Outcome
@@ -37,9 +37,11 @@ class Needs(msgspec.Struct, frozen=True):
 
     keys: tuple[Key, ...] = ()
     ref: tuple[Key, str, str, str] | None = None  # read only when one of the batch is taken
+    refs: tuple[tuple[Key, str, str, str], ...] = ()  # as `ref`, for who sends many in one change
     mark: tuple[Key, int] | None = None
     unacked: Key | None = None
     device: tuple[str, str, str | None] | None = None  # tenant, installation, token
+    campaign: str | None = None
 
     @property
     def tenant(self) -> str:
@@ -281,10 +283,19 @@ class Store:
             keys.update(await self._load_owners(devices, loaded))
         committed = await self._load_conversations(keys)
         if refs:
-            await self._load_refs([n.ref for n in needs if n.ref], committed, loaded)
+            asked = [ref for n in needs for ref in (n.ref, *n.refs) if ref is not None]
+            await self._load_refs(asked, committed, loaded)
         await self._load_marks({n.mark for n in needs if n.mark}, committed, loaded)
         await self._load_unacked({n.unacked for n in needs if n.unacked}, committed, loaded)
+        await self._load_campaigns({n.campaign for n in needs if n.campaign}, loaded)
         return committed, loaded
+
+    async def _load_campaigns(self, asked: set[str], loaded: Loaded) -> None:
+        if asked:
+            read = self._database.read_for_write
+            for row in await read(campaigns.LOAD, sql.rows(asked)):
+                campaign = campaigns.to_campaign(row)
+                loaded.campaigns[campaign.id] = campaign
 
     async def _load_unacked(
         self, asked: set[Key], committed: dict[Key, Conversation], loaded: Loaded

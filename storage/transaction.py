@@ -20,6 +20,7 @@ import msgspec
 import orjson
 
 from storage import outcomes, sql
+from storage.campaigns import Campaign, campaign_put
 from storage.outcomes import Move, Trigger
 from storage.records import (
     Conversation,
@@ -61,6 +62,7 @@ class Loaded(msgspec.Struct):
     unacked: dict[Key, list[Message]] = {}
     installations: dict[tuple[str, str], Owner | None] = {}
     tokens: dict[tuple[str, str], Owner | None] = {}
+    campaigns: dict[str, Campaign] = {}
 
 
 class _Savepoint(NamedTuple):
@@ -72,6 +74,7 @@ class _Savepoint(NamedTuple):
     puts: int
     undo: int
     counters: int
+    also: int
 
 
 class Transaction:
@@ -102,6 +105,7 @@ class Transaction:
         self._spans: list[tuple[int, int, Span | None]] = []
         self._puts: list[tuple[Key, Conversation | None]] = []
         self._undo: list[Callable[[], Any]] = []
+        self._also: list[Statement] = []
         self._touched = False
         self.counted: Counter[tuple[str, str]] = Counter()
         """By how much each of the tenants' counters changes, as `statements` found it."""
@@ -136,6 +140,10 @@ class Transaction:
 
     def owner_of_token(self, tenant: str, token: str) -> Owner | None:
         return self._loaded.tokens.get((tenant, token))
+
+    def campaign(self, id: str) -> Campaign | None:
+        """The campaign as the changes before this one left it, if it was asked for."""
+        return self._loaded.campaigns.get(id)
 
     # What may be done
 
@@ -299,6 +307,21 @@ class Transaction:
         recorded = Event(conversation.id, from_seq, seq, self.now, event, text)
         self._events.append((conversation.key, recorded))
 
+    def put_campaign(self, campaign: Campaign) -> Campaign:
+        """Make `campaign` the state that the following changes see."""
+        known = self._loaded.campaigns
+        before = known.get(campaign.id)
+        self._undo.append(
+            lambda: known.pop(campaign.id) if before is None else known.update({before.id: before})
+        )
+        known[campaign.id] = campaign
+        self.also(campaign_put(campaign))
+        return campaign
+
+    def also(self, statement: Statement) -> None:
+        """Write this too, after everything else: for tables that no other change judges."""
+        self._also.append(statement)
+
     def undo(self, callback: Callable[[], Any]) -> None:
         """Run `callback` if this change turns out not to have happened, or is run again.
 
@@ -323,6 +346,7 @@ class Transaction:
             len(self._puts),
             len(self._undo),
             len(self._accepted),
+            len(self._also),
         )
 
     def rollback(self, to: _Savepoint) -> None:
@@ -333,6 +357,7 @@ class Transaction:
         del self._spans[to.spans :]
         del self.callbacks[to.callbacks :]
         del self._accepted[to.counters :]
+        del self._also[to.also :]
         for key, before in reversed(self._puts[to.puts :]):
             if before is None:
                 del self.changed[key]
@@ -383,6 +408,7 @@ class Transaction:
                 sql.COUNTERS,
                 [(*slot, value) for slot, value in self.counted.items() if value],
             ),
+            *self._also,
         ]
 
     def _chain(self) -> list[tuple[Any, ...]]:

@@ -25,6 +25,7 @@ from tests.simulation.__main__ import simulate
 Fault = Callable[[Path], Awaitable[Result]]
 FAULTS = (
     "kill",
+    "campaign",
     "power",
     "disk",
     "network",
