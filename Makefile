@@ -11,7 +11,8 @@ PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway
         gateway/config gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
         push/ring push/adapters push/content push/signing push/verdicts push/retry push/guard \
-        storage/records storage/outcomes
+        storage/records storage/outcomes \
+        gateway/audience
 
 .PHONY: demo test soak mutate cover lint serve bench lock clean
 

@@ -199,7 +199,8 @@ class File:
         """The lines that `data` completes. Raises `FrameError` if the file is of no use."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         found = [line for one in whole for line in self._line(one)]
-        self._check_bound(len(self._rest) + len(self._quoted))
+        coming = self._first if self._quoted else self._number + 1
+        self._check_bound(len(self._rest) + len(self._quoted), coming)
         return found
 
     def end(self) -> list[Line]:
@@ -214,9 +215,9 @@ class File:
 
     def _line(self, line: bytes) -> Iterable[Line]:
         self._number += 1
-        self._check_bound(len(line) + len(self._quoted))
         if not self._quoted:
             self._first = self._number
+        self._check_bound(len(line) + len(self._quoted), self._first)
         if self._number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")  # as spreadsheets begin their files
         if self.format is Format.CSV:
@@ -267,10 +268,9 @@ class File:
             self._refuse(self._first, "two columns have the same name")
         self.columns = tuple(columns)
 
-    def _check_bound(self, size: int) -> None:
+    def _check_bound(self, size: int, line: int) -> None:
         if size > LINE_BYTES:
-            where = self._first if self._quoted else self._number + 1
-            self._refuse(where, f"longer than {LINE_BYTES} bytes; perhaps a quote is not closed")
+            self._refuse(line, f"longer than {LINE_BYTES} bytes; perhaps a quote is not closed")
 
     def _refuse(self, line: int, problem: str) -> None:
         raise FrameError(ErrorCode.BAD_FRAME, f"recipients: line {line}: {problem}")

@@ -131,8 +131,8 @@ class Campaigns:
         self._making: set[tuple[str, str, str]] = set()
         self._cleaner: asyncio.Task[None] | None = None
         self._stopped = False
-        self.handled: Counter[tuple[str, str]] = Counter()
-        """Recipients since the start, by tenant and what became of them, for the metrics."""
+        self.counted: Callable[[str, str, int], None] = lambda tenant, result, many: None
+        """Told how many recipients were sent to, or skipped and why, for the metrics."""
 
     # Life
 
@@ -444,8 +444,8 @@ class Campaigns:
         return tx.put_campaign(c)
 
     def _count(self, tenant: str, handled: list[Handled]) -> None:
-        for one in handled:
-            self.handled[tenant, one.skipped or "sent"] += 1
+        for result, many in Counter(one.skipped or "sent" for one in handled).items():
+            self.counted(tenant, result, many)
 
     # Telling
 

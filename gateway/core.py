@@ -95,6 +95,8 @@ class Core:
             self.wall,
         )
         self.book.decided = self.metrics.decided
+        self.campaigns.counted = self.metrics.recipients
+        self.metrics.open_campaigns = self.campaigns.open
         self.sessions.rejected = self.metrics.rejected
         self.store.failed = self._failed
         self._rng = rng

@@ -6,7 +6,8 @@ tenant and words of ours; never a customer, a token or a text (I10).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -15,6 +16,7 @@ from prometheus_client.exposition import generate_latest
 from gateway.delivery import Decision
 from gateway.hub import Hub
 from push.ring import Attempt, Claim
+from storage.campaigns import Campaign
 from storage.records import Outcome
 from storage.store import Store
 
@@ -54,6 +56,14 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self._recipients = Counter(
+            "ringback_campaign_recipients_total",
+            "Recipients of campaigns, by what became of them: sent, or why skipped",
+            ("tenant", "result"),
+            registry=self.registry,
+        )
+        self.open_campaigns: Callable[[], list[Campaign]] = list
+        """Every campaign that is not over."""
         self.faults = Counter(
             "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
         )
@@ -82,12 +92,30 @@ class Metrics:
         for state, count in self._hub.counts().items():
             sessions.add_metric((state,), count)
         yield sessions
+        yield from self._campaigns()
         yield GaugeMetricFamily(
             "ringback_writer_waiting", "Changes waiting for a commit", self._store.waiting
         )
         yield GaugeMetricFamily(
             "ringback_writer_commits", "Commits since the start", self._store.commits
         )
+
+    def _campaigns(self) -> Iterable[Metric]:
+        campaigns = GaugeMetricFamily(
+            "ringback_campaigns", "Campaigns that are not over", labels=("tenant", "state")
+        )
+        left = GaugeMetricFamily(
+            "ringback_campaign_left", "Recipients still to be sent to", labels=("tenant",)
+        )
+        open = self.open_campaigns()
+        for (tenant, state), count in sorted(
+            Tally((c.tenant, c.state.value) for c in open).items()
+        ):
+            campaigns.add_metric((tenant, state), count)
+        for tenant in sorted({c.tenant for c in open}):
+            left.add_metric((tenant,), sum(c.left for c in open if c.tenant == tenant))
+        yield campaigns
+        yield left
 
     def _unbalanced(self, tenant: str) -> int:
         counters = self._store.counters
@@ -101,6 +129,9 @@ class Metrics:
         tenant, verdict = claim.ref.tenant, attempt.verdict
         self._attempts.labels(tenant, verdict.kind.value, verdict.reason).inc()
         self._latency.labels(tenant).observe(attempt.ms / 1000)
+
+    def recipients(self, tenant: str, result: str, many: int) -> None:
+        self._recipients.labels(tenant, result).inc(many)
 
     def rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()

@@ -26,6 +26,8 @@ CALLS: list[tuple[str, str, set[Role], Any]] = [
     ("GET", "/v1/me/status", {Role.CUSTOMER}, None),
     ("PUT", "/v1/devices/phone", {Role.CUSTOMER}, {"token": "t"}),
     ("DELETE", "/v1/devices/phone", {Role.CUSTOMER}, None),
+    ("POST", "/v1/campaigns", {Role.SERVICE}, {"text": "x", "audience": ["c-42"]}),
+    ("GET", "/v1/campaigns", {Role.SERVICE}, None),
     ("POST", "/v1/customers/c-42/sign_out", {Role.SERVICE}, None),
 ]
 

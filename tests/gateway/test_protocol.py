@@ -29,6 +29,7 @@ from gateway.protocol import (
     InboxFilter,
     Limits,
     MessageKind,
+    PostCampaign,
     PostMessage,
     PutDevice,
     Role,
@@ -531,6 +532,7 @@ def test_no_error_gives_back_what_was_sent() -> None:
         protocol.Send(ref="r", text=SECRET),
         protocol.AgentSend(ref="r", customer="c", text=SECRET),
         PostMessage(customer="c", text=SECRET),
+        PostCampaign(text=SECRET),
         PutDevice(token=SECRET),
     ],
 )
@@ -560,6 +562,35 @@ def test_a_posted_message_has_its_kind_title_and_expiry() -> None:
 def test_a_posted_message_needs_only_customer_and_text() -> None:
     posted = decode_body(b'{"customer":"c","text":"x"}', PostMessage)
     assert (posted.kind, posted.title, posted.expires_at, posted.data) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("text", "", "text: must be a string that is not empty"),
+        ("text", "x" * 8_001, "text: 8001 characters, at most 8000 are allowed"),
+        ("text", "a\0b", "text: must not contain NUL"),
+        ("audience", "everybody", "audience: must be the word devices, or a list"),
+        ("audience", ["c-1", 7], "audience: must be the word devices, or a list"),
+        ("rate", 0, "rate: must be a number from 0.01 to 10000"),
+        ("rate", 10_001, "rate: must be a number from 0.01 to 10000"),
+        ("unknown", "delete", "unknown: must be one of create, skip"),
+        ("send_at", "tomorrow", "send_at: must be an RFC 3339 time"),
+        ("send_at", "0001-01-01T00:00:00Z", "send_at: must be a time from 1970"),
+        ("expires_at", "0001-01-01T00:00:00Z", "expires_at: must be a time from 1970"),
+        ("data", {"x": "y" * 17_000}, "data: 17008 bytes of JSON"),
+    ],
+)
+def test_a_campaign_that_is_none_is_refused_by_the_field(
+    field: str, value: object, problem: str
+) -> None:
+    error = body_refusal(orjson.dumps({"text": "x", field: value}), PostCampaign)
+    assert error.message.startswith(problem)
+
+
+def test_a_campaign_needs_only_a_text_and_goes_at_a_moderate_pace() -> None:
+    told = decode_body(b'{"text": "Hi {name}"}', PostCampaign)
+    assert (told.audience, told.rate, told.unknown) == (None, 100.0, protocol.Unknown.CREATE)
 
 
 @pytest.mark.parametrize("value", ["2026-11-24T09:00:00", "tomorrow", 1_790_000_000, "", True])

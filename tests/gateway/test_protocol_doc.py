@@ -26,6 +26,7 @@ from gateway.protocol import (
     CloseCode,
     ErrorCode,
     Limits,
+    PostCampaign,
     PostMessage,
     PutDevice,
     Role,
@@ -268,6 +269,7 @@ def test_every_block_of_json_is_json() -> None:
         "json server agent",
         "json http",
         "json http message",
+        "json http campaign",
         "json http registration",
         "json http policy",
         "json backend",
@@ -309,6 +311,14 @@ FIXED: Mapping[str, tuple[str, float]] = {
     "a `ref` is remembered for at least": ("REF_KEPT_DAYS", protocol.REF_KEPT_DAYS),
     "first reconnect backoff": ("BACKOFF_FIRST", protocol.BACKOFF_FIRST),
     "longest reconnect backoff": ("BACKOFF_MAX", protocol.BACKOFF_MAX),
+    "`rate` of a campaign when absent": ("RATE_DEFAULT", protocol.RATE_DEFAULT),
+    "`rate` of a campaign": ("RATE_MAX", protocol.RATE_MAX),
+    "recipients of a campaign": ("AUDIENCE_MAX", protocol.AUDIENCE_MAX),
+    "a campaign with its recipients in the JSON body": (
+        "AUDIENCE_BYTES",
+        protocol.AUDIENCE_BYTES,
+    ),
+    "campaigns of a tenant that are not over": ("CAMPAIGNS_OPEN", protocol.CAMPAIGNS_OPEN),
 }
 
 
@@ -351,6 +361,7 @@ def test_the_doc_lists_exactly_the_fields_of_the_http_bodies() -> None:
     told = {row[0]: fields(row[1]) for row in table("HTTP API", "body")}
     assert told == {
         "a message": struct_fields(PostMessage),
+        "a campaign": struct_fields(PostCampaign),
         "a registration": struct_fields(PutDevice),
     }
 
@@ -359,6 +370,9 @@ def test_the_examples_of_http_bodies_are_taken_and_show_every_field() -> None:
     (message,) = examples("http", "message")
     decode_body(json.dumps(message).encode(), PostMessage)
     assert set(message) == set(struct_fields(PostMessage))
+    (campaign,) = examples("http", "campaign")
+    decode_body(json.dumps(campaign).encode(), PostCampaign)
+    assert set(campaign) == set(struct_fields(PostCampaign))
     (registration,) = examples("http", "registration")
     decode_body(json.dumps(registration).encode(), PutDevice)
     assert set(registration) == set(struct_fields(PutDevice))
@@ -371,7 +385,8 @@ def test_the_example_of_a_problem_is_one_of_the_error_codes() -> None:
 
 
 def test_the_doc_lists_exactly_the_calls_that_the_http_listener_serves() -> None:
-    source = (Path(__file__).parents[2] / "gateway" / "api.py").read_text(encoding="utf-8")
+    files = (Path(__file__).parents[2] / "gateway").glob("*.py")
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
     served = {
         (method.upper(), re.sub(r"\{[a-z]+\}", "{}", path))
         for method, path in re.findall(r'web\.(get|post|put|delete)\(\s*"(/v1/[^"]*)"', source)

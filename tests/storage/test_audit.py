@@ -17,7 +17,7 @@ from storage import audit
 from storage.audit import Audit, Rule
 from storage.errors import CannotOpen
 from storage.records import Outcome
-from tests.running import PATIENT, QUICK, running
+from tests.running import PATIENT, QUICK, Running, running
 
 TEXT = "nobody may read this in a finding"
 
@@ -62,6 +62,19 @@ async def _live(directory: Path) -> None:
     async with running(directory, delivery=PATIENT) as it:
         await it.customer("ben")
         await it.write("ben", TEXT)
+        await _campaign(it)
+
+
+async def _campaign(it: Running) -> None:
+    """One that is paused: sent to one, skipped one, and one is left."""
+    told = {"text": TEXT, "audience": ["dora", "eve", "fred"], "rate": 10, "unknown": "skip"}
+    await it.write("dora", TEXT)
+    _, campaign = await it.call("POST", "/v1/campaigns", Role.SERVICE, "crm", json=told)
+    while campaign["sent"] + campaign["skipped"] < 2:
+        path = f"/v1/campaigns/{campaign['id']}"
+        _, campaign = await it.call("GET", path, Role.SERVICE, "crm")
+    _, campaign = await it.call("POST", f"{path}/pause", Role.SERVICE, "crm")
+    assert campaign["left"] == 1
 
 
 def _in(seconds: float) -> str:
@@ -93,9 +106,9 @@ def test_all_holds_in_a_database_that_nobody_damaged(path: Path) -> None:
     assert told.holds
     (acme,) = told.balances
     assert acme.holds
-    assert acme.counted["accepted"] == 7
+    assert acme.counted["accepted"] == 9
     assert all(acme.counted[outcome] for outcome in Outcome)
-    assert (told.conversations, told.messages) == (3, 8)
+    assert (told.conversations, told.messages) == (4, 10)
 
 
 CONVERSATION = "UPDATE conversations SET {} WHERE customer = 'anna'"
@@ -113,7 +126,7 @@ SPAN = (
         ("DELETE FROM counters WHERE name = 'pushed'", Rule.COUNTER, "pushed is 0, but there are"),
         ("INSERT INTO counters VALUES ('ghost', 'pushed', 2)", Rule.COUNTER, "there are 0"),
         (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "anna 4: has 2 outcomes: expired and pushed"),
-        (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "7 messages were accepted and have 8 outcomes"),
+        (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "9 messages were accepted and have 10 outcomes"),
         (SPAN.format("4, 3, 9, 8"), Rule.SPAN, "anna 9: span 4 to 9, expired: points beyond"),
         ("UPDATE outcomes SET hi_ord = 7 WHERE outcome = 'pushed'", Rule.SPAN, "is 7, counted 3"),
         ("UPDATE outcomes SET lo_ord = 0 WHERE outcome = 'pushed'", Rule.SPAN, "is 0, counted 2"),
@@ -180,6 +193,26 @@ SPAN = (
             Rule.EVENT,
             "does not name its last event",
         ),
+        (
+            "UPDATE campaigns SET total = 4",
+            Rule.CAMPAIGN,
+            "its recipients are 4, counted 3",
+        ),
+        ("UPDATE campaigns SET sent = 2", Rule.CAMPAIGN, "says that 2 were sent, counted 1"),
+        ("UPDATE campaigns SET skipped = 0", Rule.CAMPAIGN, "that 0 were skipped, counted 1"),
+        ("UPDATE campaigns SET cursor = 1", Rule.CAMPAIGN, "recipient 2 is beyond its cursor 1"),
+        ("UPDATE campaigns SET cursor = 3", Rule.CAMPAIGN, "recipient 3 is beyond its cursor 3"),
+        (
+            "UPDATE messages SET ref = 'another' WHERE ref LIKE 'cp_%'",
+            Rule.CAMPAIGN,
+            "recipient 1 has no message 2",
+        ),
+        (
+            "UPDATE campaign_recipients SET seq = 1 WHERE n = 1",
+            Rule.CAMPAIGN,
+            "recipient 1 has no message 1",
+        ),
+        ("UPDATE campaigns SET sent = 2", Rule.CAMPAIGN, "has 1 messages, and recorded 2"),
     ],
 )
 def test_damage_is_found_and_named(path: Path, damage: str, rule: Rule, said: str) -> None:

@@ -1,0 +1,433 @@
+"""Campaigns from end to end: a real gateway, file and backend, and what a service is told."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from gateway import campaigns
+from gateway.protocol import Role, timestamp
+from storage.audit import audit
+from storage.errors import Unavailable
+from tests import recount
+from tests.running import PATIENCE, PATIENT, QUICK, Running, running
+
+FAST = {"rate": 10_000}
+SLOW = {"rate": 0.01}
+
+
+async def post(it: Running, tenant: str = "acme", key: str | None = None, **told: Any) -> Any:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return await it.call(
+        "POST",
+        "/v1/campaigns",
+        Role.SERVICE,
+        "crm",
+        tenant=tenant,
+        headers=headers,
+        json={"text": "hello", **FAST, **told},
+    )
+
+
+async def begin(it: Running, **told: Any) -> str:
+    status, answer = await post(it, **told)
+    assert status == 201, answer
+    id: str = answer["id"]
+    return id
+
+
+async def upload(
+    it: Running, file: str, kind: str = "text/csv", key: str | None = None, **told: Any
+) -> tuple[int, Any]:
+    form = aiohttp.FormData()
+    settings = orjson.dumps({"text": "hello", **FAST, **told}).decode()
+    form.add_field("campaign", settings, content_type="application/json")
+    form.add_field("recipients", file, content_type=kind, filename="recipients")
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return await it.call("POST", "/v1/campaigns", Role.SERVICE, "crm", data=form, headers=headers)
+
+
+async def ask(
+    it: Running, id: str, what: str = "", method: str = "GET", tenant: str = "acme"
+) -> tuple[int, Any]:
+    path = f"/v1/campaigns/{id}{what}"
+    return await it.call(method, path, Role.SERVICE, "crm", tenant=tenant)
+
+
+async def until(
+    it: Running, id: str, enough: Callable[[Any], bool], what: str = ""
+) -> dict[str, Any]:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            _, told = await ask(it, id, what)
+            if enough(told):
+                return dict(told)
+            await asyncio.sleep(0.01)
+
+
+async def over(it: Running, id: str) -> dict[str, Any]:
+    return await until(it, id, lambda told: told["state"] == "finished")
+
+
+async def test_everybody_of_a_list_gets_their_own_words_and_is_rung_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        people = {"c-1": "Ann", "c-2": "Ben", "c-3": "Cleo"}
+        for customer in people:
+            await it.register(customer, customer, f"token of {customer}")
+        listed = [{"customer": customer, "name": name} for customer, name in people.items()]
+        id = await begin(it, text="Dear {name}", title="For {name}", audience=[*listed, listed[0]])
+        told = await over(it, id)
+        assert (told["recipients"], told["duplicates"]) == (3, 1)
+        assert (told["sent"], told["skipped"], told["left"]) == (3, 0, 0)
+        rung = {}
+        for _ in people:
+            call = await it.backend.take()
+            rung[call.ring["customer"]] = call.body["payload"]["aps"]["alert"]
+            assert call.ring["kind"] == "proactive"
+        assert rung == {
+            who: {"title": f"For {name}", "body": f"Dear {name}"} for who, name in people.items()
+        }
+        report = await until(it, id, lambda r: r["rung"] == 3, "/report")
+        assert it.backend.untaken == 0
+        assert report == {
+            "id": id, "state": "finished", "recipients": 3, "rung": 3, "in_chat": 0, "pending": 0,
+            "skipped": {}, "failed": {}, "left": 0, "read": 0,
+        }  # fmt: skip
+
+
+async def test_a_file_of_csv_is_an_audience(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        file = 'customer,name\r\nc-1,"Ann, really"\r\nc-2,Ben\r\nc-1,Ann\r\n'
+        status, told = await upload(it, file, text="Hi {name}")
+        assert status == 201, told
+        assert (told["recipients"], told["duplicates"]) == (2, 1)
+        await over(it, told["id"])
+        _, page = await it.call("GET", "/v1/customers/c-1/messages", Role.SERVICE)
+        assert [m["text"] for m in page["messages"]] == ["Hi Ann, really"]
+
+
+async def test_a_file_of_json_lines_is_an_audience(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        status, told = await upload(it, '"c-1"\n{"customer": "c-2"}\n', "application/x-ndjson")
+        assert (status, told["recipients"]) == (201, 2)
+        assert (await over(it, told["id"]))["sent"] == 2
+
+
+async def test_all_with_a_live_device_are_an_audience(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register("c-1", "one", "t-1")
+        await it.register("c-1", "two", "t-2")
+        await it.register("c-2", "three", "t-3")
+        await it.register("elsewhere", "four", "t-4", tenant="other")
+        await it.write("nobody")
+        told = await over(it, await begin(it, audience="devices"))
+        assert (told["recipients"], told["duplicates"]) == (2, 0)
+
+
+async def test_in_chat_it_is_a_message_and_no_ring_and_reading_is_reported(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=QUICK) as it:
+        await it.register("c-1", "phone", "t-1")
+        customer = await it.customer("c-1")
+        id = await begin(it, audience=["c-1", "c-2"])
+        message = await customer.take("message", text="hello")
+        assert message["kind"] == "proactive"
+        await customer.send("read", seq=message["seq"])
+        report = await until(it, id, lambda r: r["read"] and r["failed"], "/report")
+        assert (report["in_chat"], report["read"], report["rung"]) == (1, 1, 0)
+        assert report["failed"] == {"no_device": 1}
+        assert it.backend.calls == []
+
+
+async def test_customers_whom_nobody_has_seen_are_made_or_skipped_as_asked(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.write("known")
+        await over(it, await begin(it, audience=["made"]))
+        status, _ = await it.call("GET", "/v1/customers/made/status", Role.SERVICE)
+        assert status == 200
+        id = await begin(it, audience=["known", "unknown"], unknown="skip")
+        told = await over(it, id)
+        assert (told["sent"], told["skipped"], told["left"]) == (1, 1, 0)
+        _, report = await ask(it, id, "/report")
+        assert report["skipped"] == {"unknown_customer": 1}
+        status, _ = await it.call("GET", "/v1/customers/unknown/status", Role.SERVICE)
+        assert status == 404
+
+
+# Steps
+
+
+async def test_a_campaign_is_paused_goes_on_at_its_place_and_is_cancelled(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        id = await begin(it, audience=[f"c-{i}" for i in range(3)], **SLOW)
+        await until(it, id, lambda told: told["sent"] == 1)
+        for _ in range(2):  # again is as once
+            status, told = await ask(it, id, "/pause", "POST")
+            assert (status, told["state"], told["sent"]) == (200, "paused", 1)
+        for _ in range(2):
+            status, told = await ask(it, id, "/resume", "POST")
+            assert (status, told["state"], told["sent"]) == (200, "running", 1)
+        for _ in range(2):
+            status, told = await ask(it, id, "/cancel", "POST")
+            assert (status, told["state"], told["left"]) == (200, "cancelled", 2)
+        status, told = await ask(it, id, "/resume", "POST")
+        assert (status, told["code"]) == (409, "conflict")
+        assert "cancelled already" in told["detail"]
+        _, report = await ask(it, id, "/report")
+        assert (report["skipped"], report["left"]) == ({"cancelled": 2}, 0)
+
+
+async def test_it_goes_on_after_a_restart_and_nobody_gets_it_twice(tmp_path: Path) -> None:
+    people = [f"c-{i}" for i in range(40)]
+    async with running(tmp_path) as it:
+        id = await begin(it, audience=people, rate=20)
+        await until(it, id, lambda told: told["sent"] >= 3)
+        paused = await begin(it, audience=people, **SLOW)
+        await ask(it, paused, "/pause", "POST")
+    async with running(tmp_path) as it:
+        await over(it, id)
+        assert (await ask(it, paused))[1]["state"] == "paused"
+    found = [(m.customer, m.seq) for m in recount.check(tmp_path / "ringback.db")]
+    first = {customer for customer, seq in found if seq == 1}
+    assert first == set(people)
+    assert audit(tmp_path / "ringback.db", time.time()).findings == []
+
+
+async def test_nothing_is_sent_before_its_time(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        soon = time.time() + 0.4
+        id = await begin(it, audience=["c-1"], send_at=timestamp(soon))
+        _, told = await ask(it, id)
+        assert (told["state"], told["sent"]) == ("scheduled", 0)
+        await over(it, id)
+        _, page = await it.call("GET", "/v1/customers/c-1/messages", Role.SERVICE)
+        assert page["messages"][0]["at"] >= timestamp(soon)
+
+
+async def test_what_is_not_sent_when_it_expires_is_skipped(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        id = await begin(
+            it, audience=["c-1", "c-2"], rate=3, expires_at=timestamp(time.time() + 0.2)
+        )
+        told = await until(it, id, lambda told: told["state"] == "expired")
+        assert (told["sent"], told["left"]) == (1, 1)
+        _, report = await ask(it, id, "/report")
+        assert report["skipped"] == {"expired": 1}
+
+
+async def test_a_refused_disk_delays_a_campaign_and_no_recipient_is_lost_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaigns, "RETRY", 0.01)
+    async with running(tmp_path) as it:
+        store = it.gateway.core.store
+        real = store._database.write
+        failures = iter([True, False, True, True])
+
+        async def write(statements: Any) -> None:
+            if any("campaign_recipients" in sql for sql, _ in statements) and next(failures, False):
+                raise Unavailable("the disk is full")
+            await real(statements)
+
+        id = await begin(it, audience=[f"c-{i}" for i in range(120)])
+        monkeypatch.setattr(store._database, "write", write)
+        assert (await over(it, id))["sent"] == 120
+        assert next(failures, None) is None
+    found = [(m.customer, m.seq) for m in recount.check(tmp_path / "ringback.db")]
+    assert sorted(found) == sorted((f"c-{i}", 1) for i in range(120))
+
+
+# Keys
+
+
+async def test_the_same_key_is_the_same_campaign_and_another_is_a_conflict(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        file = "customer\nc-1\nc-2\n"
+        _, first = await upload(it, file, key="summer")
+        status, again = await upload(it, file, key="summer")
+        assert (status, again["id"], again["duplicate"]) == (201, first["id"], True)
+        for other in ({"file": "customer\nc-1\n"}, {"file": file, "text": "bye"}):
+            status, told = await upload(it, key="summer", **other)
+            assert (status, told["code"]) == (409, "conflict")
+        _, page = await it.call("GET", "/v1/campaigns", Role.SERVICE)
+        assert [c["id"] for c in page["campaigns"]] == [first["id"]]
+
+
+async def test_a_campaign_that_was_refused_leaves_its_key_free(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        status, told = await upload(it, "customer\nc-1\n\x01\n", key="summer")
+        assert status == 400, told
+        status, _ = await upload(it, "customer\nc-1\n", key="summer")
+        assert status == 201
+
+
+async def test_a_message_that_used_the_campaigns_id_as_its_key_is_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    """A service may do this by mistake; then that recipient is skipped and the others are not."""
+    async with running(tmp_path) as it:
+        id = await begin(it, audience=["c-1", "c-2"], send_at=timestamp(time.time() + 0.4))
+        await it.call(
+            "POST",
+            "/v1/messages",
+            Role.SERVICE,
+            "crm",
+            headers={"Idempotency-Key": id},
+            json={"customer": "c-1", "text": "something else"},
+        )
+        told = await over(it, id)
+        assert (told["sent"], told["skipped"]) == (1, 1)
+        _, report = await ask(it, id, "/report")
+        assert report["skipped"] == {"ref_taken": 1}
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("told", "detail"),
+    [
+        ({}, "audience: missing"),
+        ({"audience": []}, "recipients: there are none"),
+        ({"audience": "devices", "text": "Hi {name}"}, "the file has no column name"),
+        ({"audience": ["c-1"], "text": "Hi {name"}, "text: at character 4"),
+        ({"audience": ["c-1"], "text": "Hi {name}"}, "entry 1: name: missing"),
+        ({"audience": ["c-1", "", "c-2"]}, "recipients: entry 2: customer: must be"),
+        ({"audience": ["c-1"], "rate": 0}, "rate: must be a number from 0.01 to 10000"),
+        ({"audience": ["c-1"], "expires_at": "2020-01-01T00:00:00Z"}, "expires_at: must be"),
+        (
+            {
+                "audience": ["c-1"],
+                "send_at": "2090-01-02T00:00:00Z",
+                "expires_at": "2090-01-01T00:00:00Z",
+            },
+            "expires_at: must be a time to come, and after send_at",
+        ),
+    ],
+)
+async def test_a_bad_campaign_is_refused_and_nothing_is_left_of_it(
+    tmp_path: Path, told: dict[str, Any], detail: str
+) -> None:
+    async with running(tmp_path) as it:
+        status, answer = await post(it, **told)
+        assert status == 400, answer
+        assert detail in answer["detail"]
+        _, page = await it.call("GET", "/v1/campaigns", Role.SERVICE)
+        assert page == {"campaigns": [], "more": False}
+
+
+async def test_bad_lines_of_a_file_are_named_and_nothing_was_sent(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        rows = [f"c-{i},Ann" for i in range(2_000)]
+        rows[998] = ",Ann"
+        rows[1_500] = "c-9"
+        status, told = await upload(it, "\n".join(["customer,name", *rows]), text="Hi {name}")
+        assert status == 400
+        assert "line 1000: customer: must be" in told["detail"]
+        assert "line 1502: 1 cells" in told["detail"]
+        status, _ = await it.call("GET", "/v1/customers/c-1/status", Role.SERVICE)
+        assert status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "detail"),
+    [
+        (b"x", "multipart/form-data; boundary=b", "not multipart/form-data"),
+        (b"--b--\r\n", "multipart/form-data; boundary=b", "the first part must be campaign"),
+        (b"x", "multipart/form-data", "not multipart/form-data"),
+        (b"hello", "text/csv", "the body must be application/json, or multipart/form-data"),
+        (b"{", "application/json", "not JSON"),
+        (b'{"text": "' + b"x" * 1_100_000, "application/json", "larger than 1048576 bytes"),
+    ],
+)
+async def test_a_body_that_is_none_is_refused(
+    tmp_path: Path, body: bytes, kind: str, detail: str
+) -> None:
+    async with running(tmp_path) as it:
+        status, told = await it.call(
+            "POST",
+            "/v1/campaigns",
+            Role.SERVICE,
+            data=io.BytesIO(body),
+            headers={"Content-Type": kind},
+        )
+        assert status in (400, 413, 415), told
+        assert detail in told["detail"]
+
+
+async def test_a_tenant_has_a_bounded_number_of_campaigns_that_are_not_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.protocol.CAMPAIGNS_OPEN", 2)
+    async with running(tmp_path) as it:
+        first = await begin(it, audience=["c-1", "c-2"], **SLOW)
+        await begin(it, audience=["c-1", "c-2"], **SLOW)
+        status, told = await post(it, audience=["c-1"])
+        assert (status, told["code"]) == (409, "conflict")
+        await ask(it, first, "/cancel", "POST")
+        await begin(it, audience=["c-1"])
+
+
+async def test_another_tenant_sees_nothing_of_a_campaign(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        id = await begin(it, audience=["c-1", "c-2"], **SLOW)
+        for what, method in (("", "GET"), ("/report", "GET"), ("/cancel", "POST")):
+            status, told = await ask(it, id, what, method, tenant="other")
+            assert (status, told["code"]) == (404, "not_found")
+        _, page = await it.call("GET", "/v1/campaigns", Role.SERVICE, tenant="other")
+        assert page["campaigns"] == []
+        assert (await ask(it, id))[1]["state"] == "running"
+
+
+async def test_campaigns_are_listed_newest_first_in_pages(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        ids = [await begin(it, audience=["c-1"]) for _ in range(3)]
+        _, page = await it.call("GET", "/v1/campaigns?limit=2", Role.SERVICE)
+        assert ([c["id"] for c in page["campaigns"]], page["more"]) == ([ids[2], ids[1]], True)
+        _, page = await it.call("GET", f"/v1/campaigns?limit=2&before={ids[1]}", Role.SERVICE)
+        assert ([c["id"] for c in page["campaigns"]], page["more"]) == ([ids[0]], False)
+
+
+async def test_progress_is_a_metric(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await over(it, await begin(it, audience=["c-1", "c-2"]))
+        id = await begin(it, audience=["c-1", "c-2", "c-3"], **SLOW)
+        await until(it, id, lambda told: told["sent"] == 1)
+        _, text = await it.call("GET", "/metrics", listener="admin")
+        assert 'ringback_campaign_recipients_total{result="sent",tenant="acme"} 3.0' in text
+        assert 'ringback_campaigns{state="running",tenant="acme"} 1.0' in text
+        assert 'ringback_campaign_left{tenant="acme"} 2.0' in text
+
+
+async def test_a_campaign_waits_while_many_devices_of_its_tenant_wait_for_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that an agent's message is not behind all of it; other tenants' campaigns go on."""
+    async with running(tmp_path) as it:
+        waiting = {"acme": campaigns.BUSY + 1, "other": 0}
+        monkeypatch.setattr(it.gateway.core.campaigns, "_waiting", waiting.__getitem__)
+        held = await begin(it, audience=["c-1"])
+        status, other = await post(it, tenant="other", audience=["c-1"])
+        assert status == 201
+        async with asyncio.timeout(PATIENCE):
+            while (await ask(it, other["id"], tenant="other"))[1]["state"] != "finished":
+                await asyncio.sleep(0)
+        assert (await ask(it, held))[1]["sent"] == 0
+        waiting["acme"] = 0
+        await over(it, held)
+
+
+async def test_doubles_across_batches_of_a_large_file_are_one_message(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        rows = [f"c-{i % 900}" for i in range(1_800)]
+        _, told = await upload(it, "\n".join(["customer", *rows]))
+        assert (told["recipients"], told["duplicates"]) == (900, 900)
+        assert (await over(it, told["id"]))["sent"] == 900
+    assert {m.seq for m in recount.check(tmp_path / "ringback.db")} == {1}
