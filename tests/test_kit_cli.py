@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -265,3 +266,77 @@ async def test_what_cannot_be_tested_is_one_line(tmp_path: Path) -> None:
 async def test_without_a_database_there_is_no_device(tmp_path: Path) -> None:
     await ringback(tmp_path, "init")
     assert "no database" in (await push_test(tmp_path, "--device", "phone")).refused()
+
+
+# ringback push conform
+
+
+async def conform(directory: Path, *words: str, **environ: str) -> Ended:
+    return await ringback(directory, "push", "conform", *words, **environ)
+
+
+async def test_a_right_backend_conforms_and_the_report_says_so(tmp_path: Path) -> None:
+    await ringback(tmp_path, "init")
+    async with shown(tmp_path, *CONFIG) as it:
+        ended = await conform(tmp_path, f"{it.url}/ring", *CONFIG, "--token", TOKEN)
+        assert (ended.code, ended.err) == (0, "")
+        assert "the backend conforms" in ended.out
+        assert not re.search(r"^(fail|warn)", ended.out, re.MULTILINE)
+
+
+async def test_a_broken_backend_is_told_what_was_sent_what_came_and_what_is_asked(
+    tmp_path: Path,
+) -> None:
+    async with shown(tmp_path) as it:  # it checks no signatures
+        environ = {"BACKEND_AUTH_TOKEN": "dev", "BACKEND_SIGNING_SECRET": SIGNING}
+        ended = await conform(tmp_path, f"{it.url}/ring", "--token", TOKEN, **environ)
+        assert (ended.code, ended.err) == (1, "")
+        assert "fail     body_changed" in ended.out
+        told = ended.out.partition("\nfail: a changed body is refused (body_changed)")[2]
+        for part in (
+            "contract: The signature is over",
+            "docs/push-contract.md#checking-the-signature",
+            f"POST {it.url}/ring",
+            f'"deviceToken": "***{fingerprint(TOKEN)}"',
+            "came, after",
+        ):
+            assert part in told
+        assert "does NOT conform" in ended.out
+        assert not any(secret in ended.out for secret in (TOKEN, SIGNING, '"dev"'))
+
+
+async def test_the_report_for_machines_has_every_check(tmp_path: Path) -> None:
+    async with shown(tmp_path) as it:
+        url = f"{it.url}/ring"
+        ended = await conform(tmp_path, url, "--auth-token", "dev", "--json")
+        told = json.loads(ended.out)
+        assert (ended.code, told["conforms"], told["signed"]) == (0, True, False)
+        results = {check["name"]: check["result"] for check in told["checks"]}
+        assert results["message"] == "pass"
+        assert results["body_changed"] == "unknown"
+        assert all(
+            {"found", "contract", "see", "calls"} <= check.keys() for check in told["checks"]
+        )
+
+
+async def test_a_backend_that_is_not_there_fails_the_first_check(tmp_path: Path) -> None:
+    ended = await conform(tmp_path, "http://127.0.0.1:9/ring")
+    assert ended.code == 1
+    assert "is the backend running" in ended.out
+    assert "not tried" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "give the backend's URL"),
+        (("push.acme.example/ring",), "https://"),
+        (("http://127.0.0.1:9/", "--signing-secret", "whsec_x"), "--signing-secret: "),
+        (("http://127.0.0.1:9/", "--config", "missing.toml"), "missing.toml"),
+        (("http://127.0.0.1:9/", "--adapter", "pigeon"), "pigeon"),
+    ],
+)
+async def test_what_cannot_be_checked_is_one_line(
+    tmp_path: Path, words: tuple[str, ...], named: str
+) -> None:
+    assert named in (await conform(tmp_path, *words)).refused()

@@ -17,6 +17,7 @@ import orjson
 from aiohttp import web
 
 from gateway.kit.behaviours import HELP, Behaviour, UnknownBehaviour, Way, parse
+from gateway.kit.probe import RANG
 from gateway.kit.received import Received, read
 from push.ring import Verdict
 from push.verdicts import Answer, Failure, judge
@@ -70,7 +71,7 @@ class FakeBackend:
     behaviour: Behaviour = field(default_factory=Behaviour)
     clock: Callable[[], float] = time.time
     _dead: set[str] = field(default_factory=set)
-    _rung: dict[str, None] = field(default_factory=dict)
+    _rung: dict[str, int] = field(default_factory=dict)
     _badge_seqs: dict[tuple[str, str], int] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -174,16 +175,17 @@ class FakeBackend:
         if call.token in self._dead:
             return Given(410, "the device token is dead", _rejecting(call), _JSON)
         if double:
-            return Given(200, "rung before, not again")
-        if call.id:
-            _remember(self._rung, call.id, None)
+            return Given(200, "rung before, not again", headers=_rang(self._rung[call.id]))
         place = (call.token or "", call.customer or "")
         if call.badge_seq is not None:
             newest = self._badge_seqs.get(place, 0)
             if call.badge_seq < newest and call.kind == "badge":
-                return Given(200, "a late badge, dropped")
+                _remember(self._rung, call.id, 0)
+                return Given(200, "a late badge, dropped", headers=_rang(0))
             _remember(self._badge_seqs, place, max(newest, call.badge_seq))
-        return Given(200, "rung")
+        if call.id:
+            _remember(self._rung, call.id, 1)
+        return Given(200, "rung", headers=_rang(1))
 
 
 _JSON: Final = {"Content-Type": "application/json"}
@@ -191,6 +193,11 @@ _JSON: Final = {"Content-Type": "application/json"}
 
 def _rejecting(call: Received) -> bytes:
     return orjson.dumps({"rejected": [] if call.token is None else [call.token]})
+
+
+def _rang(times: int) -> dict[str, str]:
+    """Say how often it has rung, for `ringback push conform`."""
+    return {RANG: str(times)}
 
 
 def _remember(memory: dict[K, V], key: K, value: V) -> None:

@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -19,12 +21,16 @@ from aiohttp import web
 from gateway import config
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
 from gateway.core import endpoint_of
-from gateway.kit import screen, trial
+from gateway.kit import conformance, report, screen, trial
 from gateway.kit.backend import FakeBackend
 from gateway.kit.behaviours import HELP, UnknownBehaviour
+from gateway.kit.bench import Bench
+from push.adapters import adapter_named
+from push.caller import Caller
 from push.ring import Endpoint, PushError, VerdictKind
 from push.signing import decode_secret
 
+ANYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 DEVELOPMENT_PORT = urlsplit(config.DEVELOPMENT_ENDPOINT).port or 0
 DEVELOPMENT_AUTH_TOKEN = "dev"  # noqa: S105  (what `ringback serve` sends with no configuration)
 
@@ -128,6 +134,74 @@ def push_test(
             trial.show(exchange, endpoint, to)
         if exchange.verdict.kind is not VerdictKind.ACCEPTED:
             raise typer.Exit(1)
+
+
+@push.command("conform")
+def push_conform(
+    url: Annotated[
+        str | None, typer.Argument(help="The backend's URL; without it, the tenant's endpoint.")
+    ] = None,
+    config_path: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Take adapter and secrets from here.")
+    ] = None,
+    tenant: TenantName = None,
+    adapter: Annotated[str, typer.Option(help="The form, without a configuration.")] = "asapp",
+    auth_token: AuthToken = None,
+    signing_secret: SigningSecrets = None,
+    token: Annotated[
+        str | None, typer.Option(help="The token of a test device, which will ring often.")
+    ] = None,
+    dead_token: Annotated[
+        str | None, typer.Option(help="The token of an app that was uninstalled.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every call, masked.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a customer backend against docs/push-contract.md, check by check.
+
+    Rings it about thirty times. Without --token the device token is made up, and the backend may
+    say that it is dead. Exit code 0: nothing failed; 1: something did; 2: it could not be tried.
+    """
+    with clearly():
+        if config_path is not None:
+            _, endpoint = _endpoint(load(config_path), tenant)
+        elif url is None:
+            fail("give the backend's URL, or --config for a tenant's endpoint")
+        else:
+            secrets = tuple(signing_secret or ())
+            for secret in secrets:
+                _usable(secret)
+            try:
+                adapter_named(adapter)
+            except PushError as error:
+                fail(f"--adapter: {error}")
+            endpoint = Endpoint(
+                tenant="",
+                url=url,
+                adapter=adapter,
+                auth_token=auth_token or "",
+                signing_secrets=secrets,
+            )
+        if url is not None:
+            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+                fail("URL: is no http or https address; expected https://push.acme.example/ring")
+            # Who types an address means it, also one inside.
+            endpoint = replace(endpoint, url=url, allow_networks=ANYWHERE)
+        found, bench = asyncio.run(_conform(endpoint, token, dead_token))
+        if as_json:
+            print(json.dumps(report.as_json(found, bench)))
+        else:
+            report.show(found, bench, verbose=verbose)
+        if not report.conforms(found):
+            raise typer.Exit(1)
+
+
+async def _conform(
+    endpoint: Endpoint, token: str | None, dead_token: str | None
+) -> tuple[report.Found, Bench]:
+    async with Caller() as caller:
+        bench = Bench(endpoint, caller, token, dead_token)
+        return await conformance.run(bench), bench
 
 
 def _endpoint(settings: config.Config, tenant: str | None) -> tuple[str, Endpoint]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 MASK: Final = "***"
+SHORTEST: Final = 6  # characters of a secret that is looked for within other text, too
 _HARMLESS: Final = frozenset(
     {
         "accept",
@@ -59,6 +60,9 @@ def _walked(value: Any, secrets: Mapping[str, str]) -> Any:
 
 
 def _masked(text: str, secrets: Mapping[str, str]) -> str:
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, secrets[secret])
+    if text in secrets:
+        return secrets[text]
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SHORTEST:
+            text = text.replace(secret, secrets[secret])
     return text

@@ -18,8 +18,11 @@ from push.ring import Claim, DeviceRef, Endpoint, Ring, RingKind, Target
 from push.verdicts import Answer
 from storage.records import fingerprint
 
+RANG: Final = "ringback-rang"
+"""The header of an answer in which a backend may say how often it has rung for this webhook-id."""
 CUSTOMER: Final = "ringback-test"
 EXPIRES_AFTER: Final = 600.0  # seconds; nobody wants to be rung by yesterday's test
+WIDTH: Final = 400  # characters of a line of the request
 SHOWN: Final = 2_000  # characters of an answer's body
 
 
@@ -67,12 +70,12 @@ def address(url: str) -> str:
 
 
 def sent(exchange: Exchange, endpoint: Endpoint, hidden: dict[str, str]) -> list[str]:
-    """Return the request as lines, masked."""
+    """Return the request as lines, masked, each cut to a bearable length."""
     lines = [f"POST {address(endpoint.url)}"]
     if exchange.sent is not None:
         lines += masking.headers(exchange.sent.headers)
         lines += ["", *masking.body(exchange.sent.body, hidden).splitlines()]
-    return lines
+    return [line if len(line) <= WIDTH else f"{line[:WIDTH]}… ({len(line)})" for line in lines]
 
 
 def came(exchange: Exchange, hidden: dict[str, str]) -> list[str]:

@@ -1,0 +1,263 @@
+"""How each thing that docs/push-contract.md asks of a backend is seen from outside.
+
+Each check is a function from a `Bench` to a `Finding`. Which there are, and what the contract says
+to each, is in `gateway.kit.conformance`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+from msgspec.structs import replace as replace_fields
+
+from gateway.kit.advice import what_to_do
+from gateway.kit.bench import Bench, Finding, Result, brief, new_secret, rang
+from push import signing
+from push.caller import Exchange, Signed
+from push.ring import RingKind, VerdictKind
+from push.verdicts import Answer
+
+SLOW: Final = 5_000.0  # ms; from here on an answer is in danger of the timeout
+HOUR: Final = 3600.0
+LARGE: Final = "Ringback can be long. " * 364  # far more than is sent: it is cut to fit
+UNICODE: Final = "Grüße, 你好, שלום, مرحبا, 👩‍👩‍👧‍👦, e\u0301, \u2028, \"'\\/<&> \t\n\x01 🏳️‍🌈"
+OBSERVE: Final = (
+    "not to be seen from outside: let the answer carry `ringback-rang` (how often this id has "
+    "rung), or look whether the phone shows it once"
+)
+
+
+# --- rings that must be taken -------------------------------------------------------------------
+
+
+async def taken(bench: Bench, title: str, text: str = "A test.", **changes: Any) -> Finding:
+    return _must_take(bench, await bench.call(bench.a_ring(title, text, **changes)))
+
+
+def _must_take(bench: Bench, *calls: Exchange) -> Finding:
+    for call in calls:
+        if not bench.taken(call):
+            return Finding(Result.FAIL, f"{brief(call)}; {what_to_do(call.verdict)}", calls)
+    if all(call.verdict.kind is VerdictKind.TOKEN_DEAD for call in calls):
+        said = f"{brief(calls[0])}, as the made-up token deserves (--token rings for real)"
+        return Finding(Result.PASS, said, calls)
+    return Finding(Result.PASS, brief(calls[-1]), calls)
+
+
+async def message(bench: Bench) -> Finding:
+    finding = await taken(bench, "message")
+    if finding.result is Result.FAIL and bench.token is None:
+        said = f"{finding.said}. The device token was made up: give a real one with --token"
+        return replace(finding, said=said)
+    return finding
+
+
+async def no_text(bench: Bench) -> Finding:
+    ring = replace_fields(bench.a_ring("no text"), title=None, text=None)
+    return _must_take(bench, await bench.call(ring))
+
+
+async def unknown_fields(bench: Bench) -> Finding:
+    """More fields, properly signed: new ones may come any day."""
+    ring = bench.a_ring("unknown fields")
+
+    def more(signed: Signed) -> Signed:
+        body = orjson.loads(signed.body)
+        body["aFieldOfTomorrow"] = {"nested": [1, None]}
+        raw = orjson.dumps(body)
+        now = float(signed.headers["webhook-timestamp"])
+        proof = signing.headers(ring.id, now, raw, bench.endpoint.signing_secrets)
+        return replace(signed, headers={**signed.headers, **proof}, body=raw)
+
+    return _must_take(bench, await bench.call(ring, alter=more))
+
+
+async def rotation(bench: Bench) -> Finding:
+    if not bench.signs:
+        return _UNSIGNED
+    current = bench.endpoint.signing_secrets
+    orders = ((new_secret(), *current), (*current, new_secret()))
+    calls = [
+        await bench.call(bench.a_ring("rotation"), signing_secrets=secrets) for secrets in orders
+    ]
+    return _must_take(bench, *calls)
+
+
+# --- callers that must not be let in ------------------------------------------------------------
+
+_UNSIGNED: Final = Finding(Result.UNKNOWN, "no signing secret was given, so nothing was signed")
+
+
+async def forged(
+    bench: Bench, alter: Callable[[Signed], Signed] = lambda signed: signed, **how: Any
+) -> Finding:
+    """A request that the signature does not vouch for."""
+    if not bench.signs:
+        return _UNSIGNED
+    return _must_refuse(await bench.call(bench.a_ring("forged"), alter=alter, **how))
+
+
+def _must_refuse(call: Exchange) -> Finding:
+    status = call.verdict.status
+    if status in (401, 403):
+        return Finding(Result.PASS, brief(call), (call,))
+    if call.verdict.kind in (VerdictKind.ACCEPTED, VerdictKind.TOKEN_DEAD):
+        said = f"{brief(call)}; it was acted upon, and anybody on the network could have sent it"
+        return Finding(Result.FAIL, said, (call,))
+    said = (
+        f"{brief(call)}; refused, but 401 is the answer that tells the operators of Ringback, and "
+        "keeps rings alive while a secret is being changed"
+    )
+    return Finding(Result.WARN, said, (call,))
+
+
+def unsigned(signed: Signed) -> Signed:
+    kept = {k: v for k, v in signed.headers.items() if k != "webhook-signature"}
+    return replace(signed, headers=kept)
+
+
+def other_body(signed: Signed) -> Signed:
+    """One more space: the same JSON, other bytes."""
+    return replace(signed, body=signed.body + b" ")
+
+
+def other_id(signed: Signed) -> Signed:
+    return replace(signed, headers={**signed.headers, "webhook-id": "r_test_another"})
+
+
+async def auth_token(bench: Bench) -> Finding:
+    if not bench.endpoint.auth_token:
+        return Finding(Result.UNKNOWN, "no auth token was given")
+    call = await bench.call(bench.a_ring("wrong auth token"), auth_token="not-the-auth-token")  # noqa: S106
+    if call.sent is not None and b"not-the-auth-token" not in call.sent.body:
+        return Finding(Result.UNKNOWN, "this form of the request carries no auth token", (call,))
+    return _must_refuse(call)
+
+
+# --- the same ring twice ------------------------------------------------------------------------
+
+
+async def double(bench: Bench) -> Finding:
+    ring = bench.a_ring("double", "This must be seen once.")
+    calls = (await bench.call(ring), await bench.call(ring))
+    taken = _must_take(bench, *calls)
+    if taken.result is not Result.PASS:
+        said = f"the second time {taken.said}" if bench.taken(calls[0]) else taken.said
+        return Finding(Result.FAIL, said, calls)
+    return _once(calls)
+
+
+async def double_at_once(bench: Bench) -> Finding:
+    ring = bench.a_ring("double at once", "This must be seen once.")
+    calls = tuple(await asyncio.gather(bench.call(ring), bench.call(ring)))
+    later = [call for call in calls if call.verdict.kind is not VerdictKind.RETRY]
+    finding = _must_take(bench, *(later or calls))
+    return _once(calls) if finding.result is Result.PASS else replace(finding, calls=calls)
+
+
+def _once(calls: tuple[Exchange, ...]) -> Finding:
+    told = [count for call in calls if (count := rang(call)) is not None]
+    if not told:
+        return Finding(
+            Result.UNKNOWN, f"taken both times; whether it rang once is {OBSERVE}", calls
+        )
+    if max(told) > 1:
+        return Finding(Result.FAIL, f"taken both times, and it rang {max(told)} times", calls)
+    return Finding(Result.PASS, f"taken both times, and it rang {_times(max(told))}", calls)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else "not at all" if count == 0 else f"{count} times"
+
+
+# --- numbers that come late ---------------------------------------------------------------------
+
+
+async def late_badge(bench: Bench) -> Finding:
+    rings = (
+        bench.a_ring("badge", kind=RingKind.BADGE, badge_seq=20, unread=0),
+        bench.a_ring("badge", kind=RingKind.BADGE, badge_seq=10, unread=5),
+    )
+    calls = tuple([await bench.call(ring) for ring in rings])
+    taken = _must_take(bench, *calls)
+    late = rang(calls[1])
+    if taken.result is not Result.PASS:
+        return taken
+    if late is None:
+        return Finding(
+            Result.UNKNOWN, f"taken; whether the late one was dropped is {OBSERVE}", calls
+        )
+    if late > 0:
+        return Finding(Result.FAIL, "the late badge was sent on: the icon now lies", calls)
+    return Finding(Result.PASS, "the late badge was taken and dropped", calls)
+
+
+async def late_message(bench: Bench) -> Finding:
+    ring = bench.a_ring("late message", badge_seq=15)  # after the badge with 20
+    call = await bench.call(ring)
+    taken = _must_take(bench, call)
+    if taken.result is not Result.PASS:
+        return taken
+    count = rang(call)
+    if count is None:
+        return Finding(Result.UNKNOWN, f"taken; whether it rang is {OBSERVE}", (call,))
+    if count == 0 and call.verdict.kind is VerdictKind.ACCEPTED:
+        return Finding(Result.FAIL, "a late message was dropped; only its number is late", (call,))
+    return Finding(Result.PASS, f"taken, and it rang {_times(count)}", (call,))
+
+
+# --- what the answers say -----------------------------------------------------------------------
+
+
+async def dead_token(bench: Bench) -> Finding:
+    """A dead token is said to be dead, so that it is not called for ever."""
+    call = await bench.call(bench.a_ring("dead token"), token=bench.dead_token or bench.bogus)
+    match call.verdict.kind:
+        case VerdictKind.TOKEN_DEAD:
+            return Finding(Result.PASS, brief(call), (call,))
+        case VerdictKind.ACCEPTED if bench.dead_token is None:
+            said = (
+                f"{brief(call)}, for a made-up token; give --dead-token, one of an app that was "
+                "uninstalled. A backend that queues may learn later, and say so at the next ring"
+            )
+            return Finding(Result.UNKNOWN, said, (call,))
+        case VerdictKind.ACCEPTED:
+            said = f"{brief(call)}, for a dead token: it will be called for ever"
+            return Finding(Result.FAIL, said, (call,))
+    said = f"{brief(call)}; say 410, or any status with the body " + '{"rejected": [token]}'
+    return Finding(Result.FAIL, said, (call,))
+
+
+async def answers(bench: Bench) -> Finding:
+    """Of all the answers so far: whole, small, quick."""
+    slowest = max(bench.calls, key=lambda call: call.ms)
+    for call in bench.calls:
+        if isinstance(call.came, Answer) and call.came.body is None:
+            said = f"{brief(call)}, but its body did not arrive whole, in time and within 64 KiB"
+            return Finding(Result.WARN, said, (call,))
+    longest = max((len(body) for call in bench.calls if (body := _body(call))), default=0)
+    said = f"{len(bench.calls)} answers, the slowest {slowest.ms:.0f} ms, the longest {longest} B"
+    if slowest.ms > SLOW:
+        return Finding(Result.WARN, f"{said}: answer when it is queued", (slowest,))
+    return Finding(Result.PASS, said)
+
+
+def _body(call: Exchange) -> bytes | None:
+    return call.came.body if isinstance(call.came, Answer) else None
+
+
+async def keep_alive(bench: Bench) -> Finding:
+    for call in bench.calls:
+        if isinstance(call.came, Answer) and _closes(call.came):
+            said = "the answers close the connection: each ring pays for a new TLS handshake"
+            return Finding(Result.WARN, said, (call,))
+    return Finding(Result.PASS, "connections stay open for the next ring")
+
+
+def _closes(answer: Answer) -> bool:
+    headers = {name.lower(): value.lower() for name, value in answer.headers.items()}
+    return "close" in headers.get("connection", "")
