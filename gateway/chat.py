@@ -51,11 +51,15 @@ IDS = 256  # ids made from one call for randomness: the call costs more than the
 
 
 class TenantRules(NamedTuple):
-    """What the delivery rule needs to know of a tenant. `expires_after` in seconds."""
+    """What the delivery rule needs to know of a tenant. `expires_after` in seconds.
+
+    `silent`: its backend can be told a number without a message.
+    """
 
     endpoint: bool = False
     expires_after: float = 86_400.0
     content: Content = Content()
+    silent: bool = True
 
 
 class Posting(msgspec.Struct, frozen=True):

@@ -35,7 +35,6 @@ from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
 from gateway.auth import Algorithm, KeyRejected, read_keys
-from gateway.pushconfig import AdapterName as AdapterName
 from gateway.pushconfig import Push as Push
 from gateway.pushconfig import Wrong, check_push
 from gateway.values import Address as Address

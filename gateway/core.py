@@ -31,6 +31,7 @@ from gateway.protocol import Role
 from gateway.pushing import Book
 from gateway.session import Rates
 from gateway.sessions import Sessions
+from push.adapters import adapter_named
 from push.guard import meant_by
 from push.ring import DeviceRef, Endpoint
 from push.worker import BackendCalls, PushWorker
@@ -200,6 +201,7 @@ def _rules(push: Push | None) -> TenantRules:
         endpoint=True,
         expires_after=push.expires_after,
         content=content_of(push.content, push.title),
+        silent=adapter_named(push.adapter, push.options).silent,
     )
 
 
@@ -209,8 +211,9 @@ def endpoint_of(tenant: str, push: Push) -> Endpoint:
     return Endpoint(
         tenant=tenant,
         url=push.endpoint,
-        adapter=push.adapter.value,
-        auth_token=push.auth_token.reveal(),
+        adapter=push.adapter,
+        options=push.options,
+        auth_token=push.auth_token.reveal() if push.auth_token else "",
         signing_secrets=tuple(secret.reveal() for secret in secrets if secret is not None),
         ca_file=str(push.ca_file) if push.ca_file else None,
         allow_networks=(*push.allow_networks, *meant_by(push.endpoint)),

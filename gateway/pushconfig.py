@@ -7,15 +7,16 @@ turning it into what the push worker wants (`gateway.core`).
 from __future__ import annotations
 
 import ipaddress
+import json
 from base64 import b64decode
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import orjson
 from cryptography.x509 import load_pem_x509_certificates
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from gateway.contentconfig import Content, check_content
 from gateway.values import (
@@ -24,7 +25,7 @@ from gateway.values import (
     Flag,
     FromEnvironment,
     Lifetime,
-    Required,
+    OptionalSecret,
     Seconds,
     Secret,
     Text,
@@ -33,14 +34,8 @@ from gateway.values import (
     read_secret,
     shown,
 )
+from push.adapters import AdapterBroken, OptionError, UnknownAdapterError, adapter_named, names
 from push.guard import Network, Refusal, meant_by, refusal
-
-
-class AdapterName(StrEnum):
-    """The agreed request of a customer backend."""
-
-    ASAPP = "asapp"
-
 
 # --- the values of this section alone -----------------------------------------------------------
 
@@ -105,21 +100,55 @@ def _network(text: str) -> Network:
     return network
 
 
+def _options(raw: object, base: Path) -> str:
+    """A table, or a JSON object as text: as JSON text."""
+    table = raw
+    if isinstance(raw, str):
+        try:
+            table = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            where = f"line {error.lineno} column {error.colno}"
+            raise ValueError(f"is not JSON ({where}: {error.msg})") from None
+        except RecursionError:
+            raise ValueError("is not JSON (nested too deeply)") from None
+    if not isinstance(table, dict):
+        raise ValueError("is not a table")
+    try:
+        return orjson.dumps(table).decode()
+    except TypeError as error:
+        raise ValueError(f"cannot be written as JSON ({error})") from None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, if no name comes twice in it."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"has {shown(twice)} twice in one object")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"is not JSON ({name} is no JSON number)")
+
+
+_OPTIONS = "a table, or the text of a JSON object"
 _WHSEC = '"whsec_" and the base64 of 24 to 64 random bytes'
 
 SigningSecret = Annotated[Secret | None, meta(_WHSEC, _signing_secret, sourced=True)]
 Endpoint = Annotated[str, meta('an address such as "https://push.acme.example/ring"', _endpoint)]
 CaFile = Annotated[Path | None, meta("a file of PEM certificates", _ca_file)]
 Networks = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', _networks)]
-Adapters = Annotated[AdapterName, Meta(description='"asapp"')]
+Options = Annotated[str, meta(_OPTIONS, _options, sourced=True)]
 
 
 class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tenant's customer backend, and how it is called. Times in seconds."""
 
     endpoint: Endpoint
-    auth_token: Required
-    adapter: Adapters = AdapterName.ASAPP
+    auth_token: OptionalSecret = None
+    adapter: Text = "asapp"
+    options: Options = "{}"  # what the adapter wants to know, as JSON
     signing_secret: SigningSecret = None  # requests are signed if given
     previous_signing_secret: SigningSecret = None  # signs too, while the backend changes over
     expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
@@ -140,6 +169,7 @@ Wrong = Callable[[str, str, str], ConfigError]
 
 def check_push(push: Push, wrong: Wrong) -> None:
     """Refuse what no single value can tell; `wrong` is told the key, the problem, what is right."""
+    _check_adapter(push, wrong)
     if push.endpoint.startswith("http:") and not (push.allow_http or meant_by(push.endpoint)):
         raise wrong("endpoint", "is plain http to another machine", "https (or allow_http = true)")
     why = _refused(push)
@@ -160,3 +190,19 @@ def _refused(push: Push) -> Refusal | None:
     host = urlsplit(push.endpoint).hostname or ""
     why = refusal(host, (*push.allow_networks, *meant_by(push.endpoint)))
     return None if why is Refusal.NO_ADDRESS else why
+
+
+def _check_adapter(push: Push, wrong: Wrong) -> None:
+    try:
+        adapter_named(push.adapter, push.options)
+    except UnknownAdapterError:
+        raise wrong(
+            "adapter", f"is {shown(push.adapter)}", f"one of {', '.join(names())}"
+        ) from None
+    except AdapterBroken as error:
+        raise wrong("adapter", error.problem, "an adapter that can be used") from None
+    except OptionError as error:
+        place = f"options.{error.place}" if error.place else "options"
+        raise wrong(place, error.problem, error.expected) from None
+    if push.adapter == "asapp" and push.auth_token is None:
+        raise wrong("auth_token", "is missing", "a secret text, which asapp sends as authToken")

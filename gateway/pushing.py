@@ -332,9 +332,10 @@ class Book:
                 expired=ring.expires_at <= tx.now,
                 current=ring.unread == c.unread,
             )
+        tenant = self._chat.tenants[c.tenant]
         behind = device.owed_ord - max(device.covered_ord, c.acked_ord)
         return Facts(
-            endpoint=self._chat.tenants[c.tenant].endpoint,
+            endpoint=tenant.endpoint,
             live=device.live,
             early=device.wake_at is None or device.wake_at > tx.now,
             in_chat=self._chat.hub.is_in_chat(c.key),
@@ -342,7 +343,7 @@ class Book:
             behind=max(0, behind),
             all_expired=newest is None,
             all_read=c.read_ord == c.last_ord,
-            badge_is_high=device.badge is not None and device.badge > c.unread,
+            badge_is_high=device.badge is not None and device.badge > c.unread and tenant.silent,
         )
 
     def _claim(
@@ -374,6 +375,7 @@ class Book:
             app=device.app,
             environment=device.environment,
             locale=device.locale,
+            installation=device.installation,
             claimed_at=tx.now,
         )
         device = replace(

@@ -15,13 +15,22 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver
+from yarl import URL
 
-from push import content, guard, signing
-from push.adapters import Adapter, UnknownAdapterError, adapter_named, asapp
+from push import content, guard, signing, verdicts
+from push.adapters import (
+    Adapter,
+    AdapterBroken,
+    OptionError,
+    UnknownAdapterError,
+    Unwritable,
+    adapter_named,
+)
 from push.ring import Claim, Endpoint, Verdict
 from push.verdicts import Answer, Failure, advice
 
@@ -37,6 +46,7 @@ _refused: ContextVar[list[guard.AddressRefused]] = ContextVar("refused")
 class Signed:
     """A request ready to leave. Never shown: it holds the token and the signature."""
 
+    url: str | URL = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
@@ -131,13 +141,14 @@ class Caller:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        adapter = asapp  # reads the failure of a call that has no adapter
+        verdict_of: Callable[[Answer | Failure, str, float], Verdict] = verdicts.judge
         sent: Signed | None = None
         came: Answer | Failure
         refused: list[guard.AddressRefused] = []
         _refused.set(refused)
         try:
-            adapter = adapter_named(endpoint.adapter)
+            adapter = adapter_named(endpoint.adapter, endpoint.options)
+            verdict_of = adapter.verdict
             sent = alter(_sign(adapter, endpoint, claim, now))
             came = await self._post(endpoint, sent)
         except Exception as error:  # a bug may cost this attempt, never the device
@@ -147,12 +158,13 @@ class Caller:
                 self._tell(endpoint, refused)
             if came is Failure.INTERNAL:
                 _log.error(
-                    "push call broke; this is a fault of ringback, please report it",
+                    "push call broke; this is a fault of ringback or of the adapter",
                     tenant=endpoint.tenant,
+                    adapter=endpoint.adapter,
                     ring=claim.ring.id,
                     error=type(error).__name__,
                 )
-        verdict = adapter.verdict(came, claim.target.token, now)
+        verdict = verdict_of(came, claim.target.token, now)
         return Exchange(sent, came, verdict, (loop.time() - began) * 1000.0)
 
     def _tell(self, endpoint: Endpoint, refused: list[guard.AddressRefused]) -> None:
@@ -187,7 +199,7 @@ class Caller:
             async with (
                 asyncio.timeout(endpoint.timeout),
                 self._session(endpoint.allow_networks).post(
-                    endpoint.url,
+                    signed.url,
                     data=signed.body,
                     headers=signed.headers,
                     allow_redirects=False,
@@ -211,7 +223,14 @@ def _sign(adapter: Adapter, endpoint: Endpoint, claim: Claim, now: float) -> Sig
         lambda ring: adapter.request(ring, claim.target, endpoint), claim.ring, beside
     )
     proof = signing.headers(claim.ring.id, now, request.body, endpoint.signing_secrets)
-    return Signed({**request.headers, **proof}, request.body)
+    url = endpoint.url if request.path is None else _at(endpoint.url, request.path)
+    return Signed(url, {**request.headers, **proof}, request.body)
+
+
+def _at(endpoint: str, path: str) -> URL:
+    """Return the place of an adapter's own path, percent-encoded already, at the endpoint."""
+    scheme, host, *_ = urlsplit(endpoint)
+    return URL(f"{scheme}://{host}{path}", encoded=True)
 
 
 class _CaFileError(Exception):
@@ -253,7 +272,8 @@ _NOT_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, _CaFileError)
 
 _FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]] = (
     (_CaFileError, Failure.CA_FILE),
-    (UnknownAdapterError, Failure.ADAPTER),
+    ((UnknownAdapterError, AdapterBroken, OptionError), Failure.ADAPTER),
+    (Unwritable, Failure.UNWRITABLE),
     (signing.SigningSecretError, Failure.SIGNING_SECRET),
     ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), Failure.URL),
     (aiohttp.ConnectionTimeoutError, Failure.CONNECT_TIMEOUT),

@@ -25,7 +25,10 @@ Errors of this package (no leaf carries a token, a secret or a message text)::
     PushError
     ├── BookUnavailable       the book cannot write now; nothing was changed, ask again
     ├── SigningSecretError    (push.signing)  a secret that is no Standard Webhooks secret
-    └── UnknownAdapterError   (push.adapters) a tenant names an adapter that does not exist
+    ├── UnknownAdapterError   (push.adapters) a tenant names an adapter that does not exist
+    ├── AdapterBroken         (push.adapters) an installed adapter cannot be used
+    ├── OptionError           (push.adapters) a tenant's options are not what its adapter wants
+    └── Unwritable            (push.adapters) a ring that cannot be written in the tenant's form
 """
 
 from __future__ import annotations
@@ -78,8 +81,8 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     Survives `msgspec.json` in both directions unchanged, so that a retry after a restart sends
     the same bytes. `title` and `text` are those of the newest covered message (None for `badge`),
     `seq` is that message's place (for `badge`: the read mark or newest seq, as the book chose),
-    `unread` was exact at the claim, times are epoch seconds. `platform` to `locale` are what the
-    app had told of its installation by then: registering anew concerns the next ring.
+    `unread` was exact at the claim, times are epoch seconds. `platform` to `installation` are what
+    the app had told of its installation by then: registering anew concerns the next ring.
     """
 
     id: str
@@ -96,6 +99,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     app: str | None = None
     environment: str | None = None
     locale: str | None = None
+    installation: str | None = None
     claimed_at: float = 0.0
 
     def __repr__(self) -> str:
@@ -190,14 +194,15 @@ class RingBook(Protocol):
 class Endpoint:
     """One tenant's push settings. Times in seconds; `signing_secrets` newest first.
 
-    `adapter` is a name in `push.adapters.ADAPTERS`. `ca_file` adds nothing to the system's
-    authorities: it replaces them for this tenant. `allow_networks` may be called although they are
-    no part of the public internet (`push.guard`).
+    `adapter` is one of `push.adapters.names()`, `options` its JSON object as text. `ca_file` adds
+    nothing to the system's authorities: it replaces them for this tenant. `allow_networks` may be
+    called although they are no part of the public internet (`push.guard`).
     """
 
     tenant: str
     url: str = field(repr=False)  # may carry a credential in its userinfo or query
     adapter: str = "asapp"
+    options: str = field(default="{}", repr=False)
     auth_token: str = field(default="", repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     ca_file: str | None = None

@@ -42,6 +42,7 @@ class Failure(StrEnum):
     URL = "url"
     ADDRESS = "forbidden_address"
     ADAPTER = "adapter"
+    UNWRITABLE = "unwritable"
     SIGNING_SECRET = "signing_secret"  # noqa: S105  (a failure's name)
 
 
@@ -69,8 +70,7 @@ class Answer:
 def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
     """Return the verdict on `outcome` for the device `token`; `now` (epoch s) dates Retry-After."""
     if isinstance(outcome, Failure):
-        kind = VerdictKind.MISCONFIGURED if outcome in _OUR_SETTING else VerdictKind.RETRY
-        return Verdict(kind, outcome.value)
+        return Verdict(_by_failure(outcome), outcome.value)
     status = outcome.status
     if lists_token(outcome.body, token):
         return Verdict(VerdictKind.TOKEN_DEAD, "rejected", status)
@@ -80,6 +80,12 @@ def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
     if kind in (VerdictKind.RETRY, VerdictKind.MISCONFIGURED):
         wait = retry_after(outcome.headers, now)
     return Verdict(kind, reason, status, wait)
+
+
+def _by_failure(failure: Failure) -> VerdictKind:
+    if failure is Failure.UNWRITABLE:  # it will not be another time either
+        return VerdictKind.REFUSED
+    return VerdictKind.MISCONFIGURED if failure in _OUR_SETTING else VerdictKind.RETRY
 
 
 def _by_status(status: int) -> VerdictKind:
@@ -133,7 +139,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     Failure.URL: "the tenant's push endpoint is no usable http or https address",
     Failure.ADDRESS: "the endpoint's name leads inside our network: check it with whoever runs its"
     " DNS; if the backend is meant to be there, name its network in the tenant's allow_networks",
-    Failure.ADAPTER: "the tenant's push adapter does not exist; see push.adapters.ADAPTERS",
+    Failure.ADAPTER: "the tenant's push adapter or its options cannot be used; see check-config",
     Failure.SIGNING_SECRET: "the tenant's signing secret is not whsec_ followed by base64",
 }
 

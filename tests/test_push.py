@@ -464,3 +464,32 @@ async def test_an_ack_after_the_push_is_a_fact_beside_it(tmp_path: Path) -> None
         await customer.send("ack", seq=1)
         await recorded(it, 1, "acked_after_ring")
         assert (await it.outcome(1))["outcome"] == "pushed"
+
+
+async def test_a_form_without_a_number_makes_no_silent_ring(tmp_path: Path) -> None:
+    async with running(tmp_path, push={"adapter": "zendesk"}) as it:
+        await it.register()
+        await it.write(text="one")
+        await it.backend.take()
+        await it.settled(1, "pushed")
+        web = await it.customer(state="background")
+        await web.send("read", seq=1)
+        while True:
+            changed = it.next_commit()
+            looks = await events(it, 1, "look")
+            if len(looks) == 2:
+                break
+            await changed.wait()
+        assert looks[1]["action"] == "skip"
+        await it.write(text="two")
+        call = await it.backend.take()
+        assert call.body["notification"]["body"] == "two"
+        assert len(it.backend.calls) == 2
+
+
+async def test_what_the_app_told_of_its_installation_reaches_the_backend(tmp_path: Path) -> None:
+    async with running(tmp_path, push={"adapter": "standard"}) as it:
+        await it.register()
+        await it.write()
+        device = (await it.backend.take()).body["device"]
+        assert (device["installation"], device["platform"]) == ("phone", "ios")

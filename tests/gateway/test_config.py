@@ -19,7 +19,6 @@ from jwt.algorithms import RSAAlgorithm
 from gateway import contentconfig, pushconfig, values
 from gateway.auth import Algorithm
 from gateway.config import (
-    AdapterName,
     Address,
     Auth,
     Config,
@@ -59,7 +58,7 @@ def test_a_complete_configuration_is_read(tmp_path: Path) -> None:
                 origins=("https://app.acme.example",),
                 auth=Auth(algorithm=Algorithm.HS256, secret=Secret(SECRET)),
                 push=Push(
-                    adapter=AdapterName.ASAPP,
+                    adapter="asapp",
                     endpoint="https://push.acme.example/ring",
                     auth_token=Secret("the-auth-token"),
                     signing_secret=Secret(WHSEC),
@@ -224,7 +223,8 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
         ),
         (
             GOOD.replace('auth_token = "the-auth-token"', ""),
-            f"{PUSH}.auth_token: is missing; expected a secret text",
+            f"{PUSH}.auth_token: is missing;"
+            " expected a secret text, which asapp sends as authToken",
         ),
         (
             GOOD.replace("tenants.acme", 'tenants."Acme Inc"'),
@@ -548,6 +548,7 @@ KINDS = {
     values.Origins: "list of texts",
     pushconfig.CaFile: "path",
     pushconfig.Networks: "list of networks",
+    pushconfig.Options: "table",
     values.Flag: "true or false",
     values.KeyText: "key text",
     values.Required: "secret",

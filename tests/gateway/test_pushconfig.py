@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import trustme
 
+from push.adapters import Adapter, AdapterBroken, OptionError
+from push.adapters.named import ADAPTERS
 from tests.gateway.configured import GOOD, WHSEC, push_of, read, refused, with_line
 
 PUSH = "tenants.acme.push"
+BROKEN = "broke when it was given its options (ZeroDivisionError: division by zero)"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,14 @@ def test_an_error_never_shows_a_secret(tmp_path: Path, section: str, key: str, v
 @pytest.mark.parametrize(
     ("section", "line", "problem", "expected"),
     [
-        (PUSH, 'adapter = "apns"', "is 'apns'", '"asapp"'),
+        (PUSH, 'adapter = "apns"', "is 'apns'", "one of asapp, standard, liveperson"),
+        (PUSH, "options = 5", "is not a table", "a table, or"),
+        (PUSH, 'options = "[1]"', "is not a table", "a table, or"),
+        (PUSH, "options = '{\"a\": 1,}'", "is not JSON (line 1 column 9", "a table, or"),
+        (PUSH, "options = '{\"a\": NaN}'", "NaN is no JSON number", "a table, or"),
+        (PUSH, 'options = \'{"a": 1, "a": 2}\'', "has 'a' twice", "a table, or"),
+        (PUSH, f'options = "{"[" * 9999}"', "nested too deeply", "a table, or"),
+        (PUSH, f"options = {{a = {2**70}}}", "cannot be written as JSON", "a table, or"),
         (PUSH, 'endpoint = "push.acme.example"', "is not an https URL", "https://push"),
         (PUSH, 'endpoint = "https://"', "is not an https URL", "https://push"),
         (PUSH, 'endpoint = "https://a.example:0/"', "is not an https URL", "https://push"),
@@ -114,3 +124,61 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
 def test_an_old_signing_secret_needs_a_present_one(tmp_path: Path) -> None:
     error = refused(tmp_path, GOOD.replace("signing_secret", "previous_signing_secret"))
     assert error.problem == "has no present one"
+
+
+def test_options_are_a_table_or_a_json_file_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "acme.json").write_text('{"app_id": "com.acme.app"}')
+    matrix = GOOD.replace('"asapp"', '"matrix"')
+    for line in ('options = {app_id = "com.acme.app"}', 'options_file = "acme.json"'):
+        config = read(tmp_path, matrix.replace("auth_token =", f"{line}\nauth_token ="))
+        assert push_of(config).options == '{"app_id":"com.acme.app"}'
+    environ = {"RINGBACK_TENANTS__ACME__PUSH__OPTIONS": '{"app_id": "com.acme.dev"}'}
+    assert push_of(read(tmp_path, matrix, environ)).options == '{"app_id":"com.acme.dev"}'
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options", "line"),
+    [
+        (
+            "matrix",
+            "{}",
+            f'{PUSH}.options.app_id: is missing; expected an app id such as "com.acme.app"',
+        ),
+        (
+            "template",
+            '{body = {badge = "{unred}"}}',
+            f"{PUSH}.options.body.badge: has {{unred}}, which is no field; expected {{unread}}",
+        ),
+        (
+            "standard",
+            "{x = 1}",
+            f"{PUSH}.options.x: is given, but this adapter has no options; expected no options",
+        ),
+        ("odd", "{x = 1}", f"{PUSH}.options: is odd; expected something else"),
+        (
+            "broken",
+            "{}",
+            f"{PUSH}.adapter: broke when it was given its options (ZeroDivisionError: division"
+            " by zero); expected an adapter that can be used",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_or_its_options_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, options: str, line: str
+) -> None:
+    def odd(options: object) -> Adapter:
+        raise OptionError("", "is odd", "something else")
+
+    def broken(options: object) -> Adapter:
+        raise AdapterBroken("broken", BROKEN)
+
+    monkeypatch.setitem(ADAPTERS, "odd", odd)
+    monkeypatch.setitem(ADAPTERS, "broken", broken)
+    text = GOOD.replace('"asapp"', f'"{adapter}"\noptions = {options}')
+    assert str(refused(tmp_path, text)) == line
+
+
+def test_only_asapp_needs_a_token_to_send(tmp_path: Path) -> None:
+    without = GOOD.replace('auth_token = "the-auth-token"', "")
+    assert refused(tmp_path, without).key == f"{PUSH}.auth_token"
+    assert push_of(read(tmp_path, without.replace('"asapp"', '"standard"'))).auth_token is None

@@ -123,6 +123,14 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
     assert str(error) == f"{error.key}: {error.problem}; expected {error.expected}"
 
 
+@pytest.mark.parametrize(("title", "problem"), [("", "is empty"), ("x" * 65537, "is too long")])
+def test_a_text_has_at_least_one_character_and_an_end(
+    tmp_path: Path, title: str, problem: str
+) -> None:
+    error = refused(tmp_path, with_line("tenants.acme.auth", f'audience = "{title}"'))
+    assert error.problem == problem
+
+
 def test_a_list_in_a_variable_has_commas(tmp_path: Path) -> None:
     environ = {"RINGBACK_TENANTS__ACME__ORIGINS": "https://a.example, https://b.example,"}
     origins = read(tmp_path, GOOD, environ).tenants["acme"].origins

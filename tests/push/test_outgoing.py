@@ -20,7 +20,7 @@ from push.caller import Caller
 from push.guard import LOOPBACK
 from push.ring import Endpoint, Verdict, VerdictKind
 from tests.push.scripted import TOKEN, a_claim, an_endpoint
-from tests.push.test_caller import OK, Server, saying, serving
+from tests.push.served import OK, Server, saying, serving
 
 
 class Dns(AbstractResolver):

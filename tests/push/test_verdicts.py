@@ -108,6 +108,7 @@ def test_any_other_body_leaves_the_status_to_decide(body: bytes | None) -> None:
         (Failure.ADDRESS, VerdictKind.MISCONFIGURED),
         (Failure.ADAPTER, VerdictKind.MISCONFIGURED),
         (Failure.SIGNING_SECRET, VerdictKind.MISCONFIGURED),
+        (Failure.UNWRITABLE, VerdictKind.REFUSED),
     ],
 )
 def test_no_answer_is_retried_unless_a_setting_is_at_fault(
@@ -120,7 +121,7 @@ def test_no_answer_is_retried_unless_a_setting_is_at_fault(
 
 
 def test_every_failure_has_its_row_above() -> None:
-    assert len(Failure) == 13
+    assert len(Failure) == 14
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ class Ears:
         self, process: Process, endpoint: Endpoint, claim: Claim, now: float
     ) -> tuple[Verdict, float]:
         await process.turn()
-        adapter = adapter_named(endpoint.adapter)
+        adapter = adapter_named(endpoint.adapter, endpoint.options)
         body = adapter.request(claim.ring, claim.target, endpoint).body
         heard = self._hear(endpoint, claim, body)
         began = process.loop.time()

@@ -9,13 +9,13 @@ import pytest
 
 from gateway.kit.received import Proof, Received, read
 from push import signing
-from push.adapters import asapp_request
+from push.adapters import adapter_named
 from push.ring import Target
 from storage.records import fingerprint
 from tests.push.scripted import OLD_SECRET, SECRET, TOKEN, a_ring, an_endpoint
 
 NOW = 1_000_000.0
-BODY = asapp_request(a_ring(), Target(TOKEN, ""), an_endpoint()).body
+BODY = adapter_named("asapp").request(a_ring(), Target(TOKEN, ""), an_endpoint()).body
 
 
 def received(

@@ -1,4 +1,4 @@
-"""Golden requests of the adapters: a customer backend depends on every byte."""
+"""Golden requests of the default adapter: a customer backend depends on every byte."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import msgspec
 import orjson
 import pytest
 
-from push.adapters import ADAPTERS, UnknownAdapterError, adapter_named, asapp
-from push.ring import PushError, Ring, RingKind, Target, VerdictKind
+from push.adapters import OptionError, asapp
+from push.ring import Ring, RingKind, Target, VerdictKind
 from push.verdicts import Answer
 from tests.push.scripted import TOKEN, a_ring, an_endpoint
 
 TARGET = Target(TOKEN, "fp-1")
+ADAPTER = asapp.make({})
 
 MESSAGE = (
     '{"authToken":"auth-token","deviceToken":"the-device-token","payload":{"aps":{"alert":'
@@ -42,7 +43,7 @@ BADGE = (
 
 
 def body_of(ring: Ring, target: Target = TARGET) -> bytes:
-    return asapp.request(ring, target, an_endpoint()).body
+    return ADAPTER.request(ring, target, an_endpoint()).body
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_each_kind_of_ring_makes_exactly_its_published_body(ring: Ring, golden: 
 
 
 def test_the_published_contract_shows_exactly_these_bodies() -> None:
-    contract = Path(__file__).parents[2] / "docs" / "push-contract.md"
+    contract = Path(__file__).parents[3] / "docs" / "push-contract.md"
     examples = re.findall(r"```json\n(.*?)```", contract.read_text("utf-8"), re.DOTALL)
     assert [orjson.dumps(orjson.loads(e)).decode() for e in examples] == [
         MESSAGE,
@@ -81,7 +82,7 @@ def test_the_published_contract_shows_exactly_these_bodies() -> None:
 
 
 def test_the_body_is_announced_as_json() -> None:
-    assert asapp.request(a_ring(), TARGET, an_endpoint()).headers == {
+    assert ADAPTER.request(a_ring(), TARGET, an_endpoint()).headers == {
         "Content-Type": "application/json"
     }
 
@@ -125,17 +126,14 @@ def test_expiry_has_milliseconds_and_is_in_utc() -> None:
 
 
 def test_a_request_shows_no_token() -> None:
-    assert TOKEN not in repr(asapp.request(a_ring(), TARGET, an_endpoint()))
+    assert TOKEN not in repr(ADAPTER.request(a_ring(), TARGET, an_endpoint()))
 
 
 def test_the_adapter_reads_the_answer_too() -> None:
     answer = Answer(200, {}, b'{"rejected":["the-device-token"]}')
-    assert asapp.verdict(answer, TOKEN, 0.0).kind is VerdictKind.TOKEN_DEAD
+    assert ADAPTER.verdict(answer, TOKEN, 0.0).kind is VerdictKind.TOKEN_DEAD
 
 
-def test_adapters_are_found_by_name_and_an_unknown_name_is_told_the_choice() -> None:
-    assert adapter_named("asapp") is ADAPTERS["asapp"] is asapp
-    with pytest.raises(PushError, match="'matrxi'; there are: asapp") as caught:
-        adapter_named("matrxi")
-    assert isinstance(caught.value, UnknownAdapterError)
-    assert caught.value.name == "matrxi"
+def test_it_has_no_options() -> None:
+    with pytest.raises(OptionError, match="brand_id: is given, but this adapter has no options"):
+        asapp.make({"brand_id": "1"})

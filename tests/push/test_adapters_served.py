@@ -1,0 +1,157 @@
+"""Every adapter against a real server: the whole request, all five verdicts, and bad answers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from push.adapters import adapter_named, names
+from push.caller import ANSWER_BYTES, Caller
+from push.ring import Endpoint, RingKind, Target
+from tests.push.scripted import TOKEN, a_claim, a_ring
+from tests.push.served import Server, local, request_of, saying, serving
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "asapp": {},
+    "standard": {},
+    "liveperson": {"brand_id": "90588711"},
+    "zendesk": {},
+    "matrix": {"app_id": "com.acme.app"},
+    "template": {"path": "/devices/{token}", "headers": {"X-Kind": "{kind}"}, "body": "{text}"},
+}
+NOW = 1795507200.0
+
+
+def endpoint_of(server: Server, adapter: str, **changes: Any) -> Endpoint:
+    options = orjson.dumps(OPTIONS[adapter]).decode()
+    return local(server, adapter=adapter, options=options, **changes)
+
+
+def answer(status: int, body: bytes = b"", head: bytes = b"") -> bytes:
+    length = str(len(body)).encode()
+    line = f"HTTP/1.1 {status} As Scripted\r\n".encode()
+    return line + head + b"Content-Length: " + length + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("adapter", OPTIONS)
+async def test_the_whole_request_is_what_the_adapter_wrote_with_the_ring_s_id(
+    caller: Caller, adapter: str
+) -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await request_of(reader))
+        writer.write(answer(200))
+        await writer.drain()
+
+    async with serving(serve) as server:
+        endpoint = endpoint_of(server, adapter)
+        claim = a_claim(ring=a_ring())
+        assert (await caller.call(endpoint, claim, NOW))[0].kind == "accepted"
+    made = adapter_named(adapter, endpoint.options).request(claim.ring, claim.target, endpoint)
+    path = "/devices/the-device-token" if adapter == "template" else "/ring"
+    extra = "X-Kind: message\r\n" if adapter == "template" else ""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        "User-Agent: ringback\r\nAccept-Encoding: identity\r\n"
+        f"Content-Type: application/json\r\n{extra}"
+        f"webhook-id: r_01\r\nwebhook-timestamp: {NOW:.0f}\r\n"
+        f"Accept: */*\r\nContent-Length: {len(made.body)}\r\n\r\n"
+    )
+    assert seen == [head.encode() + made.body]
+
+
+ANSWERS: dict[str, tuple[bytes, str]] = {
+    "taken": (answer(200), "accepted"),
+    "taken, with garbage": (answer(202, b"<html>\xff"), "accepted"),
+    "taken, too long": (answer(200, b"x" * (ANSWER_BYTES + 1)), "accepted"),
+    "taken, cut off": (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "accepted"),
+    "gone": (answer(410), "token_dead"),
+    "rejected": (answer(200, orjson.dumps({"rejected": [TOKEN]})), "token_dead"),
+    "another rejected": (answer(200, b'{"rejected": ["another"]}'), "accepted"),
+    "broken": (answer(500), "retry"),
+    "busy": (answer(429, b"", b"Retry-After: 7\r\n"), "retry"),
+    "no HTTP": (b"220 mail.acme.example ESMTP\r\n\r\n", "retry"),
+    "hung up": (b"", "retry"),
+    "wrong": (answer(422, b'{"error": "no"}'), "refused"),
+    "not found": (answer(404), "misconfigured"),
+    "not known": (answer(401), "misconfigured"),
+    "elsewhere": (answer(302, b"", b"Location: /\r\n"), "misconfigured"),
+}
+
+
+@pytest.mark.parametrize("said", ANSWERS)
+@pytest.mark.parametrize("adapter", OPTIONS)
+async def test_every_answer_is_a_verdict(caller: Caller, adapter: str, said: str) -> None:
+    raw, kind = ANSWERS[said]
+    async with serving(saying(raw)) as server:
+        verdict, _ = await caller.call(endpoint_of(server, adapter), a_claim(), NOW)
+    assert verdict.kind == kind
+    assert verdict.retry_after == (7.0 if said == "busy" else None)
+
+
+@pytest.mark.parametrize("adapter", OPTIONS)
+async def test_403_is_the_token_for_liveperson_and_our_credentials_for_all_others(
+    caller: Caller, adapter: str
+) -> None:
+    async with serving(saying(answer(403))) as server:
+        verdict, _ = await caller.call(endpoint_of(server, adapter), a_claim(), NOW)
+    assert verdict.kind == ("token_dead" if adapter == "liveperson" else "misconfigured")
+
+
+@pytest.mark.parametrize("adapter", OPTIONS)
+async def test_a_silence_is_tried_again(caller: Caller, adapter: str) -> None:
+    async with serving(saying(b"", then="hang")) as server:
+        endpoint = endpoint_of(server, adapter, timeout=0.05)
+        verdict, _ = await caller.call(endpoint, a_claim(), NOW)
+    assert (verdict.kind, verdict.reason) == ("retry", "timeout")
+
+
+@pytest.mark.parametrize("adapter", [name for name in OPTIONS if name != "zendesk"])
+async def test_a_badge_goes_out_without_a_word_of_the_message(caller: Caller, adapter: str) -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await request_of(reader))
+        writer.write(answer(200))
+        await writer.drain()
+
+    async with serving(serve) as server:
+        claim = a_claim(ring=a_ring(RingKind.BADGE))
+        verdict, _ = await caller.call(endpoint_of(server, adapter), claim, NOW)
+    assert verdict.kind == "accepted"
+    assert b"Hello" not in seen[0]
+
+
+async def test_a_token_that_would_lead_to_another_path_is_refused_and_never_sent(
+    caller: Caller,
+) -> None:
+    called: list[bool] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        called.append(True)
+
+    async with serving(serve) as server:
+        claim = replace(a_claim(), target=Target("..", "fp-1"))
+        verdict, _ = await caller.call(endpoint_of(server, "template"), claim, NOW)
+    assert (verdict.kind, verdict.reason, called) == ("refused", "unwritable", [])
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options"), [("matrxi", "{}"), ("matrix", "{}"), ("standard", '{"x": 1}')]
+)
+async def test_an_adapter_that_cannot_be_used_is_a_setting_of_ours(
+    caller: Caller, adapter: str, options: str
+) -> None:
+    async with serving(saying(answer(200))) as server:
+        endpoint = local(server, adapter=adapter, options=options)
+        verdict, _ = await caller.call(endpoint, a_claim(), NOW)
+    assert (verdict.kind, verdict.reason) == ("misconfigured", "adapter")
+
+
+def test_every_adapter_of_ours_is_tried_here() -> None:
+    assert names() == list(OPTIONS)
