@@ -1,10 +1,11 @@
 """Others that relay messages, for the same load: python-socketio, and ejabberd where installed.
 
-Both forget: nothing is written to disk, nothing is acknowledged, nothing is receipted. A message is
-there when the receiver has it, and then the sender sends the next. One to one: every receiver has a
-sender of its own. python-socketio comes into a virtual environment of its own, made on demand, so
-that it is no dependency of anything. ejabberd runs with one scheduler and the modules that its
-package turns on for people who chat, without an archive, TLS and limits, and lets anybody log in.
+Nothing is acknowledged or receipted, and but for ejabberd's archive nothing is written to disk. A
+message is there when the receiver has it, and then the sender sends the next. One to one: every
+receiver has a sender of its own. python-socketio comes into a virtual environment of its own, made
+on demand, so that it is no dependency of anything. ejabberd runs with one scheduler and the modules
+that its package turns on for people who chat, without TLS and limits, and lets anybody log in; once
+without an archive, once with `mod_mam` in a PostgreSQL that is made for it, on the same core.
 """
 
 from __future__ import annotations
@@ -151,6 +152,18 @@ modules:
   mod_vcard: {{}}
   mod_version: {{}}
 """
+ARCHIVE = """
+  mod_mam:
+    default: always
+    db_type: sql
+sql_type: pgsql
+sql_server: "127.0.0.1"
+sql_port: {port}
+sql_database: postgres
+sql_username: {user}
+"""
+ARCHIVE_SCHEMA = Path("/usr/share/ejabberd/sql/pg.sql")
+POSTGRES_USER = "bench"
 STREAM = (
     b"<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'"
     b" to='localhost' version='1.0'>"
@@ -162,15 +175,14 @@ BIND = (
 
 
 @contextmanager
-def ejabberd_server() -> Iterator[Process]:
+def ejabberd_server(archive: str = "") -> Iterator[Process]:
+    """`archive` is what its configuration has in addition."""
     erl = shutil.which("erl")
     if erl is None or shutil.which("ejabberdctl", path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
         raise Missing("ejabberd is not installed (Debian: apt-get install ejabberd)")
     with servers.scratch() as directory:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        (directory / "ejabberd.yml").write_text(EJABBERD.format(port=port))
+        port = _free_port()
+        (directory / "ejabberd.yml").write_text(EJABBERD.format(port=port) + archive)
         command = [
             erl, "-noinput", "+S", "1:1", "+P", "250000", "-mnesia", "dir",
             f'"{directory / "mnesia"}"', "-s", "ejabberd",
@@ -186,6 +198,49 @@ def ejabberd_server() -> Iterator[Process]:
         with servers.running(command, os.environ | environment, quiet=True) as popen:
             _wait_for(port)
             yield Process(popen, {"chat": port})
+
+
+@contextmanager
+def archiving_server() -> Iterator[Process]:
+    """ejabberd with every message in a PostgreSQL of its own, on the same core."""
+    if not ARCHIVE_SCHEMA.exists() or not list(Path("/usr/lib/erlang/lib").glob("p1_pgsql-*")):
+        raise Missing("ejabberd's archive needs Debian's packages postgresql and erlang-p1-pgsql")
+    with _postgres() as (port, psql):
+        psql(ARCHIVE_SCHEMA.read_text())
+        with ejabberd_server(ARCHIVE.format(port=port, user=POSTGRES_USER)) as process:
+            yield process
+
+
+@contextmanager
+def _postgres() -> Iterator[tuple[int, Callable[[str], None]]]:
+    """A new cluster with the settings that PostgreSQL has by itself; its port, and a way in."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        raise Missing("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    # It refuses to run as root; then it runs as the user whom its package made.
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    with servers.scratch() as directory:
+        directory.chmod(0o777)
+        data, port = directory / "data", _free_port()
+        make = [str(found[-1] / "initdb"), "-D", str(data), "-U", POSTGRES_USER, "-A", "trust"]
+        subprocess.run([*as_user, *make], check=True, stdout=subprocess.DEVNULL)
+        serve: list[str] = [*as_user, str(found[-1] / "postgres"), "-D", str(data)]
+        serve += ["-p", str(port), "-k", str(directory), "-h", "127.0.0.1"]
+        with servers.running(serve, quiet=True):
+            _wait_for(port)
+            address = f"host=127.0.0.1 port={port} user={POSTGRES_USER} dbname=postgres"
+
+            def psql(script: str) -> None:
+                command = [str(found[-1] / "psql"), "-q", "-v", "ON_ERROR_STOP=1", address]
+                subprocess.run(command, input=script.encode(), check=True)
+
+            yield port, psql
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:
@@ -278,4 +333,5 @@ class Peer:
 PEERS = {
     "socketio": Peer("python-socketio relay", socketio_server, socketio_load),
     "ejabberd": Peer("ejabberd, no archive", ejabberd_server, ejabberd_load, at_least=2),
+    "archive": Peer("ejabberd, archive", archiving_server, ejabberd_load, at_least=10),
 }

@@ -17,7 +17,7 @@ class Size:
     agents: int = 4
     in_flight: int = 1
     conversations: tuple[int, ...] = (100, 1000)
-    peers: tuple[str, ...] = ("socketio", "ejabberd")
+    peers: tuple[str, ...] = ("socketio", "ejabberd", "archive")
     idle: int = 8000
     connects: int = 5000
     pushes: int = 5000
