@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway import auth, config, descriptors, inspect, logs, starter, why
+from gateway import auth, campaign_cli, config, descriptors, inspect, logs, starter, why
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
 from gateway.dryrun import dry_run
 from gateway.kit import cli as kit
@@ -232,3 +232,4 @@ def check(
 
 app.command("backend")(kit.backend)
 app.add_typer(kit.push, name="push")
+app.add_typer(campaign_cli.app, name="campaign")

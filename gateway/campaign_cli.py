@@ -1,0 +1,335 @@
+"""The commands `ringback campaign …`: a client of the campaigns' calls.
+
+What a command prints is what the gateway told it. A campaign belongs to the gateway: when a command
+ends, or is ended, the campaign goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gateway.audience import Format
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say
+from gateway.protocol import RATE_DEFAULT, Unknown
+from gateway.service import Access, Refused, Service, Token, Unreachable, Url, access
+
+R = TypeVar("R")
+
+POLL = 0.5  # seconds between two looks at how far it is
+LOST = 120.0  # seconds for which a gateway that does not answer is waited for
+PIECE = 65_536  # bytes of the file in one piece
+INTERRUPTED = 130
+ENDINGS = {".csv": Format.CSV, ".jsonl": Format.JSON_LINES, ".ndjson": Format.JSON_LINES}
+GOING = ("scheduled", "running", "paused")
+
+app = typer.Typer(help="Send to many customers, and follow it.", no_args_is_help=True)
+Id = Annotated[str, typer.Argument(help="The campaign's id, cp_….")]
+
+
+def run(call: Coroutine[Any, Any, R]) -> R:
+    """Run, and say in one line what the gateway refused or that it does not answer."""
+    try:
+        return asyncio.run(call)
+    except (Refused, Unreachable) as error:
+        fail(str(error))
+
+
+@app.command()
+def send(
+    text: Annotated[str, typer.Option(help="What to say; {name} is a column of the file.")],
+    recipients: Annotated[
+        Path | None, typer.Argument(help="The audience: .csv with a column customer, or .jsonl.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the notification; may have fields.")] = None,
+    all_devices: Annotated[
+        bool, typer.Option("--all-devices", help="To all with a live device, without a file.")
+    ] = False,
+    send_at: Annotated[
+        str | None, typer.Option(help="When to begin: 2026-11-25T08:00:00Z.")
+    ] = None,
+    expires_at: Annotated[
+        str | None, typer.Option("--expires-at", "--expires", help="When it is of no use any more.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Recipients per second.")] = RATE_DEFAULT,
+    unknown: Annotated[
+        Unknown, typer.Option(help="What to do about customers whom nobody has seen.")
+    ] = Unknown.CREATE,
+    key: Annotated[
+        str | None, typer.Option(help="Sent again with the same key, it is the same campaign.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Stay and show how far it is.")] = True,
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Send one message to many, each at most once. Ctrl-C leaves the campaign running."""
+    with clearly():
+        if (recipients is None) is not all_devices:
+            fail("give a file of recipients, or --all-devices, and not both")
+        form = _format(recipients) if recipients is not None else None
+        told: dict[str, Any] = {"text": text, "rate": rate, "unknown": unknown.value}
+        optional = {"title": title, "send_at": send_at, "expires_at": expires_at}
+        told |= {name: value for name, value in optional.items() if value is not None}
+        key = key or f"cli-{secrets.token_hex(8)}"
+        to = access(config_path, tenant, url, token)
+        try:
+            campaign = run(_send(to, told, key, recipients, form))
+        except KeyboardInterrupt:
+            say("Broken off before the gateway had the whole audience: nothing is sent.")
+            raise typer.Exit(INTERRUPTED) from None
+        _follow(to, campaign, wait=wait)
+
+
+def _format(path: Path) -> Format:
+    form = ENDINGS.get(path.suffix.lower())
+    if form is None:
+        fail(f"{path}: the file must be called .csv, .jsonl or .ndjson")
+    try:
+        with path.open("rb"):
+            return form
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}")
+
+
+async def _send(
+    to: Access, told: dict[str, Any], key: str, path: Path | None, form: Format | None
+) -> Any:
+    headers = {"Idempotency-Key": key}
+    async with Service(to) as service:
+        try:
+            if path is None or form is None:
+                body = told | {"audience": "devices"}
+                return await service.call("POST", "/v1/campaigns", json=body, headers=headers)
+            with aiohttp.MultipartWriter("form-data") as parts:
+                first = parts.append_json(told)
+                first.set_content_disposition("form-data", name="campaign")
+                file = parts.append(_pieces(path), {"Content-Type": form.value})
+                file.set_content_disposition("form-data", name="recipients")
+            return await service.call("POST", "/v1/campaigns", data=parts, headers=headers)
+        except Unreachable as error:
+            raise Unreachable(
+                f"{error} If it was while sending, run this again with --key {key}: nobody gets"
+                " it twice."
+            ) from None
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    """The file, with a bar for how much of it is on its way."""
+    with path.open("rb") as file, _bar() as progress:
+        size = path.stat().st_size
+        task = progress.add_task("taking the audience", total=max(1, -(-size // 1024)))
+        done = 0
+        while piece := file.read(PIECE):
+            yield piece
+            done += len(piece)
+            progress.update(task, completed=-(-done // 1024))
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _describe(campaign: dict[str, Any]) -> None:
+    doubles = campaign["duplicates"]
+    also = f" ({doubles:,} came more than once)" if doubles else ""
+    again = " It was sent before, under this key." if campaign.get("duplicate") else ""
+    say(f"Campaign {campaign['id']}: {campaign['recipients']:,} recipients{also}.{again}")
+    if campaign["state"] == "scheduled":
+        say(f"It begins at {campaign['send_at']}.")
+
+
+# Following
+
+
+def _follow(to: Access, campaign: dict[str, Any], *, wait: bool = True) -> None:
+    """Say what it is, show how far it is until it is over, then the report."""
+    id = campaign["id"]
+    try:
+        _describe(campaign)
+        if not wait or campaign["state"] == "scheduled":
+            return
+        campaign = run(_until_over(to, campaign))
+        _show_report(run(_get(to, f"/{_in_path(id)}/report")))
+    except KeyboardInterrupt:
+        say(
+            f"The campaign goes on without this command.\n  how far it is:  ringback campaign show"
+            f" {id}\n  to stop it:     ringback campaign pause {id}, or cancel {id}"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    if campaign["state"] != "finished":
+        say(f"The campaign is {campaign['state']}.")
+
+
+async def _until_over(to: Access, campaign: dict[str, Any]) -> dict[str, Any]:
+    path = f"/v1/campaigns/{_in_path(campaign['id'])}"
+    silent_since: float | None = None
+    async with Service(to) as service:
+        with _bar() as progress:
+            task = progress.add_task("sending", total=campaign["recipients"])
+            while campaign["state"] in GOING:
+                await asyncio.sleep(POLL)
+                try:
+                    campaign = await service.call("GET", path)
+                    silent_since = None
+                except Unreachable:
+                    # It may be starting again: the campaign goes on then, and so do we.
+                    silent_since = silent_since or time.monotonic()
+                    if time.monotonic() - silent_since > LOST:
+                        raise
+                done = campaign["sent"] + campaign["skipped"]
+                state = "no answer, waiting" if silent_since else _verb(campaign["state"])
+                progress.update(task, completed=done, description=state)
+    return campaign
+
+
+def _verb(state: str) -> str:
+    return "sending" if state in ("running", "finished") else state
+
+
+# The others
+
+
+def _in_path(id: str) -> str:
+    return quote(id, safe="")
+
+
+async def _get(to: Access, path: str, method: str = "GET") -> Any:
+    async with Service(to) as service:
+        return await service.call(method, f"/v1/campaigns{path}")
+
+
+@app.command("list")
+def show_all(
+    limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """The campaigns, newest first."""
+    with clearly():
+        to = access(config_path, tenant, url, token)
+        page = run(_get(to, f"?limit={limit}"))
+        if as_json:
+            print(json.dumps(page))
+            return
+        table = Table("campaign", "created (UTC)", "state", box=None, pad_edge=False)
+        for name in ("recipients", "sent", "skipped", "left"):
+            table.add_column(name, justify="right")
+        for c in page["campaigns"]:
+            counts = (f"{c[name]:,}" for name in ("recipients", "sent", "skipped", "left"))
+            table.add_row(c["id"], c["created_at"][:19].replace("T", " "), c["state"], *counts)
+        Console(highlight=False, markup=False).print(table)
+        if page["more"]:
+            say("There are older ones: --limit shows up to 200.")
+
+
+@app.command()
+def show(
+    id: Id,
+    as_json: AsJson = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until it is over.")] = False,
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """One campaign, and how far it is."""
+    with clearly():
+        to = access(config_path, tenant, url, token)
+        campaign = run(_get(to, f"/{_in_path(id)}"))
+        if follow:
+            _follow(to, campaign)
+        elif as_json:
+            print(json.dumps(campaign))
+        else:
+            _show(campaign)
+
+
+def _show(campaign: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in campaign.items():
+        if value is not None:
+            text = value if isinstance(value, str) else orjson.dumps(value).decode()
+            table.add_row(name, text)
+    Console(highlight=False, markup=False).print(table)
+
+
+@app.command()
+def report(
+    id: Id,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """What became of everybody: rung, in chat, read, skipped why, failed why."""
+    with clearly():
+        told = run(_get(access(config_path, tenant, url, token), f"/{_in_path(id)}/report"))
+        if as_json:
+            print(json.dumps(told))
+        else:
+            _show_report(told)
+
+
+def _show_report(told: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("recipients", f"{told['recipients']:,}")
+    for name in ("rung", "in_chat", "pending"):
+        table.add_row(f"  {name.replace('_', ' ')}", f"{told[name]:,}")
+    for name in ("skipped", "failed"):
+        for reason, many in sorted(told[name].items()):
+            table.add_row(f"  {name}: {reason}", f"{many:,}")
+    table.add_row("  left", f"{told['left']:,}")
+    table.add_row("read", f"{told['read']:,}")
+    Console(highlight=False, markup=False).print(table)
+
+
+def _step(name: str, told: str) -> Callable[..., None]:
+    def step(
+        id: Id,
+        config_path: ConfigPath = None,
+        tenant: TenantName = None,
+        url: Url = None,
+        token: Token = None,
+    ) -> None:
+        with clearly():
+            to = access(config_path, tenant, url, token)
+            campaign = run(_get(to, f"/{_in_path(id)}/{name}", "POST"))
+            say(
+                f"Campaign {campaign['id']} is {campaign['state']}: {campaign['sent']:,} sent,"
+                f" {campaign['left']:,} left."
+            )
+
+    step.__doc__ = told
+    return step
+
+
+app.command("pause")(_step("pause", "Send no more until it is resumed."))
+app.command("resume")(_step("resume", "Go on at the exact place."))
+app.command("cancel")(_step("cancel", "Send no more, for good. What was sent stays sent."))

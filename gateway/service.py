@@ -1,0 +1,126 @@
+"""What commands need to call a running gateway's HTTP API as a service.
+
+The address and the token come from options or the environment; without a token, one is made with
+the configuration's secret, as `ringback token` does. What goes wrong is one clear line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+import aiohttp
+import orjson
+import typer
+
+from gateway import auth
+from gateway.command import fail, load, tenant_of
+from gateway.protocol import Role
+
+AUTHOR = "ringback-cli"
+TTL = 3_600.0  # seconds for which a token of ours is good; each call has a new one
+
+Url = Annotated[
+    str | None,
+    typer.Option(envvar="RINGBACK_URL", help="Of the HTTP API; else the configuration says it."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RINGBACK_TOKEN",
+        help="A service token, better in the environment; else one is made (HS256 only).",
+    ),
+]
+
+
+class Refused(Exception):
+    """The gateway said no. `detail` is its reason, one line."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Unreachable(Exception):
+    """There was no answer."""
+
+
+class Access(NamedTuple):
+    """Where the API is, and a token for each call."""
+
+    url: str
+    token: Callable[[], str]
+
+
+def access(
+    config_path: Path | None, tenant: str | None, url: str | None, token: str | None
+) -> Access:
+    """From what was given. Fails with one line."""
+    if url is not None and token is not None:
+        return Access(_base(url), lambda: token)
+    settings = load(config_path)
+    host, port = settings.server.http
+    if url is None and not port:
+        fail("--url: the configuration has port 0; say where the HTTP API is, http://HOST:PORT")
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
+    here = _base(url or f"http://{everywhere.get(host, host)}:{port}")
+    if token is not None:
+        return Access(here, lambda: token)
+    chosen = tenant_of(settings, tenant)
+
+    def made() -> str:
+        return auth.issue(settings, chosen, Role.SERVICE, AUTHOR, ttl=TTL)
+
+    made()  # what cannot be made is said now
+    return Access(here, made)
+
+
+def _base(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        fail("--url: give http://HOST:PORT or https://HOST")
+    return url.rstrip("/")
+
+
+class Service:
+    """Calls as a service. `async with Service(access) as service:`."""
+
+    def __init__(self, to: Access) -> None:
+        self._to = to
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=120.0)
+        self._http = aiohttp.ClientSession(timeout=timeout)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    async def call(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of a good answer. Raises `Refused` or `Unreachable`."""
+        assert self._http is not None  # noqa: S101  (for mypy: within `async with`)
+        headers = {"Authorization": f"Bearer {self._to.token()}", **options.pop("headers", {})}
+        url = self._to.url + path
+        try:
+            async with self._http.request(method, url, headers=headers, **options) as answer:
+                raw, status = await answer.read(), answer.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(
+                f"no answer from {self._to.url} ({type(error).__name__}): is the gateway running,"
+                " and is this its HTTP API?"
+            ) from None
+        told = _json(raw)
+        if status >= 400 or told is None:
+            detail = told.get("detail") if isinstance(told, dict) else None
+            raise Refused(status, str(detail or f"{self._to.url} answered HTTP {status}"))
+        return told
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None

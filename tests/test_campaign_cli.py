@@ -1,0 +1,169 @@
+"""`ringback campaign`, as somebody at a terminal meets it, against a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from gateway.protocol import Role
+from tests.running import PATIENCE, PATIENT, Running, running
+from tests.test_cli import RINGBACK, Ended, environ_of, ringback
+
+
+def here(it: Running, tenant: str = "acme") -> dict[str, str]:
+    """How the command finds this gateway."""
+    token = it.token(Role.SERVICE, "crm", tenant)
+    return {"RINGBACK_URL": it.url("").rstrip("/"), "RINGBACK_TOKEN": token}
+
+
+async def campaign(it: Running, *words: str) -> Ended:
+    return await ringback(
+        Path(it.gateway.config.storage.path).parent, "campaign", *words, **here(it)
+    )
+
+
+async def sent(it: Running, *words: str) -> str:
+    """A campaign that was begun and is not followed; its id."""
+    ended = await campaign(it, "send", "--no-wait", "--text", "hello", *words)
+    assert ended.code == 0, ended
+    return str(re.findall("cp_[0-9a-f]+", ended.err)[0])
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> str:
+    path = tmp_path / "people.csv"
+    path.write_text("customer,name\nc-1,Ann\nc-2,Ben\nc-1,Ann\n")
+    return str(path)
+
+
+async def test_a_file_is_sent_followed_and_reported(tmp_path: Path, people: str) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.customer("c-1")
+        ended = await campaign(it, "send", people, "--text", "Hi {name}", "--title", "Sale")
+        assert ended.code == 0, ended
+        assert "2 recipients (1 came more than once)" in ended.err
+        counts = dict(line.rsplit(maxsplit=1) for line in ended.out.splitlines())
+        assert (counts["recipients"], counts["  left"]) == ("2", "0")
+        _, page = await it.call("GET", "/v1/customers/c-2/messages", Role.SERVICE)
+        assert [m["text"] for m in page["messages"]] == ["Hi Ben"]
+
+
+async def test_with_the_configuration_alone_a_token_is_made(tmp_path: Path, people: str) -> None:
+    async with running(tmp_path, tenants=("acme",)) as it:
+        config = str(tmp_path / "ringback.toml")
+        url = it.url("").rstrip("/")
+        ended = await ringback(
+            tmp_path, "campaign", "send", people, "--text", "hi", "-c", config, RINGBACK_URL=url
+        )
+        assert ended.code == 0, ended
+        ended = await ringback(tmp_path, "campaign", "list", "-c", config, RINGBACK_URL=url)
+        assert "finished" in ended.out
+
+
+async def test_json_lines_and_all_devices_are_audiences_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register("c-9", "phone", "t-9")
+        lines = tmp_path / "people.jsonl"
+        lines.write_text('"c-1"\n{"customer": "c-2"}\n')
+        first = await sent(it, str(lines))
+        second = await sent(it, "--all-devices")
+        for id, recipients in ((first, 2), (second, 1)):
+            told = json.loads((await campaign(it, "show", id, "--json")).out)
+            assert told["recipients"] == recipients
+
+
+async def test_ctrl_c_leaves_it_running_and_says_so(tmp_path: Path, people: str) -> None:
+    async with running(tmp_path) as it:
+        process = await asyncio.create_subprocess_exec(
+            RINGBACK, "campaign", "send", people, "--text", "hi", "--rate", "0.01",
+            env=environ_of(here(it)), stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stderr is not None
+        async with asyncio.timeout(3 * PATIENCE):
+            said = ""
+            while "Campaign cp_" not in said:
+                said += (await process.stderr.read(1_000)).decode()
+            process.send_signal(signal.SIGINT)
+            said += (await process.stderr.read()).decode()
+            assert await process.wait() == 130
+        assert "The campaign goes on without this command." in said
+        assert "Traceback" not in said
+        id = re.findall("cp_[0-9a-f]+", said)[0]
+        told = json.loads((await campaign(it, "show", id, "--json")).out)
+        assert (told["state"], told["left"]) == ("running", 1)
+
+
+async def test_it_is_paused_resumed_cancelled_and_reported(tmp_path: Path, people: str) -> None:
+    async with running(tmp_path) as it:
+        id = await sent(it, people, "--rate", "0.01")
+        for step, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
+            ended = await campaign(it, step, id)
+            assert ended.code == 0, ended
+            assert f"Campaign {id} is {state}" in ended.err
+        refused = (await campaign(it, "resume", id)).refused()
+        assert refused == "ringback: this campaign is cancelled already"
+        told = json.loads((await campaign(it, "report", id, "--json")).out)
+        assert told["skipped"] == {"cancelled": 1}
+        assert "cancelled" in (await campaign(it, "show", id)).out
+
+
+async def test_the_same_key_is_the_same_campaign(tmp_path: Path, people: str) -> None:
+    async with running(tmp_path) as it:
+        first = await sent(it, people, "--key", "summer")
+        assert await sent(it, people, "--key", "summer") == first
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["send", "--text", "hi"], "give a file of recipients, or --all-devices, and not both"),
+        (["send", "none.csv", "--text", "hi"], "cannot read none.csv: No such file"),
+        (["send", "people.txt", "--text", "hi"], "people.txt: the file must be called .csv"),
+        (["send", "people.csv", "--text", "Hi {nmae}"], "the file has no column nmae"),
+        (["send", "people.csv", "--text", "Hi {name"], "text: at character 4: a field is written"),
+        (["send", "people.csv", "--text", "hi", "--rate", "0"], "rate: must be a number from 0.01"),
+        (["send", "people.csv", "--text", "hi", "--send-at", "noon"], "send_at: must be an RFC"),
+        (["show", "cp_none"], "this tenant has no such campaign"),
+        (["pause", "a/b?c"], "this tenant has no such campaign"),
+        (["list", "--token", "x"], "the token was not accepted"),
+        (["list", "--url", "http://127.0.0.1:1"], "no answer from http://127.0.0.1:1"),
+        (["list", "--url", "localhost"], "--url: give http://HOST:PORT"),
+    ],
+)
+async def test_what_is_wrong_is_one_line(
+    tmp_path: Path, people: str, words: list[str], problem: str
+) -> None:
+    async with running(tmp_path) as it:
+        ended = await campaign(it, *words)
+        shown = [line for line in ended.err.splitlines() if line.startswith("ringback: ")]
+        assert (ended.code, len(shown)) == (2, 1), ended
+        assert problem in shown[0]
+        assert "Traceback" not in ended.err
+
+
+async def test_the_bad_lines_of_a_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text("customer\nc-1\n" + "x" * 200 + "\n")
+    async with running(tmp_path) as it:
+        ended = await campaign(it, "send", str(path), "--text", "hi")
+        assert ended.code == 2
+        assert "line 3: customer: must be a string of 1 to 128 characters" in ended.err
+        assert "Nothing was sent" in ended.err
+
+
+async def test_a_tenant_whose_tokens_cannot_be_made_is_told_how_to_give_one(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path):
+        path = tmp_path / "ringback.toml"
+        ended = await ringback(tmp_path, "campaign", "list", "-c", str(path))
+        assert "--url: the configuration has port 0" in ended.refused()
+        ended = await ringback(
+            tmp_path, "campaign", "list", "-c", str(path), RINGBACK_URL="http://127.0.0.1:1"
+        )
+        assert "--tenant: give one of acme, other" in ended.refused()
