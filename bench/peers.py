@@ -70,17 +70,20 @@ uvloop.run(main())
 
 @contextmanager
 def socketio_server() -> Iterator[Process]:
-    with servers.python(SOCKETIO, interpreter=str(_environment("socketio"))) as process:
+    python = environment("python-socketio", "python-socketio>=5.13", "aiohttp", "uvloop")
+    with servers.python(SOCKETIO, interpreter=str(python)) as process:
         yield process
 
 
-def _environment(name: str) -> Path:
-    """The interpreter of a throw-away virtual environment with python-socketio in it."""
+def environment(name: str, *packages: str) -> Path:
+    """The interpreter of a throw-away virtual environment with these packages in it.
+
+    Raises `Missing`.
+    """
     python = VENVS / name / "bin" / "python"
     if not (VENVS / name / "ready").exists():
         try:
             subprocess.run([sys.executable, "-m", "venv", "--clear", VENVS / name], check=True)
-            packages = ["python-socketio>=5.13", "aiohttp", "uvloop"]
             subprocess.run(
                 [python, "-m", "pip", "install", "--quiet", *packages],
                 check=True,
@@ -88,7 +91,7 @@ def _environment(name: str) -> Path:
                 timeout=180,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise Missing(f"python-socketio could not be installed ({error})") from None
+            raise Missing(f"{name} could not be installed ({error})") from None
         (VENVS / name / "ready").touch()
     return python
 
