@@ -51,7 +51,8 @@ bench: $(READY)           ## every bar beside its reference, and one table (ARGS
 	$(BIN)/python -m bench $(ARGS)
 
 lock:                     ## renew requirements.lock from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra backend --group dev --universal \
+	    --python-version 3.11 \
 	    --generate-hashes --upgrade --quiet -o requirements.lock
 
 clean:
