@@ -74,12 +74,13 @@ class Store:
     """Changes that may wait, and as many that may wait as `later`; beyond it `Overloaded`, for a
     tenant that has its share of them."""
     BATCH = 128
-    """Changes of one tenant in one commit at the most: the loop does nothing else while they are
-    judged, and who comes meanwhile waits for two such commits."""
-    SHARE = 16
-    """The same while others wait too, so that one tenant's flood does not hold them up (I8)."""
-    LATER = 64
-    """The same of what nobody in chat waits for, if nothing else waits; else its `SHARE`."""
+    """Changes in one commit at the most, where all that wait are one tenant's: the loop does
+    nothing else while they are judged, and who comes meanwhile waits for two such commits."""
+    LATER = 48
+    """The same of what nobody in chat waits for."""
+    SHARE = 8
+    """The same of either kind and of each tenant, where others wait too: so that one tenant's
+    flood does not hold them up (I8)."""
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     UNACKED = 1_000
@@ -181,9 +182,10 @@ class Store:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = self._queue.take(self.BATCH, self.SHARE)
-            batch += self._later.take(self.SHARE if batch else self.LATER, self.SHARE)
-            await self._commit_or_fail(batch)
+            alone = len(self._queue.tenants | self._later.tenants) == 1
+            chat = self._queue.take(self.BATCH if alone else self.SHARE)
+            later = self._later.take(self.LATER if alone else self.SHARE)
+            await self._commit_or_fail(chat + later)
 
     async def _commit_or_fail(self, batch: list[_Change]) -> None:
         try:

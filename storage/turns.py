@@ -8,6 +8,7 @@ the writer therefore waits for itself, and others wait for no more than its shar
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -39,9 +40,13 @@ class Turns(Generic[T]):
         self._size += 1
         return True
 
-    def take(self, alone: int, share: int) -> list[T]:
-        """Up to `alone` if only one tenant waits, else up to `share` of each."""
-        most = alone if len(self._queues) == 1 else share
+    @property
+    def tenants(self) -> Set[str]:
+        """Those who wait."""
+        return self._queues.keys()
+
+    def take(self, most: int) -> list[T]:
+        """Up to `most` of each tenant."""
         taken: list[T] = []
         for tenant, queue in tuple(self._queues.items()):
             taken += [queue.popleft() for _ in range(min(most, len(queue)))]

@@ -272,9 +272,9 @@ FAULTS = (
     ),
     Fault(
         "a tenant's flood takes the whole commit",
-        "storage/turns.py",
-        "        most = alone if len(self._queues) == 1 else share\n",
-        "        most = alone\n",
+        "storage/store.py",
+        "            alone = len(self._queue.tenants | self._later.tenants) == 1\n",
+        "            alone = True\n",
         ("tests/storage/test_store.py",),
     ),
 )

@@ -16,27 +16,23 @@ def filled(**waiting: int) -> Turns[str]:
 
 
 def test_nothing_is_taken_where_nothing_waits() -> None:
-    assert filled().take(10, 2) == []
+    assert filled().take(10) == []
 
 
-def test_one_tenant_alone_is_served_in_the_order_of_arrival() -> None:
+def test_a_tenant_is_served_in_the_order_of_arrival() -> None:
     turns = filled(a=5)
-    assert turns.take(3, 1) == ["a0", "a1", "a2"]
-    assert turns.take(3, 1) == ["a3", "a4"]
+    assert turns.take(3) == ["a0", "a1", "a2"]
+    assert turns.take(3) == ["a3", "a4"]
     assert len(turns) == 0
 
 
-def test_where_others_wait_a_flood_gets_no_more_than_its_share() -> None:
+def test_a_flood_gets_no_more_than_the_others_may_have() -> None:
     turns = filled(flood=9, b=1, c=3)
-    assert turns.take(100, 2) == ["flood0", "flood1", "b0", "c0", "c1"]
-    assert turns.take(100, 2) == ["flood2", "flood3", "c2"]
+    assert turns.take(2) == ["flood0", "flood1", "b0", "c0", "c1"]
+    assert turns.tenants == {"flood", "c"}
+    assert turns.take(2) == ["flood2", "flood3", "c2"]
+    assert turns.tenants == {"flood"}
     assert len(turns) == 5
-
-
-def test_whoever_is_left_alone_is_no_longer_held_to_a_share() -> None:
-    turns = filled(a=7, b=1)
-    turns.take(100, 1)
-    assert len(turns.take(100, 1)) == 6
 
 
 def test_a_tenant_that_fills_the_queue_is_refused() -> None:
