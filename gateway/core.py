@@ -125,6 +125,7 @@ class Core:
             self.metrics.attempted,
             wall=self.wall,
         )
+        self.metrics.push_loads = self._worker.loads
         waiting = await self.book.recover()
         self._worker.start()
         await self.campaigns.start()
@@ -222,4 +223,7 @@ def endpoint_of(tenant: str, push: Push) -> Endpoint:
         in_flight=push.in_flight,
         retry_first=push.retry_first,
         retry_max=push.retry_max,
+        rate_per_second=push.rate_per_second,
+        breaker_after=push.breaker_after,
+        suspend_after=push.suspend_after,
     )

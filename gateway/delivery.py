@@ -49,6 +49,8 @@ class Reason(StrEnum):
     ACKED_HERE = "acked_here"
     ACKED_ELSEWHERE = "acked_elsewhere"
     UNREAD = "unread"
+    ENDPOINT_DOWN = "endpoint_down"
+    SUSPENDED = "suspended"
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -171,6 +173,7 @@ class Facts(msgspec.Struct, frozen=True):
     all_expired: bool = False
     all_read: bool = False
     badge_is_high: bool = False  # the device was told more unread than there are now
+    paused: Reason | None = None  # why the endpoint is not called at present
 
 
 class Decision(NamedTuple):
@@ -181,7 +184,20 @@ class Decision(NamedTuple):
 
 
 def look(facts: Facts) -> Decision:
-    """What to do about one device now. A ring in hand may only be repeated or cancelled."""
+    """What to do about one device now. A ring in hand may only be repeated or cancelled.
+
+    While the endpoint is paused, what would go out waits; all else is decided as ever.
+    """
+    decision = _look(facts)
+    if facts.paused is not None and decision.action in _GOES_OUT:
+        return Decision(Action.WAIT, facts.paused)
+    return decision
+
+
+_GOES_OUT = (Action.RING, Action.BADGE, Action.RETRY)
+
+
+def _look(facts: Facts) -> Decision:
     if not facts.live:
         return Decision(Action.SKIP, Reason.TOKEN_DEAD)
     if not facts.endpoint:

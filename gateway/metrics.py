@@ -7,7 +7,7 @@ tenant and words of ours; never a customer, a token or a text (I10).
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -16,10 +16,17 @@ from prometheus_client.exposition import generate_latest
 from gateway.delivery import Decision
 from gateway.hub import Hub
 from push.ring import Attempt, Claim
+from push.worker import Load
 from storage.campaigns import Campaign
 from storage.records import Outcome
 from storage.store import Store
 
+_OF_ENDPOINTS: tuple[tuple[str, str, Callable[[Load], int]], ...] = (
+    ("waiting", "Devices that wait for their turn at the customer backend", lambda x: x.waiting),
+    ("calling", "Devices that are being looked at or called for", lambda x: x.working),
+    ("down", "1 while the customer backend fails and one ring at a time tries", lambda x: x.open),
+    ("suspended", "1 while it has failed for longer than suspend_after", lambda x: x.suspended),
+)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 
@@ -62,6 +69,8 @@ class Metrics:
             ("tenant", "result"),
             registry=self.registry,
         )
+        self.push_loads: Callable[[], Mapping[str, Load]] = dict
+        """How each tenant's endpoint is, and what waits for it."""
         self.open_campaigns: Callable[[], list[Campaign]] = list
         """Every campaign that is not over."""
         self.faults = Counter(
@@ -93,12 +102,21 @@ class Metrics:
             sessions.add_metric((state,), count)
         yield sessions
         yield from self._campaigns()
+        yield from self._endpoints()
         yield GaugeMetricFamily(
             "ringback_writer_waiting", "Changes waiting for a commit", self._store.waiting
         )
         yield GaugeMetricFamily(
             "ringback_writer_commits", "Commits since the start", self._store.commits
         )
+
+    def _endpoints(self) -> Iterable[Metric]:
+        loads = self.push_loads()
+        for name, meaning, value in _OF_ENDPOINTS:
+            metric = GaugeMetricFamily(f"ringback_push_{name}", meaning, labels=("tenant",))
+            for tenant, load in loads.items():
+                metric.add_metric((tenant,), value(load))
+            yield metric
 
     def _campaigns(self) -> Iterable[Metric]:
         campaigns = GaugeMetricFamily(

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import orjson
 from cryptography.x509 import load_pem_x509_certificates
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from gateway.contentconfig import Content, check_content
 from gateway.values import (
@@ -138,6 +138,8 @@ _WHSEC = '"whsec_" and the base64 of 24 to 64 random bytes'
 SigningSecret = Annotated[Secret | None, meta(_WHSEC, _signing_secret, sourced=True)]
 Endpoint = Annotated[str, meta('an address such as "https://push.acme.example/ring"', _endpoint)]
 CaFile = Annotated[Path | None, meta("a file of PEM certificates", _ca_file)]
+_RATE = "a number of calls per second above 0, at most 100000"
+Rate = Annotated[float | None, Meta(gt=0, le=100_000, description=_RATE)]
 Networks = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', _networks)]
 Options = Annotated[str, meta(_OPTIONS, _options, sourced=True)]
 
@@ -162,6 +164,9 @@ class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     in_flight: Count = 32
     retry_first: Seconds = 1.0
     retry_max: Seconds = 300.0
+    rate_per_second: Rate = None  # calls; no limit if not given
+    breaker_after: Count = 10  # failures in a row until only one ring at a time tries
+    suspend_after: Lifetime = 86_400.0  # of failure, until operators have to act
 
 
 Wrong = Callable[[str, str, str], ConfigError]

@@ -32,6 +32,7 @@ from push.ring import (
     BookUnavailable,
     Claim,
     DeviceRef,
+    Pause,
     Ring,
     RingKind,
     Target,
@@ -231,19 +232,19 @@ class Book:
 
     # The look and the claim
 
-    async def look(self, ref: DeviceRef) -> Claim | None:
+    async def look(self, ref: DeviceRef, pause: Pause | None = None) -> Claim | Pause | None:
         """`RingBook.look`: judge one device now, and commit the claim or the reason for none."""
         key = Key(ref.tenant, ref.customer)
 
-        def change(tx: Transaction) -> Claim | None:
+        def change(tx: Transaction) -> Claim | Pause | None:
             c = tx.conversation(key)
             device = c.device(ref.device) if c is not None else None
-            claim = None
+            claim: Claim | Pause | None = None
             if c is not None and device is not None and device.wake_at is not None:
-                claim = self._judge(tx, c, device, ref)
-            if claim is not None:
+                claim = self._judge(tx, c, device, ref, pause)
+            if isinstance(claim, Claim):
                 tx.after_commit(lambda: self._calling.add(ref))
-            else:
+            elif claim is None:
                 # Its row may be set to a later time: nobody else watches it while it is busy.
                 tx.after_commit(lambda: self._let_go(ref, tx.conversation(key)))
             return claim
@@ -267,10 +268,15 @@ class Book:
             self.watch(c)
 
     def _judge(
-        self, tx: Transaction, c: Conversation, device: Device, ref: DeviceRef
-    ) -> Claim | None:
+        self,
+        tx: Transaction,
+        c: Conversation,
+        device: Device,
+        ref: DeviceRef,
+        pause: Pause | None,
+    ) -> Claim | Pause | None:
         newest = self._newest_to_ring(tx, c, device)
-        decision = delivery.look(self._facts(tx, c, device, newest))
+        decision = delivery.look(self._facts(tx, c, device, newest, pause))
         tx.after_commit(lambda: self.decided(c.tenant, decision))
         from_seq = max(device.covered_seq, c.acked_seq) + 1
         upto = device.ring_seq if device.ring else c.last_seq
@@ -286,7 +292,7 @@ class Book:
         )
         match decision.action:
             case Action.WAIT:
-                return None
+                return None if decision.reason is Reason.HELD else pause
             case Action.SKIP:
                 device = replace(device, owes=False, wake_at=None)
                 self.settle_undeliverable(tx, tx.put(c.with_device(device)))
@@ -319,7 +325,12 @@ class Book:
         return fresh[-1] if fresh else None
 
     def _facts(
-        self, tx: Transaction, c: Conversation, device: Device, newest: Message | None
+        self,
+        tx: Transaction,
+        c: Conversation,
+        device: Device,
+        newest: Message | None,
+        pause: Pause | None,
     ) -> Facts:
         in_hand = None
         if device.ring is not None:
@@ -344,6 +355,7 @@ class Book:
             all_expired=newest is None,
             all_read=c.read_ord == c.last_ord,
             badge_is_high=device.badge is not None and device.badge > c.unread and tenant.silent,
+            paused=None if pause is None else Reason(pause),
         )
 
     def _claim(

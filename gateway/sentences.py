@@ -38,6 +38,10 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.ACKED_HERE: "already acknowledged on this very device",
     Reason.ACKED_ELSEWHERE: "acknowledged, but not on this device",
     Reason.UNREAD: "not read in time",
+    Reason.ENDPOINT_DOWN: "the customer backend fails; what is for it waits, while one ring at a"
+    " time tries",
+    Reason.SUSPENDED: "the customer backend has failed for so long that it is only tried now and"
+    " then",
 }
 ACTIONS: Final[Mapping[Action, str]] = {
     Action.RING: "rung",
@@ -102,6 +106,8 @@ WAITS: Final[Mapping[WaitsFor, str]] = {
     WaitsFor.ANSWER: "the answer to attempt {attempt} of ring {ring} to {device}",
     WaitsFor.RETRY: "the next attempt of ring {ring} to {device}{at}; attempt {attempt} did not"
     " succeed",
+    WaitsFor.ENDPOINT: "the customer backend, which fails; {device} has its turn when a ring gets"
+    " through",
     WaitsFor.EARLIER_RING: "an earlier ring, {ring}, to {device} (attempt {attempt}); then its turn"
     " comes",
 }

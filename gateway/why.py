@@ -26,6 +26,7 @@ class WaitsFor(StrEnum):
     OVERDUE = "overdue"  # a gateway that runs and whose restart grace is over
     LOOK = "look"  # the push worker to look at a device
     ANSWER = "answer"  # the backend's answer to a call that is out
+    ENDPOINT = "endpoint"  # the customer backend to work again
     RETRY = "retry"  # the next attempt of a ring that covers it
     EARLIER_RING = "earlier_ring"  # a ring in hand that does not cover it
 
@@ -67,13 +68,14 @@ def waiting(told: Told, now: float, quiet_until: float = 0.0) -> list[dict[str, 
         found.append({"for": what.value, "until": timestamp(held)})
     for device in told.conversation.live_devices:
         if device.wake_at is not None:
-            entry = _waiting_device(device, told.message, device.wake_at > now)
+            entry = _waiting_device(device, told, device.wake_at > now)
             found += [entry] if entry else []
     return found
 
 
-def _waiting_device(device: Device, message: Message, asleep: bool) -> dict[str, Any] | None:
+def _waiting_device(device: Device, told: Told, asleep: bool) -> dict[str, Any] | None:
     """What this device does about the message; None if it is not concerned."""
+    message = told.message
     entry: dict[str, Any] = {"device": fingerprint(device.token)}
     entry["installation"] = device.installation
     if device.ring is not None:
@@ -84,9 +86,23 @@ def _waiting_device(device: Device, message: Message, asleep: bool) -> dict[str,
         what = WaitsFor.LOOK if device.ring is None else WaitsFor.EARLIER_RING
     else:
         return None
+    if not asleep and _is_paused(told, entry["device"]):
+        what = WaitsFor.ENDPOINT
     if asleep and device.wake_at is not None:
         entry["until"] = timestamp(device.wake_at)
     return {"for": what.value, **entry}
+
+
+def _is_paused(told: Told, device: str) -> bool:
+    """The last that was decided of the device is that it waits for its endpoint."""
+    for event in reversed(told.events):
+        detail = orjson.loads(event.detail) if event.detail else {}
+        if detail.get("device") == device:
+            return detail.get("reason") in _PAUSES and event.event == "look"
+    return False
+
+
+_PAUSES = (Reason.ENDPOINT_DOWN, Reason.SUSPENDED)
 
 
 def reason(told: Told) -> str | None:

@@ -1,8 +1,8 @@
 """How long to wait before the next attempt, and when dead tokens are too many to believe.
 
-Decides the delay of a retry and whether a tenant's rejections are a wave. Leaves to the worker
-what to retry, to the book when a ring expires and what quarantine does to a registration. Pure:
-time and randomness come in as arguments.
+Decides the delay of a retry, the pace of calls, and whether a tenant's rejections are a wave.
+Leaves to the worker what to retry, to the book when a ring expires and what quarantine does to a
+registration. Pure: time and randomness come in as arguments.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 
 _MAX_DOUBLINGS: Final = 64  # far past any `most`; keeps 2 ** n from growing into a huge integer
 
+PACE_AHEAD: Final = 0.02  # seconds
 WAVE_SECONDS: Final = 60
 WAVE_MORE_THAN: Final = 20
 
@@ -29,6 +30,31 @@ def delay(
     """
     ceiling = min(most, first * 2 ** min(attempt - 1, _MAX_DOUBLINGS))
     return (retry_after or 0.0) + rng.uniform(0.0, ceiling)
+
+
+@dataclass(slots=True)
+class Pace:
+    """At most so many calls a second, evenly: each has its moment, and comes then or later."""
+
+    _next: float = 0.0
+
+    def take(self, now: float, rate: float | None) -> float:
+        """Take the next moment and return 0; or return the seconds until there is one.
+
+        A few moments may be taken ahead (`PACE_AHEAD`): timers are not that exact.
+        """
+        if rate is None:
+            return 0.0
+        due = max(self._next, now)
+        if due - now > PACE_AHEAD:
+            return due - now
+        self._next = due + 1.0 / rate
+        return 0.0
+
+    def give_back(self, rate: float | None) -> None:
+        """The moment taken last was not used."""
+        if rate is not None:
+            self._next -= 1.0 / rate
 
 
 @dataclass(slots=True)

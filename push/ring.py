@@ -168,15 +168,24 @@ class Attempt:
     quarantine: bool = False
 
 
+class Pause(StrEnum):
+    """Why an endpoint is not called at present (`push.breaker`)."""
+
+    ENDPOINT_DOWN = "endpoint_down"
+    SUSPENDED = "suspended"
+
+
 class RingBook(Protocol):
     """Where rings are claimed and settled; the gateway implements it over its one writer."""
 
-    async def look(self, ref: DeviceRef) -> Claim | None:
+    async def look(self, ref: DeviceRef, pause: Pause | None = None) -> Claim | Pause | None:
         """Judge the facts against the state just committed, and commit the claim.
 
         Returns the claim (a new ring's first, or the next attempt of the ring in hand), or None
         when there is nothing to ring now: then the book has recorded why and, if a later time is
-        known, calls `PushWorker.wake` then. Raises `BookUnavailable`.
+        known, calls `PushWorker.wake` then. With a `pause` nothing is claimed: what would be rung
+        is recorded as waiting for that reason, `pause` is returned, and the device stays in the
+        worker's hands. Raises `BookUnavailable`.
         """
         ...
 
@@ -212,3 +221,6 @@ class Endpoint:
     in_flight: int = 32
     retry_first: float = 1.0
     retry_max: float = 300.0
+    rate_per_second: float | None = None
+    breaker_after: int = 10
+    suspend_after: float = 86_400.0

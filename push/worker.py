@@ -1,23 +1,27 @@
 """The push worker: look, call, settle, for every device that was woken.
 
-Decides when a device is looked at and how many calls run at a time. Leaves to the book what is
-owed and to whom, to `push.caller` the call, to `push.retry` the delays.
+Decides when a device is looked at. Leaves to the book what is owed and to whom, to `push.lane`
+whose turn it is, to `push.breaker` whether an endpoint may be called, to `push.caller` the call, to
+`push.retry` the delays.
 
 One device is in exactly one of these states; `wake` moves it as shown::
 
-    idle ──wake──> waiting ──slot free──> working ──done──> idle
-                      ^                    │   │
-                      └──woken meanwhile───┘   └──unexpected exception──> resting ──> waiting
+    idle ──wake──> waiting ─────turn────> working ──done──> idle
+                      ^                   ^  │ │
+                      │                   │  │ └──unexpected exception──> resting ──> waiting
+                      └──woken meanwhile──│──┘
+                                          │  endpoint down
+                                        parked <── (looked at once, to record the wait)
 
 `working` is one task: `look` (repeated while the book is unavailable; the slot is kept, which
 brakes the lane while nothing can be written), then the call, then `settle` (repeated until it
 commits). So no device has two calls in flight, and an answer that arrived is not thrown away
 because the disk was full for a while.
 
-Bounds (I9). Per tenant one lane of its own, so that a backlog delays nobody else: at most
-`Endpoint.in_flight` devices working; further ones wait, one entry per device however often it is
-woken, in the order of waking. Resting devices likewise are one entry each. Nothing is dropped at
-a bound: what is owed stands in the book's rows, not here.
+Bounds (I9). Per endpoint one lane of its own, so that a backlog delays nobody else: at most
+`Endpoint.in_flight` devices working, at its rate; further ones wait, one entry per device however
+often it is woken, in the order of waking. Parked and resting devices likewise are one entry each.
+Nothing is dropped at a bound: what is owed stands in the book's rows, not here.
 
 Draining: no look and no call starts any more; calls that are out may end and be settled within
 the time given; then they are cut off and their claims stand. After the restart the same ring id
@@ -29,19 +33,21 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Protocol
 
 import structlog
 
-from push import retry
+from push import breaker, retry
+from push.lane import Lane, Turn
 from push.ring import (
     Attempt,
     BookUnavailable,
     Claim,
     DeviceRef,
     Endpoint,
+    Pause,
     RingBook,
     Verdict,
     VerdictKind,
@@ -54,6 +60,10 @@ REST_FIRST: Final = 5.0  # seconds; a device whose work broke, doubled per break
 REST_MOST: Final = 300.0
 COMPLAIN_EVERY: Final = 60.0  # seconds, per tenant
 
+_SUSPENDED: Final = (
+    "nothing was accepted for too long; see what the backend answers (`ringback push test`), mend"
+    " it or the tenant's push settings; rings that have not expired go out when a probe succeeds"
+)
 _RETRIED: Final = frozenset({VerdictKind.RETRY, VerdictKind.MISCONFIGURED})
 
 _log = structlog.get_logger("push.worker")
@@ -69,21 +79,20 @@ class BackendCalls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How many devices of a tenant wait for a slot, and how many are being worked on."""
+    """How many devices wait for an endpoint, how many are being worked on, and how it is."""
 
     waiting: int
     working: int
+    open: bool = False
+    suspended: bool = False
 
 
 @dataclass(slots=True)
-class _Lane:
-    """One tenant's devices. The dicts are ordered sets: the order of waking is kept."""
+class _Timer:
+    """When (epoch s) a lane is to be asked again, and the task that does."""
 
-    waiting: dict[DeviceRef, None] = field(default_factory=dict)
-    working: dict[DeviceRef, asyncio.Task[None]] = field(default_factory=dict)
-    again: set[DeviceRef] = field(default_factory=set)
-    wave: retry.RejectionWave = field(default_factory=retry.RejectionWave)
-    complained_at: float | None = None
+    at: float
+    task: asyncio.Task[None]
 
 
 @dataclass(slots=True)
@@ -113,14 +122,14 @@ class PushWorker:
         `wall` dates what the backend compares with its own clock; it is `clock` unless given.
         """
         self._book = book
-        self._endpoints = dict(endpoints)
         self._caller = caller
         self._clock = clock
         self._rng = rng
         self._on_attempt = on_attempt
         self._sleep = sleep
         self._wall = wall or clock
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes = {tenant: Lane(endpoint) for tenant, endpoint in endpoints.items()}
+        self._timers: dict[str, _Timer] = {}
         self._rests: dict[DeviceRef, _Rest] = {}
         self._rest_timer: asyncio.Task[None] | None = None
         self._pausing: set[asyncio.Task[None]] = set()
@@ -136,29 +145,29 @@ class PushWorker:
         """
         if self._draining:
             return
-        if ref.tenant not in self._endpoints:
+        lane = self._lanes.get(ref.tenant)
+        if lane is None:
             _log.error("woken for a tenant without push endpoint", tenant=ref.tenant)
             return
         rest = self._rests.get(ref)
         if rest is not None and rest.until is not None:
             return
-        lane = self._lanes.setdefault(ref.tenant, _Lane())
-        if ref in lane.working:
-            lane.again.add(ref)
-            return
-        lane.waiting[ref] = None
-        self._fill(ref.tenant, lane)
+        lane.wake(ref)
+        self._fill(lane)
 
     def start(self) -> None:
         """Begin to work on what was woken. Call it once, inside the running loop."""
         self._started = True
-        for tenant, lane in self._lanes.items():
-            self._fill(tenant, lane)
+        for lane in self._lanes.values():
+            self._fill(lane)
 
     def load(self, tenant: str) -> Load:
-        """Return how much work this tenant has here, for metrics."""
-        lane = self._lanes.get(tenant, _Lane())
-        return Load(len(lane.waiting), len(lane.working))
+        """Return how much work this tenant has here, and how its endpoint is."""
+        return _load(self._lanes[tenant])
+
+    def loads(self) -> dict[str, Load]:
+        """Return the load of every tenant, for metrics."""
+        return {tenant: _load(lane) for tenant, lane in self._lanes.items()}
 
     async def drain(self, timeout: float) -> int:
         """Stop: start nothing, give what is out `timeout` seconds, then cut it off.
@@ -167,8 +176,9 @@ class PushWorker:
         """
         self._draining = True
         for lane in self._lanes.values():
-            lane.waiting.clear()
-        for task in (*self._pausing, *([self._rest_timer] if self._rest_timer else [])):
+            lane.clear()
+        timers = [timer.task for timer in self._timers.values()]
+        for task in (*self._pausing, *timers, *([self._rest_timer] if self._rest_timer else [])):
             task.cancel()
         tasks = [task for lane in self._lanes.values() for task in lane.working.values()]
         timer = asyncio.ensure_future(self._sleep(timeout))
@@ -185,48 +195,85 @@ class PushWorker:
             _log.warning("push drain cut calls off; they repeat under the same id", calls=len(late))
         return len(late)
 
-    def _fill(self, tenant: str, lane: _Lane) -> None:
-        """Start work on waiting devices while the tenant has a slot."""
-        if not self._started:
+    def _fill(self, lane: Lane) -> None:
+        """Give every turn that there is now, and have the next one looked for when it may come."""
+        while self._started and not self._draining:
+            turn = lane.turn(self._clock())
+            if isinstance(turn, Turn):
+                task = asyncio.create_task(self._serve(lane, turn), name="push-device")
+                lane.working[turn.ref] = task
+                continue
+            if turn is not None:
+                self._ask_again(lane, turn)
             return
-        slots = self._endpoints[tenant].in_flight
-        while lane.waiting and len(lane.working) < slots:
-            ref = next(iter(lane.waiting))
-            del lane.waiting[ref]
-            lane.working[ref] = asyncio.create_task(self._serve(lane, ref), name="push-device")
 
-    async def _serve(self, lane: _Lane, ref: DeviceRef) -> None:
+    def _ask_again(self, lane: Lane, at: float) -> None:
+        tenant = lane.endpoint.tenant
+        timer = self._timers.get(tenant)
+        if timer is not None:
+            if timer.at <= at:
+                return
+            timer.task.cancel()
+        task = asyncio.create_task(self._fill_at(lane, at), name="push-lane")
+        self._timers[tenant] = _Timer(at, task)
+
+    async def _fill_at(self, lane: Lane, at: float) -> None:
+        while (wait := at - self._clock()) > 0.0:
+            await self._sleep(wait)
+        del self._timers[lane.endpoint.tenant]
+        self._fill(lane)
+
+    async def _serve(self, lane: Lane, turn: Turn) -> None:
         """Work on one device, survive what breaks, and hand the slot on."""
+        called = parked = False
         try:
-            await self._work(lane, ref)
+            found = await self._look(turn)
+            parked = isinstance(found, Pause)
+            if isinstance(found, Claim) and not self._draining:
+                called = True
+                await self._call(lane, found, turn)
         except Exception as error:
-            self._rest(ref, error)
+            self._rest(turn.ref, error)
         else:
-            self._rests.pop(ref, None)
+            self._rests.pop(turn.ref, None)
         finally:
-            del lane.working[ref]
-            if ref in lane.again:
-                lane.again.discard(ref)
-                self.wake(ref)
-            self._fill(ref.tenant, lane)
+            rest = self._rests.get(turn.ref)
+            if rest is not None and rest.until is not None:
+                lane.again.discard(turn.ref)
+            lane.done(turn, called=called, parked=parked and not self._draining)
+            self._fill(lane)
 
-    async def _work(self, lane: _Lane, ref: DeviceRef) -> None:
-        claim = await self._look(ref)
-        if claim is None or self._draining:
-            return
-        endpoint = self._endpoints[ref.tenant]
-        verdict, ms = await self._caller.call(endpoint, claim, self._wall())
-        attempt = self._judge(lane, endpoint, claim, verdict, ms)
+    async def _call(self, lane: Lane, claim: Claim, turn: Turn) -> None:
+        verdict, ms = await self._caller.call(lane.endpoint, claim, self._wall())
+        self._learn(lane, verdict, turn)
+        attempt = self._judge(lane, claim, verdict, ms)
         if verdict.kind is VerdictKind.MISCONFIGURED:
-            self._complain(lane, ref.tenant, verdict)
+            self._complain(lane, verdict)
         await self._settle(claim, attempt)
         self._on_attempt(claim, attempt)
 
-    async def _look(self, ref: DeviceRef) -> Claim | None:
+    def _learn(self, lane: Lane, verdict: Verdict, turn: Turn) -> None:
+        """Keep what the verdict says of the endpoint, and tell operators when that is news."""
+        before, now, endpoint = lane.health, self._clock(), lane.endpoint
+        lane.health = after = breaker.after(
+            before, verdict, turn.ref, now, endpoint, probed=turn.probe
+        )
+        told = {"tenant": endpoint.tenant, "reason": verdict.reason, "status": verdict.status}
+        if after.suspended and not before.suspended:
+            hours = round((now - (after.failing_since or now)) / 3600, 1)
+            _log.error("the push endpoint is suspended", hours=hours, advice=_SUSPENDED, **told)
+        elif after.open and not before.open:
+            _log.warning(
+                "the push endpoint fails: its rings wait while one at a time tries", **told
+            )
+        elif before.open and not after.open:
+            _log.info("the push endpoint works again", **told)
+
+    async def _look(self, turn: Turn) -> Claim | Pause | None:
         tries = 0
         while not self._draining:
             try:
-                return await self._book.look(ref)
+                return await self._book.look(turn.ref, turn.pause)
             except BookUnavailable:
                 tries += 1
                 await self._pause(retry.delay(tries, self._rng, BOOK_FIRST, BOOK_MOST))
@@ -261,11 +308,9 @@ class PushWorker:
         finally:
             self._pausing.discard(task)
 
-    def _judge(
-        self, lane: _Lane, endpoint: Endpoint, claim: Claim, verdict: Verdict, ms: float
-    ) -> Attempt:
+    def _judge(self, lane: Lane, claim: Claim, verdict: Verdict, ms: float) -> Attempt:
         """Date the verdict: when to retry, and whether a dead token is part of a wave."""
-        now = self._clock()
+        now, endpoint = self._clock(), lane.endpoint
         dead = verdict.kind is VerdictKind.TOKEN_DEAD
         if verdict.status is not None:  # a timeout is no answer, and says nothing of tokens
             lane.wave.record(now, dead)
@@ -280,14 +325,14 @@ class PushWorker:
             )
         return Attempt(verdict, ms, now, retry_at, quarantine=dead and lane.wave.is_wave(now))
 
-    def _complain(self, lane: _Lane, tenant: str, verdict: Verdict) -> None:
+    def _complain(self, lane: Lane, verdict: Verdict) -> None:
         now = self._clock()
         if lane.complained_at is not None and 0 <= now - lane.complained_at < COMPLAIN_EVERY:
             return
         lane.complained_at = now
         _log.error(
             "the push endpoint is misconfigured; its rings wait and are retried",
-            tenant=tenant,
+            tenant=lane.endpoint.tenant,
             reason=verdict.reason,
             status=verdict.status,
             advice=advice(verdict.reason),
@@ -320,6 +365,11 @@ class PushWorker:
                     rest.until = None
                     self.wake(ref)
         self._rest_timer = None
+
+
+def _load(lane: Lane) -> Load:
+    waiting = len(lane.waiting) + len(lane.parked)
+    return Load(waiting, len(lane.working), lane.health.open, lane.health.suspended)
 
 
 def _where(error: Exception) -> str:

@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from gateway import auth, config
 from gateway.protocol import Role
 from gateway.server import Gateway
+from push.worker import Load
 
 PATIENCE = 10.0  # seconds after which a test gives up waiting; never a measure of anything
 
@@ -363,6 +364,11 @@ class Running:
                 if told["outcome"] == outcome:
                     return told
                 await changed.wait()
+
+    @property
+    def load(self) -> Load:
+        """How the backend of `acme` is, and what waits for it."""
+        return self.gateway.core.metrics.push_loads()["acme"]
 
     def next_commit(self) -> asyncio.Event:
         """An event that the next commit sets."""

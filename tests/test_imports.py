@@ -37,6 +37,8 @@ PURE = [
     "push.verdicts",
     "push.retry",
     "push.guard",
+    "push.breaker",
+    "push.lane",
     "storage.records",
     "storage.outcomes",
     "storage.campaigns",

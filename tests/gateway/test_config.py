@@ -548,6 +548,7 @@ KINDS = {
     values.Origins: "list of texts",
     pushconfig.CaFile: "path",
     pushconfig.Networks: "list of networks",
+    pushconfig.Rate: "number",
     pushconfig.Options: "table",
     values.Flag: "true or false",
     values.KeyText: "key text",

@@ -8,6 +8,7 @@ sentence whose condition holds is what must be decided.
 from collections.abc import Callable
 from itertools import product
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,18 @@ ALL_FACTS = [
         YES_NO, repeat=7
     )
 ]
+
+
+@pytest.mark.parametrize("pause", [Reason.ENDPOINT_DOWN, Reason.SUSPENDED])
+def test_while_the_endpoint_is_paused_what_would_go_out_waits_and_all_else_is_as_ever(
+    pause: Reason,
+) -> None:
+    goes_out = {Action.RING, Action.BADGE, Action.RETRY}
+    for facts in ALL_FACTS:
+        decided = delivery.look(facts)
+        expected = Decision(Action.WAIT, pause) if decided.action in goes_out else decided
+        assert delivery.look(msgspec.structs.replace(facts, paused=pause)) == expected
+
 
 Stated = tuple[str, Callable[[Facts, InHand], bool], Action, Reason]
 NO_RING = InHand(silent=False)

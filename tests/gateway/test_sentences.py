@@ -79,8 +79,14 @@ def test_every_look_that_there_can_be_is_told_as_a_decision_with_its_reason() ->
     ]
     decisions = {
         delivery.look(
-            Facts(**dict(zip(names, values, strict=True)), in_hand=in_hand, behind=behind)
+            Facts(
+                **dict(zip(names, values, strict=True)),
+                in_hand=in_hand,
+                behind=behind,
+                paused=paused,
+            )
         )
+        for paused in (None, Reason.ENDPOINT_DOWN, Reason.SUSPENDED)
         for values in itertools.product(flags, repeat=len(names))
         for in_hand in in_hands
         for behind in (0, 2)
@@ -234,6 +240,11 @@ def test_the_summary_says_the_outcome_who_acknowledged_and_who_was_rung() -> Non
             {"for": "retry", "ring": "r_1", "attempt": 2, "until": AT, **DEVICE},
             "the next attempt of ring r_1 to device ab12 (phone-1) at 09:00:05.000; attempt 2 did"
             " not succeed",
+        ),
+        (
+            {"for": "endpoint", **DEVICE},
+            "the customer backend, which fails; device ab12 (phone-1) has its turn when a ring gets"
+            " through",
         ),
         (
             {"for": "earlier_ring", "ring": "r_1", "attempt": 2, **DEVICE},

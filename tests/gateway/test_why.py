@@ -251,5 +251,33 @@ def test_what_a_pending_message_waits_for_is_read_from_the_rows(
     assert why.deliveries(told(**stands), AT)["waiting"] == waits
 
 
+PAUSED = event(5, "look", action="wait", reason="endpoint_down", **PHONE)
+
+
+@pytest.mark.parametrize(
+    ("stands", "events", "what"),
+    [
+        ({"owes": True, "owed_ord": 4, "wake_at": AT}, [PAUSED], "endpoint"),
+        ({"ring": RING, "ring_ord": 4, "attempt": 1, "wake_at": AT}, [PAUSED], "endpoint"),
+        ({"owes": True, "owed_ord": 4, "wake_at": AT + 5}, [PAUSED], "look"),
+        (
+            {"ring": RING, "ring_ord": 4, "attempt": 1, "wake_at": AT},
+            [PAUSED, event(6, "claimed", **PHONE)],
+            "answer",
+        ),
+        (
+            {"owes": True, "owed_ord": 4, "wake_at": AT},
+            [event(4, "look", action="wait", reason="held", **PHONE), event(5, "read")],
+            "look",
+        ),
+    ],
+)
+def test_a_device_waits_for_its_endpoint_if_that_is_the_last_that_was_decided_of_it(
+    stands: dict[str, Any], events: list[Event], what: str
+) -> None:
+    (waits,) = why.waiting(told(*events, devices=(device(**stands),)), AT)
+    assert waits["for"] == what
+
+
 def test_after_a_start_the_grace_is_what_it_waits_for() -> None:
     assert why.waiting(told(due=AT - 9), AT, quiet_until=AT + 5) == [{"for": "due", "until": SOON}]

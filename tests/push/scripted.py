@@ -17,6 +17,7 @@ from push.ring import (
     Claim,
     DeviceRef,
     Endpoint,
+    Pause,
     Ring,
     RingKind,
     Target,
@@ -140,7 +141,10 @@ class Book:
         self.looks[ref].extend(answers)
         return ref
 
-    async def look(self, ref: DeviceRef) -> Claim | None:
+    async def look(self, ref: DeviceRef, pause: Pause | None = None) -> Claim | Pause | None:
+        if pause is not None:
+            await self._note(pause.value, ref)
+            return pause if self.looks[ref] else None
         await self._note("look", ref)
         answer = self.looks[ref].popleft() if self.looks[ref] else None
         if isinstance(answer, Exception):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from push.retry import WAVE_SECONDS, RejectionWave, delay
+from push.retry import PACE_AHEAD, WAVE_SECONDS, Pace, RejectionWave, delay
 
 
 class Highest(Random):
@@ -114,3 +114,55 @@ def test_a_clock_that_steps_back_loses_no_answer() -> None:
         wave.record(990.0, dead=True)
     assert wave.is_wave(990.0)
     assert wave.is_wave(1000.0)
+
+
+# The pace of calls.
+
+
+def taken_in(seconds: float, rate: float, step: float = 0.001) -> list[float]:
+    """When calls could go out, asked at every step."""
+    pace, taken, now = Pace(), [], 0.0
+    while now < seconds:
+        while pace.take(now, rate) == 0.0:
+            taken.append(now)
+        now += step
+    return taken
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 20.0, 500.0])
+def test_there_are_as_many_calls_as_the_rate_says_in_every_stretch_of_time(rate: float) -> None:
+    taken = taken_in(10.0, rate)
+    assert len(taken) == pytest.approx(10.0 * rate, rel=0.02, abs=1.0)
+    for first in taken:
+        within = sum(first <= at < first + 1.0 for at in taken)
+        assert within <= rate * (1.0 + PACE_AHEAD) + 1.0
+
+
+def test_who_has_to_wait_is_told_how_long() -> None:
+    pace = Pace()
+    assert pace.take(100.0, 2.0) == 0.0
+    assert pace.take(100.0, 2.0) == 0.5
+    assert pace.take(100.4, 2.0) == pytest.approx(0.1)
+    assert pace.take(100.5, 2.0) == 0.0
+
+
+def test_a_quiet_time_saves_nothing_up() -> None:
+    pace = Pace()
+    assert pace.take(0.0, 1.0) == 0.0
+    assert pace.take(1000.0, 1.0) == 0.0
+    assert pace.take(1000.0, 1.0) == 1.0
+
+
+def test_what_was_taken_and_not_used_is_there_again() -> None:
+    pace = Pace()
+    assert pace.take(100.0, 1.0) == 0.0
+    pace.give_back(1.0)
+    assert pace.take(100.0, 1.0) == 0.0
+    assert pace.take(100.0, 1.0) == 1.0
+
+
+def test_without_a_rate_nobody_waits() -> None:
+    pace = Pace()
+    assert [pace.take(0.0, None) for _ in range(1000)] == [0.0] * 1000
+    pace.give_back(None)
+    assert pace.take(0.0, 1.0) == 0.0

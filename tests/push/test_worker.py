@@ -7,13 +7,24 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import pytest
 from aioresponses import aioresponses
 from structlog.testing import capture_logs
 
+from push.breaker import SUSPENDED_PROBE
 from push.caller import Caller
-from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Endpoint, Verdict, VerdictKind
+from push.ring import (
+    Attempt,
+    BookUnavailable,
+    Claim,
+    DeviceRef,
+    Endpoint,
+    Pause,
+    Verdict,
+    VerdictKind,
+)
 from push.worker import COMPLAIN_EVERY, REST_FIRST, Load, PushWorker
 from tests.push.scripted import (
     ACCEPTED,
@@ -49,6 +60,15 @@ class Rig:
             lambda claim, attempt: self.heard.append((claim, attempt)),
             self.clock.sleep,
         )
+
+    async def until_quiet(self) -> None:
+        """Let the loop turn until nobody has anything left to do but to wait."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    def count(self, what: str) -> int:
+        """How often that happened, to whichever device."""
+        return sum(one == what for one, _ in self.book.seen)
 
     async def until_idle(self, tenant: str = "acme") -> None:
         """Let the loop turn until the tenant has nothing waiting and nothing working."""
@@ -262,7 +282,7 @@ async def test_one_tenant_s_wave_quarantines_nobody_else_s_tokens() -> None:
 
 
 async def test_timeouts_are_no_answers_and_cannot_hide_a_wave() -> None:
-    async with started() as rig:
+    async with started(acme=an_endpoint(breaker_after=100)) as rig:
         rig.backend.verdicts.extend([TIMEOUT] * 40 + [DEAD] * 21)
         for device in range(61):
             rig.worker.wake(rig.book.owes(a_claim(device)))
@@ -417,6 +437,174 @@ async def test_a_wake_that_came_while_the_work_broke_is_not_lost() -> None:
         await rig.book.until_settled(1)
 
 
+# When the endpoint fails.
+
+
+@asynccontextmanager
+async def failing(devices: int = 30, **changes: Any) -> AsyncIterator[Rig]:
+    """A rig whose endpoint has just opened its breaker: two of its devices failed."""
+    endpoint = an_endpoint(**({"breaker_after": 2, "in_flight": 2} | changes))
+    async with started(acme=endpoint, bolt=an_endpoint(tenant="bolt")) as rig:
+        rig.backend.verdicts.extend([TIMEOUT, TIMEOUT])
+        for device in range(devices):
+            rig.worker.wake(rig.book.owes(a_claim(device)))
+            if device == 1:
+                await rig.book.until_settled(2)
+        await rig.book.until(lambda: rig.count("endpoint_down") == devices - 2)
+        await rig.clock.asleep()
+        yield rig
+
+
+async def test_while_an_endpoint_fails_its_rings_wait_and_no_attempt_is_burnt() -> None:
+    async with failing() as rig:
+        rig.worker.wake(rig.book.owes(a_claim(99)))
+        await rig.book.until(lambda: rig.book.count("endpoint_down", a_claim(99).ref) == 1)
+        await rig.until_quiet()
+        assert len(rig.backend.calls) == 2
+        assert rig.worker.load("acme") == Load(waiting=29, working=0, open=True)
+        for _ in range(3):  # nobody is told twice, however often it is woken
+            rig.worker.wake(a_claim(99).ref)
+        await rig.until_quiet()
+        assert rig.book.count("endpoint_down", a_claim(99).ref) == 1
+
+
+async def test_another_tenant_does_not_notice() -> None:
+    async with failing() as rig:
+        rig.worker.wake(rig.book.owes(a_claim(tenant="bolt")))
+        await rig.book.until_settled(3)
+        assert rig.book.settled[2][0].ref.tenant == "bolt"
+
+
+async def test_one_ring_tries_and_when_it_gets_through_all_go_in_their_order() -> None:
+    async with failing() as rig:
+        rig.backend.hold("acme")
+        rig.clock.tick(1.0)
+        await rig.backend.until_called(3)
+        await rig.until_quiet()
+        assert len(rig.backend.calls) == 3
+        rig.clock.tick(100.0)  # time alone brings no second one
+        await rig.until_quiet()
+        assert len(rig.backend.calls) == 3
+        await rig.backend.release("acme")
+        await rig.book.until_settled(30)
+        assert [claim.ref.device for claim in rig.backend.calls] == list(range(30))
+        assert rig.worker.load("acme") == Load(0, 0)
+
+
+async def test_each_probe_that_fails_doubles_the_wait_for_the_next_and_is_another_device() -> None:
+    async with failing() as rig:
+        rig.backend.verdicts.extend([TIMEOUT] * 4)
+        for number, wait in enumerate((1.0, 2.0, 4.0, 8.0), 3):
+            rig.clock.tick(wait - 0.5)
+            await rig.until_quiet()
+            assert len(rig.backend.calls) == number - 1
+            rig.clock.tick(0.5)
+            await rig.book.until_settled(number)
+        assert [claim.ref.device for claim in rig.backend.calls] == list(range(6))
+
+
+async def test_retry_after_holds_the_probe_back_too() -> None:
+    async with failing() as rig:
+        rig.backend.verdicts.append(Verdict(VerdictKind.RETRY, "http_429", 429, retry_after=90.0))
+        rig.clock.tick(1.0)
+        await rig.book.until_settled(3)
+        rig.clock.tick(89.0)
+        await rig.until_quiet()
+        assert len(rig.backend.calls) == 3
+        rig.clock.tick(1.0)
+        await rig.book.until_settled(30)
+
+
+async def test_a_probe_that_finds_nothing_to_ring_hands_its_turn_on() -> None:
+    async with failing(devices=4) as rig:
+        rig.book.looks[a_claim(2).ref].clear()  # acknowledged meanwhile, say
+        rig.clock.tick(1.0)
+        await rig.book.until_settled(3)
+        assert rig.book.settled[2][0].ref.device == 3
+
+
+async def test_a_probe_whose_work_breaks_hands_its_turn_on() -> None:
+    async with failing(devices=4) as rig:
+        rig.book.looks[a_claim(2).ref].appendleft(broken())
+        with capture_logs():
+            rig.clock.tick(1.0)
+            await rig.book.until_settled(3)
+        assert rig.book.settled[2][0].ref.device == 3
+
+
+async def test_one_device_alone_does_not_stop_the_others() -> None:
+    async with started(acme=an_endpoint(breaker_after=2)) as rig:
+        rig.backend.verdicts.extend([TIMEOUT] * 5)
+        for number in range(5):
+            rig.worker.wake(rig.book.owes(a_claim(1)))
+            await rig.book.until_settled(number + 1)
+        assert not rig.worker.load("acme").open
+
+
+async def test_operators_are_told_that_it_fails_and_that_it_works_again() -> None:
+    with capture_logs() as logs:
+        async with failing() as rig:
+            rig.clock.tick(1.0)
+            await rig.book.until_settled(30)
+    assert [(entry["log_level"], entry["tenant"]) for entry in logs] == [
+        ("warning", "acme"),
+        ("info", "acme"),
+    ]
+
+
+async def test_after_a_long_failure_it_is_suspended_with_what_to_do_and_a_probe_ends_that() -> None:
+    async with failing(suspend_after=100.0) as rig:
+        with capture_logs() as logs:
+            rig.backend.verdicts.append(TIMEOUT)
+            rig.clock.tick(100.0)
+            await rig.book.until_settled(3)
+            rig.worker.wake(rig.book.owes(a_claim(99)))
+            await rig.book.until(lambda: rig.book.count("suspended", a_claim(99).ref) == 1)
+            assert rig.worker.load("acme").suspended
+            rig.clock.tick(SUSPENDED_PROBE - 1.0)
+            await rig.until_quiet()
+            assert len(rig.backend.calls) == 3
+            rig.clock.tick(1.0)
+            await rig.book.until_settled(31)
+            assert not rig.worker.load("acme").suspended
+    assert [entry["log_level"] for entry in logs] == ["error", "info"]
+    assert "ringback push test" in logs[0]["advice"]
+
+
+async def test_a_drain_ends_the_wait_for_an_endpoint() -> None:
+    async with failing() as rig:
+        assert await rig.worker.drain(1000.0) == 0
+        assert rig.worker.load("acme") == Load(0, 0, open=True)
+        rig.clock.tick(1000.0)
+        await rig.until_quiet()
+        assert len(rig.backend.calls) == 2
+
+
+# The pace.
+
+
+async def test_calls_are_paced_and_none_is_dropped() -> None:
+    async with started(acme=an_endpoint(rate_per_second=2.0)) as rig:
+        for device in range(6):
+            rig.worker.wake(rig.book.owes(a_claim(device)))
+        await rig.book.until_settled(1)
+        for called in range(1, 6):
+            await rig.until_quiet()
+            assert len(rig.backend.calls) == called
+            await rig.clock.asleep()
+            rig.clock.tick(0.5)
+            await rig.book.until_settled(called + 1)
+
+
+async def test_a_look_that_rings_nobody_costs_no_call_of_the_pace() -> None:
+    async with started(acme=an_endpoint(rate_per_second=2.0, in_flight=1)) as rig:
+        for device in range(10):
+            rig.worker.wake(DeviceRef("acme", "c-42", device))
+        rig.worker.wake(rig.book.owes(a_claim(10)))
+        await rig.book.until_settled(1)
+        assert rig.clock.slept == []
+
+
 # Draining.
 
 
@@ -476,10 +664,10 @@ async def test_a_claim_that_comes_back_after_the_drain_began_is_not_called() -> 
     looked, go = asyncio.Event(), asyncio.Event()
     look = rig.book.look
 
-    async def slow_look(ref: DeviceRef) -> Claim | None:
+    async def slow_look(ref: DeviceRef, pause: Pause | None = None) -> Claim | Pause | None:
         looked.set()
         await go.wait()
-        return await look(ref)
+        return await look(ref, pause)
 
     rig.book.look = slow_look  # type: ignore[method-assign]
     rig.worker.start()
@@ -505,7 +693,7 @@ async def test_a_book_that_fails_after_the_drain_began_is_not_asked_again() -> N
     rig = Rig()
     looked, go = asyncio.Event(), asyncio.Event()
 
-    async def slow_look(ref: DeviceRef) -> Claim | None:
+    async def slow_look(ref: DeviceRef, pause: Pause | None = None) -> Claim | Pause | None:
         looked.set()
         await go.wait()
         raise BookUnavailable

@@ -41,7 +41,12 @@ def configuration() -> Config:
             "http://127.0.0.1:9/ring",
             delivery={"max_hold": 30.0},
             limits={"sessions": 4, "sends_per_minute": 1_000_000},
-            push={"retry_first": 1.0, "retry_max": 60.0, "expires_after": "1h"},
+            push={
+                "retry_first": 1.0,
+                "retry_max": 60.0,
+                "expires_after": "1h",
+                "breaker_after": 2,  # so that it opens and closes all day long
+            },
         )
 
 

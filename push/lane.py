@@ -1,0 +1,89 @@
+"""One endpoint's devices: who is next, and whether now.
+
+Theory of operation. A device that was woken *waits* for its turn. A turn is to look at it and call;
+or, while the endpoint is down (`push.breaker`), to look at it once, so that the wait is recorded
+with its reason, and *park* it. Parked devices cost nothing, and come first once calls go out again.
+
+Decides the order of turns and what holds them up: `in_flight` at a time, the endpoint's rate, its
+breaker. Leaves to `push.worker` what a turn is, and the timers. Knows no clock and no loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from push import breaker, retry
+from push.breaker import Health, Permit
+from push.ring import DeviceRef, Endpoint, Pause
+
+
+class Turn(NamedTuple):
+    """`ref` is to be worked on now; with a `pause`, only told of it."""
+
+    ref: DeviceRef
+    pause: Pause | None = None
+    probe: bool = False
+
+
+@dataclass(slots=True)
+class Lane:
+    """The dicts are ordered sets: the order of waking is kept. One entry per device in all."""
+
+    endpoint: Endpoint
+    waiting: dict[DeviceRef, None] = field(default_factory=dict)
+    parked: dict[DeviceRef, None] = field(default_factory=dict)
+    working: dict[DeviceRef, Any] = field(default_factory=dict)
+    again: set[DeviceRef] = field(default_factory=set)
+    wave: retry.RejectionWave = field(default_factory=retry.RejectionWave)
+    health: Health = breaker.WELL
+    pace: retry.Pace = field(default_factory=retry.Pace)
+    complained_at: float | None = None
+
+    def wake(self, ref: DeviceRef) -> None:
+        """`ref` wants a turn: once, however often it is woken."""
+        if ref in self.working:
+            self.again.add(ref)
+        elif ref not in self.parked:
+            self.waiting[ref] = None
+
+    def turn(self, now: float) -> Turn | float | None:
+        """Take the next turn; or return when (epoch s) there may be one; None: not by waiting."""
+        if len(self.working) >= self.endpoint.in_flight or not (self.waiting or self.parked):
+            return None
+        answer = breaker.ask(self.health, now)
+        if answer.permit is Permit.WAIT:
+            if self.waiting:
+                return Turn(_pop(self.waiting), answer.pause)
+            return answer.until
+        wait = self.pace.take(now, self.endpoint.rate_per_second)
+        if wait > 0.0:
+            return now + wait
+        if answer.permit is Permit.PROBE:
+            self.health = breaker.probe(self.health)
+        ref = _pop(self.parked or self.waiting)
+        return Turn(ref, probe=answer.permit is Permit.PROBE)
+
+    def done(self, turn: Turn, *, called: bool, parked: bool) -> None:
+        """That turn is over: what it took and did not use is given back."""
+        del self.working[turn.ref]
+        if turn.probe and self.health.probing:
+            self.health = breaker.unused(self.health)
+        if turn.pause is None and not called:
+            self.pace.give_back(self.endpoint.rate_per_second)
+        if parked:
+            self.parked[turn.ref] = None
+        elif turn.ref in self.again:
+            self.waiting[turn.ref] = None
+        self.again.discard(turn.ref)
+
+    def clear(self) -> None:
+        """Nobody gets a turn any more."""
+        for refs in (self.waiting, self.parked, self.again):
+            refs.clear()
+
+
+def _pop(refs: dict[DeviceRef, None]) -> DeviceRef:
+    ref = next(iter(refs))
+    del refs[ref]
+    return ref

@@ -1,0 +1,120 @@
+"""Whose turn it is at one endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from push import breaker
+from push.lane import Lane, Turn
+from push.ring import DeviceRef, Pause
+from tests.push.scripted import an_endpoint
+
+NOW = 1_000_000.0
+FIRST, SECOND, THIRD = (DeviceRef("acme", "c-42", device) for device in (1, 2, 3))
+
+
+def a_lane(*woken: DeviceRef, down: float | None = None, **changes: Any) -> Lane:
+    """A lane whose breaker is open until `down`, if given."""
+    lane = Lane(an_endpoint(**changes))
+    if down is not None:
+        lane.health = replace(breaker.WELL, until=down)
+    for ref in woken:
+        lane.wake(ref)
+    return lane
+
+
+def take(lane: Lane, now: float = NOW) -> Turn | float | None:
+    turn = lane.turn(now)
+    if isinstance(turn, Turn):
+        lane.working[turn.ref] = None
+    return turn
+
+
+def test_turns_come_in_the_order_of_waking_and_once_each() -> None:
+    lane = a_lane(FIRST, SECOND, FIRST)
+    assert [take(lane), take(lane), take(lane)] == [Turn(FIRST), Turn(SECOND), None]
+
+
+def test_there_are_in_flight_turns_at_a_time() -> None:
+    lane = a_lane(FIRST, SECOND, in_flight=1)
+    turn = take(lane)
+    assert take(lane) is None
+    assert turn == Turn(FIRST)
+    lane.done(turn, called=True, parked=False)
+    assert take(lane) == Turn(SECOND)
+
+
+def test_who_is_woken_while_having_a_turn_gets_one_more_at_the_end() -> None:
+    lane = a_lane(FIRST, SECOND)
+    turn = take(lane)
+    assert isinstance(turn, Turn)
+    for _ in range(3):
+        lane.wake(FIRST)
+    lane.done(turn, called=True, parked=False)
+    assert [take(lane), take(lane), take(lane)] == [Turn(SECOND), Turn(FIRST), None]
+
+
+def test_while_the_endpoint_is_down_everybody_is_told_once_and_parked() -> None:
+    lane = a_lane(FIRST, SECOND, down=NOW + 5.0)
+    for ref in (FIRST, SECOND):
+        turn = take(lane)
+        assert turn == Turn(ref, Pause.ENDPOINT_DOWN)
+        lane.done(turn, called=False, parked=True)
+        lane.wake(ref)
+    assert take(lane) == NOW + 5.0
+
+
+def test_a_probe_is_the_first_who_was_parked_and_nobody_goes_beside_it() -> None:
+    lane = a_lane(THIRD, down=NOW)
+    lane.parked = {FIRST: None, SECOND: None}
+    turn = take(lane)
+    assert turn == Turn(FIRST, probe=True)
+    told = take(lane)
+    assert told == Turn(THIRD, Pause.ENDPOINT_DOWN)
+    lane.done(told, called=False, parked=True)
+    assert take(lane) is None
+    lane.done(turn, called=False, parked=False)
+    assert take(lane) == Turn(SECOND, probe=True)
+
+
+def test_a_probe_whose_result_is_known_is_not_given_back() -> None:
+    lane = a_lane(FIRST, down=NOW)
+    turn = take(lane)
+    assert isinstance(turn, Turn)
+    lane.health = breaker.WELL
+    lane.done(turn, called=True, parked=False)
+    assert lane.health == breaker.WELL
+
+
+def test_the_rate_makes_turns_wait_and_what_was_not_used_is_given_back() -> None:
+    lane = a_lane(FIRST, SECOND, THIRD, rate_per_second=10.0)
+    turn = take(lane)
+    assert isinstance(turn, Turn)
+    assert take(lane) == NOW + 0.1
+    lane.done(turn, called=False, parked=False)
+    turn = take(lane)
+    assert turn == Turn(SECOND)
+    lane.done(turn, called=True, parked=False)
+    assert take(lane) == NOW + 0.1
+    assert take(lane, NOW + 0.1) == Turn(THIRD)
+
+
+def test_to_be_told_of_a_pause_costs_nothing_of_the_rate() -> None:
+    lane = a_lane(FIRST, SECOND, down=NOW + 5.0, rate_per_second=0.1)
+    for ref in (FIRST, SECOND):
+        turn = take(lane)
+        assert turn == Turn(ref, Pause.ENDPOINT_DOWN)
+        lane.done(turn, called=False, parked=True)
+    assert take(lane, NOW + 5.0) == Turn(FIRST, probe=True)
+
+
+def test_after_the_end_nobody_has_a_turn() -> None:
+    lane = a_lane(FIRST, SECOND)
+    turn = take(lane)
+    assert isinstance(turn, Turn)
+    lane.wake(FIRST)
+    lane.parked[THIRD] = None
+    lane.clear()
+    lane.done(turn, called=True, parked=False)
+    assert take(lane) is None
