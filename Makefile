@@ -7,10 +7,11 @@ READY  := $(VENV)/.ready
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
 PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/dryrun gateway/sentences \
-        gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/contentconfig \
-        gateway/config gateway/starter \
+        gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
+        gateway/contentconfig gateway/config gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
-        push/ring push/content push/signing push/verdicts push/retry push/guard push/breaker push/lane \
+        push/ring push/content push/signing push/credentials push/oauth push/verdicts push/retry \
+        push/guard push/breaker push/lane \
         push/adapters/form push/adapters/named push/adapters/asapp push/adapters/standard \
         push/adapters/liveperson push/adapters/zendesk push/adapters/matrix push/adapters/template \
         storage/records storage/outcomes \

@@ -28,6 +28,7 @@ from gateway.hub import Hub
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.protocol import Role
+from gateway.pushcredentials import credentials_of
 from gateway.pushing import Book
 from gateway.session import Rates
 from gateway.sessions import Sessions
@@ -216,6 +217,7 @@ def endpoint_of(tenant: str, push: Push) -> Endpoint:
         options=push.options,
         auth_token=push.auth_token.reveal() if push.auth_token else "",
         signing_secrets=tuple(secret.reveal() for secret in secrets if secret is not None),
+        credentials=credentials_of(push.credentials, push.allow_networks),
         ca_file=str(push.ca_file) if push.ca_file else None,
         allow_networks=(*push.allow_networks, *meant_by(push.endpoint)),
         connect_timeout=push.connect_timeout,

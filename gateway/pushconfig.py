@@ -15,11 +15,12 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import orjson
-from cryptography.x509 import load_pem_x509_certificates
 from msgspec import Meta, Struct
 
 from gateway.contentconfig import Content, check_content
+from gateway.pushcredentials import Credentials, check_credentials
 from gateway.values import (
+    CaFile,
     ConfigError,
     Count,
     Flag,
@@ -29,8 +30,8 @@ from gateway.values import (
     Seconds,
     Secret,
     Text,
+    Url,
     meta,
-    must_be_text,
     read_secret,
     shown,
 )
@@ -52,34 +53,6 @@ def _signing_secret(raw: object, base: Path) -> Secret:
     if not 24 <= size <= 64:
         raise ValueError(f"has {size} bytes of key")
     return secret
-
-
-def _endpoint(raw: object, base: Path) -> str:
-    text = must_be_text(raw)
-    # What is wrong is not quoted: an address may carry a credential.
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise ValueError("is not a URL") from None
-    if url.scheme not in ("https", "http") or not url.hostname or port == 0:
-        raise ValueError("is not an https URL")
-    if url.username is not None or url.password is not None:
-        raise ValueError("has a user name or password in it")
-    if url.fragment or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("has a fragment, a space or a character that a URL cannot have")
-    return text
-
-
-def _ca_file(raw: object, base: Path) -> Path:
-    path = base / must_be_text(raw)
-    try:
-        load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"cannot be read ({path}: {error.strerror})") from None
-    except ValueError:
-        raise ValueError(f"holds no PEM certificate ({path})") from None
-    return path
 
 
 def _networks(raw: object, base: Path) -> tuple[Network, ...]:
@@ -136,8 +109,6 @@ _OPTIONS = "a table, or the text of a JSON object"
 _WHSEC = '"whsec_" and the base64 of 24 to 64 random bytes'
 
 SigningSecret = Annotated[Secret | None, meta(_WHSEC, _signing_secret, sourced=True)]
-Endpoint = Annotated[str, meta('an address such as "https://push.acme.example/ring"', _endpoint)]
-CaFile = Annotated[Path | None, meta("a file of PEM certificates", _ca_file)]
 _RATE = "a number of calls per second above 0, at most 100000"
 Rate = Annotated[float | None, Meta(gt=0, le=100_000, description=_RATE)]
 Networks = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', _networks)]
@@ -147,7 +118,7 @@ Options = Annotated[str, meta(_OPTIONS, _options, sourced=True)]
 class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tenant's customer backend, and how it is called. Times in seconds."""
 
-    endpoint: Endpoint
+    endpoint: Url
     auth_token: OptionalSecret = None
     adapter: Text = "asapp"
     options: Options = "{}"  # what the adapter wants to know, as JSON
@@ -156,6 +127,7 @@ class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
     title: Text = "New Message"
     content: Content = Content()
+    credentials: Credentials = Credentials()  # beside auth_token and the signature
     allow_http: Flag = False  # plain http to other than loopback, for tests
     allow_networks: Networks = ()  # inside, where the backend may be
     ca_file: CaFile = None  # a private authority's certificates
@@ -184,6 +156,12 @@ def check_push(push: Push, wrong: Wrong) -> None:
     if push.previous_signing_secret is not None and push.signing_secret is None:
         raise wrong("previous_signing_secret", "has no present one", "signing_secret as well")
     check_content(push.content, lambda name, *why: wrong(f"content.{name}", *why))
+    check_credentials(
+        push.credentials,
+        push.endpoint.startswith("https:"),
+        push.allow_http,
+        lambda name, *why: wrong(f"credentials.{name}", *why),
+    )
     if push.retry_max < push.retry_first:
         raise wrong("retry_max", f"is {push.retry_max:g}", f"at least {push.retry_first:g}")
     if push.timeout < push.connect_timeout:

@@ -17,8 +17,10 @@ import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
+from cryptography.x509 import load_pem_x509_certificates
 from msgspec import Meta
 
 
@@ -169,6 +171,34 @@ def _text(raw: object, base: Path) -> str:
     return text
 
 
+def _url(raw: object, base: Path) -> str:
+    text = must_be_text(raw)
+    # What is wrong is not quoted: an address may carry a credential.
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if url.scheme not in ("https", "http") or not url.hostname or port == 0:
+        raise ValueError("is not an https URL")
+    if url.username is not None or url.password is not None:
+        raise ValueError("has a user name or password in it")
+    if url.fragment or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("has a fragment, a space or a character that a URL cannot have")
+    return text
+
+
+def _ca_file(raw: object, base: Path) -> Path:
+    path = base / must_be_text(raw)
+    try:
+        load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot be read ({path}: {error.strerror})") from None
+    except ValueError:
+        raise ValueError(f"holds no PEM certificate ({path})") from None
+    return path
+
+
 def convert(raw: Any, kind: Any) -> Any:
     lenient = isinstance(raw, FromEnvironment)
     try:
@@ -211,4 +241,6 @@ Required = Annotated[Secret, meta("a secret text", read_secret, sourced=True)]
 OptionalSecret = Annotated[Secret | None, meta("a secret text", read_secret, sourced=True)]
 KeyText = Annotated[str | None, meta(_KEY_TEXT, _text, sourced=True)]
 Lifetime = Annotated[float, meta('a duration such as "45s", "30m", "24h" or "7d"', _duration)]
+Url = Annotated[str, meta('an address such as "https://push.acme.example/ring"', _url)]
+CaFile = Annotated[Path | None, meta("a file of PEM certificates", _ca_file)]
 Flag = Annotated[bool, Meta(description="true or false")]

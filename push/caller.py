@@ -22,19 +22,26 @@ import structlog
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from push import content, guard, signing, verdicts
+from push import content, credentials, guard, signing, verdicts
 from push.adapters import (
     Adapter,
     AdapterBroken,
     OptionError,
+    Request,
     UnknownAdapterError,
     Unwritable,
     adapter_named,
 )
+from push.credentials import OAuth
+from push.oauth import NoToken, Token, read_token, token_request
 from push.ring import Claim, Endpoint, Verdict
-from push.verdicts import Answer, Failure, advice
+from push.tls import Contexts, TlsFilesError
+from push.tokens import Tokens
+from push.verdicts import Answer, Failure, advice, is_unauthorised
 
 ANSWER_BYTES: Final = 64 * 1024
+TOKEN_TIMEOUT: Final = 10.0  # seconds for a token, of those that a call may take
+TOKEN_CONNECT_TIMEOUT: Final = 5.0
 
 _log = structlog.get_logger("push.caller")
 
@@ -79,7 +86,8 @@ class Caller:
         self._resolver = resolver
         self._sessions: dict[tuple[guard.Network, ...], aiohttp.ClientSession] = {}
         self._closed = False
-        self._tls_of_file: dict[str, ssl.SSLContext] = {}
+        self._contexts = Contexts()
+        self._tokens = Tokens(self._token)
         self._told: set[tuple[str, guard.Refusal]] = set()
 
     async def __aenter__(self) -> Self:
@@ -93,6 +101,7 @@ class Caller:
     async def close(self) -> None:
         """Close every connection. Calls still under way end as retry."""
         self._closed = True
+        await self._tokens.close()
         for session in self._sessions.values():
             await session.close()
 
@@ -120,6 +129,10 @@ class Caller:
             )
         return self._sessions[allowed]
 
+    def read_files_anew(self) -> None:
+        """Take up certificates that were changed on disk, with the next call."""
+        self._contexts.forget()
+
     async def call(self, endpoint: Endpoint, claim: Claim, now: float) -> tuple[Verdict, float]:
         """POST `claim` to `endpoint` and return the verdict and the milliseconds it took.
 
@@ -146,11 +159,20 @@ class Caller:
         came: Answer | Failure
         refused: list[guard.AddressRefused] = []
         _refused.set(refused)
+
+        def signed(token: str | None) -> Signed:
+            nonlocal sent
+            sent = alter(_signed(request, endpoint, claim.ring.id, now, token))
+            return sent
+
+        def refuses(answer: Answer) -> bool:
+            return is_unauthorised(verdict_of(answer, claim.target.token, now))
+
         try:
             adapter = adapter_named(endpoint.adapter, endpoint.options)
             verdict_of = adapter.verdict
-            sent = alter(_sign(adapter, endpoint, claim, now))
-            came = await self._post(endpoint, sent)
+            request = _written(adapter, endpoint, claim)
+            came = await self._authorised(endpoint, signed, refuses, began + endpoint.timeout)
         except Exception as error:  # a bug may cost this attempt, never the device
             came = failure_of(error)
             if came is Failure.CONNECT and refused:
@@ -180,30 +202,55 @@ class Caller:
                     advice=advice(Failure.ADDRESS),
                 )
 
-    def _tls(self, ca_file: str | None) -> ssl.SSLContext | bool:
-        """Return whom to trust: the system's authorities, or those of `ca_file`, read once."""
-        if ca_file is None:
-            return True
-        if ca_file not in self._tls_of_file:
-            try:
-                self._tls_of_file[ca_file] = ssl.create_default_context(cafile=ca_file)
-            except (OSError, ValueError) as error:
-                raise _CaFileError from error
-        return self._tls_of_file[ca_file]
+    async def _authorised(
+        self,
+        endpoint: Endpoint,
+        signed: Callable[[str | None], Signed],
+        refuses: Callable[[Answer], bool],
+        deadline: float,
+    ) -> Answer:
+        """Call with the tenant's credentials, and once more if a new token might change the answer.
 
-    async def _post(self, endpoint: Endpoint, signed: Signed) -> Answer:
+        `signed` makes the request with the present OAuth2 token, or with none.
+        """
+        oauth = endpoint.credentials.oauth
+        tls = self._contexts.of(endpoint.ca_file, endpoint.credentials.certificate)
+
+        async def post(request: Signed) -> Answer:
+            allowed, connect = endpoint.allow_networks, endpoint.connect_timeout
+            return await self._post(request, allowed, tls, connect, deadline)
+
+        if oauth is None:
+            return await post(signed(None))
+        async with asyncio.timeout_at(deadline):
+            token = await self._tokens.token(oauth)
+        answer = await post(signed(token))
+        if not refuses(answer):
+            return answer
+        async with asyncio.timeout_at(deadline):
+            another = await self._tokens.renewed(oauth, token)
+        return answer if another is None else await post(signed(another))
+
+    async def _post(
+        self,
+        signed: Signed,
+        allowed: tuple[guard.Network, ...],
+        tls: ssl.SSLContext | bool,
+        connect: float,
+        deadline: float,
+    ) -> Answer:
         """Return the answer, without its body when that did not arrive whole and in time."""
         answer: Answer | None = None
-        limits = aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout)
+        limits = aiohttp.ClientTimeout(total=None, connect=connect)
         try:
             async with (
-                asyncio.timeout(endpoint.timeout),
-                self._session(endpoint.allow_networks).post(
+                asyncio.timeout_at(deadline),
+                self._session(allowed).post(
                     signed.url,
                     data=signed.body,
                     headers=signed.headers,
                     allow_redirects=False,
-                    ssl=self._tls(endpoint.ca_file),
+                    ssl=tls,
                     timeout=limits,
                 ) as response,
             ):
@@ -216,25 +263,48 @@ class Caller:
                 raise
         return answer
 
+    async def _token(self, oauth: OAuth) -> Token:
+        """Ask a token endpoint, for `Tokens`. Raises `NoToken`."""
+        refused: list[guard.AddressRefused] = []
+        _refused.set(refused)  # this task's own
+        deadline = asyncio.get_running_loop().time() + TOKEN_TIMEOUT
+        headers, body = token_request(oauth)
+        try:
+            answer = await self._post(
+                Signed(oauth.token_url, headers, body),
+                oauth.allow_networks,
+                self._contexts.of(oauth.ca_file, None),
+                TOKEN_CONNECT_TIMEOUT,
+                deadline,
+            )
+        except Exception as error:
+            failure = failure_of(error)
+            if failure is Failure.CONNECT and refused:
+                raise NoToken(Failure.ADDRESS, f"{refused[0].address} {refused[0].why}") from None
+            raise NoToken(_AT_TOKENS.get(failure, Failure.TOKEN_UNAVAILABLE), failure) from None
+        return read_token(answer)
 
-def _sign(adapter: Adapter, endpoint: Endpoint, claim: Claim, now: float) -> Signed:
+
+def _written(adapter: Adapter, endpoint: Endpoint, claim: Claim) -> Request:
     beside = (claim.target.token, endpoint.auth_token)
-    request = content.fitted(
+    return content.fitted(
         lambda ring: adapter.request(ring, claim.target, endpoint), claim.ring, beside
     )
-    proof = signing.headers(claim.ring.id, now, request.body, endpoint.signing_secrets)
+
+
+def _signed(
+    request: Request, endpoint: Endpoint, ring: str, now: float, token: str | None
+) -> Signed:
+    proof = signing.headers(ring, now, request.body, endpoint.signing_secrets)
     url = endpoint.url if request.path is None else _at(endpoint.url, request.path)
-    return Signed(url, {**request.headers, **proof}, request.body)
+    headers = credentials.added(request.headers, endpoint.credentials, token)
+    return Signed(url, {**headers, **proof}, request.body)
 
 
 def _at(endpoint: str, path: str) -> URL:
     """Return the place of an adapter's own path, percent-encoded already, at the endpoint."""
     scheme, host, *_ = urlsplit(endpoint)
     return URL(f"{scheme}://{host}{path}", encoded=True)
-
-
-class _CaFileError(Exception):
-    """The tenant's ca_file cannot be used."""
 
 
 async def _bounded(content: aiohttp.StreamReader) -> bytes | None:
@@ -249,6 +319,8 @@ async def _bounded(content: aiohttp.StreamReader) -> bytes | None:
 
 def failure_of(error: Exception) -> Failure:
     """Return which failure this exception is; `INTERNAL` for one that nobody foresaw."""
+    if isinstance(error, TlsFilesError | NoToken):
+        return error.failure
     if _is_tls(error):
         return Failure.TLS
     for kinds, failure in _FAILURES:
@@ -267,11 +339,10 @@ def _is_tls(error: BaseException) -> bool:
     return any(isinstance(link, ssl.SSLError | aiohttp.ClientSSLError) for link in chain)
 
 
-# A connection that ended without a goodbye, which happens on any network; an unreadable file.
-_NOT_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, _CaFileError)
+# A connection that ended without a goodbye, which happens on any network.
+_NOT_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 _FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]] = (
-    (_CaFileError, Failure.CA_FILE),
     ((UnknownAdapterError, AdapterBroken, OptionError), Failure.ADAPTER),
     (Unwritable, Failure.UNWRITABLE),
     (signing.SigningSecretError, Failure.SIGNING_SECRET),
@@ -283,3 +354,11 @@ _FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Fail
     ((aiohttp.ClientResponseError, aiohttp.ClientPayloadError), Failure.BAD_HTTP),
     ((aiohttp.ClientConnectionError, OSError), Failure.RESET),
 )
+
+# What a broken call to a token endpoint means for the ring; any other may pass.
+_AT_TOKENS: Final = {
+    Failure.TLS: Failure.TOKEN_TLS,
+    Failure.CA_FILE: Failure.TOKEN_TLS,
+    Failure.URL: Failure.TOKEN_REFUSED,
+    Failure.INTERNAL: Failure.INTERNAL,
+}

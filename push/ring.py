@@ -28,6 +28,7 @@ Errors of this package (no leaf carries a token, a secret or a message text)::
     ├── UnknownAdapterError   (push.adapters) a tenant names an adapter that does not exist
     ├── AdapterBroken         (push.adapters) an installed adapter cannot be used
     ├── OptionError           (push.adapters) a tenant's options are not what its adapter wants
+    ├── NoToken               (push.oauth)    no OAuth2 token is to be had
     └── Unwritable            (push.adapters) a ring that cannot be written in the tenant's form
 """
 
@@ -39,6 +40,7 @@ from typing import Protocol
 
 import msgspec
 
+from push.credentials import NONE, Credentials
 from push.guard import Network
 
 
@@ -214,6 +216,7 @@ class Endpoint:
     options: str = field(default="{}", repr=False)
     auth_token: str = field(default="", repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
+    credentials: Credentials = NONE
     ca_file: str | None = None
     allow_networks: tuple[Network, ...] = ()
     connect_timeout: float = 5.0

@@ -43,6 +43,11 @@ class Failure(StrEnum):
     ADDRESS = "forbidden_address"
     ADAPTER = "adapter"
     UNWRITABLE = "unwritable"
+    CLIENT_CERTIFICATE = "client_certificate"
+    TOKEN_UNAVAILABLE = "token_unavailable"  # noqa: S105  (failures' names, as the next ones)
+    TOKEN_REFUSED = "token_refused"  # noqa: S105
+    TOKEN_UNREADABLE = "token_unreadable"  # noqa: S105
+    TOKEN_TLS = "token_tls"  # noqa: S105
     SIGNING_SECRET = "signing_secret"  # noqa: S105  (a failure's name)
 
 
@@ -54,6 +59,10 @@ _OUR_SETTING: Final = frozenset(
         Failure.ADDRESS,
         Failure.ADAPTER,
         Failure.SIGNING_SECRET,
+        Failure.CLIENT_CERTIFICATE,
+        Failure.TOKEN_REFUSED,
+        Failure.TOKEN_UNREADABLE,
+        Failure.TOKEN_TLS,
     }
 )
 
@@ -100,6 +109,11 @@ def _by_status(status: int) -> VerdictKind:
     return VerdictKind.RETRY  # 408, 425, 429, 5xx, and numbers that are no HTTP status at all
 
 
+def is_unauthorised(verdict: Verdict) -> bool:
+    """Tell whether the backend refused our credentials, so that others are worth one try."""
+    return verdict.kind is VerdictKind.MISCONFIGURED and verdict.status in (401, 403)
+
+
 def lists_token(body: bytes | None, token: str) -> bool:
     """Tell whether `body` is JSON whose `rejected` list names this token."""
     if not body:
@@ -140,6 +154,11 @@ _ADVICE: Final[Mapping[str, str]] = {
     Failure.ADDRESS: "the endpoint's name leads inside our network: check it with whoever runs its"
     " DNS; if the backend is meant to be there, name its network in the tenant's allow_networks",
     Failure.ADAPTER: "the tenant's push adapter or its options cannot be used; see check-config",
+    Failure.CLIENT_CERTIFICATE: "the tenant's client certificate or its key cannot be used",
+    Failure.TOKEN_REFUSED: "the token endpoint does not accept the tenant's OAuth2 client: check"
+    " token_url, client_id, client_secret and scope",
+    Failure.TOKEN_UNREADABLE: "what the token endpoint answers is no OAuth2 token; check token_url",
+    Failure.TOKEN_TLS: "the token endpoint's certificate is not trusted; set the client's ca_file",
     Failure.SIGNING_SECRET: "the tenant's signing secret is not whsec_ followed by base64",
 }
 

@@ -24,6 +24,8 @@ PURE = [
     "gateway.audience",
     "push.ring",
     "push.adapters",
+    "push.credentials",
+    "push.oauth",
     "push.content",
     "push.adapters.form",
     "push.adapters.named",

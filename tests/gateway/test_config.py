@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
-from gateway import contentconfig, pushconfig, values
+from gateway import contentconfig, pushconfig, pushcredentials, values
 from gateway.auth import Algorithm
 from gateway.config import (
     Address,
@@ -539,14 +539,16 @@ ROWS = {
 KINDS = {
     values.Listen: "address",
     values.SqliteUrl: "URL",
-    pushconfig.Endpoint: "URL",
+    values.Url: "URL",
     values.Seconds: "seconds",
     values.Leeway: "seconds",
     values.Lifetime: "duration",
     values.Count: "number",
     values.FrameBytes: "number",
     values.Origins: "list of texts",
-    pushconfig.CaFile: "path",
+    values.CaFile: "path",
+    pushcredentials.PemFile: "path",
+    pushcredentials.Headers: "table of secrets",
     pushconfig.Networks: "list of networks",
     pushconfig.Rate: "number",
     pushconfig.Options: "table",

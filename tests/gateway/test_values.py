@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trustme
 
 from gateway.config import Address, Secret
 from tests.gateway.configured import GOOD, push_of, read, refused, with_line
@@ -104,6 +105,17 @@ def test_equal_secrets_are_equal_and_only_to_secrets() -> None:
         (AUTH, "secret = 5", "is not a text", "a secret text"),
         (AUTH, 'audience = ""', "is empty", "a text that is not empty"),
         (AUTH, f'audience = "{"x" * 65537}"', "is too long", "a text that is not empty"),
+        (PUSH, 'endpoint = "push.acme.example"', "is not an https URL", "https://push"),
+        (PUSH, 'endpoint = "https://"', "is not an https URL", "https://push"),
+        (PUSH, 'endpoint = "https://a.example:0/"', "is not an https URL", "https://push"),
+        (PUSH, 'endpoint = "https://a.example:port/"', "is not a URL", "https://push"),
+        (PUSH, 'endpoint = "https://[::1/"', "is not a URL", "https://push"),
+        (PUSH, 'endpoint = "https://u:p@a.example/"', "has a user name", "https://push"),
+        (PUSH, 'endpoint = "https://a.example/#x"', "has a fragment", "https://push"),
+        (PUSH, 'endpoint = "https://a.example/ä"', "has a fragment, a space", "https://push"),
+        (PUSH, 'endpoint = "https://a.example/a b"', "has a fragment, a space", "https://push"),
+        (PUSH, 'ca_file = "none.pem"', "none.pem: No such file", "PEM certificates"),
+        (PUSH, 'ca_file = "ringback.toml"', "holds no PEM certificate", "PEM certificates"),
         (PUSH, "expires_after = 3600", "is not a text", "a duration"),
         (PUSH, 'expires_after = "1 day"', "is '1 day'", "a duration"),
         (PUSH, 'expires_after = "0h"', "is '0h'", "a duration"),
@@ -144,3 +156,9 @@ def test_a_variable_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, with_line("delivery", "ack_timeout = nan")).problem == "is nan"
+
+
+def test_a_private_authority_is_read_relative_to_the_file(tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    config = read(tmp_path, with_line("tenants.acme.push", 'ca_file = "ca.pem"'))
+    assert push_of(config).ca_file == tmp_path / "ca.pem"

@@ -109,6 +109,11 @@ def test_any_other_body_leaves_the_status_to_decide(body: bytes | None) -> None:
         (Failure.ADAPTER, VerdictKind.MISCONFIGURED),
         (Failure.SIGNING_SECRET, VerdictKind.MISCONFIGURED),
         (Failure.UNWRITABLE, VerdictKind.REFUSED),
+        (Failure.CLIENT_CERTIFICATE, VerdictKind.MISCONFIGURED),
+        (Failure.TOKEN_UNAVAILABLE, VerdictKind.RETRY),
+        (Failure.TOKEN_REFUSED, VerdictKind.MISCONFIGURED),
+        (Failure.TOKEN_UNREADABLE, VerdictKind.MISCONFIGURED),
+        (Failure.TOKEN_TLS, VerdictKind.MISCONFIGURED),
     ],
 )
 def test_no_answer_is_retried_unless_a_setting_is_at_fault(
@@ -121,7 +126,7 @@ def test_no_answer_is_retried_unless_a_setting_is_at_fault(
 
 
 def test_every_failure_has_its_row_above() -> None:
-    assert len(Failure) == 14
+    assert len(Failure) == 19
 
 
 @pytest.mark.parametrize(
