@@ -67,7 +67,7 @@ async def _live(directory: Path) -> None:
 
 async def _campaign(it: Running) -> None:
     """One that is paused: sent to one, skipped one, and one is left."""
-    told = {"text": TEXT, "audience": ["dora", "eve", "fred"], "rate": 10, "unknown": "skip"}
+    told = {"text": TEXT, "audience": ["dora", "eve", "fred"], "rate": 0.5, "unknown": "skip"}
     await it.write("dora", TEXT)
     _, campaign = await it.call("POST", "/v1/campaigns", Role.SERVICE, "crm", json=told)
     while campaign["sent"] + campaign["skipped"] < 2:
