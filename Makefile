@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
 PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway/why \
-        gateway/policies gateway/dryrun gateway/sentences \
+        gateway/policies gateway/wishes gateway/dryrun gateway/sentences \
         gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
         gateway/contentconfig gateway/config gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \

@@ -23,10 +23,11 @@ from gateway.dryrun import dry_run
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.policies import UNREAD_AFTER, Policy
+from gateway.preferences import Preferences, as_told, wishes_of
 from gateway.protocol import ErrorCode, FrameError, MessageKind, Role
 from gateway.session import Rates
 from storage.errors import Unavailable
-from storage.records import Conversation, Device, Key, fingerprint
+from storage.records import Conversation, Device, Key, Wishes, fingerprint
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger("gateway.api")
@@ -40,6 +41,7 @@ class Api:
         verifier: Verifier,
         chat: Chat,
         devices: Devices,
+        preferences: Preferences,
         inbox: Inbox,
         rates: Rates,
         wall: Callable[[], float],
@@ -48,6 +50,7 @@ class Api:
         self._verifier = verifier
         self._chat = chat
         self._devices = devices
+        self._preferences = preferences
         self._inbox = inbox
         self._rates = rates
         self._wall = wall
@@ -75,7 +78,11 @@ class Api:
                 web.get("/v1/customers/{customer}/devices", self.list_devices),
                 web.get("/v1/customers/{customer}/deliveries", self.deliveries),
                 web.post("/v1/customers/{customer}/sign_out", self.sign_out),
+                web.get("/v1/customers/{customer}/preferences", self.preferences),
+                web.put("/v1/customers/{customer}/preferences", self.put_preferences),
                 web.get("/v1/me/status", self.my_status),
+                web.get("/v1/me/preferences", self.my_preferences),
+                web.put("/v1/me/preferences", self.put_my_preferences),
                 web.put("/v1/devices/{installation}", self.put_device),
                 web.delete("/v1/devices/{installation}", self.delete_device),
                 *chain.from_iterable(others),
@@ -227,6 +234,39 @@ class Api:
             raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
         return web.Response(status=204)
 
+    # Preferences
+
+    async def preferences(self, request: web.Request) -> web.Response:
+        """What a customer wishes of rings."""
+        who = self.who(request, Role.SERVICE)
+        wishes = await self._preferences.get(_key(request, who))
+        if wishes is None:
+            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
+        return as_json(as_told(wishes))
+
+    async def my_preferences(self, request: web.Request) -> web.Response:
+        """What the customer who asks wishes of rings."""
+        who = self.who(request, Role.CUSTOMER)
+        wishes = await self._preferences.get(Key(who.tenant, who.sub))
+        return as_json(as_told(wishes or Wishes()))
+
+    async def put_preferences(self, request: web.Request) -> web.Response:
+        """Set what a customer wishes, on their behalf. Makes the customer if new."""
+        who = self.who(request, Role.SERVICE)
+        return await self._put_preferences(request, _key(request, who), None)
+
+    async def put_my_preferences(self, request: web.Request) -> web.Response:
+        """Set what the customer who asks wishes."""
+        who = self.who(request, Role.CUSTOMER)
+        return await self._put_preferences(request, Key(who.tenant, who.sub), who.name)
+
+    async def _put_preferences(
+        self, request: web.Request, key: Key, name: str | None
+    ) -> web.Response:
+        wishes = wishes_of(await self._body(request, protocol.PutPreferences))
+        await self._preferences.put(key, name, wishes)
+        return as_json(as_told(wishes))
+
     # Requests
 
     def who(self, request: web.Request, *roles: Role) -> Identity:
@@ -353,7 +393,7 @@ def _device(device: Device) -> dict[str, Any]:
         "state": device.state.value,
         "registered_at": protocol.timestamp(device.registered_at),
     }
-    for name in ("platform", "app", "environment", "locale"):
+    for name in ("platform", "app", "environment", "locale", "time_zone"):
         if getattr(device, name) is not None:
             told[name] = getattr(device, name)
     if device.verdict is not None and device.verdict_at is not None:

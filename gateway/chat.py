@@ -35,6 +35,7 @@ from gateway.protocol import (
 )
 from gateway.session import AgentSession, CustomerSession, Held
 from gateway.telling import Telling
+from gateway.wishes import House, is_muted, is_unwanted
 from push.content import Content
 from storage import outcomes
 from storage.errors import Unavailable
@@ -60,6 +61,7 @@ class TenantRules(NamedTuple):
     expires_after: float = 86_400.0
     content: Content = Content()
     silent: bool = True
+    house: House = House()
 
 
 class Posting(msgspec.Struct, frozen=True):
@@ -483,6 +485,7 @@ class Chat:
             endpoint=tenant.endpoint,
             live_devices=len(c.live_devices),
             otherwise=no_live_device(c),
+            unwanted=None if c.wishes is None else _unwanted(c, posting.kind, tx.now),
         )
         due = delivery.due_after_commit(
             c.push_due_at,
@@ -611,6 +614,13 @@ class Chat:
             self.store.submit(change, needs).add_done_callback(done)
         except Unavailable:
             otherwise()
+
+
+def _unwanted(c: Conversation, kind: MessageKind, now: float) -> Reason | None:
+    """Why the customer does not want to be rung for a message of this kind, if so."""
+    if is_muted(c.wishes, now):
+        return Reason.MUTED
+    return Reason.OPTED_OUT if is_unwanted(c.wishes, kind.value) else None
 
 
 def _equal_json(one: str | None, other: str | None) -> bool:

@@ -271,9 +271,16 @@ class CustomerClient:
         app: str | None = None,
         environment: str | None = None,
         locale: str | None = None,
+        time_zone: str | None = None,
     ) -> str:
         """Register this installation's device token; returns the deregistration key."""
-        told = {"platform": platform, "app": app, "environment": environment, "locale": locale}
+        told = {
+            "platform": platform,
+            "app": app,
+            "environment": environment,
+            "locale": locale,
+            "time_zone": time_zone,
+        }
         frame: Frame = {"type": "register_device", "installation": installation, "token": token}
         frame |= {name: value for name, value in told.items() if value is not None}
         return understood(await self._link.ask(frame), _Device).deregistration_key

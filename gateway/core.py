@@ -27,11 +27,13 @@ from gateway.devices import Devices
 from gateway.hub import Hub
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
+from gateway.preferences import Preferences
 from gateway.protocol import Role
 from gateway.pushcredentials import credentials_of
 from gateway.pushing import Book
 from gateway.session import Rates
 from gateway.sessions import Sessions
+from gateway.wishes import House
 from push.adapters import adapter_named
 from push.guard import meant_by
 from push.ring import DeviceRef, Endpoint
@@ -78,6 +80,7 @@ class Core:
         self.book = Book(self.chat, self._wake)
         self.devices = Devices(self.chat, self.book)
         self.campaigns = Campaigns(self.chat, CampaignRows(database), self._waiting)
+        self.preferences = Preferences(self.chat, self.book)
         self.inbox = Inbox(self.chat, agent_limits(config), clock)
         limits = config.limits
         self.rates = Rates(
@@ -204,6 +207,7 @@ def _rules(push: Push | None) -> TenantRules:
         expires_after=push.expires_after,
         content=content_of(push.content, push.title),
         silent=adapter_named(push.adapter, push.options).silent,
+        house=House(push.quiet_hours, push.time_zone),
     )
 
 

@@ -12,7 +12,8 @@ all pending pushes; a backlog therefore coalesces by itself::
                 v
              look at one device ──> claim ──> call ──> verdict
                 │                     ^                  │
-                └─> skip, with reason └──── retry ───────┘
+                │                     └──── retry ───────┘
+                └─> skip, or wait for the end of quiet hours, with its reason
 
 Outcomes and their transitions are in `storage.outcomes`; who is in chat is known by `gateway.hub`.
 """
@@ -51,6 +52,9 @@ class Reason(StrEnum):
     UNREAD = "unread"
     ENDPOINT_DOWN = "endpoint_down"
     SUSPENDED = "suspended"
+    MUTED = "muted"
+    OPTED_OUT = "opted_out"
+    QUIET_HOURS = "quiet_hours"
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -70,14 +74,25 @@ class Routing(NamedTuple):
     reason: Reason
 
 
-def route(*, in_chat: bool, endpoint: bool, live_devices: int, otherwise: Reason) -> Routing:
-    """Where a counted message goes now. `otherwise` says why no device is live, if none is."""
+def route(
+    *,
+    in_chat: bool,
+    endpoint: bool,
+    live_devices: int,
+    otherwise: Reason,
+    unwanted: Reason | None = None,
+) -> Routing:
+    """Where a counted message goes now. `otherwise` says why no device is live, if none is;
+    `unwanted` why the customer does not want to be rung for it, if so.
+    """
     if in_chat:
         return Routing(Route.SOCKET, Reason.IN_CHAT)
     if not endpoint:
         return Routing(Route.NONE, Reason.NO_ENDPOINT)
     if not live_devices:
         return Routing(Route.NONE, otherwise)
+    if unwanted is not None:
+        return Routing(Route.NONE, unwanted)
     return Routing(Route.PUSH, Reason.NOT_IN_CHAT)
 
 
@@ -159,6 +174,7 @@ class InHand(msgspec.Struct, frozen=True):
     read: bool = False
     expired: bool = False
     current: bool = True  # a badge ring still tells the present number
+    unwanted: bool = False  # it is for nothing but proactive messages, and they are not wanted
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -174,6 +190,9 @@ class Facts(msgspec.Struct, frozen=True):
     all_read: bool = False
     badge_is_high: bool = False  # the device was told more unread than there are now
     paused: Reason | None = None  # why the endpoint is not called at present
+    muted: bool = False  # by the customer, for now
+    unwanted: bool = False  # all that has not expired is proactive, and the customer opted out
+    quiet: bool = False  # these are quiet hours where the customer is
 
 
 class Decision(NamedTuple):
@@ -205,8 +224,13 @@ def _look(facts: Facts) -> Decision:
     if facts.early:
         return Decision(Action.WAIT, Reason.HELD)
     if facts.in_hand is not None:
-        return _look_again(facts.in_hand)
+        return _look_again(facts.in_hand, facts)
     if facts.behind and not facts.all_expired:
+        wished = _wished(facts, facts.unwanted)
+        if wished is not None:
+            return Decision(Action.SKIP, wished)
+        if facts.quiet:
+            return Decision(Action.WAIT, Reason.QUIET_HOURS)
         why = Reason.ACK_TIMEOUT if facts.in_chat else Reason.NOT_IN_CHAT
         return Decision(Action.RING, why)
     if facts.badge_is_high:
@@ -216,7 +240,14 @@ def _look(facts: Facts) -> Decision:
     return Decision(Action.SKIP, Reason.READ if facts.all_read else Reason.ACKED)
 
 
-def _look_again(ring: InHand) -> Decision:
+def _wished(facts: Facts, unwanted: bool) -> Reason | None:
+    """The wish for which the device is not rung at all: then nothing is owed any more."""
+    if facts.muted:
+        return Reason.MUTED
+    return Reason.OPTED_OUT if unwanted else None
+
+
+def _look_again(ring: InHand, facts: Facts) -> Decision:
     if ring.expired:
         return Decision(Action.CANCEL, Reason.EXPIRED)
     if ring.silent:
@@ -227,4 +258,9 @@ def _look_again(ring: InHand) -> Decision:
         return Decision(Action.CANCEL, Reason.READ)
     if ring.acked:
         return Decision(Action.CANCEL, Reason.ACKED)
+    wished = _wished(facts, ring.unwanted)
+    if wished is not None:
+        return Decision(Action.CANCEL, wished)
+    if facts.quiet:
+        return Decision(Action.WAIT, Reason.QUIET_HOURS)
     return Decision(Action.RETRY, Reason.RETRY)

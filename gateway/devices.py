@@ -50,6 +50,7 @@ class Registration(msgspec.Struct, frozen=True):
     app: str | None = None
     environment: str | None = None
     locale: str | None = None
+    time_zone: str | None = None
 
     @classmethod
     def of(cls, told: protocol.RegisterDevice | protocol.PutDevice, installation: str) -> Any:
@@ -60,6 +61,7 @@ class Registration(msgspec.Struct, frozen=True):
             app=told.app,
             environment=told.environment,
             locale=told.locale,
+            time_zone=told.time_zone,
         )
 
     def __repr__(self) -> str:
@@ -88,7 +90,7 @@ class Devices:
         """
 
         def change(tx: Transaction) -> int:
-            c = tx.conversation(key) or tx.create(key, name)
+            c = before = tx.conversation(key) or tx.create(key, name)
             owners = (
                 tx.owner_of_token(key.tenant, told.token),
                 tx.owner_of_installation(key.tenant, told.installation),
@@ -100,7 +102,8 @@ class Devices:
                     self._take_away(tx, owner, settle=owner.key != key)
             c = tx.conversation(key) or c
             device = self._device(tx, c, mine, told)
-            c = self._book.settle_undeliverable(tx, tx.move_token(c, device))
+            c = self._book.reconsider(tx, tx.move_token(c, device), before)
+            c = self._book.settle_undeliverable(tx, c)
             self._rearm(tx, c)
             return device.id
 
@@ -118,6 +121,7 @@ class Devices:
             "app": told.app,
             "environment": told.environment,
             "locale": told.locale,
+            "time_zone": told.time_zone,
             "registered_at": tx.now,
         }
         if old is not None and old.live and old.token == told.token:

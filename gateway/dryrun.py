@@ -23,6 +23,8 @@ from storage.records import Device, DeviceState, Event, Outcome, fingerprint
 from storage.store import Told
 
 _GIVEN_UP = {DeviceState.DEAD: Reason.TOKEN_DEAD, DeviceState.QUARANTINED: Reason.QUARANTINED}
+_LET_BE = {*_GIVEN_UP.values(), Reason.MUTED, Reason.OPTED_OUT}
+"""Reasons for which a device is not rung under any policy."""
 
 
 class _Fact(NamedTuple):
@@ -185,7 +187,7 @@ def _unringable(target: _Target, fanned: _Fact | None, at: float) -> Reason | No
         return None
     if target.judging is not None:
         given_up = target.judging.detail["reason"]
-        return Reason(given_up) if given_up in _GIVEN_UP.values() else None
+        return Reason(given_up) if given_up in _LET_BE else None
     device = target.device
     if device is None:
         return Reason.NO_DEVICE

@@ -299,6 +299,7 @@ class RegisterDevice(Struct, frozen=True, kw_only=True, tag_field="type", tag="r
     app: Id | None = None
     environment: Id | None = None
     locale: Id | None = None
+    time_zone: Id | None = None
 
 
 class DeregisterDevice(
@@ -482,6 +483,16 @@ class PutDevice(Struct, frozen=True, kw_only=True):
     app: Id | None = None
     environment: Id | None = None
     locale: Id | None = None
+    time_zone: Id | None = None
+
+
+class PutPreferences(Struct, frozen=True, kw_only=True):
+    """`PUT /v1/me/preferences`. What is not said is as it is for a customer who never said it."""
+
+    muted_until: Moment | None = None
+    proactive: bool = True
+    time_zone: Id | None = None
+    quiet_hours: Id | None = None
 
 
 # Server to client: plain dict literals, checked by mypy, encoded once.
@@ -799,9 +810,10 @@ class FrameError(Exception):
 _CUSTOMER: Final = msgspec.json.Decoder[CustomerFrame](CustomerFrame)
 _AGENT: Final = msgspec.json.Decoder[AgentFrame](AgentFrame)
 _BODIES: Final[Mapping[type, msgspec.json.Decoder[Any]]] = {
-    body: msgspec.json.Decoder(body) for body in (PostMessage, PostCampaign, PutDevice)
+    body: msgspec.json.Decoder(body)
+    for body in (PostMessage, PostCampaign, PutDevice, PutPreferences)
 }
-Body = TypeVar("Body", PostMessage, PostCampaign, PutDevice)
+Body = TypeVar("Body", PostMessage, PostCampaign, PutDevice, PutPreferences)
 
 _FRAME_TYPES: Final[Mapping[msgspec.json.Decoder[Any], Mapping[str, type[Struct]]]] = {
     _CUSTOMER: CUSTOMER_FRAMES,
@@ -894,10 +906,11 @@ def _depth(raw: str) -> int:
 
 _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, surrogates
 _WORDED: Final = frozenset({Send, AgentSend, PostMessage, PostCampaign})
-_DATED: Final = frozenset({PostMessage, PostCampaign})
-_MOMENTS: Final = ("send_at", "expires_at")
+_DATED: Final = frozenset({PostMessage, PostCampaign, PutPreferences})
+_MOMENTS: Final = ("send_at", "expires_at", "muted_until")
 _IDS: Final = frozenset(
-    {"ref", "customer", "installation", "platform", "app", "environment", "locale", "cursor"}
+    {"ref", "customer", "installation", "platform", "app", "environment", "locale", "time_zone"}
+    | {"quiet_hours", "cursor"}
 )
 
 
@@ -1020,6 +1033,10 @@ _RIGHT: Final[Mapping[str, str]] = {
     "app": _ID,
     "environment": _ID,
     "locale": _ID,
+    "time_zone": _ID,
+    "muted_until": "an RFC 3339 time with a zone, as a string",
+    "proactive": "true or false",
+    "quiet_hours": "hours such as 22:00-07:00, or off, as a string",
     "customer": _ID,
     "cursor": f"a string of 1 to {CURSOR_CHARS} characters, as an inbox told it",
     "filter": _one_of(InboxFilter),

@@ -32,9 +32,11 @@ from gateway.values import (
     Text,
     Url,
     meta,
+    must_be_text,
     read_secret,
     shown,
 )
+from gateway.wishes import QuietHours, quiet_hours, zone
 from push.adapters import AdapterBroken, OptionError, UnknownAdapterError, adapter_named, names
 from push.guard import Network, Refusal, meant_by, refusal
 
@@ -73,6 +75,21 @@ def _network(text: str) -> Network:
     return network
 
 
+def _quiet(raw: object, base: Path) -> QuietHours:
+    text = must_be_text(raw)
+    try:
+        return quiet_hours(text)
+    except ValueError as error:
+        raise ValueError(f"is {shown(text)}, which {error}") from None
+
+
+def _zone(raw: object, base: Path) -> str:
+    text = must_be_text(raw)
+    if zone(text) is None:
+        raise ValueError(f"is {shown(text)}")
+    return text
+
+
 def _options(raw: object, base: Path) -> str:
     """A table, or a JSON object as text: as JSON text."""
     table = raw
@@ -109,6 +126,8 @@ _OPTIONS = "a table, or the text of a JSON object"
 _WHSEC = '"whsec_" and the base64 of 24 to 64 random bytes'
 
 SigningSecret = Annotated[Secret | None, meta(_WHSEC, _signing_secret, sourced=True)]
+Quiet = Annotated[QuietHours | None, meta('hours such as "22:00-07:00"', _quiet)]
+Zone = Annotated[str, meta('a time zone such as "Europe/Vienna"', _zone)]
 _RATE = "a number of calls per second above 0, at most 100000"
 Rate = Annotated[float | None, Meta(gt=0, le=100_000, description=_RATE)]
 Networks = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', _networks)]
@@ -127,6 +146,8 @@ class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
     title: Text = "New Message"
     content: Content = Content()
+    quiet_hours: Quiet = None  # in which no customer is rung, unless they said otherwise
+    time_zone: Zone = "UTC"  # of customers of whom nothing better is known
     credentials: Credentials = Credentials()  # beside auth_token and the signature
     allow_http: Flag = False  # plain http to other than loopback, for tests
     allow_networks: Networks = ()  # inside, where the backend may be

@@ -26,6 +26,8 @@ from gateway.alarms import Alarms
 from gateway.chat import Chat, no_live_device
 from gateway.delivery import Action, Decision, Facts, InHand, Reason
 from gateway.protocol import ReceiptState
+from gateway.wanted import Wanted, all_unwanted, opted_out, to_ring
+from gateway.wishes import is_muted, quiet_until
 from push import content
 from push.ring import (
     Attempt,
@@ -56,6 +58,9 @@ from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
 
+WISHES = frozenset({Reason.MUTED, Reason.OPTED_OUT})
+"""Reasons for which what was not rung is settled: it is never rung any more."""
+PAUSES = frozenset(Reason(pause) for pause in Pause)
 RETRY_TICK = 1.0  # seconds until a tick is tried again when the database could not be written
 
 
@@ -150,7 +155,8 @@ class Book:
         before = c
         for device in c.devices:
             if device.wake_at is not None and device.wake_at > tx.now:
-                backoff = _backoff(device)
+                quiet = self._quiet_until(tx.now, c, device) or 0.0
+                backoff = max(_backoff(device), quiet - tx.now)
                 near = delivery.within_reason(device.wake_at, tx.now, self._chat.timing, backoff)
                 if near != device.wake_at:
                     c = c.with_device(replace(device, wake_at=near))
@@ -201,8 +207,13 @@ class Book:
                     c = c.with_device(owing)
         return self.settle_undeliverable(tx, tx.put(c))
 
-    def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
-        """Pending messages for which no device is left that is not settled become undeliverable."""
+    def settle_undeliverable(
+        self, tx: Transaction, c: Conversation, reason: Reason = Reason.REFUSED
+    ) -> Conversation:
+        """Pending messages for which no device is left that is not settled become undeliverable.
+
+        `reason` is why the last device that was settled was not rung.
+        """
         waiting = outcomes.pending(c)
         if not waiting:
             return c
@@ -212,7 +223,6 @@ class Book:
             upto = min(device.covered for device in live)
             if upto <= waiting[0].lo:
                 return c
-            reason = Reason.REFUSED
         elif c.push_due_at is None:
             upto = c.last
             reason = no_live_device(c) if endpoint else Reason.NO_ENDPOINT
@@ -240,7 +250,11 @@ class Book:
             c = tx.conversation(key)
             device = c.device(ref.device) if c is not None else None
             claim: Claim | Pause | None = None
-            if c is not None and device is not None and device.wake_at is not None:
+            if c is None or device is None or device.wake_at is None:
+                pass
+            elif opted_out(c) and not tx.knows_unacked(c):
+                pass  # the wish came after the look was asked for: it is asked for again
+            else:
                 claim = self._judge(tx, c, device, ref, pause)
             if isinstance(claim, Claim):
                 tx.after_commit(lambda: self._calling.add(ref))
@@ -254,6 +268,8 @@ class Book:
         c = self._store.peek(key)
         newest = None if c is None else c.newest_counted
         stale = newest is None or (newest.expires_at or 0.0) <= self._clock()
+        if c is not None and opted_out(c):
+            stale = True
         try:
             return await self._store.submit(
                 change, Needs(keys=(key,), unacked=key if stale else None), later=True
@@ -275,8 +291,10 @@ class Book:
         ref: DeviceRef,
         pause: Pause | None,
     ) -> Claim | Pause | None:
-        newest = self._newest_to_ring(tx, c, device)
-        decision = delivery.look(self._facts(tx, c, device, newest, pause))
+        wanted = to_ring(tx, c, device)
+        quiet = self._quiet_until(tx.now, c, device)
+        facts = self._facts(tx, c, device, wanted, quiet, pause)
+        decision = delivery.look(facts)
         tx.after_commit(lambda: self.decided(c.tenant, decision))
         from_seq = max(device.covered_seq, c.acked_seq) + 1
         upto = device.ring_seq if device.ring else c.last_seq
@@ -292,10 +310,11 @@ class Book:
         )
         match decision.action:
             case Action.WAIT:
-                return None if decision.reason is Reason.HELD else pause
+                if decision.reason is Reason.QUIET_HOURS:
+                    tx.put(c.with_device(replace(device, wake_at=quiet)))
+                return pause if decision.reason in PAUSES else None
             case Action.SKIP:
-                device = replace(device, owes=False, wake_at=None)
-                self.settle_undeliverable(tx, tx.put(c.with_device(device)))
+                self._skip(tx, c, device, decision.reason, correct=facts.badge_is_high)
                 return None
             case Action.CANCEL:
                 self._cancel(tx, c, device, decision.reason)
@@ -304,32 +323,22 @@ class Book:
                 device = replace(device, attempt=device.attempt + 1)
                 tx.put(c.with_device(device))
             case Action.RING:
-                device = self._claim(tx, c, device, newest)
+                c = self._leave_be(tx, c, wanted.unwanted)
+                device = self._claim(tx, c, device, wanted)
             case Action.BADGE:
-                device = self._claim(tx, c, device, None)
+                device = self._claim(tx, c, device, Wanted())
         return _claim_of(ref, device)
 
-    def _newest_to_ring(self, tx: Transaction, c: Conversation, device: Device) -> Message | None:
-        """The newest counted message that this device was not rung for and that has not expired."""
-        newest = c.newest_counted
-        behind = max(device.covered_ord, c.acked_ord)
-        if newest is None or newest.ord <= behind:
-            return None
-        if newest.expires_at is None or newest.expires_at > tx.now:
-            return newest
-        fresh = [
-            m
-            for m in tx.unacked(c)
-            if m.ord > behind and (m.expires_at is None or m.expires_at > tx.now)
-        ]
-        return fresh[-1] if fresh else None
+    def _quiet_until(self, now: float, c: Conversation, device: Device) -> float | None:
+        return quiet_until(now, c.wishes, device.time_zone, self._chat.tenants[c.tenant].house)
 
     def _facts(
         self,
         tx: Transaction,
         c: Conversation,
         device: Device,
-        newest: Message | None,
+        wanted: Wanted,
+        quiet: float | None,
         pause: Pause | None,
     ) -> Facts:
         in_hand = None
@@ -342,6 +351,7 @@ class Book:
                 read=not silent and device.ring_ord <= c.read_ord,
                 expired=ring.expires_at <= tx.now,
                 current=ring.unread == c.unread,
+                unwanted=all_unwanted(tx, c, device),
             )
         tenant = self._chat.tenants[c.tenant]
         behind = device.owed_ord - max(device.covered_ord, c.acked_ord)
@@ -352,25 +362,67 @@ class Book:
             in_chat=self._chat.hub.is_in_chat(c.key),
             in_hand=in_hand,
             behind=max(0, behind),
-            all_expired=newest is None,
+            all_expired=wanted.newest is None and not wanted.unwanted,
             all_read=c.read_ord == c.last_ord,
             badge_is_high=device.badge is not None and device.badge > c.unread and tenant.silent,
             paused=None if pause is None else Reason(pause),
+            muted=is_muted(c.wishes, tx.now),
+            unwanted=wanted.newest is None,
+            quiet=quiet is not None,
         )
 
-    def _claim(
-        self, tx: Transaction, c: Conversation, device: Device, newest: Message | None
-    ) -> Device:
+    def _skip(
+        self, tx: Transaction, c: Conversation, device: Device, reason: Reason, *, correct: bool
+    ) -> None:
+        """Nothing is owed, or but the number on the icon (`correct`), for which nobody is woken.
+
+        What the customer does not want to be rung for is settled, on this device, for good.
+        """
+        if reason not in WISHES:
+            device = replace(device, owes=False, wake_at=None)
+            self.settle_undeliverable(tx, tx.put(c.with_device(device)))
+            return
+        device = replace(device, covered_seq=c.last_seq, covered_ord=c.last_ord)
+        device = replace(device, owes=correct, wake_at=tx.now if correct else None)
+        self.settle_undeliverable(tx, tx.put(c.with_device(device)), reason)
+
+    def _leave_be(
+        self, tx: Transaction, c: Conversation, unwanted: tuple[Message, ...]
+    ) -> Conversation:
+        """Settle messages that nobody wants to be rung for, while others are rung for.
+
+        One that a ring in hand covers is left to it: it may have rung already.
+        """
+        in_hand = [device for device in c.live_devices if device.ring is not None]
+        for message in unwanted:
+            if not any(d.covered_ord < message.ord <= d.ring_ord for d in in_hand):
+                before = Cut(message.seq - 1, message.ord - 1)
+                reason = Reason.OPTED_OUT.value
+                c, moves = tx.transition(c, before, message.cut, Trigger.NO_DEVICE_LEFT, reason)
+                self._tell(tx, c, moves)
+        return c
+
+    def reconsider(self, tx: Transaction, c: Conversation, before: Conversation) -> Conversation:
+        """Wishes or zones are other than `before`: who waits for the end of quiet hours is looked
+        at anew."""
+        for device in before.devices:
+            now = c.device(device.id)
+            until = self._quiet_until(tx.now, before, device)
+            if now is not None and until is not None and now.wake_at == device.wake_at == until:
+                c = c.with_device(replace(now, wake_at=tx.now))
+        return tx.put(c)
+
+    def _claim(self, tx: Transaction, c: Conversation, device: Device, wanted: Wanted) -> Device:
         """Fix device, coverage and content (rule 7). Under this id nothing changes any more."""
+        newest, upto = wanted.newest, wanted.upto or device.covered
         tenant = self._chat.tenants[c.tenant]
         expires_at = tx.now + tenant.expires_after
         if newest is None:  # silent: only the number
-            kind, title, text, seq, upto = RingKind.BADGE, None, None, c.last_seq, device.covered
+            kind, title, text, seq = RingKind.BADGE, None, None, c.last_seq
         else:
             kind = RingKind.PROACTIVE if newest.kind == "proactive" else RingKind.MESSAGE
             words = content.words(tenant.content, newest.title, newest.text, device.locale)
             title, text, seq = words.title, words.text, newest.seq
-            upto = c.last if newest is c.newest_counted else newest.cut
             expires_at = newest.expires_at or expires_at
         ring = Ring(
             id=f"r_{secrets.token_hex(8)}",
@@ -415,12 +467,15 @@ class Book:
 
     def _cancel(self, tx: Transaction, c: Conversation, device: Device, reason: Reason) -> None:
         """End the ring in hand without another call; look again at once for what else is owed."""
-        covered = device.ring_to if reason in (Reason.ACKED, Reason.READ) else device.covered
+        settled = reason in (Reason.ACKED, Reason.READ, *WISHES)
+        covered = device.ring_to if settled else device.covered
         # What the ring covered beyond the fan-out is owed still: nothing else asks for it.
         owed = max(device.owed_ord, device.ring_ord)
         device = _without_ring(device, covered)
         device = replace(device, owes=True, owed_ord=owed, wake_at=tx.now)
-        tx.put(c.with_device(device))
+        c = tx.put(c.with_device(device))
+        if reason in WISHES:
+            self.settle_undeliverable(tx, c, reason)
 
     # The verdict
 

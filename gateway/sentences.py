@@ -42,6 +42,9 @@ REASONS: Final[Mapping[Reason, str]] = {
     " time tries",
     Reason.SUSPENDED: "the customer backend has failed for so long that it is only tried now and"
     " then",
+    Reason.MUTED: "the customer has muted all rings for now",
+    Reason.OPTED_OUT: "the customer does not want to be rung for proactive messages",
+    Reason.QUIET_HOURS: "these are the customer's quiet hours",
 }
 ACTIONS: Final[Mapping[Action, str]] = {
     Action.RING: "rung",

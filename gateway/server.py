@@ -93,6 +93,7 @@ class Gateway:
             core.verifier,
             core.chat,
             core.devices,
+            core.preferences,
             core.inbox,
             core.rates,
             core.wall,

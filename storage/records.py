@@ -140,6 +140,18 @@ class DeviceState(StrEnum):
     QUARANTINED = "quarantined"
 
 
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What a customer said about being rung. `quiet_hours` is `22:00-07:00`, `off`, or unsaid.
+
+    `proactive` is false when no proactive message is to ring.
+    """
+
+    muted_until: float | None = None
+    proactive: bool = True
+    time_zone: str | None = None
+    quiet_hours: str | None = None
+
+
 class Device(msgspec.Struct, frozen=True):
     """One registration: an installation's device token and how far it has been rung.
 
@@ -158,6 +170,7 @@ class Device(msgspec.Struct, frozen=True):
     app: str | None = None
     environment: str | None = None
     locale: str | None = None
+    time_zone: str | None = None
     state: DeviceState = DeviceState.LIVE
     state_at: float | None = None
     covered_seq: int = 0
@@ -220,6 +233,7 @@ class Conversation(msgspec.Struct, frozen=True):
     devices: tuple[Device, ...] = ()
     newest: Message | None = None
     newest_counted: Message | None = None
+    wishes: Wishes | None = None
 
     @property
     def key(self) -> Key:

@@ -210,5 +210,18 @@ _CAMPAIGNS = (
     "CREATE UNIQUE INDEX campaign_recipients_once ON campaign_recipients (campaign, customer)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CHAINED_EVENTS, _CAMPAIGNS)
+_WISHES = (
+    """
+    CREATE TABLE wishes (
+        conversation INTEGER PRIMARY KEY REFERENCES conversations (id),
+        muted_until REAL,
+        proactive INTEGER NOT NULL,
+        time_zone TEXT,
+        quiet_hours TEXT
+    )
+    """,
+    "ALTER TABLE devices ADD COLUMN time_zone TEXT",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CHAINED_EVENTS, _CAMPAIGNS, _WISHES)
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

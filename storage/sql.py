@@ -22,6 +22,7 @@ from storage.records import (
     Message,
     Outcome,
     Span,
+    Wishes,
 )
 from storage.schema import COUNTED
 
@@ -30,6 +31,7 @@ Statement = tuple[str, Sequence[Any]]
 
 MESSAGE = tuple(Message.__struct_fields__)
 DEVICE = tuple(Device.__struct_fields__)
+WISHES = tuple(Wishes.__struct_fields__)
 CONVERSATION = (
     "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord", "last_said",
     "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_read_seq", "agent_read_said",
@@ -84,6 +86,7 @@ DEVICES = _upsert(
     "devices", _DEVICE_COLUMNS, "id", ("tenant", "conversation", "installation", "token")
 )
 SPANS = Into("outcomes", _SPAN_COLUMNS)
+ALL_WISHES = _upsert("wishes", ("conversation", *WISHES), "conversation")
 COUNTERS = Into(
     "counters",
     ("tenant", "name", "value"),
@@ -115,10 +118,14 @@ def message_row(m: Message) -> tuple[Any, ...]:
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
     return (
         d.id, d.installation, d.token, d.generation, d.registered_at, d.platform, d.app,
-        d.environment, d.locale, d.state.value, d.state_at, d.covered_seq, d.covered_ord, d.badge,
-        int(d.owes), d.owed_ord, d.wake_at, d.ring, d.ring_seq, d.ring_ord, d.attempt, d.verdict,
-        d.verdict_at, c.tenant, c.id,
+        d.environment, d.locale, d.time_zone, d.state.value, d.state_at, d.covered_seq,
+        d.covered_ord, d.badge, int(d.owes), d.owed_ord, d.wake_at, d.ring, d.ring_seq, d.ring_ord,
+        d.attempt, d.verdict, d.verdict_at, c.tenant, c.id,
     )  # fmt: skip
+
+
+def wishes_row(conversation: int, w: Wishes) -> tuple[Any, ...]:
+    return (conversation, w.muted_until, int(w.proactive), w.time_zone, w.quiet_hours)
 
 
 def event_row(id: int, prev: int, e: Event) -> tuple[Any, ...]:
@@ -154,7 +161,9 @@ def deletion(sql: str, values: Iterable[Any]) -> list[Statement]:
 
 
 LARGEST = 1024  # rows in one statement; SQLite takes 32,766 parameters
-TABLES = {t.table: t for t in (CONVERSATIONS, MESSAGES, EVENTS, DEVICES, SPANS, COUNTERS)}
+TABLES = {
+    t.table: t for t in (CONVERSATIONS, MESSAGES, EVENTS, DEVICES, SPANS, ALL_WISHES, COUNTERS)
+}
 _PREPARED = {
     (into.table, 1 << power): into.statement(1 << power)
     for into in TABLES.values()
@@ -164,9 +173,11 @@ _PREPARED = {
 # Reading for the writer: what a batch of changes needs to know.
 
 LOAD_BY_KEY = f"""
-    SELECT {_columns(_CONVERSATION_COLUMNS, "c.")} FROM json_each(?) j
+    SELECT {_columns(CONVERSATION, "c.")}, {_columns(WISHES, "w.")}, c.newest_counted_seq
+    FROM json_each(?) j
     CROSS JOIN conversations c ON c.tenant = json_extract(j.value, '$[0]')
         AND c.customer = json_extract(j.value, '$[1]')
+    LEFT JOIN wishes w ON w.conversation = c.id
 """  # noqa: S608
 LOAD_DEVICES = f"""
     SELECT d.conversation, {_columns(DEVICE, "d.")} FROM json_each(?) j
@@ -293,6 +304,15 @@ def to_conversation(
     values: dict[str, Any] = dict(zip(CONVERSATION, row, strict=False))
     values["live"] = bool(values["live"])
     values["unanswered"] = bool(values["unanswered"])
+    muted_until, proactive, *where_and_when = row[len(CONVERSATION) : len(CONVERSATION) + 4]
+    if proactive is not None:
+        time_zone, quiet_hours = where_and_when
+        values["wishes"] = Wishes(
+            muted_until=muted_until,
+            proactive=bool(proactive),
+            time_zone=time_zone,
+            quiet_hours=quiet_hours,
+        )
     return Conversation(
         **values,
         settled=settled,

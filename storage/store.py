@@ -302,6 +302,7 @@ class Store:
     async def _load_unacked(
         self, asked: set[Key], committed: dict[Key, Conversation], loaded: Loaded
     ) -> None:
+        loaded.asked = asked
         found = [committed[key] for key in asked if key in committed]
         behind = {c.id: c for c in found if c.acked_ord < c.last_ord}
         if not behind:

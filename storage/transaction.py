@@ -60,6 +60,7 @@ class Loaded(msgspec.Struct):
     refs: dict[tuple[Key, str, str, str], Message] = {}
     marks: dict[tuple[Key, int], Mark] = {}
     unacked: dict[Key, list[Message]] = {}
+    asked: set[Key] = set()
     installations: dict[tuple[str, str], Owner | None] = {}
     tokens: dict[tuple[str, str], Owner | None] = {}
     campaigns: dict[str, Campaign] = {}
@@ -134,6 +135,11 @@ class Transaction:
         """Counted messages after the acked cursor, oldest first (those that were asked for)."""
         found = self._loaded.unacked.get(conversation.key, [])
         return [message for message in found if message.ord > conversation.acked_ord]
+
+    def knows_unacked(self, conversation: Conversation) -> bool:
+        """Whether `unacked` has been read: it was asked for, by whichever change of the batch."""
+        c = conversation
+        return c.acked_ord == c.last_ord or c.key in self._loaded.asked
 
     def owner_of_installation(self, tenant: str, installation: str) -> Owner | None:
         return self._loaded.installations.get((tenant, installation))
@@ -400,6 +406,7 @@ class Transaction:
                 sql.SPANS,
                 [sql.span_row(id, span) for (id, _), span in spans.items() if span is not None],
             ),
+            *sql.written(sql.ALL_WISHES, self._wishes()),
             *sql.deletion(sql.DELETE_DEVICES, gone),
             *sql.written(sql.DEVICES, kept),
             *ids,
@@ -445,6 +452,15 @@ class Transaction:
                 kept.append(sql.device_row(now, device))
             gone.extend(before)
         return gone, kept
+
+    def _wishes(self) -> list[tuple[Any, ...]]:
+        """Those that changed: seldom any."""
+        return [
+            sql.wishes_row(now.id, now.wishes)
+            for key, now in self.changed.items()
+            if now.wishes is not None
+            if (before := self._committed.get(key)) is None or before.wishes != now.wishes
+        ]
 
     def _own(
         self, installation: tuple[str, str], token: tuple[str, str], key: Key, device: int

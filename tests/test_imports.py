@@ -15,6 +15,8 @@ PURE = [
     "gateway.session",
     "gateway.delivery",
     "gateway.policies",
+    "gateway.wishes",
+    "gateway.wanted",
     "gateway.frames",
     "gateway.clientstate",
     "gateway.kit.advice",

@@ -899,7 +899,9 @@ async def test_a_state_set_while_away_is_in_the_next_hello(server: Scripted) -> 
 async def test_devices_are_registered_and_deregistered_over_the_socket(server: Scripted) -> None:
     async with customer(server) as (client, socket):
         registering = asyncio.create_task(
-            client.register_device("phone", "device-token", platform="ios", locale="en")
+            client.register_device(
+                "phone", "device-token", platform="ios", locale="en", time_zone="UTC"
+            )
         )
         request = await socket.take("register_device")
         assert request == {
@@ -909,6 +911,7 @@ async def test_devices_are_registered_and_deregistered_over_the_socket(server: S
             "token": "device-token",
             "platform": "ios",
             "locale": "en",
+            "time_zone": "UTC",
         }
         await socket.say(
             "device", ref=request["ref"], installation="phone", deregistration_key="dk_1"

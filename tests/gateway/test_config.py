@@ -556,6 +556,7 @@ KINDS = {
     values.KeyText: "key text",
     values.Required: "secret",
     values.OptionalSecret: "secret",
+    pushconfig.Quiet: "hours",
     contentconfig.ByLanguage: "texts by language",
     pushconfig.SigningSecret: "secret",
 }

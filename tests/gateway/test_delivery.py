@@ -56,12 +56,42 @@ def test_a_message_goes_to_the_chat_else_to_a_device_else_nowhere_with_the_reaso
     assert decided == Routing(route, otherwise if reason is None else reason)
 
 
+@pytest.mark.parametrize("unwanted", [Reason.MUTED, Reason.OPTED_OUT])
+@pytest.mark.parametrize(
+    ("in_chat", "endpoint", "devices", "route", "reason"),
+    [
+        (True, True, 1, Route.SOCKET, Reason.IN_CHAT),
+        (False, True, 1, Route.NONE, None),
+        (False, True, 0, Route.NONE, Reason.NO_DEVICE),
+        (False, False, 1, Route.NONE, Reason.NO_ENDPOINT),
+    ],
+)
+def test_what_the_customer_does_not_want_to_be_rung_for_goes_nowhere_but_to_the_chat(
+    in_chat: bool,
+    endpoint: bool,
+    devices: int,
+    route: Route,
+    reason: Reason | None,
+    unwanted: Reason,
+) -> None:
+    decided = delivery.route(
+        in_chat=in_chat,
+        endpoint=endpoint,
+        live_devices=devices,
+        otherwise=Reason.NO_DEVICE,
+        unwanted=unwanted,
+    )
+    assert decided == Routing(route, reason or unwanted)
+
+
 # The look
 
 
 RINGS = [
-    InHand(silent=silent, acked=acked, read=read, expired=expired, current=current)
-    for silent, acked, read, expired, current in product(YES_NO, repeat=5)
+    InHand(
+        silent=silent, acked=acked, read=read, expired=expired, current=current, unwanted=unwanted
+    )
+    for silent, acked, read, expired, current, unwanted in product(YES_NO, repeat=6)
 ]
 ALL_FACTS = [
     Facts(
@@ -74,12 +104,16 @@ ALL_FACTS = [
         all_expired=all_expired,
         all_read=all_read,
         badge_is_high=badge_is_high,
+        muted=muted,
+        unwanted=unwanted,
+        quiet=quiet,
     )
     for in_hand in (None, *RINGS)
-    for behind in (0, 1, 3)
+    for behind in (0, 3)
     for endpoint, live, early, in_chat, all_expired, all_read, badge_is_high in product(
         YES_NO, repeat=7
     )
+    for muted, unwanted, quiet in product(YES_NO, repeat=3)
 ]
 
 
@@ -137,10 +171,46 @@ STATED: list[Stated] = [
         Reason.ACKED,
     ),
     (
+        "a ring in hand ends when the customer mutes",
+        lambda f, r: f.in_hand is not None and f.muted,
+        Action.CANCEL,
+        Reason.MUTED,
+    ),
+    (
+        "a ring in hand for what the customer opted out of ends",
+        lambda f, r: f.in_hand is not None and r.unwanted,
+        Action.CANCEL,
+        Reason.OPTED_OUT,
+    ),
+    (
+        "a ring in hand waits for the end of quiet hours",
+        lambda f, r: f.in_hand is not None and f.quiet,
+        Action.WAIT,
+        Reason.QUIET_HOURS,
+    ),
+    (
         "any other ring in hand is repeated",
         lambda f, r: f.in_hand is not None,
         Action.RETRY,
         Reason.RETRY,
+    ),
+    (
+        "who has muted is not rung",
+        lambda f, r: f.behind > 0 and not f.all_expired and f.muted,
+        Action.SKIP,
+        Reason.MUTED,
+    ),
+    (
+        "who has opted out is not rung for proactive messages",
+        lambda f, r: f.behind > 0 and not f.all_expired and f.unwanted,
+        Action.SKIP,
+        Reason.OPTED_OUT,
+    ),
+    (
+        "in quiet hours a ring waits for their end",
+        lambda f, r: f.behind > 0 and not f.all_expired and f.quiet,
+        Action.WAIT,
+        Reason.QUIET_HOURS,
     ),
     (
         "in chat and behind: the ack timed out",
@@ -177,7 +247,7 @@ def test_every_combination_of_facts_is_decided_as_the_rule_says() -> None:
         if delivery.look(facts) != Decision(action, reason):
             wrong.append((facts, delivery.look(facts)))
     assert wrong == []
-    assert len(ALL_FACTS) == 33 * 3 * 2**7
+    assert len(ALL_FACTS) == 65 * 2 * 2**10
 
 
 def test_every_sentence_of_the_rule_decides_some_case() -> None:
@@ -185,9 +255,28 @@ def test_every_sentence_of_the_rule_decides_some_case() -> None:
     assert deciding == {sentence for sentence, *_ in STATED}
 
 
-def test_a_ring_in_hand_is_only_ever_repeated_or_cancelled() -> None:
+def test_a_ring_in_hand_is_only_ever_repeated_or_cancelled_or_waits_for_the_morning() -> None:
     with_ring = [f for f in ALL_FACTS if f.in_hand and f.live and f.endpoint and not f.early]
-    assert {delivery.look(f).action for f in with_ring} == {Action.RETRY, Action.CANCEL}
+    assert {delivery.look(f).action for f in with_ring if not f.quiet} == {
+        Action.RETRY,
+        Action.CANCEL,
+    }
+    at_night = {delivery.look(f) for f in with_ring if f.quiet} - {
+        delivery.look(f) for f in with_ring if not f.quiet
+    }
+    assert at_night == {Decision(Action.WAIT, Reason.QUIET_HOURS)}
+
+
+def test_quiet_hours_hold_back_what_makes_a_noise_and_nothing_else() -> None:
+    for facts in ALL_FACTS:
+        decided = delivery.look(facts)
+        if facts.quiet:
+            assert decided.action is not Action.RING
+            if decided.action is Action.RETRY:
+                assert facts.in_hand is not None
+                assert facts.in_hand.silent
+        if decided.reason is Reason.QUIET_HOURS:
+            assert facts.quiet
 
 
 def test_nobody_is_rung_for_what_was_acked_read_or_expired() -> None:
@@ -196,6 +285,7 @@ def test_nobody_is_rung_for_what_was_acked_read_or_expired() -> None:
             assert facts.behind
             assert not facts.all_expired
             assert facts.in_hand is None
+            assert (facts.muted, facts.unwanted, facts.quiet) == (False, False, False)
         if delivery.look(facts).action is Action.RETRY:
             ring = facts.in_hand
             assert ring is not None

@@ -32,6 +32,7 @@ from gateway.protocol import (
     PostCampaign,
     PostMessage,
     PutDevice,
+    PutPreferences,
     Role,
     SessionState,
     decode_agent,
@@ -251,7 +252,8 @@ def test_the_types_of_agents_are_unknown_to_customers() -> None:
 
 
 Kind = type[msgspec.Struct]
-KINDS: list[Kind] = [*CUSTOMER_FRAMES.values(), *AGENT_FRAMES.values(), PostMessage, PutDevice]
+BODIES = (PostMessage, PutDevice, PutPreferences)
+KINDS: list[Kind] = [*CUSTOMER_FRAMES.values(), *AGENT_FRAMES.values(), *BODIES]
 REQUIRED = [
     (kind, field.name) for kind in KINDS for field in msgspec.structs.fields(kind) if field.required
 ]
@@ -268,10 +270,9 @@ GOOD = {
 
 
 def decode_as(kind: Kind, fields: dict[str, Any]) -> Any:
-    if kind is PostMessage:
-        return decode_body(json.dumps(fields).encode(), PostMessage)
-    if kind is PutDevice:
-        return decode_body(json.dumps(fields).encode(), PutDevice)
+    if kind in BODIES:
+        body: Any = kind
+        return decode_body(json.dumps(fields).encode(), body)
     raw = frame(str(kind.__struct_config__.tag), **fields)
     return decode_customer(raw) if kind in CUSTOMER_FRAMES.values() else decode_agent(raw)
 
@@ -465,7 +466,7 @@ CONTROLS = ["\0", "a\n", "\x1f", "\x7f", "a\x85b"]
 @pytest.mark.parametrize("control", CONTROLS)
 def test_ids_and_device_tokens_have_no_control_characters(control: str) -> None:
     device = {"ref": "r", "installation": "i", "token": "t"}
-    optional = {"platform": "p", "app": "a", "environment": "e", "locale": "l"}
+    optional = {"platform": "p", "app": "a", "environment": "e", "locale": "l", "time_zone": "z"}
     for name in ("installation", "token", *optional):
         error = refusal(frame("register_device", **(device | optional | {name: control})))
         assert (error.code, error.ref) == (ErrorCode.BAD_FRAME, "r")
@@ -608,6 +609,15 @@ def test_an_expiry_that_cannot_be_written_as_utc_is_refused(value: str) -> None:
     assert error.message == "expires_at: must be a time from 1970 to 9999, in UTC"
 
 
+def test_a_mute_that_cannot_be_written_as_utc_is_refused() -> None:
+    raw = b'{"muted_until": "9999-12-31T23:59:59-23:59"}'
+    error = body_refusal(raw, PutPreferences)
+    assert error.message == "muted_until: must be a time from 1970 to 9999, in UTC"
+    good = decode_body(b'{"muted_until": "9999-12-31T23:59:59Z"}', PutPreferences)
+    assert good.muted_until is not None
+    assert good.proactive
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "start"),
     [
@@ -692,6 +702,7 @@ def judge_everywhere(raw: str) -> None:
     judge(lambda: decode_agent(raw))
     judge(lambda: decode_body(body, PostMessage))
     judge(lambda: decode_body(body, PutDevice))
+    judge(lambda: decode_body(body, PutPreferences))
 
 
 @given(st.text())

@@ -15,6 +15,7 @@ import pytest
 from gateway import protocol, sentences
 from gateway.delivery import Action, Reason
 from gateway.policies import Policy
+from gateway.preferences import wishes_of
 from gateway.protocol import (
     AGENT_FRAMES,
     AGENT_LIMITS,
@@ -29,6 +30,7 @@ from gateway.protocol import (
     PostCampaign,
     PostMessage,
     PutDevice,
+    PutPreferences,
     Role,
     decode_agent,
     decode_body,
@@ -271,6 +273,7 @@ def test_every_block_of_json_is_json() -> None:
         "json http message",
         "json http campaign",
         "json http registration",
+        "json http preferences",
         "json http policy",
         "json backend",
     }
@@ -289,7 +292,7 @@ def test_the_doc_lists_exactly_the_limits_with_their_defaults() -> None:
 
 FIXED: Mapping[str, tuple[str, float]] = {
     "`ref`, `Idempotency-Key`": ("REF_CHARS", protocol.REF_CHARS),
-    "any id, `installation`, `epoch`, `platform`, `app`, `environment`, `locale`": (
+    "any id, `installation`, `epoch`, `platform`, `app`, `environment`, `locale`, `time_zone`": (
         "ID_CHARS",
         protocol.ID_CHARS,
     ),
@@ -363,6 +366,7 @@ def test_the_doc_lists_exactly_the_fields_of_the_http_bodies() -> None:
         "a message": struct_fields(PostMessage),
         "a campaign": struct_fields(PostCampaign),
         "a registration": struct_fields(PutDevice),
+        "preferences": struct_fields(PutPreferences),
     }
 
 
@@ -376,6 +380,9 @@ def test_the_examples_of_http_bodies_are_taken_and_show_every_field() -> None:
     (registration,) = examples("http", "registration")
     decode_body(json.dumps(registration).encode(), PutDevice)
     assert set(registration) == set(struct_fields(PutDevice))
+    (preferences,) = examples("http", "preferences")
+    assert wishes_of(decode_body(json.dumps(preferences).encode(), PutPreferences))
+    assert set(preferences) == set(struct_fields(PutPreferences))
 
 
 def test_the_example_of_a_problem_is_one_of_the_error_codes() -> None:

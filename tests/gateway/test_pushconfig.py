@@ -1,5 +1,6 @@
 """What a tenant's push section may say, what is refused, and in which words."""
 
+from datetime import time
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -41,6 +42,29 @@ def test_a_backend_inside_is_allowed_by_its_network(tmp_path: Path) -> None:
     assert push_of(read(tmp_path, text)).allow_networks == allowed
     environ = {"RINGBACK_TENANTS__ACME__PUSH__ALLOW_NETWORKS": "10.20.0.0/16, fd12::1"}
     assert push_of(read(tmp_path, GOOD, environ)).allow_networks == allowed
+
+
+def test_quiet_hours_are_by_the_clock_of_a_zone(tmp_path: Path) -> None:
+    lines = 'quiet_hours = "22:00-07:00"\ntime_zone = "Europe/Vienna"'
+    push = push_of(read(tmp_path, with_line("tenants.acme.push", lines)))
+    assert push.quiet_hours == (time(22), time(7))
+    assert push.time_zone == "Europe/Vienna"
+    assert push_of(read(tmp_path)).quiet_hours is None
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('quiet_hours = "22-7"', "quiet_hours: is '22-7', which is no such time; expected hours"),
+        ('quiet_hours = "07:00-07:00"', "which begins when it ends; expected hours such as"),
+        ("quiet_hours = 22", "is not a text"),
+        ('time_zone = "Vienna"', "time_zone: is 'Vienna'; expected a time zone such as"),
+    ],
+)
+def test_hours_and_zones_that_there_are_not_are_refused(
+    tmp_path: Path, line: str, problem: str
+) -> None:
+    assert problem in str(refused(tmp_path, with_line(PUSH, line)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Which messages a device is to be rung for, from the conversation as the writer sees it.
+
+Decides what of a backlog is neither acknowledged nor expired nor against the customer's wishes.
+Leaves to others: whether it is rung for now (`gateway.delivery`), and the claim.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.wishes import is_unwanted
+from storage.records import Conversation, Cut, Device, Message
+from storage.transaction import Transaction
+
+
+class Wanted(NamedTuple):
+    """The newest message to ring for, and how far a ring for it covers.
+
+    `unwanted` are messages for which the customer does not want to be rung.
+    """
+
+    newest: Message | None = None
+    upto: Cut | None = None
+    unwanted: tuple[Message, ...] = ()
+
+
+def to_ring(tx: Transaction, c: Conversation, device: Device) -> Wanted:
+    """What the device was not rung for, has not expired, and the customer wants to be rung for."""
+    newest = c.newest_counted
+    behind = max(device.covered_ord, c.acked_ord)
+    if newest is None or newest.ord <= behind:
+        return Wanted()
+    if not opted_out(c) and (newest.expires_at is None or newest.expires_at > tx.now):
+        return Wanted(newest, c.last)
+    fresh = [
+        m
+        for m in tx.unacked(c)
+        if m.ord > behind and (m.expires_at is None or m.expires_at > tx.now)
+    ]
+    unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
+    wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
+    if not wanted:
+        return Wanted(None, None, unwanted)
+    after = sum(m.ord > wanted[-1].ord for m in unwanted)
+    upto = c.last if wanted[-1].ord + after == c.last_ord else wanted[-1].cut
+    return Wanted(wanted[-1], upto, unwanted)
+
+
+def opted_out(c: Conversation) -> bool:
+    """Whether there are kinds of messages for which the customer does not want to be rung."""
+    return c.wishes is not None and not c.wishes.proactive
+
+
+def all_unwanted(tx: Transaction, c: Conversation, device: Device) -> bool:
+    """Whether the ring in hand covers only what the customer does not want to be rung for."""
+    return opted_out(c) and all(
+        is_unwanted(c.wishes, m.kind)
+        for m in tx.unacked(c)
+        if device.covered_ord < m.ord <= device.ring_ord
+    )
