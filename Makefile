@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/wishes gateway/dryrun gateway/sentences \
         gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
-        gateway/contentconfig gateway/config gateway/starter \
+        gateway/contentconfig gateway/config gateway/reload gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
         push/ring push/content push/signing push/credentials push/oauth push/verdicts push/retry \
         push/guard push/breaker push/lane \

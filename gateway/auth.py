@@ -278,6 +278,13 @@ class Verifier:
     """Judges tokens for the given tenants. Keys are parsed once, here; raises `KeyRejected`."""
 
     def __init__(self, tenants: Mapping[str, Tenant]) -> None:
+        self.take_up(tenants)
+
+    def take_up(self, tenants: Mapping[str, Tenant]) -> None:
+        """Judge by these keys from now on; raises `KeyRejected`, and then nothing has changed.
+
+        Sessions that are open stay so until their tokens end.
+        """
         self._tenants = {
             name: (tenant.auth, read_keys(tenant.auth)) for name, tenant in tenants.items()
         }

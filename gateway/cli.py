@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 
 from gateway import auth, campaign_cli, config, descriptors, inspect, logs, starter, why
@@ -26,6 +27,8 @@ from storage import audit
 from storage.database import Database
 from storage.records import Key
 from storage.store import Store, Told
+
+_log = structlog.get_logger("gateway.cli")
 
 SWITCH = 0.001  # seconds until the interpreter's lock is handed over (5 ms otherwise)
 app = typer.Typer(
@@ -55,14 +58,15 @@ def serve(config_path: ConfigPath = None) -> None:
                 "\n  an agent's token:    ringback token --role agent --sub a-1"
                 "\n  for production:      ringback init, then ringback serve --config ringback.toml"
             )
-        run(_serve(settings))
+        run(_serve(settings, config_path))
 
 
-async def _serve(settings: config.Config) -> None:
-    stop = asyncio.Event()
+async def _serve(settings: config.Config, config_path: Path | None) -> None:
+    stop, again = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, again.set)
     warning = descriptors.make_room(settings.limits.connections)
     async with Gateway(settings) as gateway:
         server = settings.server
@@ -74,7 +78,19 @@ async def _serve(settings: config.Config) -> None:
             f"http://{server.http.host}:{gateway.ports['http']}/v1, "
             f"admin http://{server.admin.host}:{gateway.ports['admin']}"
         )
+        reloading = asyncio.create_task(_reload(gateway, config_path, again))
         await stop.wait()
+        reloading.cancel()
+
+
+async def _reload(gateway: Gateway, config_path: Path | None, again: asyncio.Event) -> None:
+    """Read the configuration whenever `again` says so; what is wrong with it changes nothing."""
+    while await again.wait():
+        again.clear()
+        try:
+            gateway.take_up(await asyncio.to_thread(load, config_path))
+        except config.ConfigError as error:
+            _log.error("the configuration was not reloaded; the old one stays", problem=str(error))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

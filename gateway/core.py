@@ -105,11 +105,7 @@ class Core:
         self.sessions.rejected = self.metrics.rejected
         self.store.failed = self._failed
         self._rng = rng
-        self._endpoints = {
-            name: endpoint_of(name, tenant.push)
-            for name, tenant in config.tenants.items()
-            if tenant.push is not None
-        }
+        self._endpoints = _endpoints(config)
         self._worker: PushWorker | None = None
         self._housekeeper: asyncio.Task[None] | None = None
 
@@ -135,6 +131,17 @@ class Core:
         await self.campaigns.start()
         self._housekeeper = asyncio.create_task(self._keep_house(), name="housekeeper")
         return waiting
+
+    def take_up(self, config: Config) -> None:
+        """Go on with the push sections and the keys of `config` (`gateway.reload`).
+
+        A ring that waits goes out by the new settings, as it would after a restart.
+        """
+        self.verifier.take_up(config.tenants)
+        self.chat.tenants = {name: _rules(tenant.push) for name, tenant in config.tenants.items()}
+        self._endpoints = _endpoints(config)
+        if self._worker is not None:
+            self._worker.take_up(self._endpoints.values())
 
     def drain(self) -> None:
         """Start no more rings (rule 9)."""
@@ -209,6 +216,14 @@ def _rules(push: Push | None) -> TenantRules:
         silent=adapter_named(push.adapter, push.options).silent,
         house=House(push.quiet_hours, push.time_zone),
     )
+
+
+def _endpoints(config: Config) -> dict[str, Endpoint]:
+    return {
+        name: endpoint_of(name, tenant.push)
+        for name, tenant in config.tenants.items()
+        if tenant.push is not None
+    }
 
 
 def endpoint_of(tenant: str, push: Push) -> Endpoint:

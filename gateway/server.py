@@ -22,6 +22,7 @@ from gateway.clock import Clock, wall
 from gateway.config import Address, Config
 from gateway.core import Core
 from gateway.protocol import CloseCode
+from gateway.reload import Reload, plan
 from gateway.sockets import Sockets
 from push.caller import Caller
 from storage.database import Database
@@ -69,6 +70,21 @@ class Gateway:
             await self._close()
             raise
         _log.info("ready", **self.ports, waiting=waiting)
+
+    def take_up(self, given: Config) -> Reload:
+        """Go on with what of `given` can be changed while running, and return what that was.
+
+        Certificates are read from their files anew, whatever else changed.
+        """
+        told = plan(self.config, given)
+        self.core.take_up(told.config)
+        self.config = told.config
+        if self._caller is not None:
+            self._caller.read_files_anew()
+        _log.info("configuration reloaded", changed=list(told.changed), kept=list(told.kept))
+        if told.kept:
+            _log.warning("these settings need a restart; the old ones stay", keys=list(told.kept))
+        return told
 
     async def stop(self) -> None:
         """Drain and close. Nothing is lost, whenever this is cut short."""

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Protocol
@@ -154,6 +154,20 @@ class PushWorker:
             return
         lane.wake(ref)
         self._fill(lane)
+
+    def take_up(self, endpoints: Iterable[Endpoint]) -> None:
+        """Call by these settings from now on; calls that are out end by the old ones.
+
+        An endpoint whose settings changed has its failures forgotten: what waited for it is tried
+        at once. One that is not among them is left: it is the book that says what is rung.
+        """
+        for endpoint in endpoints:
+            lane = self._lanes.get(endpoint.tenant)
+            if lane is None:
+                self._lanes[endpoint.tenant] = Lane(endpoint)
+            elif lane.endpoint != endpoint:
+                lane.endpoint, lane.health, lane.complained_at = endpoint, breaker.WELL, None
+                self._fill(lane)
 
     def start(self) -> None:
         """Begin to work on what was woken. Call it once, inside the running loop."""

@@ -775,3 +775,32 @@ async def test_with_a_real_caller_and_the_loop_s_own_sleep_it_needs_nothing_more
     await book.until_settled(1)
     assert book.settled[0][1].verdict == Verdict(VerdictKind.ACCEPTED, "http_202", 202)
     assert await worker.drain(5.0) == 0
+
+
+async def test_new_settings_forget_the_failures_of_the_old_and_what_waited_goes_out() -> None:
+    async with failing() as rig:
+        waiting = [rig.book.owes(a_claim(device)) for device in (50, 51)]
+        for ref in waiting:
+            rig.worker.wake(ref)
+        await rig.until_quiet()
+        assert rig.worker.load("acme").open
+        rig.backend.verdicts.clear()
+        settled = len(rig.book.settled)
+        rig.book.owes(a_claim(50), ref=waiting[0])
+        rig.book.owes(a_claim(51), ref=waiting[1])
+        rig.worker.take_up([an_endpoint(auth_token="another", breaker_after=2)])
+        await rig.book.until_settled(settled + 2)
+        assert not rig.worker.load("acme").open
+
+
+async def test_the_same_settings_again_change_nothing() -> None:
+    async with failing() as rig:
+        rig.worker.take_up([an_endpoint(breaker_after=2, in_flight=2)])
+        assert rig.worker.load("acme").open
+
+
+async def test_a_tenant_that_gets_an_endpoint_while_running_is_rung() -> None:
+    async with started(acme=an_endpoint()) as rig:
+        rig.worker.take_up([an_endpoint(tenant="new")])
+        rig.worker.wake(rig.book.owes(a_claim(tenant="new")))
+        await rig.book.until_settled(1)

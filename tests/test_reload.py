@@ -1,0 +1,156 @@
+"""A configuration that changes under a running gateway: a real process, its file, and SIGHUP."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from gateway.protocol import Role
+from tests.faults.process import Process, process
+from tests.running import PATIENCE, QUICK, SECRET, Backend, Call, backend
+
+RELOADED = "configuration reloaded"
+REFUSED = "the configuration was not reloaded"
+NEW_SECRET = "quite-another-secret-of-more-than-32-bytes"
+
+
+@asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[tuple[Process, Backend]]:
+    async with backend() as it, process(directory, it, delivery=QUICK, tenants=("acme",)) as run:
+        await run.ready()
+        yield run, it
+
+
+def edit(directory: Path, change: Callable[[str], str]) -> None:
+    path = directory / "ringback.toml"
+    before = path.read_text()
+    assert change(before) != before
+    path.write_text(change(before))
+
+
+async def hang_up(run: Process, says: str) -> str:
+    """SIGHUP, and the line that the gateway then says."""
+    so_far = len(run.log)
+    run.signal(signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            lines = [line for line in run.log[so_far:].splitlines(True) if says in line]
+            if lines and lines[0].endswith("\n"):
+                return lines[0]
+            assert run.child.returncode is None, run.log
+            await asyncio.sleep(0.01)
+
+
+async def pushed(run: Process, seq: int, customer: str = "c-42") -> None:
+    """Wait until the message is pushed: another process's commits can only be asked for."""
+    async with asyncio.timeout(PATIENCE):
+        while (await run.outcome(seq, customer))["outcome"] != "pushed":
+            await asyncio.sleep(0.02)
+
+
+async def test_a_new_credential_is_taken_up_on_sighup_and_again_from_its_file(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (run, it):
+        await run.register()
+        await run.write()
+        assert (await it.take()).body["authToken"] == "backend-auth-token"
+        (tmp_path / "token").write_text("second-token")
+        edit(
+            tmp_path,
+            lambda text: text.replace(
+                'auth_token = "backend-auth-token"', 'auth_token_file = "token"'
+            ),
+        )
+        await hang_up(run, RELOADED)
+        await run.write()
+        assert (await it.take()).body["authToken"] == "second-token"
+        (tmp_path / "token").write_text("third-token")
+        line = await hang_up(run, RELOADED)
+        assert "acme" in line
+        await run.write()
+        assert (await it.take()).body["authToken"] == "third-token"
+        for secret in ("second-token", "third-token"):
+            assert secret not in run.log
+
+
+async def test_a_configuration_that_is_wrong_is_one_line_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (run, it):
+        await run.register()
+        edit(
+            tmp_path,
+            lambda text: text.replace("backend-auth-token", "new-token").replace(
+                "signing_secret", "signing_key"
+            ),
+        )
+        line = await hang_up(run, REFUSED)
+        assert "tenants.acme.push.signing_key: is not a known key" in line
+        assert "Traceback" not in run.log
+        await run.write()
+        assert (await it.take()).body["authToken"] == "backend-auth-token"
+        edit(tmp_path, lambda text: text.replace("signing_key", "signing_secret"))
+        await hang_up(run, RELOADED)
+        await run.write()
+        assert (await it.take()).body["authToken"] == "new-token"
+
+
+async def test_a_ring_that_waits_for_a_right_setting_goes_out_under_its_id_after_sighup(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (run, it):
+
+        async def judge(call: Call) -> web.StreamResponse:
+            known = call.body["authToken"] == "the-right-token"
+            return web.Response(status=200 if known else 401)
+
+        it.otherwise = judge
+        await run.register()
+        seq = await run.write()
+        refused = await it.take()
+        edit(tmp_path, lambda text: text.replace("backend-auth-token", "the-right-token"))
+        await hang_up(run, RELOADED)
+        await pushed(run, seq)
+        accepted = it.calls[-1]
+        assert accepted.status == 200
+        assert accepted.headers["webhook-id"] == refused.headers["webhook-id"]
+        assert accepted.body["payload"] == refused.body["payload"]
+
+
+async def test_the_keys_that_tokens_are_checked_with_are_taken_up_too(tmp_path: Path) -> None:
+    async with served(tmp_path) as (run, _):
+        path = "/v1/me/status"
+        assert (await run.call("GET", path, Role.CUSTOMER, "c-42"))[0] == 200
+        edit(tmp_path, lambda text: text.replace(SECRET, NEW_SECRET))
+        await hang_up(run, RELOADED)
+        assert (await run.call("GET", path, Role.CUSTOMER, "c-42"))[0] == 401
+
+
+async def test_what_needs_a_restart_is_named_and_stays(tmp_path: Path) -> None:
+    async with served(tmp_path) as (run, it):
+        await run.register()
+        edit(tmp_path, lambda text: text.replace("//app.acme", "//web.acme"))
+        line = await hang_up(run, "need a restart")
+        assert "tenants.acme.origins" in line
+        await run.write()
+        await it.take()
+
+
+async def test_any_number_of_sighups_under_load_lose_and_double_nothing(tmp_path: Path) -> None:
+    async with served(tmp_path) as (run, it):
+        for number in range(20):
+            await run.register(f"c-{number}", f"phone-{number}", f"token-{number}")
+        writing = [asyncio.ensure_future(run.write(f"c-{number}")) for number in range(20)]
+        for _ in range(20):
+            run.signal(signal.SIGHUP)
+            await asyncio.sleep(0)
+        seqs = await asyncio.gather(*writing)
+        for number, seq in enumerate(seqs):
+            await pushed(run, seq, f"c-{number}")
+        assert len({call.headers["webhook-id"] for call in it.calls}) == len(it.calls) == 20
