@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -51,11 +51,15 @@ _refused: ContextVar[list[guard.AddressRefused]] = ContextVar("refused")
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A request ready to leave. Never shown: it holds the token and the signature."""
+    """A request ready to leave. Never shown: it holds the token and the signature.
+
+    `pause` (seconds, in the middle of the body) is for those who test backends.
+    """
 
     url: str | URL = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +251,7 @@ class Caller:
                 asyncio.timeout_at(deadline),
                 self._session(allowed).post(
                     signed.url,
-                    data=signed.body,
+                    data=_slowly(signed) if signed.pause else signed.body,
                     headers=signed.headers,
                     allow_redirects=False,
                     ssl=tls,
@@ -305,6 +309,13 @@ def _at(endpoint: str, path: str) -> URL:
     """Return the place of an adapter's own path, percent-encoded already, at the endpoint."""
     scheme, host, *_ = urlsplit(endpoint)
     return URL(f"{scheme}://{host}{path}", encoded=True)
+
+
+async def _slowly(signed: Signed) -> AsyncIterator[bytes]:
+    half = len(signed.body) // 2
+    yield signed.body[:half]
+    await asyncio.sleep(signed.pause)
+    yield signed.body[half:]
 
 
 async def _bounded(content: aiohttp.StreamReader) -> bytes | None:

@@ -26,6 +26,8 @@ _OF_FAILURE: Final[Mapping[str, str]] = {
     "timeout": "the backend took the request and did not answer in time: answer when you have "
     "queued it, not when the phone has rung",
     "bad_http": "what came back is not HTTP: is it the right port?",
+    "unwritable": "this ring cannot be written in the tenant's form of the request: a badge for an "
+    "adapter that has none, or a template that lacks what it needs",
     "internal": "this is a fault of ringback, please report it",
 }
 

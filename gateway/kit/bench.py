@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.kit import probe
+from push.adapters import adapter_named
 from push.caller import Caller, Exchange, Signed
 from push.ring import Endpoint, Ring, RingKind, VerdictKind
 from push.verdicts import Answer
@@ -78,6 +79,11 @@ class Bench:
         """Tell whether the request was understood: accepted, or a bogus token told to be dead."""
         dead = self.token is None and call.verdict.kind is VerdictKind.TOKEN_DEAD
         return dead or call.verdict.kind is VerdictKind.ACCEPTED
+
+    @property
+    def silent(self) -> bool:
+        """Whether this form of the request has rings that only correct a number."""
+        return adapter_named(self.endpoint.adapter, self.endpoint.options).silent
 
     @property
     def signs(self) -> bool:

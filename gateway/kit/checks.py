@@ -22,12 +22,13 @@ from push.ring import RingKind, VerdictKind
 from push.verdicts import Answer
 
 SLOW: Final = 5_000.0  # ms; from here on an answer is in danger of the timeout
+PAUSE: Final = 0.3  # seconds in the middle of a body
 HOUR: Final = 3600.0
 LARGE: Final = "Ringback can be long. " * 364  # far more than is sent: it is cut to fit
 UNICODE: Final = "Grüße, 你好, שלום, مرحبا, 👩‍👩‍👧‍👦, e\u0301, \u2028, \"'\\/<&> \t\n\x01 🏳️‍🌈"
+NOTHING_RINGS: Final = "the made-up token is dead, so nothing rings: give a real one with --token"
 OBSERVE: Final = (
-    "not to be seen from outside: let the answer carry `ringback-rang` (how often this id has "
-    "rung), or look whether the phone shows it once"
+    "not to be seen from outside: let the answer carry `ringback-rang`, or look at the phone"
 )
 
 
@@ -42,10 +43,14 @@ def _must_take(bench: Bench, *calls: Exchange) -> Finding:
     for call in calls:
         if not bench.taken(call):
             return Finding(Result.FAIL, f"{brief(call)}; {what_to_do(call.verdict)}", calls)
-    if all(call.verdict.kind is VerdictKind.TOKEN_DEAD for call in calls):
+    if _only_dead(calls):
         said = f"{brief(calls[0])}, as the made-up token deserves (--token rings for real)"
         return Finding(Result.PASS, said, calls)
     return Finding(Result.PASS, brief(calls[-1]), calls)
+
+
+def _only_dead(calls: tuple[Exchange, ...]) -> bool:
+    return all(call.verdict.kind is VerdictKind.TOKEN_DEAD for call in calls)
 
 
 async def message(bench: Bench) -> Finding:
@@ -59,6 +64,27 @@ async def message(bench: Bench) -> Finding:
 async def no_text(bench: Bench) -> Finding:
     ring = replace_fields(bench.a_ring("no text"), title=None, text=None)
     return _must_take(bench, await bench.call(ring))
+
+
+async def badge(bench: Bench) -> Finding:
+    if not bench.silent:
+        return _NO_BADGES
+    return await taken(bench, "badge", kind=RingKind.BADGE, unread=0)
+
+
+_NO_BADGES: Final = Finding(Result.UNKNOWN, "this form of the request has no silent rings")
+
+
+async def slow(bench: Bench) -> Finding:
+    """The body comes in two parts with a pause, as over a phone's network or a busy proxy."""
+    call = await bench.call(bench.a_ring("slow"), alter=slowly)
+    return _must_take(bench, call)
+
+
+def slowly(signed: Signed) -> Signed:
+    """The same request, with a pause; its length is told beforehand as ever."""
+    length = {"Content-Length": str(len(signed.body))}
+    return replace(signed, headers={**signed.headers, **length}, pause=PAUSE)
 
 
 async def unknown_fields(bench: Bench) -> Finding:
@@ -103,7 +129,7 @@ async def forged(
 
 def _must_refuse(call: Exchange) -> Finding:
     status = call.verdict.status
-    if status in (401, 403):
+    if status in (401, 403) and call.verdict.kind is VerdictKind.MISCONFIGURED:
         return Finding(Result.PASS, brief(call), (call,))
     if call.verdict.kind in (VerdictKind.ACCEPTED, VerdictKind.TOKEN_DEAD):
         said = f"{brief(call)}; it was acted upon, and anybody on the network could have sent it"
@@ -144,10 +170,10 @@ async def auth_token(bench: Bench) -> Finding:
 async def double(bench: Bench) -> Finding:
     ring = bench.a_ring("double", "This must be seen once.")
     calls = (await bench.call(ring), await bench.call(ring))
-    taken = _must_take(bench, *calls)
-    if taken.result is not Result.PASS:
-        said = f"the second time {taken.said}" if bench.taken(calls[0]) else taken.said
-        return Finding(Result.FAIL, said, calls)
+    finding = _must_take(bench, *calls)
+    if finding.result is not Result.PASS:
+        second = "the second time " if bench.taken(calls[0]) else ""
+        return replace(finding, said=f"{second}{finding.said}")
     return _once(calls)
 
 
@@ -162,52 +188,54 @@ async def double_at_once(bench: Bench) -> Finding:
 def _once(calls: tuple[Exchange, ...]) -> Finding:
     told = [count for call in calls if (count := rang(call)) is not None]
     if not told:
-        return Finding(
-            Result.UNKNOWN, f"taken both times; whether it rang once is {OBSERVE}", calls
-        )
-    if max(told) > 1:
-        return Finding(Result.FAIL, f"taken both times, and it rang {max(told)} times", calls)
-    return Finding(Result.PASS, f"taken both times, and it rang {_times(max(told))}", calls)
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else "not at all" if count == 0 else f"{count} times"
+        return _unseen(calls, "it rang once")
+    if max(told) != 1:
+        times = "never" if max(told) == 0 else f"{max(told)} times"
+        return Finding(Result.FAIL, f"taken both times, and it rang {times}", calls)
+    return Finding(Result.PASS, "taken both times, and it rang once", calls)
 
 
 # --- numbers that come late ---------------------------------------------------------------------
 
 
 async def late_badge(bench: Bench) -> Finding:
+    if not bench.silent:
+        return _NO_BADGES
     rings = (
         bench.a_ring("badge", kind=RingKind.BADGE, badge_seq=20, unread=0),
         bench.a_ring("badge", kind=RingKind.BADGE, badge_seq=10, unread=5),
     )
     calls = tuple([await bench.call(ring) for ring in rings])
-    taken = _must_take(bench, *calls)
-    late = rang(calls[1])
-    if taken.result is not Result.PASS:
-        return taken
-    if late is None:
-        return Finding(
-            Result.UNKNOWN, f"taken; whether the late one was dropped is {OBSERVE}", calls
-        )
-    if late > 0:
-        return Finding(Result.FAIL, "the late badge was sent on: the icon now lies", calls)
-    return Finding(Result.PASS, "the late badge was taken and dropped", calls)
+    finding = _must_take(bench, *calls)
+    if finding.result is not Result.PASS:
+        return finding
+    match rang(calls[1]):
+        case None:
+            return _unseen(calls, "the late one was dropped")
+        case 0:
+            return Finding(Result.PASS, "the late badge was taken and dropped", calls)
+    return Finding(Result.FAIL, "the late badge was sent on: the icon now lies", calls)
 
 
 async def late_message(bench: Bench) -> Finding:
-    ring = bench.a_ring("late message", badge_seq=15)  # after the badge with 20
-    call = await bench.call(ring)
-    taken = _must_take(bench, call)
-    if taken.result is not Result.PASS:
-        return taken
-    count = rang(call)
-    if count is None:
-        return Finding(Result.UNKNOWN, f"taken; whether it rang is {OBSERVE}", (call,))
-    if count == 0 and call.verdict.kind is VerdictKind.ACCEPTED:
-        return Finding(Result.FAIL, "a late message was dropped; only its number is late", (call,))
-    return Finding(Result.PASS, f"taken, and it rang {_times(count)}", (call,))
+    rings = [bench.a_ring("late message", badge_seq=seq) for seq in (20, 15)]
+    calls = tuple([await bench.call(ring) for ring in rings])
+    finding = _must_take(bench, *calls)
+    if finding.result is not Result.PASS:
+        return finding
+    match rang(calls[1]):
+        case None:
+            return _unseen(calls, "the late one rang")
+        case 0:
+            said = "a late message was dropped; only its number is late"
+            return Finding(Result.FAIL, said, calls)
+    return Finding(Result.PASS, "taken, and it rang", calls)
+
+
+def _unseen(calls: tuple[Exchange, ...], what: str) -> Finding:
+    """What a backend does behind its answer, and does not say."""
+    why = NOTHING_RINGS if _only_dead(calls) else f"taken; whether {what} is {OBSERVE}"
+    return Finding(Result.UNKNOWN, why, calls)
 
 
 # --- what the answers say -----------------------------------------------------------------------
@@ -221,8 +249,8 @@ async def dead_token(bench: Bench) -> Finding:
             return Finding(Result.PASS, brief(call), (call,))
         case VerdictKind.ACCEPTED if bench.dead_token is None:
             said = (
-                f"{brief(call)}, for a made-up token; give --dead-token, one of an app that was "
-                "uninstalled. A backend that queues may learn later, and say so at the next ring"
+                f"{brief(call)}, for a made-up token (a backend that queues learns later); give "
+                "--dead-token, one of an app that was uninstalled"
             )
             return Finding(Result.UNKNOWN, said, (call,))
         case VerdictKind.ACCEPTED:
@@ -234,16 +262,22 @@ async def dead_token(bench: Bench) -> Finding:
 
 async def answers(bench: Bench) -> Finding:
     """Of all the answers so far: whole, small, quick."""
-    slowest = max(bench.calls, key=lambda call: call.ms)
+    slowest = max(bench.calls, key=_took)
     for call in bench.calls:
         if isinstance(call.came, Answer) and call.came.body is None:
             said = f"{brief(call)}, but its body did not arrive whole, in time and within 64 KiB"
             return Finding(Result.WARN, said, (call,))
     longest = max((len(body) for call in bench.calls if (body := _body(call))), default=0)
-    said = f"{len(bench.calls)} answers, the slowest {slowest.ms:.0f} ms, the longest {longest} B"
-    if slowest.ms > SLOW:
+    ms = _took(slowest)
+    said = f"{len(bench.calls)} answers, the slowest {ms:.0f} ms, the longest {longest} B"
+    if ms > SLOW:
         return Finding(Result.WARN, f"{said}: answer when it is queued", (slowest,))
     return Finding(Result.PASS, said)
+
+
+def _took(call: Exchange) -> float:
+    """Milliseconds, without our own pause."""
+    return call.ms - (call.sent.pause * 1000 if call.sent else 0.0)
 
 
 def _body(call: Exchange) -> bytes | None:

@@ -49,7 +49,7 @@ CHECKS: Final = (
         "a silent badge is taken",
         "No alert, no sound; deliver it as a background notification.",
         "a-badge",
-        partial(checks.taken, title="badge", kind=RingKind.BADGE, unread=0),
+        checks.badge,
     ),
     Check(
         "no_text",
@@ -71,6 +71,13 @@ CHECKS: Final = (
         "All but the device token and `authToken` is at most 4,096 bytes.",
         "what-a-notification-says",
         partial(checks.taken, title="large", text=checks.LARGE),
+    ),
+    Check(
+        "slow",
+        "a body that comes slowly is read to its end",
+        "Wait for the whole body; networks and proxies cut it as they like.",
+        _REQUEST,
+        checks.slow,
     ),
     Check(
         "unknown_fields",

@@ -71,7 +71,8 @@ def address(url: str) -> str:
 
 def sent(exchange: Exchange, endpoint: Endpoint, hidden: dict[str, str]) -> list[str]:
     """Return the request as lines, masked, each cut to a bearable length."""
-    lines = [f"POST {address(endpoint.url)}"]
+    url = endpoint.url if exchange.sent is None else str(exchange.sent.url)
+    lines = [f"POST {address(url)}"]
     if exchange.sent is not None:
         lines += masking.headers(exchange.sent.headers)
         lines += ["", *masking.body(exchange.sent.body, hidden).splitlines()]

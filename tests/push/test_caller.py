@@ -24,7 +24,7 @@ from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 from yarl import URL
 
-from push.caller import ANSWER_BYTES, Caller
+from push.caller import ANSWER_BYTES, Caller, Signed
 from push.ring import Endpoint, Verdict, VerdictKind
 from push.verdicts import Answer
 from tests.push.scripted import OLD_SECRET, SECRET, TOKEN, Answered, a_claim, a_ring, an_endpoint
@@ -482,3 +482,28 @@ async def test_what_is_altered_after_signing_leaves_as_it_was_made() -> None:
             alter=lambda signed: replace(signed, body=b"spoiled"),
         )
     assert seen[0].endswith(b"\r\n\r\nspoiled")
+
+
+def slowly(signed: Signed) -> Signed:
+    length = {"Content-Length": str(len(signed.body))}
+    return replace(signed, headers={**signed.headers, **length}, pause=0.05)
+
+
+async def test_a_pause_in_the_body_changes_when_it_arrives_and_nothing_else() -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        seen.extend((head, await reader.read(65_536), await reader.read(65_536)))
+        writer.write(OK)
+        await writer.drain()
+
+    async with serving(serve) as server, Caller() as caller:
+        it = await caller.exchange(local(server), a_claim(), time.time(), alter=slowly)
+    assert it.verdict.kind is VerdictKind.ACCEPTED
+    assert it.sent is not None
+    head, first, second = seen
+    assert f"Content-Length: {len(it.sent.body)}\r\n".encode() in head
+    assert b"chunked" not in head
+    assert first + second == it.sent.body
+    assert second

@@ -127,6 +127,11 @@ async def knows_every_field(request: web.Request, handler: Handler) -> web.Strea
     return await handler(request) if fine else web.Response(status=422)
 
 
+async def reads_one_packet(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request._read_bytes = await request.content.readany()
+    return await handler(request)
+
+
 async def lets_the_unsigned_in(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request) if "webhook-signature" in request.headers else web.Response()
 
@@ -204,6 +209,7 @@ async def takes_dead_tokens(request: web.Request, handler: Handler) -> web.Strea
         (knows_only_ascii, {"unicode", "large"}, "500: retry"),
         (takes_4_kb_in_all, {"large"}, "413: refused"),
         (knows_every_field, {"unknown_fields"}, "422: refused"),
+        (reads_one_packet, {"slow"}, "401: misconfigured"),
         (lets_the_unsigned_in, {"signature_missing"}, "anybody on the network"),
         (verifies_what_it_parsed, {"body_changed"}, "anybody on the network"),
         (reads_the_first_signature, {"rotation"}, "401: misconfigured"),
@@ -334,8 +340,31 @@ async def test_a_backend_that_knows_a_made_up_token_to_be_dead_passes_too() -> N
     assert conforms
     assert "--token" in found["message"].said
     assert found["dead_token"].result is Result.PASS
+    for name in ("double", "double_at_once", "late_badge", "late_message"):
+        assert found[name].result is Result.UNKNOWN
+        assert "nothing rings" in found[name].said
     found, _, conforms = await conform(asks_apns)
     assert not conforms, "a token that is given is to be rung"
+
+
+async def test_of_a_form_without_badges_nothing_is_known_about_badges() -> None:
+    found, _, _ = await conform(endpoint={"adapter": "zendesk"}, auth_token=None)
+    assert found["message"].result is Result.PASS
+    for name in ("badge", "late_badge"):
+        assert found[name].result is Result.UNKNOWN
+        assert "no silent rings" in found[name].said
+
+
+async def test_a_forgery_that_kills_a_token_fails_whatever_the_status() -> None:
+    async def forbids(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        return web.Response(status=403) if response.status == 401 else response
+
+    options = '{"brand_id": "1"}'
+    found, _, _ = await conform(
+        forbids, endpoint={"adapter": "liveperson", "options": options}, auth_token=None
+    )
+    assert found["body_changed"].result is Result.FAIL, "there 403 means that the token is dead"
 
 
 async def test_without_secrets_nothing_about_signatures_is_known() -> None:
