@@ -130,7 +130,7 @@ async def forged(
 def _must_refuse(call: Exchange) -> Finding:
     status = call.verdict.status
     if status in (401, 403) and call.verdict.kind is VerdictKind.MISCONFIGURED:
-        return Finding(Result.PASS, brief(call), (call,))
+        return Finding(Result.PASS, f"{status}: refused", (call,))
     if call.verdict.kind in (VerdictKind.ACCEPTED, VerdictKind.TOKEN_DEAD):
         said = f"{brief(call)}; it was acted upon, and anybody on the network could have sent it"
         return Finding(Result.FAIL, said, (call,))
@@ -155,13 +155,24 @@ def other_id(signed: Signed) -> Signed:
     return replace(signed, headers={**signed.headers, "webhook-id": "r_test_another"})
 
 
-async def auth_token(bench: Bench) -> Finding:
-    if not bench.endpoint.auth_token:
-        return Finding(Result.UNKNOWN, "no auth token was given")
-    call = await bench.call(bench.a_ring("wrong auth token"), auth_token="not-the-auth-token")  # noqa: S106
-    if call.sent is not None and b"not-the-auth-token" not in call.sent.body:
-        return Finding(Result.UNKNOWN, "this form of the request carries no auth token", (call,))
-    return _must_refuse(call)
+async def credentials(bench: Bench) -> Finding:
+    """Without what says that it is us: another authToken, and none of the headers."""
+    calls = []
+    if bench.endpoint.auth_token:
+        call = await bench.call(bench.a_ring("forged"), auth_token=_NOT_OURS)
+        if call.sent is not None and _NOT_OURS.encode() in call.sent.body:
+            calls.append(call)
+    bare = replace(bench.endpoint.credentials, headers=(), bearer=None, basic=None, oauth=None)
+    if bare != bench.endpoint.credentials:
+        calls.append(await bench.call(bench.a_ring("forged"), credentials=bare))
+    if not calls:
+        return Finding(Result.UNKNOWN, "the requests carry no auth token and no credentials")
+    findings = [_must_refuse(call) for call in calls]
+    return max(findings, key=lambda finding: _SEVERITY.index(finding.result))
+
+
+_NOT_OURS: Final = "not-the-auth-token"
+_SEVERITY: Final = (Result.PASS, Result.WARN, Result.FAIL)
 
 
 # --- the same ring twice ------------------------------------------------------------------------

@@ -136,11 +136,11 @@ CHECKS: Final = (
         checks.rotation,
     ),
     Check(
-        "auth_token",
-        "another auth token is refused",
-        "`authToken` is the tenant's, so that you know who calls.",
+        "credentials",
+        "who lacks our credentials is refused",
+        "`authToken`, or the header agreed with you, says who calls.",
         _FIELDS,
-        checks.auth_token,
+        checks.credentials,
     ),
     Check("double", "the same ring twice rings once", _TWICE, _DOUBLES, checks.double),
     Check(

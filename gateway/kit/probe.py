@@ -57,7 +57,14 @@ def claim_of(ring: Ring, token: str, tenant: str) -> Claim:
 
 def masks(endpoint: Endpoint, *tokens: str) -> dict[str, str]:
     """Return what is to be masked wherever it turns up, and what is shown for it."""
-    secret = (endpoint.auth_token, *endpoint.signing_secrets)
+    credentials = endpoint.credentials
+    secret = (
+        endpoint.auth_token,
+        *endpoint.signing_secrets,
+        *(value for _, value in credentials.headers),
+        credentials.bearer or "",
+        *(credentials.basic or ())[1:],
+    )
     shown = {text: masking.MASK for text in secret if text}
     return shown | {token: f"{masking.MASK}{fingerprint(token)}" for token in tokens}
 

@@ -24,11 +24,11 @@ _UNREAD_NAMES: Final = ("UnreadMessages", "unread", "badge")
 
 
 class Proof(StrEnum):
-    """What there is to say of a signature or a credential."""
+    """What there is to say of a signature or a credential. `UNTIMELY`: of too long ago or ahead."""
 
     OK = "ok"
     WRONG = "WRONG"
-    OLD = "OLD"
+    UNTIMELY = "UNTIMELY"
     MISSING = "MISSING"
     UNCHECKED = "not checked"
 
@@ -120,7 +120,7 @@ def _signature(
     expected = right["webhook-signature"].split()
     if not any(hmac.compare_digest(a.encode(), b.encode()) for a in given for b in expected):
         return Proof.WRONG
-    return Proof.OK if abs(now - int(sent)) <= TOLERANCE else Proof.OLD
+    return Proof.OK if abs(now - int(sent)) <= TOLERANCE else Proof.UNTIMELY
 
 
 def _credential(given: object, expected: str | None) -> Proof:

@@ -128,12 +128,17 @@ class Browser:
     secret: bytes = field(default_factory=lambda: os.urandom(16))
 
     @property
-    def token(self) -> str:
+    def subscription(self) -> dict[str, Any]:
+        """What a page gets from `PushManager.subscribe`."""
         raw = self.key.public_key().public_bytes(
             serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
         )
         keys = {"p256dh": _base64url(raw), "auth": _base64url(self.secret)}
-        return tokens.write(platform="web", subscription={"endpoint": self.endpoint, "keys": keys})
+        return {"endpoint": self.endpoint, "keys": keys}
+
+    @property
+    def token(self) -> str:
+        return tokens.write(platform="web", subscription=self.subscription)
 
     def read(self, raw: bytes) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(

@@ -20,6 +20,7 @@ from gateway.kit.bench import Bench, Finding, Result
 from gateway.kit.conformance import CHECKS, run
 from gateway.kit.probe import RANG
 from push.caller import Caller
+from push.credentials import Credentials
 from tests.push.scripted import SECRET, an_endpoint
 
 CONTRACT = Path(__file__).parents[3] / "docs" / "push-contract.md"
@@ -259,7 +260,20 @@ async def test_a_backend_that_takes_recordings_fails_only_for_the_timestamps() -
 
 async def test_a_backend_that_checks_no_auth_token_fails_for_that() -> None:
     found, _, _ = await conform(auth_token=None)
-    assert with_result(found, Result.FAIL) == {"auth_token"}
+    assert with_result(found, Result.FAIL) == {"credentials"}
+
+
+async def test_a_backend_that_looks_at_no_header_lets_callers_in_without_credentials() -> None:
+    async def wants_a_bearer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        right = request.headers.get("Authorization") == "Bearer the-bearer-token"
+        return await handler(request) if right else web.Response(status=401)
+
+    ours = {"credentials": Credentials(bearer="the-bearer-token")}
+    found, told, _ = await conform(wants_a_bearer, endpoint=ours)
+    assert found["credentials"].result is Result.PASS
+    found, told, _ = await conform(endpoint=ours)
+    assert with_result(found, Result.FAIL) == {"credentials"}
+    assert "the-bearer-token" not in told
 
 
 # What is allowed, but will hurt
@@ -289,7 +303,7 @@ async def test_a_forgery_that_is_refused_with_400_is_a_warning() -> None:
     warned = with_result(found, Result.WARN)
     assert warned == {
         check.name for check in CHECKS if check.anchor == "checking-the-signature"
-    } - {"rotation"} | {"auth_token"}
+    } - {"rotation"} | {"credentials"}
     assert "401" in found["body_changed"].said
     assert conforms
 
@@ -372,7 +386,7 @@ async def test_without_secrets_nothing_about_signatures_is_known() -> None:
     found, _, _ = await conform(endpoint=bare, secrets=(), auth_token=None)
     assert found["body_changed"].result is Result.UNKNOWN
     assert "no signing secret" in found["rotation"].said
-    assert found["auth_token"].result is Result.UNKNOWN
+    assert found["credentials"].result is Result.UNKNOWN
 
 
 @pytest.mark.parametrize(
