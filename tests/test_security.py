@@ -7,13 +7,15 @@ import io
 import json
 import logging
 import time
-from contextlib import redirect_stderr
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 import structlog
+from aiohttp import web
 from websockets.exceptions import InvalidStatus
 
 from gateway import config, logs
@@ -470,6 +472,95 @@ async def test_no_token_secret_or_text_is_in_logs_metrics_or_errors(
         for token in tokens:
             assert token not in place
             assert token.rpartition(".")[2] not in place
+
+
+CREDENTIALS = {
+    "static header": "canary-header-4711",
+    "client secret": "canary-client-4711",
+    "access token": "canary-access-4711",
+    "device token": "canary-device-4711",
+}
+
+
+class Company:
+    """A backend with a path for each device, and a token endpoint; both echo secrets."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.shown: list[tuple[str, str | None, str | None]] = []
+        self.answers = [401, 500, 404, 200]
+        self.refusals = 1
+
+    async def give(self, request: web.Request) -> web.Response:
+        if self.refusals:
+            self.refusals -= 1
+            return web.json_response({"error": CREDENTIALS["client secret"]}, status=401)
+        return web.json_response({"access_token": CREDENTIALS["access token"]})
+
+    async def ring(self, request: web.Request) -> web.Response:
+        headers = request.headers
+        self.shown.append((request.path, headers.get("Authorization"), headers.get("X-Api-Key")))
+        status = self.answers.pop(0) if self.answers else 200
+        return web.Response(status=status, text=str(self.shown[-1]))
+
+
+@asynccontextmanager
+async def _company() -> AsyncIterator[Company]:
+    it = Company()
+    app = web.Application()
+    app.router.add_post("/token", it.give)
+    app.router.add_post("/devices/{token}", it.ring)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    it.port = runner.addresses[0][1]
+    try:
+        yield it
+    finally:
+        await runner.cleanup()
+
+
+async def test_no_credential_of_a_call_is_in_logs_metrics_or_what_is_told_of_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with _company() as company:
+        push = {
+            "endpoint": f"http://127.0.0.1:{company.port}",
+            "adapter": "template",
+            "options": {"path": "/devices/{token}", "body": {"n": "{unread}"}},
+            "credentials": {
+                "headers": {"X-Api-Key": CREDENTIALS["static header"]},
+                "oauth": {
+                    "token_url": f"http://127.0.0.1:{company.port}/token",
+                    "client_id": "ringback",
+                    "client_secret": CREDENTIALS["client secret"],
+                },
+            },
+        }
+        with structlog.testing.capture_logs() as structured:
+            async with running(tmp_path, push=push) as it:
+                await it.register(token=CREDENTIALS["device token"])
+                seq = await it.write()
+                told = await it.settled(seq, "pushed")
+                metrics = (await it.call("GET", "/metrics", listener="admin"))[1]
+                secrets = repr(it.gateway.config) + repr(it.gateway.core.__dict__)
+    shown = (
+        f"/devices/{CREDENTIALS['device token']}",
+        f"Bearer {CREDENTIALS['access token']}",
+        CREDENTIALS["static header"],
+    )
+    # 401, the same again with a renewed token: 500; then 404, then 200
+    assert company.shown == [shown] * 4
+    reasons = [event["reason"] for event in told["events"] if event["event"] == "attempt"]
+    assert reasons == ["token_refused", "http_500", "http_404", "http_200"]
+    assert any("no OAuth2 token" in line["event"] for line in structured)
+    printed = capsys.readouterr()
+    libraries = [record.getMessage() for record in caplog.records if record.name != "asyncio"]
+    told_of = [json.dumps(told), metrics, secrets, repr(structured), printed.out, printed.err]
+    for place in (*told_of, *libraries):
+        for name, canary in CREDENTIALS.items():
+            assert canary not in place, (name, place[:300])
 
 
 def _bearer(token: str) -> dict[str, str]:
