@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ import structlog
 
 from gateway.config import Config
 from gateway.protocol import MessageKind
+from storage.records import Wishes
 from tests.running import settings
 from tests.simulation.disk import Health
 from tests.simulation.ears import Mood
@@ -28,6 +30,7 @@ CUSTOMERS = (("acme", "anna"), ("acme", "ben"), ("other", "anna"))
 PHONES = ("phone-1", "phone-2")
 PAUSES = (0.0, 0.0, 0.001, 0.01, 0.05, 0.3, 0.9, 1.1, 2.0, 4.9, 5.1, 12.0, 31.0, 120.0)
 RARE = (900.0, 4000.0)
+SPELLS = (60.0, 300.0)
 MEMORY = Path("/dev/shm")  # noqa: S108  a file that need not survive this machine's power
 TOLD = 40  # lines of the last steps that a failure prints
 
@@ -235,6 +238,20 @@ class Day:
         else:
             world.deregister_late(*rng.choice(world.keys))
 
+    def wish(self, rng: Random, customer: Customer) -> None:
+        """A mute of minutes, an opt-out, quiet hours of minutes, or nothing any more."""
+        quiet_until = 0.0
+        now, wish = self.world.now, rng.choice(("mute", "opt_out", "quiet", "none", "none"))
+        if wish == "mute":
+            wishes = Wishes(muted_until=now + rng.choice((5.0, 60.0, 600.0)))
+        elif wish == "quiet":
+            quiet_until = now + rng.choice(SPELLS)
+            begin, end = (datetime.fromtimestamp(t, UTC) for t in (now - 60.0, quiet_until))
+            wishes = Wishes(quiet_hours=f"{begin:%H:%M}-{end:%H:%M}")
+        else:
+            wishes = Wishes(proactive=wish != "opt_out")
+        self.world.wish(customer, wishes, quiet_until)
+
     def sign_out(self, rng: Random, customer: Customer) -> None:
         self.world.sign_out(customer)
 
@@ -271,6 +288,7 @@ STEPS = {
     "register": 10,
     "deregister": 2,
     "sign_out": 0.5,
+    "wish": 4,
     "backends": 6,
     "disk": 2,
     "die": 3,

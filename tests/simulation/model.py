@@ -12,11 +12,14 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from push.breaker import PROBE_MOST
 from push.ring import Verdict, VerdictKind
 from tests import recount
 from tests.simulation.ears import Heard
+from tests.simulation.peers import Wished
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -91,6 +94,8 @@ class Model:
         """The commit with which a ring was in hand no more."""
         self.removable: set[tuple[str, str]] = set()
         """Tokens (by tenant) that somebody asked to remove or replace, now or earlier."""
+        self.failed: dict[str, float] = {}
+        """When a backend last failed, by tenant: others wait for it too (`push.breaker`)."""
         self.called: dict[tuple[str, str], float] = {}
         """When the last call for one of a customer's devices ended."""
         self._event = 0
@@ -181,7 +186,16 @@ class Model:
         ((live,),) = db.execute(
             "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'", (id,)
         )
-        if reason in LACKING:
+        asked = self.world.wishes.get(name, Wished()).ever
+        if reason == "muted":
+            assert any(w.muted_until for w in asked), f"{place} (muted), but nobody muted"
+        elif reason == "opted_out":
+            assert not all(w.proactive for w in asked), f"{place}, but nobody opted out"
+            kind = db.execute(
+                "SELECT kind FROM messages WHERE conversation = ? AND seq = ?", (id, message.seq)
+            ).fetchone()
+            assert kind == ("proactive",), f"{place} (opted_out), but it is not proactive"
+        elif reason in LACKING:
             assert not live, f"{place} ({reason}), but there is a live device"
         else:
             assert reason == "refused", f"{place} for no known reason: {reason}"
@@ -260,6 +274,7 @@ class Model:
         )
         if kind == "badge":
             return
+        self._wished((tenant, name), ring, kind, at)
         acked = self._acked.get(conversation, 0)
         fresh = [s for s in counted if lo < s <= hi and s > acked]
         assert fresh, f"{name}: {ring} covers only what was acked before (I3)"
@@ -279,6 +294,8 @@ class Model:
             told = json.loads(row.ring)
             ring = self.rings.get(told["id"])
             name = self._names[conversation][1]
+            if told["kind"] != "badge":
+                self._wished(self._names[conversation], told["id"], None, at)
             assert told["expires_at"] > at, f"{name}: {told['id']} is repeated though expired"
             if ring is None or ring.kind == "badge":
                 continue
@@ -293,6 +310,20 @@ class Model:
                 (conversation, acked),
             )
             self._hold(self._names[conversation], at, oldest)
+
+    def _wished(self, name: tuple[str, str], ring: str, kind: str | None, at: float) -> None:
+        """Nobody is rung against a wish that is known to stand (rule 10). `kind` of a new ring."""
+        wishes = self.world.wishes.get(name, Wished()).certain
+        if wishes is None:
+            return
+        place = f"{name[1]}: {ring} rings"
+        assert wishes.muted_until is None or wishes.muted_until <= at, f"{place} who has muted"
+        assert wishes.proactive or kind != "proactive", f"{place} who opted out"
+        if wishes.quiet_hours is not None:
+            begin, end = wishes.quiet_hours.split("-")
+            now = f"{datetime.fromtimestamp(at, UTC):%H:%M}"
+            quiet = begin <= now < end if begin < end else now >= begin or now < end
+            assert not quiet, f"{place} in quiet hours ({wishes.quiet_hours}) at {now}"
 
     @staticmethod
     def _counted(db: sqlite3.Connection, conversation: int) -> list[int]:
@@ -408,6 +439,8 @@ class Model:
         """The process has learned of an answer."""
         name = (heard.tenant, heard.customer)
         self.called[name] = self.world.now
+        if verdict.kind in (VerdictKind.RETRY, VerdictKind.MISCONFIGURED):
+            self.failed[heard.tenant] = self.world.now
         if verdict.kind is VerdictKind.TOKEN_DEAD:
             self.said_dead.add(name)
             self.dead.add((heard.tenant, heard.token))
@@ -430,8 +463,11 @@ class Model:
             )
             called = self.called.get(self._names[id], 0.0)
             busy = any(world.ears.out.get(d) for d, r in self.rows.items() if r.conversation == id)
+            failed = self.failed.get(self._names[id][0], 0.0)
             patience = longest + (world.longest_retry if called else 0.0)
+            patience += PROBE_MOST if failed else 0.0
             _, rearmed = world.rearmed.get(self._names[id], (0.0, 0.0))
-            waited = world.now - max(at, since, rearmed, called)
+            quiet = world.wishes.get(self._names[id], Wished()).quiet_until
+            waited = world.now - max(at, since, rearmed, called, failed, quiet)
             if waited > patience and not busy:
                 world.violate(f"{self._names[id][1]} {seq}: forgotten for {waited:.0f} s")

@@ -17,6 +17,7 @@ import orjson
 
 from gateway.protocol import CloseCode
 from gateway.sessions import Closed
+from storage.records import Wishes
 from tests.simulation.virtual import Process
 
 Frame = dict[str, Any]
@@ -224,6 +225,15 @@ class Visit:
         self.expect = seq + 1
         self.seen = seq
         self.customer.seen = max(self.customer.seen, seq)
+
+
+@dataclass(slots=True)
+class Wished:
+    """What was asked for on a customer's behalf; `certain` is what surely stands now."""
+
+    ever: list[Wishes] = field(default_factory=list)
+    certain: Wishes | None = None
+    quiet_until: float = 0.0
 
 
 @dataclass(eq=False, slots=True)

@@ -27,11 +27,11 @@ from gateway.devices import Registration
 from gateway.protocol import CloseCode, FrameError, MessageKind, Role
 from storage.database import Database
 from storage.errors import StorageError, Unavailable
-from storage.records import Key
+from storage.records import Key, Wishes
 from tests.simulation.disk import Disk, Health
 from tests.simulation.ears import Ears
 from tests.simulation.model import Model
-from tests.simulation.peers import ABNORMAL, Agent, Customer, Frame, Line, Visit
+from tests.simulation.peers import ABNORMAL, Agent, Customer, Frame, Line, Visit, Wished
 from tests.simulation.virtual import Process
 
 EPOCH = 1_795_510_800.0
@@ -60,6 +60,7 @@ class World:
         self.started = self._trouble = 0.0
         self.fresh = True
         self.rearmed: dict[tuple[str, str], tuple[float, float]] = {}
+        self.wishes: dict[tuple[str, str], Wished] = {}
         """When a registration was last asked for and confirmed: judged somewhere in between."""
         self.model = Model(self)
         self.disk = Disk(Random(f"{seed}:disk"), self.model.committed)
@@ -330,6 +331,24 @@ class World:
         asked = self.now
         self.rearmed[name] = (asked, asked)
         self._spawn(register())
+
+    def wish(self, customer: Customer, wishes: Wishes, quiet_until: float) -> None:
+        """A service sets what the customer wishes of rings."""
+        core, name = self.core, (customer.tenant, customer.id)
+        if core is None:
+            return
+        asked = self.wishes.setdefault(name, Wished())
+        asked.ever.append(wishes)
+        asked.certain = None
+        asked.quiet_until = max(asked.quiet_until, quiet_until)
+
+        async def put() -> None:
+            with suppress(Unavailable):
+                await core.preferences.put(Key(*name), None, wishes)
+                if self.process.alive and asked.ever[-1] is wishes:
+                    asked.certain = wishes
+
+        self._spawn(put())
 
     def _may_go(self, *slots: tuple[str, str]) -> None:
         """Somebody asked for the tokens of these installations or customers to be removed."""
