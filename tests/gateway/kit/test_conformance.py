@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from gateway.kit import report
 from gateway.kit.backend import Answered, FakeBackend
+from gateway.kit.behaviours import HELP
 from gateway.kit.bench import Bench, Finding, Result
 from gateway.kit.conformance import CHECKS, run
 from gateway.kit.probe import RANG
@@ -90,6 +91,14 @@ def test_every_check_points_at_a_heading_of_the_contract() -> None:
     anchors = {re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in headings}
     assert {check.anchor for check in CHECKS} <= anchors
     assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_the_guide_shows_the_report_and_the_behaviours_as_they_are() -> None:
+    guide = CONTRACT.with_name("connect-your-backend.md").read_text()
+    assert [check.name for check in CHECKS if f" {check.name} " not in guide] == []
+    assert [check.name for check in CHECKS if f"  {check.title}  " not in guide] == []
+    assert f"{len(CHECKS)} pass: the backend conforms" in guide
+    assert HELP in guide
 
 
 # Backends that are broken in one way
