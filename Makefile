@@ -11,7 +11,7 @@ PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway
         gateway/contentconfig gateway/config gateway/reload gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
         push/ring push/content push/signing push/credentials push/oauth push/verdicts push/retry \
-        push/guard push/breaker push/lane \
+        push/guard push/breaker push/lane push/backends \
         push/adapters/form push/adapters/named push/adapters/asapp push/adapters/standard \
         push/adapters/liveperson push/adapters/zendesk push/adapters/matrix push/adapters/template \
         storage/records storage/outcomes \

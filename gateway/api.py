@@ -170,8 +170,8 @@ class Api:
         answer = why.deliveries(told, now, self._chat.quiet_until)
         policy, after = _policy(request)
         if policy is not None:
-            endpoint = self._chat.tenants[who.tenant].endpoint
-            answer["policy"] = dry_run(told, policy, now=now, endpoint=endpoint, after=after)
+            backends = self._chat.tenants[who.tenant].backends
+            answer["policy"] = dry_run(told, policy, now=now, backends=backends, after=after)
         return as_json(answer)
 
     # Status

@@ -36,6 +36,7 @@ from gateway.protocol import (
 from gateway.session import AgentSession, CustomerSession, Held
 from gateway.telling import Telling
 from gateway.wishes import House, is_muted, is_unwanted
+from push.backends import Backend, choose
 from push.content import Content
 from storage import outcomes
 from storage.errors import Unavailable
@@ -52,15 +53,11 @@ IDS = 256  # ids made from one call for randomness: the call costs more than the
 
 
 class TenantRules(NamedTuple):
-    """What the delivery rule needs to know of a tenant. `expires_after` in seconds.
+    """What the delivery rule needs to know of a tenant. `expires_after` in seconds."""
 
-    `silent`: its backend can be told a number without a message.
-    """
-
-    endpoint: bool = False
+    backends: tuple[Backend, ...] = ()
     expires_after: float = 86_400.0
     content: Content = Content()
-    silent: bool = True
     house: House = House()
 
 
@@ -480,10 +477,12 @@ class Chat:
             expires_at = tx.now + tenant.expires_after
         elif expires_at <= tx.now:
             raise FrameError(ErrorCode.BAD_FRAME, "expires_at: has passed; give a time to come")
+        live = c.live_devices
+        within = sum(choose(tenant.backends, d.environment, d.app) is not None for d in live)
         routing = delivery.route(
             in_chat=in_chat,
-            endpoint=tenant.endpoint,
-            live_devices=len(c.live_devices),
+            endpoint=bool(tenant.backends) and (within > 0 or not live),
+            live_devices=within,
             otherwise=no_live_device(c),
             unwanted=None if c.wishes is None else _unwanted(c, posting.kind, tx.now),
         )

@@ -18,6 +18,7 @@ import typer
 
 from gateway import auth, campaign_cli, config, descriptors, inspect, logs, starter, why
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
+from gateway.core import backends_of
 from gateway.dryrun import dry_run
 from gateway.kit import cli as kit
 from gateway.policies import UNREAD_AFTER, Policy
@@ -199,8 +200,8 @@ def tell_why(
         now = time.time()
         answer = why.deliveries(told, now)
         if dry is not None:
-            endpoint = settings.tenants[key.tenant].push is not None
-            answer["policy"] = dry_run(told, dry, now=now, endpoint=endpoint, after=after)
+            backends = backends_of(settings.tenants[key.tenant].push)
+            answer["policy"] = dry_run(told, dry, now=now, backends=backends, after=after)
         if as_json:
             print(json.dumps(answer))
         else:

@@ -36,7 +36,7 @@ from msgspec.structs import FieldInfo, fields
 
 from gateway.auth import Algorithm, KeyRejected, read_keys
 from gateway.pushconfig import Push as Push
-from gateway.pushconfig import Wrong, check_push
+from gateway.pushconfig import PushBackend, Wrong, check_push
 from gateway.values import Address as Address
 from gateway.values import ConfigError as ConfigError
 from gateway.values import (
@@ -58,6 +58,7 @@ from gateway.values import Secret as Secret
 
 PREFIX: Final = "RINGBACK_"
 ANY_TENANT: Final = "<tenant>"  # stands for a tenant's name in the path of a `Setting`
+ANY_BACKEND: Final = "<backend>"  # the same for a backend of its push section
 DEVELOPMENT_TENANT: Final = "dev"
 DEVELOPMENT_SECRET: Final = "ringback-dev.secret"  # noqa: S105 - a file's name
 DEVELOPMENT_ENDPOINT: Final = "http://127.0.0.1:8090/ring"
@@ -194,6 +195,8 @@ def settings(kind: type[Struct] = Config, path: tuple[str, ...] = ()) -> Iterato
         section = _section(info)
         if info.name == "tenants":
             yield from settings(Tenant, (*path, "tenants", ANY_TENANT))
+        elif info.name == "backends":
+            yield from settings(PushBackend, (*path, "backends", ANY_BACKEND))
         elif section is not None:
             yield from settings(section, (*path, info.name))
         else:
@@ -260,9 +263,15 @@ def _key_of(variable: str, tables: _Table) -> tuple[tuple[str, ...], tuple[str, 
     rest = variable.removeprefix(PREFIX).upper()
     path = tuple(rest.lower().split("__"))
     if path[0] == "tenants":
-        path = ("tenants", _tenant_of(variable, rest.split("__")[1], tables), *path[2:])
+        tenants = _tables_in(tables, "tenants")
+        tenant = _name_of(variable, rest.split("__")[1], tenants)
+        path = ("tenants", tenant, *path[2:])
+        if path[2:4] == ("push", "backends") and len(path) > 4:
+            backends = _tables_in(tenants, tenant, "push", "backends")
+            path = (*path[:4], _name_of(variable, rest.split("__")[4], backends), *path[5:])
+    named = dict(zip((ANY_TENANT, ANY_BACKEND), (*path[1:2], *path[4:5]), strict=False))
     known = {
-        (*(path[1] if part == ANY_TENANT else part for part in s.path[:-1]), form): s.names
+        (*(named.get(part, part) for part in s.path[:-1]), form): s.names
         for s in _SETTINGS
         for form in s.names
         if (s.path[0] == "tenants") == (path[0] == "tenants")
@@ -274,10 +283,16 @@ def _key_of(variable: str, tables: _Table) -> tuple[tuple[str, ...], tuple[str, 
     return path, known[path]
 
 
-def _tenant_of(variable: str, given: str, tables: _Table) -> str:
-    """The tenant of the file that is meant, with `.` or `-` where `given` has `_`; or a new one."""
-    tenants = tables.get("tenants")
-    names = tenants if isinstance(tenants, dict) else {}
+def _tables_in(tables: _Table, *path: str) -> _Table:
+    """What the file has below `path`; nothing if there is no table."""
+    for part in path:
+        inner = tables.get(part)
+        tables = inner if isinstance(inner, dict) else {}
+    return tables
+
+
+def _name_of(variable: str, given: str, names: _Table) -> str:
+    """The name in the file that is meant, with `.` or `-` where `given` has `_`; or a new one."""
     meant = [name for name in names if _variable((name,)) == PREFIX + given]
     if len(meant) > 1:
         raise ConfigError(variable, f"could mean {' or '.join(meant)}", "the key in the file")
@@ -322,6 +337,8 @@ class _Reader:
             inner = _section(info)
             if info.name == "tenants":
                 values["tenants"] = self._tenants(table.get("tenants"))
+            elif info.name == "backends":
+                values["backends"] = self._backends(table.get("backends", {}), here)
             elif inner is None:
                 values[info.name] = self._value(info, table, here)
             elif info.name in table:
@@ -341,6 +358,13 @@ class _Reader:
                 raise ConfigError(key, "is no tenant's name", "1 to 128 of a-z 0-9 . _ -")
         return {
             name: self.section(Tenant, inner, ("tenants", name)) for name, inner in table.items()
+        }
+
+    def _backends(self, table: object, path: tuple[str, ...]) -> dict[str, PushBackend]:
+        if not isinstance(table, dict):
+            raise ConfigError(_dotted(path), "is not a section", f"[{_dotted((*path, 'qa'))}]")
+        return {
+            name: self.section(PushBackend, inner, (*path, name)) for name, inner in table.items()
         }
 
     def _refuse_unknown(self, kind: type[Struct], table: _Table, path: tuple[str, ...]) -> None:

@@ -29,12 +29,14 @@ from gateway.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.preferences import Preferences
 from gateway.protocol import Role
+from gateway.pushconfig import Calls
 from gateway.pushcredentials import credentials_of
 from gateway.pushing import Book
 from gateway.session import Rates
 from gateway.sessions import Sessions
 from gateway.wishes import House
 from push.adapters import adapter_named
+from push.backends import OWN, Backend
 from push.guard import meant_by
 from push.ring import DeviceRef, Endpoint
 from push.worker import BackendCalls, PushWorker
@@ -141,7 +143,7 @@ class Core:
         self.chat.tenants = {name: _rules(tenant.push) for name, tenant in config.tenants.items()}
         self._endpoints = _endpoints(config)
         if self._worker is not None:
-            self._worker.take_up(self._endpoints.values())
+            self._worker.take_up(self._endpoints)
 
     def drain(self) -> None:
         """Start no more rings (rule 9)."""
@@ -154,7 +156,7 @@ class Core:
             self._housekeeper.cancel()
         await self.campaigns.stop()
         if self._worker is not None:
-            longest = max((e.timeout for e in self._endpoints.values()), default=0.0)
+            longest = max((endpoint.timeout for endpoint in self._endpoints), default=0.0)
             await self._worker.drain(longest + 1.0)
         await self.store.stop()
         await self.database.close()
@@ -168,9 +170,9 @@ class Core:
                 _log.warning("housekeeping has to wait", problem=str(error))
             await asyncio.sleep(HOUSEKEEPING)
 
-    def _wake(self, ref: DeviceRef) -> None:
+    def _wake(self, ref: DeviceRef, backend: str) -> None:
         if self._worker is not None:
-            self._worker.wake(ref)
+            self._worker.wake(ref, backend)
 
     def _waiting(self, tenant: str) -> int:
         return 0 if self._worker is None else self._worker.load(tenant).waiting
@@ -210,27 +212,46 @@ def _rules(push: Push | None) -> TenantRules:
     if push is None:
         return TenantRules()
     return TenantRules(
-        endpoint=True,
+        backends=backends_of(push),
         expires_after=push.expires_after,
         content=content_of(push.content, push.title),
-        silent=adapter_named(push.adapter, push.options).silent,
         house=House(push.quiet_hours, push.time_zone),
     )
 
 
-def _endpoints(config: Config) -> dict[str, Endpoint]:
-    return {
-        name: endpoint_of(name, tenant.push)
+def _endpoints(config: Config) -> list[Endpoint]:
+    return [
+        endpoint
         for name, tenant in config.tenants.items()
         if tenant.push is not None
-    }
+        for endpoint in endpoints_of(name, tenant.push)
+    ]
 
 
-def endpoint_of(tenant: str, push: Push) -> Endpoint:
-    """How the push worker calls that tenant's backend."""
+def backends_of(push: Push | None) -> tuple[Backend, ...]:
+    """Which devices each of the tenant's endpoints is for; its own, without a name, first."""
+    if push is None:
+        return ()
+    backends = [Backend(silent=adapter_named(push.adapter, push.options).silent)]
+    for name, backend in push.backends.items():
+        silent = adapter_named(backend.adapter, backend.options).silent
+        backends.append(Backend(name, backend.environment, backend.app, silent))
+    return tuple(backends)
+
+
+def endpoints_of(tenant: str, push: Push) -> tuple[Endpoint, ...]:
+    """How the push worker calls that tenant's backends, in the order of `backends_of`."""
+    every = (push, *push.backends.values())
+    pairs = zip(every, backends_of(push), strict=True)
+    return tuple(endpoint_of(tenant, calls, backend) for calls, backend in pairs)
+
+
+def endpoint_of(tenant: str, push: Calls, backend: Backend = OWN) -> Endpoint:
+    """How the push worker calls one of that tenant's backends."""
     secrets = (push.signing_secret, push.previous_signing_secret)
     return Endpoint(
         tenant=tenant,
+        backend=backend,
         url=push.endpoint,
         adapter=push.adapter,
         options=push.options,

@@ -19,6 +19,7 @@ import orjson
 from gateway.delivery import Action, Reason
 from gateway.policies import UNREAD_AFTER, Facts, Policy, decide
 from gateway.protocol import Route
+from push.backends import Backend, choose
 from storage.records import Device, DeviceState, Event, Outcome, fingerprint
 from storage.store import Told
 
@@ -53,19 +54,24 @@ class _Target(NamedTuple):
 
 
 def dry_run(
-    told: Told, policy: Policy, *, now: float, endpoint: bool, after: float = UNREAD_AFTER
+    told: Told,
+    policy: Policy,
+    *,
+    now: float,
+    backends: tuple[Backend, ...],
+    after: float = UNREAD_AFTER,
 ) -> dict[str, Any]:
     """What `policy` would have decided: {`name`, `after?`, `devices`: [{`device`, …}]}.
 
-    `now` in epoch seconds; `endpoint`: the tenant has a push endpoint; `after` is for
-    `unread_after`. No device, no entry: then there is nobody to ring under any policy.
+    `now` in epoch seconds; `backends` are the tenant's; `after` is for `unread_after`. No device,
+    no entry: then there is nobody to ring under any policy.
     """
     answer: dict[str, Any] = {"name": policy.value}
     if policy is Policy.UNREAD_AFTER:
         answer["after"] = after
     history = [_fact(place, event) for place, event in enumerate(told.events)]
     answer["devices"] = [
-        _entry(told, history, target, policy, now, endpoint, after)
+        _entry(told, history, target, policy, now, backends, after)
         for target in (_targets(told, history) if told.outcome is not None else ())
     ]
     return answer
@@ -101,13 +107,14 @@ def _entry(
     target: _Target,
     policy: Policy,
     now: float,
-    endpoint: bool,
+    backends: tuple[Backend, ...],
     after: float,
 ) -> dict[str, Any]:
     facts = _facts(told, history, target, now)
     if policy is Policy.UNREAD_AFTER:
         facts = _later(told, history, target, told.message.at + after, now)
-    if not endpoint:
+    device = target.device
+    if not backends or (device and not choose(backends, device.environment, device.app)):
         facts = Facts(endpoint=False)
     decision = decide(policy, facts)
     entry: dict[str, Any] = {"device": target.fingerprint}

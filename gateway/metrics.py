@@ -69,8 +69,8 @@ class Metrics:
             ("tenant", "result"),
             registry=self.registry,
         )
-        self.push_loads: Callable[[], Mapping[str, Load]] = dict
-        """How each tenant's endpoint is, and what waits for it."""
+        self.push_loads: Callable[[], Mapping[tuple[str, str], Load]] = dict
+        """How each endpoint is, by tenant and backend, and what waits for it."""
         self.open_campaigns: Callable[[], list[Campaign]] = list
         """Every campaign that is not over."""
         self.faults = Counter(
@@ -113,9 +113,11 @@ class Metrics:
     def _endpoints(self) -> Iterable[Metric]:
         loads = self.push_loads()
         for name, meaning, value in _OF_ENDPOINTS:
-            metric = GaugeMetricFamily(f"ringback_push_{name}", meaning, labels=("tenant",))
-            for tenant, load in loads.items():
-                metric.add_metric((tenant,), value(load))
+            metric = GaugeMetricFamily(
+                f"ringback_push_{name}", meaning, labels=("tenant", "backend")
+            )
+            for key, load in loads.items():
+                metric.add_metric(key, value(load))
             yield metric
 
     def _campaigns(self) -> Iterable[Metric]:

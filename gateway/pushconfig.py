@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import msgspec
 import orjson
 from msgspec import Meta, Struct
 
@@ -38,6 +40,7 @@ from gateway.values import (
 )
 from gateway.wishes import QuietHours, quiet_hours, zone
 from push.adapters import AdapterBroken, OptionError, UnknownAdapterError, adapter_named, names
+from push.backends import PRODUCTION
 from push.guard import Network, Refusal, meant_by, refusal
 
 # --- the values of this section alone -----------------------------------------------------------
@@ -55,6 +58,13 @@ def _signing_secret(raw: object, base: Path) -> Secret:
     if not 24 <= size <= 64:
         raise ValueError(f"has {size} bytes of key")
     return secret
+
+
+def _word(raw: object, base: Path) -> str:
+    text = must_be_text(raw)
+    if not 1 <= len(text) <= 128:
+        raise ValueError("is empty" if not text else "is too long")
+    return text
 
 
 def _networks(raw: object, base: Path) -> tuple[Network, ...]:
@@ -130,12 +140,15 @@ Quiet = Annotated[QuietHours | None, meta('hours such as "22:00-07:00"', _quiet)
 Zone = Annotated[str, meta('a time zone such as "Europe/Vienna"', _zone)]
 _RATE = "a number of calls per second above 0, at most 100000"
 Rate = Annotated[float | None, Meta(gt=0, le=100_000, description=_RATE)]
+_WORD = "a text of 1 to 128 characters, as apps tell it when they register"
+Word = Annotated[str, meta(_WORD, _word)]
+OptionalWord = Annotated[str | None, meta(_WORD, _word)]
 Networks = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', _networks)]
 Options = Annotated[str, meta(_OPTIONS, _options, sourced=True)]
 
 
-class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tenant's customer backend, and how it is called. Times in seconds."""
+class Calls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A customer backend, and how it is called. Times in seconds."""
 
     endpoint: Url
     auth_token: OptionalSecret = None
@@ -143,11 +156,6 @@ class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     options: Options = "{}"  # what the adapter wants to know, as JSON
     signing_secret: SigningSecret = None  # requests are signed if given
     previous_signing_secret: SigningSecret = None  # signs too, while the backend changes over
-    expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
-    title: Text = "New Message"
-    content: Content = Content()
-    quiet_hours: Quiet = None  # in which no customer is rung, unless they said otherwise
-    time_zone: Zone = "UTC"  # of customers of whom nothing better is known
     credentials: Credentials = Credentials()  # beside auth_token and the signature
     allow_http: Flag = False  # plain http to other than loopback, for tests
     allow_networks: Networks = ()  # inside, where the backend may be
@@ -162,11 +170,44 @@ class Push(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     suspend_after: Lifetime = 86_400.0  # of failure, until operators have to act
 
 
+class PushBackend(Calls, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A further backend, of one environment and one app or all. It inherits nothing."""
+
+    environment: Word  # as the device tells it
+    app: OptionalWord = None  # all, if not given
+
+
+class Push(Calls, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant's own backend: of `production`, and of every app that has no other there."""
+
+    expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
+    title: Text = "New Message"
+    content: Content = Content()
+    quiet_hours: Quiet = None  # in which no customer is rung, unless they said otherwise
+    time_zone: Zone = "UTC"  # of customers of whom nothing better is known
+    backends: dict[str, PushBackend] = msgspec.field(default_factory=dict)
+
+
 Wrong = Callable[[str, str, str], ConfigError]
 
 
 def check_push(push: Push, wrong: Wrong) -> None:
     """Refuse what no single value can tell; `wrong` is told the key, the problem, what is right."""
+    _check_calls(push, wrong)
+    check_content(push.content, lambda name, *why: wrong(f"content.{name}", *why))
+    taken: dict[tuple[str, str | None], str] = {(PRODUCTION, None): "endpoint"}
+    for name, backend in push.backends.items():
+        key = f"backends.{name}"
+        if re.fullmatch(r"[a-z0-9_-]{1,64}", name, re.ASCII) is None:
+            raise wrong("backends", f"has {shown(name)}", "names of 1 to 64 of a-z 0-9 _ -")
+        other = taken.setdefault((backend.environment, backend.app), key)
+        if other != key:
+            problem = f"is for the same environment and app as {other}"
+            raise wrong(key, problem, "another environment or app")
+        _check_calls(backend, lambda of, *why, key=key: wrong(f"{key}.{of}", *why))
+
+
+def _check_calls(push: Calls, wrong: Wrong) -> None:
     _check_adapter(push, wrong)
     if push.endpoint.startswith("http:") and not (push.allow_http or meant_by(push.endpoint)):
         raise wrong("endpoint", "is plain http to another machine", "https (or allow_http = true)")
@@ -176,7 +217,6 @@ def check_push(push: Push, wrong: Wrong) -> None:
         raise wrong("endpoint", f"is an address that is not called ({why.value})", expected)
     if push.previous_signing_secret is not None and push.signing_secret is None:
         raise wrong("previous_signing_secret", "has no present one", "signing_secret as well")
-    check_content(push.content, lambda name, *why: wrong(f"content.{name}", *why))
     check_credentials(
         push.credentials,
         push.endpoint.startswith("https:"),
@@ -189,14 +229,14 @@ def check_push(push: Push, wrong: Wrong) -> None:
         raise wrong("timeout", f"is {push.timeout:g}", f"at least {push.connect_timeout:g}")
 
 
-def _refused(push: Push) -> Refusal | None:
+def _refused(push: Calls) -> Refusal | None:
     """Why the endpoint's address is refused, as far as that can be told without looking it up."""
     host = urlsplit(push.endpoint).hostname or ""
     why = refusal(host, (*push.allow_networks, *meant_by(push.endpoint)))
     return None if why is Refusal.NO_ADDRESS else why
 
 
-def _check_adapter(push: Push, wrong: Wrong) -> None:
+def _check_adapter(push: Calls, wrong: Wrong) -> None:
     try:
         adapter_named(push.adapter, push.options)
     except UnknownAdapterError:

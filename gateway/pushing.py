@@ -29,6 +29,7 @@ from gateway.protocol import ReceiptState
 from gateway.wanted import Wanted, all_unwanted, opted_out, to_ring
 from gateway.wishes import is_muted, quiet_until
 from push import content
+from push.backends import Backend, choose
 from push.ring import (
     Attempt,
     BookUnavailable,
@@ -67,12 +68,13 @@ RETRY_TICK = 1.0  # seconds until a tick is tried again when the database could 
 class Book:
     """The delivery rule's second half, and the push worker's `RingBook`."""
 
-    def __init__(self, chat: Chat, wake: Callable[[DeviceRef], None]) -> None:
+    def __init__(self, chat: Chat, wake: Callable[[DeviceRef, str], None]) -> None:
         self._chat = chat
         self._store: Store = chat.store
         self._clock = chat.clock
         self._wake = wake
-        self._busy: set[DeviceRef] = set()
+        self._busy: dict[DeviceRef, str] = {}
+        """Those in the worker's hands, and for which backend."""
         self._calling: set[DeviceRef] = set()
         self.alarms = Alarms(chat.clock, self._tick)
         self.decided: Callable[[str, Decision], None] = lambda tenant, decision: None
@@ -91,10 +93,29 @@ class Book:
             when = c.expires_at
         for device in c.devices:
             ref = DeviceRef(c.tenant, c.customer, device.id)
-            if device.wake_at is not None and device.wake_at < when and ref not in self._busy:
+            if (
+                device.wake_at is not None
+                and device.wake_at < when
+                and not self._is_busy(device, ref)
+            ):
                 when = device.wake_at
         if when != float("inf"):
             self.alarms.set(c.key, when)
+
+    def _is_busy(self, device: Device, ref: DeviceRef) -> bool:
+        """The worker has it, for the backend that it has now: registering may have changed it."""
+        handed = self._busy.get(ref)
+        if handed is None or ref in self._calling:
+            return handed is not None
+        backend = self._backend(ref.tenant, device)
+        return backend is None or backend.name == handed
+
+    def _backend(self, tenant: str, device: Device) -> Backend | None:
+        """Where the device is rung: the ring in hand by what it was claimed with."""
+        told = _Told(device.environment, device.app)
+        if device.ring is not None:
+            told = msgspec.json.decode(device.ring, type=_Told)
+        return choose(self._chat.tenants[tenant].backends, told.environment, told.app)
 
     async def recover(self) -> int:
         """Set the alarms from what was committed, all of it after the restart grace (rule 9)."""
@@ -126,15 +147,14 @@ class Book:
                     c = tx.put(replace(c, push_due_at=due))
                 if due <= tx.now:
                     c = self._fan_out(tx, c)
-            if not self._chat.tenants[key.tenant].endpoint:
-                c = self._give_up(tx, c)
-            c = self._bring_near(tx, c)
-            ready = [
-                ref
+            c = self._bring_near(tx, self._give_up(tx, c))
+            ready = {
+                ref: backend.name
                 for device in c.devices
                 if device.wake_at is not None and device.wake_at <= tx.now
-                if (ref := DeviceRef(*key, device.id)) not in self._busy
-            ]
+                if not self._is_busy(device, ref := DeviceRef(*key, device.id))
+                if (backend := self._backend(key.tenant, device)) is not None
+            }
             tx.after_commit(lambda: self._hand_over(ready, c))
 
         def done(value: None, error: Exception | None) -> None:
@@ -162,10 +182,10 @@ class Book:
                     c = c.with_device(replace(device, wake_at=near))
         return c if c is before else tx.put(c)
 
-    def _hand_over(self, ready: list[DeviceRef], c: Conversation) -> None:
+    def _hand_over(self, ready: dict[DeviceRef, str], c: Conversation) -> None:
         self._busy.update(ready)
-        for ref in ready:
-            self._wake(ref)
+        for ref, backend in ready.items():
+            self._wake(ref, backend)
         self.watch(c)
 
     # Expiry and fan-out
@@ -199,12 +219,15 @@ class Book:
         why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
         c = replace(c, push_due_at=None, hold_from=None)
-        if self._chat.tenants[c.tenant].endpoint:
-            for device in c.live_devices:
-                if max(device.covered, device.ring_to).ord < c.last_ord:
-                    wake = tx.now if device.wake_at is None else device.wake_at
-                    owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
-                    c = c.with_device(owing)
+        for device in c.live_devices:
+            if max(device.covered, device.ring_to).ord >= c.last_ord:
+                continue
+            if self._backend(c.tenant, device) is None:
+                self._no_endpoint(tx, c, device)
+                continue
+            wake = tx.now if device.wake_at is None else device.wake_at
+            owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
+            c = c.with_device(owing)
         return self.settle_undeliverable(tx, tx.put(c))
 
     def settle_undeliverable(
@@ -217,15 +240,17 @@ class Book:
         waiting = outcomes.pending(c)
         if not waiting:
             return c
-        endpoint = self._chat.tenants[c.tenant].endpoint
-        live = c.live_devices if endpoint else ()
+        backends = self._chat.tenants[c.tenant].backends
+        live = [device for device in c.live_devices if self._backend(c.tenant, device) is not None]
         if live:
             upto = min(device.covered for device in live)
             if upto <= waiting[0].lo:
                 return c
         elif c.push_due_at is None:
             upto = c.last
-            reason = no_live_device(c) if endpoint else Reason.NO_ENDPOINT
+            reason = Reason.NO_ENDPOINT
+            if backends and not c.live_devices:
+                reason = no_live_device(c)
         else:
             return c
         c, moves = tx.transition(c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason.value)
@@ -233,12 +258,22 @@ class Book:
         return c
 
     def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
-        """The tenant's endpoint was taken out of the configuration: nothing is owed any more."""
-        waiting = [device for device in c.devices if device.wake_at is not None]
+        """Whose endpoint was taken out of the configuration: nothing is owed to it any more."""
+        waiting = [
+            device
+            for device in c.devices
+            if device.wake_at is not None and self._backend(c.tenant, device) is None
+        ]
         for device in waiting:
+            self._no_endpoint(tx, c, device)
             idle = replace(_without_ring(device, device.covered), owes=False, wake_at=None)
             c = c.with_device(idle)
         return self.settle_undeliverable(tx, tx.put(c)) if waiting else c
+
+    def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
+        """Record the decision not to ring a device, which no look will take."""
+        if self._chat.tenants[c.tenant].backends:  # else the message's own reason says it
+            self._looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT))
 
     # The look and the claim
 
@@ -278,7 +313,7 @@ class Book:
             raise BookUnavailable(str(error)) from error
 
     def _let_go(self, ref: DeviceRef, c: Conversation | None) -> None:
-        self._busy.discard(ref)
+        self._busy.pop(ref, None)
         self._calling.discard(ref)
         if c is not None:
             self.watch(c)
@@ -295,19 +330,7 @@ class Book:
         quiet = self._quiet_until(tx.now, c, device)
         facts = self._facts(tx, c, device, wanted, quiet, pause)
         decision = delivery.look(facts)
-        tx.after_commit(lambda: self.decided(c.tenant, decision))
-        from_seq = max(device.covered_seq, c.acked_seq) + 1
-        upto = device.ring_seq if device.ring else c.last_seq
-        tx.event(
-            c,
-            min(from_seq, upto),
-            upto,
-            "look",
-            action=decision.action,
-            reason=decision.reason,
-            device=fingerprint(device.token),
-            installation=device.installation,
-        )
+        self._looked(tx, c, device, decision)
         match decision.action:
             case Action.WAIT:
                 if decision.reason is Reason.QUIET_HOURS:
@@ -327,7 +350,22 @@ class Book:
                 device = self._claim(tx, c, device, wanted)
             case Action.BADGE:
                 device = self._claim(tx, c, device, Wanted())
-        return _claim_of(ref, device)
+        return _claim_of(ref, device, self._backend(ref.tenant, device))
+
+    def _looked(self, tx: Transaction, c: Conversation, device: Device, decision: Decision) -> None:
+        tx.after_commit(lambda: self.decided(c.tenant, decision))
+        from_seq = max(device.covered_seq, c.acked_seq) + 1
+        upto = device.ring_seq if device.ring else c.last_seq
+        tx.event(
+            c,
+            min(from_seq, upto),
+            upto,
+            "look",
+            action=decision.action,
+            reason=decision.reason,
+            device=fingerprint(device.token),
+            installation=device.installation,
+        )
 
     def _quiet_until(self, now: float, c: Conversation, device: Device) -> float | None:
         return quiet_until(now, c.wishes, device.time_zone, self._chat.tenants[c.tenant].house)
@@ -353,10 +391,11 @@ class Book:
                 current=ring.unread == c.unread,
                 unwanted=all_unwanted(tx, c, device),
             )
-        tenant = self._chat.tenants[c.tenant]
+        backend = self._backend(c.tenant, device)
+        silent = backend is not None and backend.silent
         behind = device.owed_ord - max(device.covered_ord, c.acked_ord)
         return Facts(
-            endpoint=tenant.endpoint,
+            endpoint=backend is not None,
             live=device.live,
             early=device.wake_at is None or device.wake_at > tx.now,
             in_chat=self._chat.hub.is_in_chat(c.key),
@@ -364,7 +403,7 @@ class Book:
             behind=max(0, behind),
             all_expired=wanted.newest is None and not wanted.unwanted,
             all_read=c.read_ord == c.last_ord,
-            badge_is_high=device.badge is not None and device.badge > c.unread and tenant.silent,
+            badge_is_high=device.badge is not None and device.badge > c.unread and silent,
             paused=None if pause is None else Reason(pause),
             muted=is_muted(c.wishes, tx.now),
             unwanted=wanted.newest is None,
@@ -379,6 +418,8 @@ class Book:
         What the customer does not want to be rung for is settled, on this device, for good.
         """
         if reason not in WISHES:
+            # Its ring in hand, if any, is over: only a backend that is gone leads here with one.
+            device = _without_ring(device, device.covered)
             device = replace(device, owes=False, wake_at=None)
             self.settle_undeliverable(tx, tx.put(c.with_device(device)))
             return
@@ -580,13 +621,21 @@ _RECEIPTS = {
 }
 
 
-def _claim_of(ref: DeviceRef, device: Device) -> Claim:
+class _Told(msgspec.Struct, frozen=True):
+    """What the app told by which its backend is chosen; of a stored ring, that part."""
+
+    environment: str | None = None
+    app: str | None = None
+
+
+def _claim_of(ref: DeviceRef, device: Device, backend: Backend | None) -> Claim:
     return Claim(
         ref=ref,
         generation=device.generation,
         ring=msgspec.json.decode(device.ring or "", type=Ring),
         target=Target(device.token, fingerprint(device.token)),
         attempt=device.attempt,
+        backend=backend.name if backend is not None else "",
     )
 
 

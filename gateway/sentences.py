@@ -23,7 +23,7 @@ REASONS: Final[Mapping[Reason, str]] = {
     Reason.NOT_IN_CHAT: "the customer does not have the chat open",
     Reason.ACK_TIMEOUT: "the chat is open, but nothing was acknowledged in time",
     Reason.NO_DEVICE: "no device was registered",
-    Reason.NO_ENDPOINT: "the tenant has no push endpoint",
+    Reason.NO_ENDPOINT: "there is no push endpoint for it",
     Reason.TOKEN_DEAD: "the customer backend said that the device token is dead",
     Reason.QUARANTINED: "its token is in quarantine: it was rejected in a wave of rejections",
     Reason.REFUSED: "the customer backend refused the ring",

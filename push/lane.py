@@ -28,24 +28,30 @@ class Turn(NamedTuple):
 
 @dataclass(slots=True)
 class Lane:
-    """The dicts are ordered sets: the order of waking is kept. One entry per device in all."""
+    """The dicts are ordered sets: the order of waking is kept. One entry per device in all.
+
+    `again` has those who were woken while they had a turn, and for which backend.
+    """
 
     endpoint: Endpoint
     waiting: dict[DeviceRef, None] = field(default_factory=dict)
     parked: dict[DeviceRef, None] = field(default_factory=dict)
     working: dict[DeviceRef, Any] = field(default_factory=dict)
-    again: set[DeviceRef] = field(default_factory=set)
+    again: dict[DeviceRef, str] = field(default_factory=dict)
     wave: retry.RejectionWave = field(default_factory=retry.RejectionWave)
     health: Health = breaker.WELL
     pace: retry.Pace = field(default_factory=retry.Pace)
     complained_at: float | None = None
 
     def wake(self, ref: DeviceRef) -> None:
-        """`ref` wants a turn: once, however often it is woken."""
-        if ref in self.working:
-            self.again.add(ref)
-        elif ref not in self.parked:
+        """`ref`, which has no turn now, wants one: once, however often it is woken."""
+        if ref not in self.parked:
             self.waiting[ref] = None
+
+    def forget(self, ref: DeviceRef) -> None:
+        """`ref` wants no turn here any more; one that it has already goes on."""
+        self.waiting.pop(ref, None)
+        self.parked.pop(ref, None)
 
     def turn(self, now: float) -> Turn | float | None:
         """Take the next turn; or return when (epoch s) there may be one; None: not by waiting."""
@@ -73,9 +79,6 @@ class Lane:
             self.pace.give_back(self.endpoint.rate_per_second)
         if parked:
             self.parked[turn.ref] = None
-        elif turn.ref in self.again:
-            self.waiting[turn.ref] = None
-        self.again.discard(turn.ref)
 
     def clear(self) -> None:
         """Nobody gets a turn any more."""

@@ -40,6 +40,7 @@ from typing import Protocol
 
 import msgspec
 
+from push.backends import OWN, Backend
 from push.credentials import NONE, Credentials
 from push.guard import Network
 
@@ -131,6 +132,7 @@ class Claim:
     """A committed permission to make one call: number `attempt` (from 1) for this ring.
 
     `generation` is the device registration's; a verdict for another generation touches nothing.
+    `backend` names the endpoint: that of the environment and app which the ring was claimed with.
     """
 
     ref: DeviceRef
@@ -138,6 +140,7 @@ class Claim:
     ring: Ring
     target: Target
     attempt: int
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,7 @@ class RingBook(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One tenant's push settings. Times in seconds; `signing_secrets` newest first.
+    """How one of a tenant's endpoints is called. Times in seconds; `signing_secrets` newest first.
 
     `adapter` is one of `push.adapters.names()`, `options` its JSON object as text. `ca_file` adds
     nothing to the system's authorities: it replaces them for this tenant. `allow_networks` may be
@@ -219,6 +222,7 @@ class Endpoint:
     credentials: Credentials = NONE
     ca_file: str | None = None
     allow_networks: tuple[Network, ...] = ()
+    backend: Backend = OWN
     connect_timeout: float = 5.0
     timeout: float = 15.0
     in_flight: int = 32

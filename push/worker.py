@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Protocol
@@ -101,6 +101,7 @@ class _Rest:
 
     breaks: int
     until: float | None
+    backend: str
 
 
 class PushWorker:
@@ -109,7 +110,7 @@ class PushWorker:
     def __init__(
         self,
         book: RingBook,
-        endpoints: Mapping[str, Endpoint],
+        endpoints: Iterable[Endpoint],
         caller: BackendCalls,
         clock: Callable[[], float],
         rng: Random,
@@ -128,27 +129,39 @@ class PushWorker:
         self._on_attempt = on_attempt
         self._sleep = sleep
         self._wall = wall or clock
-        self._lanes = {tenant: Lane(endpoint) for tenant, endpoint in endpoints.items()}
-        self._timers: dict[str, _Timer] = {}
+        self._lanes: dict[str, dict[str, Lane]] = {}
+        for one in endpoints:
+            self._lanes.setdefault(one.tenant, {})[one.backend.name] = Lane(one)
+        self._timers: dict[tuple[str, str], _Timer] = {}
         self._rests: dict[DeviceRef, _Rest] = {}
         self._rest_timer: asyncio.Task[None] | None = None
         self._pausing: set[asyncio.Task[None]] = set()
         self._started = False
         self._draining = False
 
-    def wake(self, ref: DeviceRef) -> None:
+    def wake(self, ref: DeviceRef, backend: str = "") -> None:
         """Have `ref` looked at soon. Any number of wakes before that look are one.
 
         While the device is being worked on it is looked at once more afterwards; while it rests
         it is looked at when the rest ends. Before `start` wakes are kept; after `drain` began
-        they are ignored. A tenant without an endpoint is a mistake of the caller, and logged.
+        they are ignored. An endpoint that is not there is a mistake of the caller, and logged.
+        A device that waited for another endpoint of the tenant waits for this one now.
         """
         if self._draining:
             return
-        lane = self._lanes.get(ref.tenant)
+        lanes = self._lanes.get(ref.tenant, {})
+        lane = lanes.get(backend)
         if lane is None:
-            _log.error("woken for a tenant without push endpoint", tenant=ref.tenant)
+            _log.error(
+                "woken for a tenant without push endpoint", tenant=ref.tenant, backend=backend
+            )
             return
+        for other in lanes.values():
+            if ref in other.working:
+                other.again[ref] = backend
+                return
+            if other is not lane:
+                other.forget(ref)
         rest = self._rests.get(ref)
         if rest is not None and rest.until is not None:
             return
@@ -162,26 +175,32 @@ class PushWorker:
         at once. One that is not among them is left: it is the book that says what is rung.
         """
         for endpoint in endpoints:
-            lane = self._lanes.get(endpoint.tenant)
-            if lane is None:
-                self._lanes[endpoint.tenant] = Lane(endpoint)
-            elif lane.endpoint != endpoint:
+            lanes = self._lanes.setdefault(endpoint.tenant, {})
+            lane = lanes.setdefault(endpoint.backend.name, Lane(endpoint))
+            if lane.endpoint != endpoint:
                 lane.endpoint, lane.health, lane.complained_at = endpoint, breaker.WELL, None
                 self._fill(lane)
 
     def start(self) -> None:
         """Begin to work on what was woken. Call it once, inside the running loop."""
         self._started = True
-        for lane in self._lanes.values():
+        for lane in self._all():
             self._fill(lane)
 
-    def load(self, tenant: str) -> Load:
-        """Return how much work this tenant has here, and how its endpoint is."""
-        return _load(self._lanes[tenant])
+    def load(self, tenant: str, backend: str = "") -> Load:
+        """Return how much work one endpoint has here, and how it is."""
+        return _load(self._lanes[tenant][backend])
 
-    def loads(self) -> dict[str, Load]:
-        """Return the load of every tenant, for metrics."""
-        return {tenant: _load(lane) for tenant, lane in self._lanes.items()}
+    def loads(self) -> dict[tuple[str, str], Load]:
+        """Return the load of every endpoint by tenant and backend, for metrics."""
+        return {
+            (tenant, backend): _load(lane)
+            for tenant, lanes in self._lanes.items()
+            for backend, lane in lanes.items()
+        }
+
+    def _all(self) -> list[Lane]:
+        return [lane for lanes in self._lanes.values() for lane in lanes.values()]
 
     async def drain(self, timeout: float) -> int:
         """Stop: start nothing, give what is out `timeout` seconds, then cut it off.
@@ -189,12 +208,12 @@ class PushWorker:
         Returns how many devices were cut off; their claims stand. The caller is not closed.
         """
         self._draining = True
-        for lane in self._lanes.values():
+        for lane in self._all():
             lane.clear()
         timers = [timer.task for timer in self._timers.values()]
         for task in (*self._pausing, *timers, *([self._rest_timer] if self._rest_timer else [])):
             task.cancel()
-        tasks = [task for lane in self._lanes.values() for task in lane.working.values()]
+        tasks = [task for lane in self._all() for task in lane.working.values()]
         timer = asyncio.ensure_future(self._sleep(timeout))
         everything = asyncio.gather(*tasks, return_exceptions=True)
         either: set[asyncio.Future[Any]] = {timer, everything}
@@ -222,19 +241,19 @@ class PushWorker:
             return
 
     def _ask_again(self, lane: Lane, at: float) -> None:
-        tenant = lane.endpoint.tenant
-        timer = self._timers.get(tenant)
+        key = (lane.endpoint.tenant, lane.endpoint.backend.name)
+        timer = self._timers.get(key)
         if timer is not None:
             if timer.at <= at:
                 return
             timer.task.cancel()
         task = asyncio.create_task(self._fill_at(lane, at), name="push-lane")
-        self._timers[tenant] = _Timer(at, task)
+        self._timers[key] = _Timer(at, task)
 
     async def _fill_at(self, lane: Lane, at: float) -> None:
         while (wait := at - self._clock()) > 0.0:
             await self._sleep(wait)
-        del self._timers[lane.endpoint.tenant]
+        del self._timers[lane.endpoint.tenant, lane.endpoint.backend.name]
         self._fill(lane)
 
     async def _serve(self, lane: Lane, turn: Turn) -> None:
@@ -245,34 +264,37 @@ class PushWorker:
             parked = isinstance(found, Pause)
             if isinstance(found, Claim) and not self._draining:
                 called = True
-                await self._call(lane, found, turn)
+                meant = self._lanes[turn.ref.tenant][found.backend]
+                await self._call(meant, found, probed=turn.probe and meant is lane)
         except Exception as error:
-            self._rest(turn.ref, error)
+            self._rest(turn.ref, lane.endpoint.backend.name, error)
         else:
             self._rests.pop(turn.ref, None)
         finally:
-            rest = self._rests.get(turn.ref)
-            if rest is not None and rest.until is not None:
-                lane.again.discard(turn.ref)
             lane.done(turn, called=called, parked=parked and not self._draining)
-            self._fill(lane)
+            again = lane.again.pop(turn.ref, None)
+            if again is not None:
+                self.wake(turn.ref, again)
+            for each in self._lanes[turn.ref.tenant].values():
+                self._fill(each)
 
-    async def _call(self, lane: Lane, claim: Claim, turn: Turn) -> None:
+    async def _call(self, lane: Lane, claim: Claim, *, probed: bool) -> None:
         verdict, ms = await self._caller.call(lane.endpoint, claim, self._wall())
-        self._learn(lane, verdict, turn)
+        self._learn(lane, claim.ref, verdict, probed=probed)
         attempt = self._judge(lane, claim, verdict, ms)
         if verdict.kind is VerdictKind.MISCONFIGURED:
             self._complain(lane, verdict)
         await self._settle(claim, attempt)
         self._on_attempt(claim, attempt)
 
-    def _learn(self, lane: Lane, verdict: Verdict, turn: Turn) -> None:
+    def _learn(self, lane: Lane, ref: DeviceRef, verdict: Verdict, *, probed: bool) -> None:
         """Keep what the verdict says of the endpoint, and tell operators when that is news."""
         before, now, endpoint = lane.health, self._clock(), lane.endpoint
-        lane.health = after = breaker.after(
-            before, verdict, turn.ref, now, endpoint, probed=turn.probe
-        )
+        after = breaker.after(before, verdict, ref, now, endpoint, probed=probed)
+        lane.health = after
         told = {"tenant": endpoint.tenant, "reason": verdict.reason, "status": verdict.status}
+        if endpoint.backend.name:
+            told["backend"] = endpoint.backend.name
         if after.suspended and not before.suspended:
             hours = round((now - (after.failing_since or now)) / 3600, 1)
             _log.error("the push endpoint is suspended", hours=hours, advice=_SUSPENDED, **told)
@@ -352,9 +374,9 @@ class PushWorker:
             advice=advice(verdict.reason),
         )
 
-    def _rest(self, ref: DeviceRef, error: Exception) -> None:
+    def _rest(self, ref: DeviceRef, backend: str, error: Exception) -> None:
         """Leave a device alone for a while after its work broke in a way nobody foresaw."""
-        rest = self._rests.setdefault(ref, _Rest(0, None))
+        rest = self._rests.setdefault(ref, _Rest(0, None, backend))
         wait = min(REST_MOST, REST_FIRST * 2 ** min(rest.breaks, 16))
         rest.breaks += 1
         rest.until = self._clock() + wait
@@ -377,7 +399,7 @@ class PushWorker:
             for ref, rest in list(self._rests.items()):
                 if rest.until is not None and rest.until <= now:
                     rest.until = None
-                    self.wake(ref)
+                    self.wake(ref, rest.backend)
         self._rest_timer = None
 
 

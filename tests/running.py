@@ -368,7 +368,7 @@ class Running:
     @property
     def load(self) -> Load:
         """How the backend of `acme` is, and what waits for it."""
-        return self.gateway.core.metrics.push_loads()["acme"]
+        return self.gateway.core.metrics.push_loads()["acme", ""]
 
     def next_commit(self) -> asyncio.Event:
         """An event that the next commit sets."""

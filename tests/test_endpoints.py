@@ -1,4 +1,4 @@
-"""A customer backend that fails, end to end: it is left alone, nothing is lost, and it is told."""
+"""Customer backends that fail, and several of them for one tenant, end to end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.protocol import timestamp
-from tests.running import QUICK, Running, running
+from tests.running import QUICK, Backend, Running, backend, running, settings
 
 SLOW_PROBES = {"breaker_after": 2, "retry_first": 60.0, "retry_max": 60.0}
 QUICK_PROBES = {"breaker_after": 2, "retry_first": 0.05, "retry_max": 0.1}
@@ -31,14 +31,19 @@ async def until(it: Running, holds: Any) -> None:
         await changed.wait()
 
 
-async def waiting_for(it: Running, customer: str) -> list[dict[str, Any]]:
-    """What its first message waits for, once a look has been recorded."""
+async def recorded(it: Running, customer: str, name: str) -> dict[str, Any]:
+    """What is told of its first message, once there is an event of that name."""
     while True:
         changed = it.next_commit()
         told = await it.outcome(1, customer)
-        if any(event["event"] == "look" for event in told["events"]):
-            return list(told["waiting"])
+        if any(event["event"] == name for event in told["events"]):
+            return told
         await changed.wait()
+
+
+async def waiting_for(it: Running, customer: str) -> list[dict[str, Any]]:
+    """What its first message waits for, once a look has been recorded."""
+    return list((await recorded(it, customer, "look"))["waiting"])
 
 
 async def test_what_waits_for_a_failing_backend_is_told_and_burns_no_attempt(
@@ -54,10 +59,10 @@ async def test_what_waits_for_a_failing_backend_is_told_and_burns_no_attempt(
         assert [(e["action"], e["reason"]) for e in looks] == [("wait", "endpoint_down")]
         assert len(it.backend.calls) == 2
         _, page = await it.call("GET", "/metrics", listener="admin")
-        assert 'ringback_push_down{tenant="acme"} 1.0' in page
-        assert 'ringback_push_down{tenant="other"} 0.0' in page
-        assert 'ringback_push_suspended{tenant="acme"} 0.0' in page
-        assert 'ringback_push_waiting{tenant="acme"} 1.0' in page
+        assert 'ringback_push_down{backend="",tenant="acme"} 1.0' in page
+        assert 'ringback_push_down{backend="",tenant="other"} 0.0' in page
+        assert 'ringback_push_suspended{backend="",tenant="acme"} 0.0' in page
+        assert 'ringback_push_waiting{backend="",tenant="acme"} 1.0' in page
 
 
 async def test_a_backend_that_fails_is_left_alone_and_everything_comes_when_it_works(
@@ -110,3 +115,137 @@ async def test_who_reads_in_chat_while_the_endpoint_fails_is_not_rung_afterwards
             await it.settled(1, "pushed", other)
         accepted = {call.ring["customer"] for call in it.backend.calls if call.accepted}
         assert accepted == {"c-1", "c-2"}
+
+
+# More than one backend
+
+
+def a_backend(at: Backend, environment: str, **more: Any) -> dict[str, Any]:
+    settings = {"endpoint": at.url, "auth_token": "qa", "environment": environment}
+    return settings | QUICK_PROBES | more
+
+
+async def test_a_tester_s_phone_rings_at_the_test_backend_and_a_customer_s_at_production(
+    tmp_path: Path,
+) -> None:
+    async with (
+        backend() as qa,
+        running(tmp_path, push={"backends": {"qa": a_backend(qa, "sandbox")}}) as it,
+    ):
+        await it.register("tester", "phone-1", "qa-token", environment="sandbox")
+        await it.register("c-1", "phone-2", "t-2", environment="production")
+        await it.register("c-2", "phone-3", "t-3")
+        for customer in ("tester", "c-1", "c-2"):
+            await it.write(customer)
+            await it.settled(1, "pushed", customer)
+        assert [call.ring["customer"] for call in qa.calls] == ["tester"]
+        assert [call.body["authToken"] for call in qa.calls] == ["qa"]
+        assert [call.ring["customer"] for call in it.backend.calls] == ["c-1", "c-2"]
+
+
+async def test_an_app_s_own_backend_goes_before_that_of_all(tmp_path: Path) -> None:
+    async with (
+        backend() as other,
+        running(
+            tmp_path, push={"backends": {"shop": a_backend(other, "production", app="shop")}}
+        ) as it,
+    ):
+        await it.register("c-1", "phone-1", "t-1", app="shop")
+        await it.register("c-2", "phone-2", "t-2", app="bank")
+        for customer in ("c-1", "c-2"):
+            await it.write(customer)
+            await it.settled(1, "pushed", customer)
+        assert [call.ring["customer"] for call in other.calls] == ["c-1"]
+        assert [call.ring["customer"] for call in it.backend.calls] == ["c-2"]
+
+
+async def test_a_device_without_a_backend_of_its_environment_is_not_rung_and_that_is_told(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register("tester", "phone-1", "qa-token", environment="sandbox")
+        await it.write("tester")
+        told = await it.settled(1, "undeliverable", "tester")
+        assert told["reason"] == "no_endpoint"
+        committed = told["events"][0]
+        assert (committed["route"], committed["reason"]) == ("none", "no_endpoint")
+        (look,) = [event for event in told["events"] if event["event"] == "look"]
+        assert (look["action"], look["reason"], look["installation"]) == (
+            "skip",
+            "no_endpoint",
+            "phone-1",
+        )
+        assert it.backend.calls == []
+
+
+async def test_a_customer_s_other_phones_ring_all_the_same(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register("c-1", "phone-1", "qa-token", environment="sandbox")
+        await it.register("c-1", "phone-2", "t-2")
+        await it.write("c-1")
+        told = await it.settled(1, "pushed", "c-1")
+        assert [call.body["deviceToken"] for call in it.backend.calls] == ["t-2"]
+        looks = {e["installation"]: e["reason"] for e in told["events"] if e["event"] == "look"}
+        assert looks == {"phone-1": "no_endpoint", "phone-2": "not_in_chat"}
+
+
+async def test_a_test_backend_that_fails_holds_no_customer_up_and_its_phone_may_change_sides(
+    tmp_path: Path,
+) -> None:
+    async with (
+        backend() as qa,
+        running(tmp_path, push={"backends": {"qa": a_backend(qa, "sandbox", **SLOW_PROBES)}}) as it,
+    ):
+        qa.otherwise = 503
+        for number in (1, 2, 3):
+            about = {"environment": "sandbox"}
+            await it.register(f"tester-{number}", f"phone-{number}", f"qa-{number}", **about)
+            await it.write(f"tester-{number}")
+            if number < 3:
+                await qa.take()
+        (waits,) = await waiting_for(it, "tester-3")
+        assert waits["for"] == "endpoint"
+        await it.register("c-1", "phone-9", "t-9")
+        await it.write("c-1")
+        await it.settled(1, "pushed", "c-1")
+        await it.register("tester-3", "phone-3", "t-3", environment="production")
+        await it.settled(1, "pushed", "tester-3")
+        assert [call.body["deviceToken"] for call in it.backend.calls] == ["t-9", "t-3"]
+        assert len(qa.calls) == 2
+
+
+async def test_a_ring_whose_backend_was_taken_out_of_the_configuration_is_given_up(
+    tmp_path: Path,
+) -> None:
+    async with backend() as qa:
+        qa.otherwise = 503
+        with_qa = {"backends": {"qa": a_backend(qa, "sandbox", retry_first=60.0, retry_max=60.0)}}
+        async with running(tmp_path, push=with_qa) as it:
+            await it.register("tester", "phone-1", "qa-token", environment="sandbox")
+            await it.write("tester")
+            await qa.take()
+            await recorded(it, "tester", "attempt")
+        async with running(tmp_path) as it:
+            told = await it.settled(1, "undeliverable", "tester")
+            assert told["reason"] == "no_endpoint"
+            assert it.backend.calls == []
+
+
+async def test_a_backend_that_is_taken_out_while_running_gives_up_what_waited_for_it(
+    tmp_path: Path,
+) -> None:
+    async with backend() as qa:
+        qa.otherwise = 503
+        push = {"backends": {"qa": a_backend(qa, "sandbox")}}
+        async with running(tmp_path, push=push) as it:
+            testers = [f"tester-{number}" for number in range(1, 6)]
+            for number, tester in enumerate(testers):
+                await it.register(tester, f"phone-{number}", f"t-{number}", environment="sandbox")
+                await it.write(tester)
+            for _ in range(4):
+                await qa.take()
+            it.gateway.take_up(settings(tmp_path, it.backend.url))
+            for tester in testers:
+                told = await it.settled(1, "undeliverable", tester)
+                assert told["reason"] == "no_endpoint"
+            assert it.backend.calls == []

@@ -43,6 +43,7 @@ PURE = [
     "push.guard",
     "push.breaker",
     "push.lane",
+    "push.backends",
     "storage.records",
     "storage.outcomes",
     "storage.campaigns",

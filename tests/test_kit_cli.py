@@ -233,6 +233,30 @@ async def test_a_dead_token_is_told_and_the_registration_stays(tmp_path: Path) -
         assert counted(tmp_path) == before
 
 
+async def test_a_device_is_rung_at_the_backend_of_its_environment_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    async with backend() as qa, backend() as there:
+        backends = {"qa": {"environment": "sandbox", "endpoint": qa.url, "auth_token": "qa"}}
+        async with running(tmp_path, there, push={"backends": backends}) as it:
+            await it.register(token=TOKEN, environment="sandbox")
+            await it.register("c-2", "phone-2", "another", environment="staging")
+            acme = ("--tenant", "acme")
+            ended = await push_test(tmp_path, *acme, "--device", "phone")
+            assert ended.code == 0
+            assert (await qa.take()).body["deviceToken"] == TOKEN
+            ended = await push_test(tmp_path, *acme, "--device", "phone-2")
+            assert (ended.code, "no backend for its environment 'staging'" in ended.err) == (
+                2,
+                True,
+            )
+            ended = await push_test(tmp_path, *acme, "--token", TOKEN, "--backend", "qa")
+            assert (ended.code, len(qa.calls)) == (0, 2)
+            ended = await push_test(tmp_path, *acme, "--token", TOKEN, "--backend", "q")
+            assert (ended.code, "there are: qa" in ended.err) == (2, True)
+            assert there.calls == []
+
+
 async def test_for_machines_it_is_one_json_object(tmp_path: Path) -> None:
     async with registered(tmp_path) as (_, there):
         there.otherwise = 503

@@ -20,12 +20,13 @@ from aiohttp import web
 
 from gateway import config
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
-from gateway.core import endpoint_of
+from gateway.core import backends_of, endpoints_of
 from gateway.kit import conformance, report, screen, trial
 from gateway.kit.backend import FakeBackend
 from gateway.kit.behaviours import HELP, UnknownBehaviour
 from gateway.kit.bench import Bench
 from push.adapters import adapter_named
+from push.backends import choose
 from push.caller import Caller
 from push.ring import Endpoint, PushError, VerdictKind
 from push.signing import decode_secret
@@ -43,6 +44,12 @@ SigningSecrets = Annotated[
         "--signing-secret",
         envvar="BACKEND_SIGNING_SECRET",
         help="whsec_…; given twice while it is being changed, the new one first.",
+    ),
+]
+BackendName = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", help="One of the tenant's further backends (tenants.….push.backends)."
     ),
 ]
 
@@ -108,16 +115,17 @@ def push_test(
     title: Annotated[str, typer.Option(help="Of the notification.")] = "Ringback",
     text: Annotated[str, typer.Option(help="Of the notification.")] = "A test notification.",
     silent: Annotated[bool, typer.Option("--silent", help="Only the number on the icon.")] = False,
+    backend: BackendName = None,
     as_json: AsJson = False,
 ) -> None:
     """Send one real test notification, and print the request, the answer and the verdict.
 
-    It goes to the tenant's endpoint as every ring does, once. Nothing is recorded and no outcome
-    changes. Exit code 0: accepted; 1: not; 2: it could not be sent.
+    It goes to the device's backend as every ring does, once; a --token to the tenant's own. Nothing
+    is recorded and no outcome changes. Exit code 0: accepted; 1: not; 2: it could not be sent.
     """
     with clearly():
         settings = load(config_path)
-        name, endpoint = _endpoint(settings, tenant)
+        name, endpoint = _endpoint(settings, tenant, backend)
         if (device is None) == (token is None):
             fail("give either --device, an installation of the database, or --token")
         to = trial.Recipient(token or "")
@@ -126,6 +134,8 @@ def push_test(
                 to = asyncio.run(trial.recipient(settings.storage.path, name, device))
             except trial.NoDevice as error:
                 fail(f"--device: {error}")
+            if backend is None:
+                endpoint = _endpoint_for(settings, name, to)
         ring = trial.ring_for(to, silent=silent, title=title, text=text)
         exchange = asyncio.run(trial.ring(endpoint, ring, to.token))
         if as_json:
@@ -154,6 +164,7 @@ def push_conform(
     dead_token: Annotated[
         str | None, typer.Option(help="The token of an app that was uninstalled.")
     ] = None,
+    backend: BackendName = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every call, masked.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -164,7 +175,7 @@ def push_conform(
     """
     with clearly():
         if config_path is not None:
-            _, endpoint = _endpoint(load(config_path), tenant)
+            _, endpoint = _endpoint(load(config_path), tenant, backend)
         elif url is None:
             fail("give the backend's URL, or --config for a tenant's endpoint")
         else:
@@ -204,13 +215,31 @@ async def _conform(
         return await conformance.run(bench), bench
 
 
-def _endpoint(settings: config.Config, tenant: str | None) -> tuple[str, Endpoint]:
-    """The tenant, and how its backend is called."""
+def _endpoint(
+    settings: config.Config, tenant: str | None, backend: str | None = None
+) -> tuple[str, Endpoint]:
+    """The tenant, and how one of its backends is called: its own unless one is named."""
     name = tenant_of(settings, tenant)
     push = settings.tenants[name].push
     if push is None:
         fail(f"tenants.{name}.push: is missing; expected the settings of its backend")
-    return name, endpoint_of(name, push)
+    if backend is not None and backend not in push.backends:
+        there = ", ".join(push.backends) or "none"
+        fail(f"--backend: tenant {name} has no backend {backend!r}; there are: {there}")
+    called = {endpoint.backend.name: endpoint for endpoint in endpoints_of(name, push)}
+    return name, called[backend or ""]
+
+
+def _endpoint_for(settings: config.Config, name: str, to: trial.Recipient) -> Endpoint:
+    """The backend at which this recipient's device rings."""
+    push, device = settings.tenants[name].push, to.device
+    assert push is not None  # noqa: S101  (for mypy: there is an endpoint)
+    assert device is not None  # noqa: S101  (for mypy: it was asked for by its installation)
+    backend = choose(backends_of(push), device.environment, device.app)
+    if backend is None:
+        told = f"environment {device.environment!r} and app {device.app!r}"
+        fail(f"--device: tenant {name} has no backend for its {told}: it is never rung")
+    return _endpoint(settings, name, backend.name or None)[1]
 
 
 async def _serve(it: FakeBackend, host: str, port: int, *, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from jwt.algorithms import RSAAlgorithm
 from gateway import contentconfig, pushconfig, pushcredentials, values
 from gateway.auth import Algorithm
 from gateway.config import (
+    ANY_BACKEND,
     Address,
     Auth,
     Config,
@@ -211,6 +212,11 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
         ("[tenants]", "tenants: has no tenant; expected a section such as [tenants.acme]"),
         ("server = 5\n[tenants.a]", "server: is not a section; expected [server]"),
         ("[tenants]\nacme = 5", "tenants.acme: is not a section; expected [tenants.acme]"),
+        (
+            "[tenants.a.auth]\nalgorithm = 'HS256'\nsecret = 'x'\n[tenants.a.push]\n"
+            "endpoint = 'https://a.example/'\nbackends = 7",
+            "tenants.a.push.backends: is not a section; expected [tenants.a.push.backends.qa]",
+        ),
         ('storage = "x"\n[tenants.a]', "storage: is not a section; expected [storage]"),
         (
             "[tenants.acme]",
@@ -562,6 +568,14 @@ KINDS = {
 }
 
 
+DOCUMENTED = [
+    setting
+    for setting in settings()
+    if ANY_BACKEND not in setting.path or setting.path[-1] in ("environment", "app")
+]
+"""The other keys of a further backend are those of the tenant's own."""
+
+
 def shown_default(setting: Setting) -> str:
     default = setting.field.default
     if default is msgspec.NODEFAULT:
@@ -579,10 +593,21 @@ def shown_default(setting: Setting) -> str:
 
 def test_the_documentation_has_every_key_and_no_other() -> None:
     documented = re.findall(r"^\| `([^`]+)` \|.*\| `RINGBACK_[^`]+` \|$", DOC, re.M)
-    assert sorted(documented) == sorted(".".join(setting.path) for setting in settings())
+    assert sorted(documented) == sorted(".".join(setting.path) for setting in DOCUMENTED)
 
 
-@pytest.mark.parametrize("setting", list(settings()), ids=lambda s: ".".join(s.path))
+def test_a_further_backend_takes_what_the_documentation_says_it_takes() -> None:
+    below = {
+        of: {s.path[s.path.index(of) + 1] for s in settings() if of in s.path[:-1]}
+        for of in ("push", ANY_BACKEND)
+    }
+    said = re.search(r"every key of the push section but (.*?), which are", DOC, re.S)
+    assert said is not None
+    assert below["push"] - below[ANY_BACKEND] == set(re.findall(r"`(\w+)`", said[1]))
+    assert below[ANY_BACKEND] - below["push"] == {"environment", "app"}
+
+
+@pytest.mark.parametrize("setting", DOCUMENTED, ids=lambda s: ".".join(s.path))
 def test_the_documentation_tells_the_type_default_and_variable_of(setting: Setting) -> None:
     kind, default, meaning, variable = ROWS[".".join(setting.path)]
     assert kind == KINDS.get(setting.field.type, "text")

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.dryrun import dry_run
 from gateway.policies import Policy
+from push.backends import OWN, Backend
 from storage.records import Conversation, Device, DeviceState, Event, Message, Outcome
 from storage.store import Told
 
@@ -49,13 +50,13 @@ def decided(
     outcome: Outcome | None = Outcome.PUSHED,
     device: Device | None = PHONE,
     now: float = NOW,
-    endpoint: bool = True,
+    backends: tuple[Backend, ...] = (OWN,),
     after: float = 60.0,
     **message: Any,
 ) -> list[tuple[str, str]]:
     c = Conversation(3, "acme", "c-1", devices=() if device is None else (device,))
     told = Told(msgspec.structs.replace(MESSAGE, **message), c, outcome, None, list(events))
-    answer = dry_run(told, policy, now=now, endpoint=endpoint, after=after)
+    answer = dry_run(told, policy, now=now, backends=backends, after=after)
     assert answer["name"] == policy
     assert answer.get("after") == (after if policy is U else None)
     return [(entry["action"], entry["reason"]) for entry in answer["devices"]]
@@ -90,7 +91,9 @@ def decided(
         (D, [DUE], {"device": msgspec.structs.replace(
             PHONE, state=DeviceState.QUARANTINED, state_at=AT - 1)}, ("skip", "quarantined")),
         (D, [DUE, look(5, "skip", "acked")], {"device": None}, ("ring", "ack_timeout")),
-        (D, [], {"outcome": Outcome.ACKED, "endpoint": False}, ("skip", "no_endpoint")),
+        (D, [], {"outcome": Outcome.ACKED, "backends": ()}, ("skip", "no_endpoint")),
+        (D, [DUE], {"device": msgspec.structs.replace(PHONE, environment="sandbox")},
+         ("skip", "no_endpoint")),
         (D, [], {"outcome": Outcome.ACKED, "due_at": None, "route": None},
          ("ring", "not_in_chat")),
         # Which phone acknowledged, and when.
@@ -138,11 +141,11 @@ def test_a_look_of_an_early_version_is_known_by_the_token_alone() -> None:
 def test_a_device_that_is_gone_is_named_as_it_was() -> None:
     c = Conversation(3, "acme", "c-1")
     told = Told(MESSAGE, c, Outcome.PUSHED, None, [DUE, RUNG])
-    (entry,) = dry_run(told, D, now=NOW, endpoint=True)["devices"]
+    (entry,) = dry_run(told, D, now=NOW, backends=(OWN,))["devices"]
     assert (entry["device"], entry["installation"]) == ("old", "phone-1")
     early = event(5, "look", action="ring", reason="not_in_chat", device="cd34")
     told = Told(MESSAGE, c, Outcome.PUSHED, None, [early])
-    (entry,) = dry_run(told, D, now=NOW, endpoint=True)["devices"]
+    (entry,) = dry_run(told, D, now=NOW, backends=(OWN,))["devices"]
     assert entry == {"device": "cd34", "action": "ring", "reason": "not_in_chat"}
 
 

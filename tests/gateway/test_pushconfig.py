@@ -188,3 +188,88 @@ def test_only_asapp_needs_a_token_to_send(tmp_path: Path) -> None:
     without = GOOD.replace('auth_token = "the-auth-token"', "")
     assert refused(tmp_path, without).key == f"{PUSH}.auth_token"
     assert push_of(read(tmp_path, without.replace('"asapp"', '"standard"'))).auth_token is None
+
+
+# Further backends
+
+QA = """
+[tenants.acme.push.backends.qa]
+environment = "sandbox"
+endpoint = "https://push-test.acme.example/ring"
+auth_token = "qa-token"
+"""
+SECTION = "tenants.acme.push.backends"
+
+
+def test_a_further_backend_has_the_settings_of_the_push_section_and_inherits_none(
+    tmp_path: Path,
+) -> None:
+    push = push_of(read(tmp_path, GOOD.replace('"asapp"', '"asapp"\nin_flight = 7') + QA))
+    qa = push.backends["qa"]
+    assert (qa.environment, qa.app) == ("sandbox", None)
+    assert qa.endpoint == "https://push-test.acme.example/ring"
+    assert qa.auth_token is not None
+    assert qa.auth_token.reveal() == "qa-token"
+    assert (push.in_flight, qa.in_flight) == (7, 32)
+    assert (push.signing_secret is None, qa.signing_secret) == (False, None)
+
+
+def test_a_further_backend_can_be_given_by_the_environment(tmp_path: Path) -> None:
+    prefix = "RINGBACK_TENANTS__ACME__PUSH__BACKENDS__QA_EU__"
+    environ = {
+        f"{prefix}ENVIRONMENT": "sandbox",
+        f"{prefix}APP": "shop",
+        f"{prefix}ENDPOINT": "https://qa.acme.example/",
+        f"{prefix}AUTH_TOKEN": "t",
+        f"{prefix}CREDENTIALS__BEARER": "b",
+    }
+    made = push_of(read(tmp_path, GOOD, environ)).backends["qa_eu"]
+    assert (made.environment, made.app) == ("sandbox", "shop")
+    named = QA.replace("backends.qa]", "backends.qa-eu]")
+    laid_over = push_of(read(tmp_path, GOOD + named, environ)).backends
+    assert list(laid_over) == ["qa-eu"]
+    assert laid_over["qa-eu"].app == "shop"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "problem", "expected"),
+    [
+        (QA.replace('environment = "sandbox"\n', ""), "qa.environment", "is missing", "as apps"),
+        (QA.replace('"sandbox"', '""'), "qa.environment", "is empty", "1 to 128"),
+        (QA.replace('"sandbox"', f'"{"x" * 129}"'), "qa.environment", "is too long", "1 to 128"),
+        (QA.replace('"sandbox"', "7"), "qa.environment", "is not a text", "1 to 128"),
+        (QA.replace('"sandbox"', '"production"'), "qa", "as endpoint", "another environment"),
+        (QA + QA.replace("qa", "qa2"), "qa2", "as backends.qa", "another environment or app"),
+        (QA.replace("https:", "http:"), "qa.endpoint", "is plain http", "allow_http"),
+        (QA + 'title = "T"\n', "qa.title", "is not a known key", "push.title"),
+        (QA + "timeout = 1\n", "qa.timeout", "is 1", "at least 5"),
+    ],
+)
+def test_what_is_wrong_with_a_further_backend_is_told_with_its_key(
+    tmp_path: Path, text: str, key: str, problem: str, expected: str
+) -> None:
+    error = refused(tmp_path, GOOD + text)
+    assert error.key == f"{SECTION}.{key}"
+    assert problem in error.problem
+    assert expected in error.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (QA.replace("backends.qa", 'backends."QA 1"'), "has 'QA 1'"),
+        ("backends = 7\n", "is not a section"),
+    ],
+)
+def test_the_names_of_backends_are_sections_and_plain(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    error = refused(tmp_path, GOOD + text)
+    assert (error.key, error.problem) == (SECTION, problem)
+
+
+def test_the_same_environment_may_have_a_backend_for_one_app_beside_that_for_all(
+    tmp_path: Path,
+) -> None:
+    text = GOOD + QA + QA.replace("qa", "qa2") + 'app = "shop"\n'
+    assert set(push_of(read(tmp_path, text)).backends) == {"qa", "qa2"}

@@ -184,6 +184,7 @@ class Backend:
     def __init__(self) -> None:
         self.verdicts: deque[Verdict] = deque()
         self.calls: list[Claim] = []
+        self.endpoints: list[Endpoint] = []
         self.answered: list[Claim] = []
         self.in_flight: dict[str, int] = defaultdict(int)
         self.most_in_flight: dict[str, int] = defaultdict(int)
@@ -214,6 +215,7 @@ class Backend:
         try:
             async with self._changed:
                 self.calls.append(claim)
+                self.endpoints.append(endpoint)
                 self._changed.notify_all()
                 await self._changed.wait_for(lambda: tenant not in self.held)
             self.answered.append(claim)

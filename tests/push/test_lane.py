@@ -45,14 +45,12 @@ def test_there_are_in_flight_turns_at_a_time() -> None:
     assert take(lane) == Turn(SECOND)
 
 
-def test_who_is_woken_while_having_a_turn_gets_one_more_at_the_end() -> None:
+def test_who_wants_no_turn_any_more_gets_none() -> None:
     lane = a_lane(FIRST, SECOND)
-    turn = take(lane)
-    assert isinstance(turn, Turn)
-    for _ in range(3):
-        lane.wake(FIRST)
-    lane.done(turn, called=True, parked=False)
-    assert [take(lane), take(lane), take(lane)] == [Turn(SECOND), Turn(FIRST), None]
+    lane.parked[THIRD] = None
+    for ref in (FIRST, THIRD):
+        lane.forget(ref)
+    assert [take(lane), take(lane)] == [Turn(SECOND), None]
 
 
 def test_while_the_endpoint_is_down_everybody_is_told_once_and_parked() -> None:
@@ -113,8 +111,9 @@ def test_after_the_end_nobody_has_a_turn() -> None:
     lane = a_lane(FIRST, SECOND)
     turn = take(lane)
     assert isinstance(turn, Turn)
-    lane.wake(FIRST)
+    lane.again[FIRST] = ""
     lane.parked[THIRD] = None
     lane.clear()
     lane.done(turn, called=True, parked=False)
     assert take(lane) is None
+    assert lane.again == {}

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from aioresponses import aioresponses
 from structlog.testing import capture_logs
 
+from push.backends import Backend
 from push.breaker import SUSPENDED_PROBE
 from push.caller import Caller
 from push.ring import (
@@ -26,11 +28,11 @@ from push.ring import (
     VerdictKind,
 )
 from push.worker import COMPLAIN_EVERY, REST_FIRST, Load, PushWorker
+from tests.push import scripted
 from tests.push.scripted import (
     ACCEPTED,
     TOKEN,
     Answered,
-    Backend,
     Book,
     Clock,
     a_claim,
@@ -48,12 +50,12 @@ class Rig:
 
     def __init__(self, **endpoints: Endpoint) -> None:
         self.book = Book()
-        self.backend = Backend()
+        self.backend = scripted.Backend()
         self.clock = Clock()
         self.heard: list[tuple[Claim, Attempt]] = []
         self.worker = PushWorker(
             self.book,
-            endpoints or {"acme": an_endpoint()},
+            endpoints.values() or [an_endpoint()],
             self.backend,
             self.clock,
             Random(7),
@@ -580,6 +582,74 @@ async def test_a_drain_ends_the_wait_for_an_endpoint() -> None:
         assert len(rig.backend.calls) == 2
 
 
+# Several backends of one tenant.
+
+QA = Backend("qa", "sandbox")
+
+
+def at_qa(device: int, **changes: Any) -> Claim:
+    return replace(a_claim(device), backend="qa", **changes)
+
+
+@asynccontextmanager
+async def with_qa_down() -> AsyncIterator[Rig]:
+    """The tenant's own backend works, and its test backend has just failed for two devices."""
+    qa = an_endpoint(backend=QA, breaker_after=2)
+    async with started(own=an_endpoint(), qa=qa) as rig:
+        for device in (1, 2):
+            rig.backend.verdicts.append(TIMEOUT)
+            rig.worker.wake(rig.book.owes(at_qa(device)), "qa")
+            await rig.book.until_settled(device)
+        yield rig
+
+
+async def test_each_backend_has_its_own_breaker() -> None:
+    async with with_qa_down() as rig:
+        waits = rig.book.owes(at_qa(3))
+        rig.worker.wake(waits, "qa")
+        await rig.book.until(lambda: rig.book.count("endpoint_down", waits) == 1)
+        rig.worker.wake(rig.book.owes(a_claim(4)))
+        await rig.book.until_settled(3)
+        assert rig.book.settled[2][0].ref.device == 4
+        loads = rig.worker.loads()
+        assert (loads["acme", ""].open, loads["acme", "qa"].open) == (False, True)
+        assert loads["acme", "qa"].waiting == 1
+
+
+async def test_a_device_that_changes_sides_waits_no_longer_for_the_other_backend() -> None:
+    async with with_qa_down() as rig:
+        ref = rig.book.owes(replace(a_claim(3)))
+        rig.worker.wake(ref, "qa")
+        await rig.book.until(lambda: rig.book.count("endpoint_down", ref) == 1)
+        await rig.until_quiet()
+        rig.worker.wake(ref)
+        await rig.book.until_settled(3)
+        assert rig.backend.endpoints[-1].backend.name == ""
+        assert rig.worker.load("acme", "qa").waiting == 0
+
+
+async def test_a_device_that_changes_sides_while_it_is_worked_on_is_looked_at_there_after() -> None:
+    async with with_qa_down() as rig:
+        first, then = a_claim(3), at_qa(3)
+        rig.backend.hold("acme")
+        rig.worker.wake(rig.book.owes(first, then))
+        await rig.backend.until_called(3)
+        rig.worker.wake(first.ref, "qa")
+        await rig.backend.release("acme")
+        await rig.book.until(lambda: rig.book.count("endpoint_down", first.ref) == 1)
+        await rig.until_quiet()
+        assert rig.worker.load("acme", "qa").waiting == 1
+
+
+async def test_what_was_claimed_for_another_backend_by_the_time_it_was_looked_at_goes_there() -> (
+    None
+):
+    async with started(own=an_endpoint(), qa=an_endpoint(backend=QA)) as rig:
+        rig.worker.wake(rig.book.owes(at_qa(1)))
+        await rig.book.until_settled(1)
+        assert [endpoint.backend.name for endpoint in rig.backend.endpoints] == ["qa"]
+
+
 # The pace.
 
 
@@ -769,7 +839,7 @@ async def test_with_a_real_caller_and_the_loop_s_own_sleep_it_needs_nothing_more
     endpoint = an_endpoint()
     backend.post(endpoint.url, status=202, response_class=Answered)
     book = Book()
-    worker = PushWorker(book, {"acme": endpoint}, caller, time.time, Random(7), lambda *_: None)
+    worker = PushWorker(book, [endpoint], caller, time.time, Random(7), lambda *_: None)
     worker.start()
     worker.wake(book.owes(BookUnavailable(), a_claim()))
     await book.until_settled(1)
