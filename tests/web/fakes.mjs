@@ -118,3 +118,35 @@ export function jwt(claims) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   return `${part({ alg: "HS256" })}.${part(claims)}.c2ln`;
 }
+
+export function messageFrame(seq, more = {}) {
+  return {
+    type: "message", seq, id: `m_${seq}`, from: { role: "agent", id: "a-1", name: "Zoë" },
+    text: `message ${seq}`, kind: "chat", at: "2026-11-24T09:00:00.000Z", ...more,
+  };
+}
+
+/** As `localStorage`. */
+export class Storage {
+  #held = new Map();
+
+  get length() {
+    return this.#held.size;
+  }
+
+  key(i) {
+    return [...this.#held.keys()][i] ?? null;
+  }
+
+  getItem(key) {
+    return this.#held.get(key) ?? null;
+  }
+
+  setItem(key, value) {
+    this.#held.set(key, String(value));
+  }
+
+  removeItem(key) {
+    this.#held.delete(key);
+  }
+}

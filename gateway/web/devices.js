@@ -1,0 +1,180 @@
+/**
+ * The phone's registration: which device token rings for whom, and that it stops at sign-out.
+ *
+ * A deregistration is written down with its key before it is tried, and tried until the server has
+ * it: the key works late, offline-queued, and after the customer's token has ended. Registering the
+ * same installation again takes it back. No DOM: `environment` gives storage and fetch.
+ */
+
+import { RequestFailed, RingbackError, backoff, platform } from "./connection.js";
+
+const INSTALLATION = "ringback installation";
+const KEY = "ringback key ";
+const QUEUED = "ringback deregister ";
+const WITHIN = 10_000; // ms for one call
+
+/** The call did not get through; it may be tried again. */
+export class Unreachable extends RingbackError {}
+
+export class Devices {
+  #http;
+  #token;
+  #env;
+  #storage;
+  #turn = Promise.resolve();
+  #wanted = null; // a registration that is not confirmed
+  #tries = 0;
+  #timer = null;
+
+  constructor({ http, token }, environment = {}) {
+    this.#http = http;
+    this.#token = token;
+    this.#env = { ...platform, fetch: (...given) => fetch(...given), ...environment };
+    this.#storage = this.#env.storage ?? memory();
+  }
+
+  /** This install of the app, by an id that is made once and kept. */
+  get installation() {
+    let id = this.#storage.getItem(INSTALLATION);
+    if (!id) this.#storage.setItem(INSTALLATION, (id = this.#env.uuid()));
+    return id;
+  }
+
+  /**
+   * Register over the open `connection`, else over HTTP; the deregistration key. Throws
+   * `Unreachable` when it did not get through; it is then tried again with the next `flush`.
+   */
+  register(installation, token, details, connection) {
+    this.#storage.removeItem(QUEUED + installation);
+    this.#wanted = { installation, token, details };
+    return this.#inTurn(() => this.#register(this.#wanted, connection));
+  }
+
+  async #register(wanted, connection) {
+    if (wanted === null || wanted !== this.#wanted) return null; // signed out, or newer, meanwhile
+    const { installation, token, details } = wanted;
+    // The key may get lost on its way here; that there was something to end must not.
+    if (this.#storage.getItem(KEY + installation) === null) {
+      this.#storage.setItem(KEY + installation, "");
+    }
+    const answer =
+      (await this.#over(connection, { type: "register_device", installation, token, ...details })) ??
+      (await this.#call("PUT", installation, { body: { token, ...details } }));
+    this.#storage.setItem(KEY + installation, answer.deregistration_key);
+    if (this.#wanted === wanted) this.#wanted = null;
+    return answer.deregistration_key;
+  }
+
+  async #over(connection, frame) {
+    try {
+      return connection?.connected ? await connection.request(frame, { quiet: true }) : undefined;
+    } catch (error) {
+      if (error instanceof RequestFailed) throw error;
+      return undefined; // the socket was lost: HTTP, then
+    }
+  }
+
+  /** Ring this installation no more: now, or as soon as it can be told. Whether it has been. */
+  deregister(installation) {
+    this.#wanted = null;
+    this.#queue(installation);
+    return this.#inTurn(() => {
+      this.#queue(installation); // a registration was on its way
+      return this.#deregister(installation);
+    });
+  }
+
+  #queue(installation) {
+    const key = this.#storage.getItem(KEY + installation);
+    if (key !== null) this.#storage.setItem(QUEUED + installation, key);
+  }
+
+  /** Try what did not get through. */
+  flush(connection) {
+    if (this.#wanted) {
+      this.#inTurn(() => this.#register(this.#wanted, connection)).catch(() => {});
+    }
+    const { length } = this.#storage;
+    const keys = Array.from({ length }, (_, i) => this.#storage.key(i));
+    for (const key of keys.filter((name) => name.startsWith(QUEUED))) {
+      this.#inTurn(() => this.#deregister(key.slice(QUEUED.length))).catch(() => {});
+    }
+  }
+
+  /** With the key, or, if it never reached us, with the customer's token. */
+  async #deregister(installation) {
+    const key = this.#storage.getItem(QUEUED + installation);
+    if (key === null) return true; // never registered, registered again, or told by another tab
+    try {
+      await this.#call("DELETE", installation, { key });
+    } catch (error) {
+      if (error instanceof Unreachable) {
+        this.#again();
+        return false;
+      }
+      // The server knows no such key: there is nothing that could ring.
+    }
+    this.#tries = 0;
+    this.#storage.removeItem(QUEUED + installation);
+    this.#storage.removeItem(KEY + installation);
+    return true;
+  }
+
+  #again() {
+    this.#env.clearTimer(this.#timer);
+    this.#tries += 1;
+    const wait = 1_000 + backoff(this.#tries, this.#env.random);
+    this.#timer = this.#env.setTimer(() => this.flush(), wait);
+  }
+
+  /** One at a time: a registration must not be overtaken by what was to end the one before. */
+  #inTurn(work) {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => {});
+    return done;
+  }
+
+  async #call(method, installation, { body, key }) {
+    const headers = {};
+    if (key) headers["Ringback-Deregistration-Key"] = key;
+    else headers.Authorization = `Bearer ${await bearer(this.#token)}`;
+    if (body) headers["Content-Type"] = "application/json";
+    const controller = new AbortController();
+    const timer = this.#env.setTimer(() => controller.abort(), WITHIN);
+    let answer;
+    try {
+      answer = await this.#env.fetch(`${this.#http}/v1/devices/${encodeURIComponent(installation)}`, {
+        method, headers, body: body && JSON.stringify(body), signal: controller.signal,
+        keepalive: true, credentials: "omit", referrerPolicy: "no-referrer",
+      });
+    } catch {
+      throw new Unreachable("the gateway cannot be reached");
+    } finally {
+      this.#env.clearTimer(timer);
+    }
+    if (answer.status >= 500 || [408, 425, 429].includes(answer.status)) {
+      throw new Unreachable(`the gateway answered with HTTP status ${answer.status}`);
+    }
+    const told = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new RequestFailed(told.code ?? `http_${answer.status}`, told.detail ?? "");
+    return told;
+  }
+}
+
+async function bearer(token) {
+  return typeof token === "function" ? await token() : token;
+}
+
+/** Storage for as long as the app runs, where none is given. */
+function memory() {
+  const held = new Map();
+  return {
+    get length() {
+      return held.size;
+    },
+    key: (i) => [...held.keys()][i] ?? null,
+    getItem: (key) => held.get(key) ?? null,
+    setItem: (key, value) => held.set(key, value),
+    removeItem: (key) => held.delete(key),
+  };
+}

@@ -1,0 +1,166 @@
+import type { Connection, Frame, Limits, Phase, Platform, Token } from "./connection.js";
+
+export * from "./connection.js";
+
+export interface Author {
+  role: "customer" | "agent" | "service";
+  id: string;
+  name?: string;
+}
+
+export interface Message {
+  seq: number;
+  id: string;
+  from: Author;
+  text: string;
+  data?: Record<string, unknown>;
+  kind: "chat" | "proactive" | "system";
+  /** RFC 3339 */
+  at: string;
+  /** only on one's own */
+  ref?: string;
+}
+
+/** One's own message that is not confirmed. */
+export interface Pending {
+  ref: string;
+  text: string;
+  data?: Record<string, unknown>;
+  /** ms since 1970 */
+  at: number;
+  state: "waiting" | "failed";
+  error?: { code: string; message: string };
+}
+
+export interface Status {
+  seq: number;
+  readSeq: number;
+  unread: number;
+  live: boolean;
+  badgeSeq: number | null;
+}
+
+export interface Sent {
+  ref: string;
+  seq: number;
+  id: string;
+  at: string;
+  duplicate?: boolean;
+}
+
+export interface DeviceDetails {
+  platform?: string;
+  app?: string;
+  environment?: string;
+  locale?: string;
+}
+
+/** As `localStorage`; synchronous. */
+export interface ClientStorage {
+  readonly length: number;
+  key(index: number): string | null;
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
+}
+
+/** What a client has of where it runs, beside the platform's socket, clock and chance. */
+export interface Environment extends Platform {
+  /** Whether the page or app is in front; true when not given. */
+  visible(): boolean;
+  /** Tell of changes; returns what ends that. */
+  watch(told: { visibility(): void; activity(): void; network(): void }): () => void;
+  storage?: ClientStorage;
+  fetch(url: string, request: any): Promise<any>;
+}
+
+export interface ClientOptions {
+  /** wss://…/v1/chat */
+  url: string;
+  token: Token;
+  /** where /v1/devices is; the WebSocket's origin unless told */
+  http?: string;
+  /** this install of the app; made and kept in storage unless told */
+  installation?: string;
+  /** whether chat is on screen now; true unless told */
+  shown?: boolean;
+  /** ms without activity after which nobody is there (120,000 unless told); 0 for never */
+  idleAfter?: number;
+}
+
+export interface ClientEvents {
+  /** a message, one's own confirmed ones too, in order of seq */
+  message: Message;
+  /** all that was held is replaced by these */
+  reload: Message[];
+  /** older messages, before those that were held */
+  older: Message[];
+  /** what is not confirmed changed */
+  pending: Pending[];
+  status: Status;
+  /** who types; null for nobody any more */
+  typing: Author | null;
+  phase: { phase: Phase; wait?: number; code?: number | null };
+  state: "active" | "background";
+  /** every frame as it came */
+  frame: Frame;
+  /** what a token callback threw; it is asked again */
+  error: unknown;
+}
+
+export class RingbackClient {
+  constructor(options: ClientOptions, environment?: Partial<Environment>);
+  readonly phase: Phase;
+  readonly connected: boolean;
+  readonly endCode: number | null;
+  readonly messages: Message[];
+  readonly more: boolean;
+  readonly seq: number;
+  readonly pending: Pending[];
+  readonly status: Status | null;
+  readonly unread: number;
+  readonly state: "active" | "background";
+  readonly limits: Limits | null;
+  readonly installation: string;
+  readonly devices: Devices;
+  start(): void;
+  stop(): void;
+  signOut(): Promise<boolean>;
+  on<E extends keyof ClientEvents>(type: E, callback: (detail: ClientEvents[E]) => void): () => void;
+  show(shown?: boolean): void;
+  activity(): void;
+  nudge(): void;
+  send(text: string, data?: Record<string, unknown>): Promise<Sent>;
+  retry(ref: string): Promise<Sent>;
+  discard(ref: string): void;
+  typing(on?: boolean): void;
+  markRead(): void;
+  loadOlder(limit?: number): Promise<number>;
+  registerDevice(token: string, details?: DeviceDetails): Promise<string | null>;
+  deregisterDevice(): Promise<boolean>;
+}
+
+export class Devices {
+  constructor(where: { http: string; token: Token }, environment?: Partial<Environment>);
+  readonly installation: string;
+  register(
+    installation: string, token: string, details: DeviceDetails, connection?: Connection,
+  ): Promise<string | null>;
+  deregister(installation: string): Promise<boolean>;
+  flush(connection?: Connection): void;
+}
+
+export interface NotificationStatus {
+  unread: number;
+  live: boolean;
+  badgeSeq: number | null;
+  seq: number | null;
+  customer: string | null;
+  kind: "message" | "proactive" | "badge" | null;
+  id: string | null;
+}
+
+export function isOurs(payload: unknown): boolean;
+export function conversationStatus(payload: unknown): NotificationStatus | null;
+export function isDouble(payload: unknown, seenSeq: number): boolean;
+export function shouldOpenChat(payload: unknown, seenSeq?: number): boolean;

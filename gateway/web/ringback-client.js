@@ -1,0 +1,542 @@
+/**
+ * The customer's client: one conversation, the sends on their way, what the phone is told.
+ *
+ * The socket is `connection.js`, what is held `timeline.js`. Nothing here touches the DOM:
+ * visibility, activity, storage, HTTP and the socket come in `environment` (see `browser.js` for a
+ * browser's), so that the same module serves pages, React Native and Node.
+ *
+ * In chat means: chat on screen (`show`), page visible, and somebody there (a key, a pointer, within
+ * `idleAfter`). Only then is the session `active`; else it is `background`, and the phone rings.
+ *
+ * A send is kept in storage until it is answered, under its ref: it survives a reload, and coming
+ * twice it is still one message. A deregistration is kept with its key until the server has it.
+ */
+
+import { Connection, ConnectionEnded, RequestFailed, call, claimsOf, platform } from "./connection.js";
+import { Devices } from "./devices.js";
+import { Timeline } from "./timeline.js";
+
+export * from "./connection.js";
+export * from "./notifications.js";
+export { Devices } from "./devices.js";
+
+const IDLE_AFTER = 120_000; // ms
+const ACTIVITY_EVERY = 1_000; // as exactly as anybody's going is known
+const TYPING_EVERY = 3_000; // the least between two `typing` frames
+const TYPING_LASTS = 6_000; // without another
+const REF_LASTS = 6 * 86_400_000; // the server remembers a ref for 7 days at least
+const PAGE = 50;
+
+export class RingbackClient {
+  #connection;
+  #env;
+  #timeline = new Timeline();
+  #sends = new Map(); // by ref: {ref, text, data, at, state, error}
+  #listeners = new Map();
+  #identity = null; // "tenant customer" of the token, whose sends these are; "" if it is opaque
+  #customer = null;
+  #state = null; // last told
+  #shown;
+  #active = true; // somebody was here within idleAfter
+  #idleAfter;
+  #idleTimer = null;
+  #seenAt = 0;
+  #typingTimer = null;
+  #heardTimer = null;
+  #typedAt = -Infinity;
+  #read = 0;
+  #pageRef = null;
+  #older = null;
+  #installation;
+  #stopWatching = null;
+
+  /** What the server last told: {seq, readSeq, unread, live, badgeSeq}; null before a welcome. */
+  status = null;
+  /** Registrations; works with no socket open. */
+  devices;
+
+  /**
+   * @param options.url          wss://…/v1/chat
+   * @param options.token        a function that has a fresh JWT each time (or promises one)
+   * @param options.http         where /v1/devices is; the WebSocket's origin unless told
+   * @param options.installation this install of the app; made and kept in storage unless told
+   * @param options.shown        whether chat is on screen now (true unless told)
+   * @param options.idleAfter    ms without activity after which nobody is there; 0 for never
+   * @param environment          parts of the platform: see `browser.js`
+   */
+  constructor(options, environment = {}) {
+    this.#env = { ...platform, ...environment };
+    this.#shown = options.shown ?? true;
+    this.#idleAfter = options.idleAfter ?? IDLE_AFTER;
+    const token = options.token;
+    this.#connection = new Connection(
+      {
+        url: options.url,
+        token,
+        hello: (used) => this.#hello(used),
+        onWelcome: (frame) => this.#welcomed(frame),
+        onFrame: (frame, request) => this.#received(frame, request),
+        onChange: (phase, detail) => this.#changed(phase, detail),
+        onError: (error) => this.#emit("error", error),
+      },
+      this.#env,
+    );
+    this.devices = new Devices(
+      { http: options.http ?? options.url.replace(/^ws/, "http").replace(/\/v1\/chat.*$/, ""), token },
+      this.#env,
+    );
+    this.#installation = options.installation ?? this.devices.installation;
+  }
+
+  /** "idle", "connecting", "connected", "waiting" or "ended". */
+  get phase() {
+    return this.#connection.phase;
+  }
+
+  get connected() {
+    return this.#connection.connected;
+  }
+
+  /** The close code after which the client stays away, while it does. */
+  get endCode() {
+    return this.#connection.endCode;
+  }
+
+  /** The messages held, in order of seq with no gap: frames as in docs/protocol.md. */
+  get messages() {
+    return this.#timeline.messages;
+  }
+
+  /** Whether older messages exist than those held. */
+  get more() {
+    return this.#timeline.more;
+  }
+
+  /** Everything up to this seq has arrived. */
+  get seq() {
+    return this.#timeline.held;
+  }
+
+  /** One's own messages that are not confirmed: {ref, text, data?, at, state, error?}. */
+  get pending() {
+    return [...this.#sends.values()];
+  }
+
+  get unread() {
+    return this.status?.unread ?? 0;
+  }
+
+  /** "active" while somebody looks at chat, else "background". */
+  get state() {
+    return this.#shown && this.#active && this.#visible ? "active" : "background";
+  }
+
+  get limits() {
+    return this.#connection.limits;
+  }
+
+  get installation() {
+    return this.#installation;
+  }
+
+  /** Connect, and come back after every end until `stop`, or a code that says to stay away. */
+  start() {
+    this.#stopWatching ??= call(this.#env.watch, {
+      visibility: () => this.#attend(),
+      activity: () => this.activity(),
+      network: () => this.nudge(),
+    }) ?? (() => {});
+    this.activity();
+    this.devices.flush();
+    this.#connection.start();
+    for (const send of this.#sends.values()) if (send.error?.code === "ended") this.#put(send);
+  }
+
+  /** Leave and stay away until `start`; sends that are not confirmed stay kept. */
+  stop() {
+    this.#stopWatching?.();
+    this.#stopWatching = null;
+    for (const timer of [this.#idleTimer, this.#typingTimer, this.#heardTimer]) {
+      this.#env.clearTimer(timer);
+    }
+    this.#idleTimer = null;
+    this.#connection.stop();
+  }
+
+  /**
+   * The customer signs out: this device rings no more for them (at once, or as soon as there is a
+   * network), what they had not sent is forgotten, the socket is left.
+   * @returns whether the server has confirmed it already
+   */
+  async signOut() {
+    for (const ref of [...this.#sends.keys()]) this.#forget(ref);
+    this.stop();
+    this.#reset(null);
+    return this.devices.deregister(this.#installation);
+  }
+
+  /** Call back on each `type`; returns what ends that. */
+  on(type, callback) {
+    const all = this.#listeners.get(type) ?? new Set();
+    this.#listeners.set(type, all.add(callback));
+    return () => all.delete(callback);
+  }
+
+  // What a customer does
+
+  /** Chat comes on screen, or leaves it. */
+  show(shown = true) {
+    this.#shown = shown;
+    if (shown) this.activity();
+    this.#attend();
+  }
+
+  /** Somebody is here: a key, a touch. `environment.watch` tells it in a browser. */
+  activity() {
+    const now = this.#env.now();
+    if (this.#active && this.#idleTimer !== null && now - this.#seenAt < ACTIVITY_EVERY) return;
+    this.#seenAt = now;
+    this.#env.clearTimer(this.#idleTimer);
+    if (this.#idleAfter > 0) {
+      this.#idleTimer = this.#env.setTimer(() => {
+        this.#active = false;
+        this.#attend();
+      }, this.#idleAfter);
+    }
+    if (!this.#active) {
+      this.#active = true;
+      this.#attend();
+    }
+  }
+
+  /** The network is back, or the app in front: try now. */
+  nudge() {
+    this.#connection.nudge();
+    this.devices.flush();
+  }
+
+  /**
+   * Send a message. It is in `pending` at once; the promise ends with the server's `sent`, however
+   * long that takes, or fails: then it stays in `pending` as "failed", for `retry` or `discard`.
+   */
+  send(text, data) {
+    const most = this.limits?.text_chars;
+    if (typeof text !== "string" || text === "") throw new TypeError("text: give some");
+    if (most && [...text].length > most) {
+      throw new RequestFailed("too_large", `text: at most ${most} characters`);
+    }
+    const send = { ref: this.#env.uuid(), text: text.toWellFormed?.() ?? text, at: this.#env.now() };
+    if (data !== undefined) send.data = data;
+    this.typing(false);
+    this.activity();
+    this.#sends.set(send.ref, send);
+    return this.#put(send);
+  }
+
+  /** Send a failed one again. */
+  retry(ref) {
+    const send = this.#sends.get(ref);
+    if (send?.state !== "failed") throw new TypeError("ref: no failed message has it");
+    this.#forget(ref);
+    const stale = send.error?.code === "conflict" || this.#env.now() - send.at > REF_LASTS;
+    const again = stale ? { ...send, ref: this.#env.uuid(), at: this.#env.now() } : send;
+    delete again.error; // so that `start` leaves it to us
+    this.#sends.set(again.ref, again);
+    if (this.phase === "ended" || this.phase === "idle") this.start();
+    return this.#put(again);
+  }
+
+  /** Forget a failed one. */
+  discard(ref) {
+    if (this.#sends.get(ref)?.state === "failed") this.#forget(ref);
+    this.#emit("pending", this.pending);
+  }
+
+  /** The customer types (call it at each key), or stops. */
+  typing(on = true) {
+    const now = this.#env.now();
+    this.#env.clearTimer(this.#typingTimer);
+    if (on) this.#typingTimer = this.#env.setTimer(() => this.typing(false), TYPING_LASTS);
+    if (on ? now - this.#typedAt < TYPING_EVERY : this.#typedAt === -Infinity) return;
+    this.#typedAt = on ? now : -Infinity;
+    this.#connection.note({ type: "typing", on });
+  }
+
+  /** Everything that has arrived was seen. Done by itself while active. */
+  markRead() {
+    const { held } = this.#timeline;
+    if (held <= this.#read) return;
+    this.#read = held;
+    this.#connection.note({ type: "read", seq: held });
+    if (this.status) this.status = { ...this.status, unread: 0, readSeq: held };
+    this.#emit("status", this.status);
+  }
+
+  /** Load older messages before those held; how many came. */
+  loadOlder(limit = PAGE) {
+    if (!this.more) return Promise.resolve(0);
+    this.#older ??= this.#loadOlder(limit).finally(() => (this.#older = null));
+    return this.#older;
+  }
+
+  async #loadOlder(limit) {
+    const { epoch, first } = this.#timeline;
+    const frame = { type: "history", limit, before: first };
+    const page = await this.#connection.request(frame, { quiet: true });
+    if (epoch !== this.#timeline.epoch || first !== this.#timeline.first) return 0; // reloaded
+    const count = this.#timeline.older(page);
+    if (count) this.#emit("older", this.messages.slice(0, count));
+    return count;
+  }
+
+  /**
+   * Register this installation's device token: at app start, and whenever the token changes.
+   * @returns the deregistration key, which is kept in storage too
+   */
+  registerDevice(token, details = {}) {
+    return this.devices.register(this.#installation, token, details, this.#connection);
+  }
+
+  /** Ring this installation no more; queued while offline. Whether the server has confirmed it. */
+  deregisterDevice() {
+    return this.devices.deregister(this.#installation);
+  }
+
+  // What the connection asks and tells
+
+  #hello(token) {
+    const claims = claimsOf(token);
+    const identity = claims ? `${claims.tenant} ${claims.sub}` : "";
+    if (identity !== this.#identity) this.#reset(identity);
+    this.#state = this.state;
+    const hello = { state: this.#state, installation: this.#installation };
+    const { epoch, held } = this.#timeline;
+    return epoch === null ? hello : { ...hello, resume: { epoch, seq: held } };
+  }
+
+  /** Another customer: nothing of the last one is shown to or sent for this one. */
+  #reset(identity) {
+    const first = this.#identity === null;
+    this.#identity = identity;
+    if (!first) {
+      for (const ref of this.#sends.keys()) this.#connection.withdraw(ref);
+      this.#sends.clear();
+    }
+    this.#timeline = new Timeline();
+    this.status = null;
+    this.#read = 0;
+    if (identity !== null) this.#restore();
+    if (!first) this.#emit("reload", []);
+  }
+
+  #welcomed(welcome) {
+    if (welcome.epoch !== this.#timeline.epoch) this.#read = 0;
+    this.#customer = welcome.customer;
+    this.status = {
+      seq: welcome.seq, readSeq: welcome.read_seq, unread: welcome.unread, live: welcome.live,
+      badgeSeq: welcome.epoch === this.#timeline.epoch ? this.status?.badgeSeq ?? null : null,
+    };
+    this.#pageRef = null;
+    if (this.#read > welcome.read_seq) this.#connection.note({ type: "read", seq: this.#read });
+    this.#read = Math.max(this.#read, welcome.read_seq);
+    if (this.#timeline.welcome(welcome)) this.#askForPage();
+    this.#connection.holding = !this.#timeline.caughtUp;
+    this.#attend();
+    this.devices.flush(this.#connection);
+    this.#emit("status", this.status);
+  }
+
+  #changed(phase, detail) {
+    if (phase !== "connected") this.#typed(null);
+    this.#emit("phase", { phase, ...detail });
+    this.#emit("pending", this.pending);
+  }
+
+  #received(frame, request) {
+    if (frame.type === "message") this.#arrived(frame, false);
+    else if (frame.type === "sent" && request?.isSend) this.#arrived(this.#own(frame, request), true);
+    else if (frame.type === "status") this.#told(frame);
+    else if (frame.type === "typing") this.#typed(frame.on ? frame.from : null);
+    else if (request && frame.ref === this.#pageRef) this.#paged(frame);
+    this.#connection.holding = !this.#timeline.caughtUp;
+    this.#emit("frame", frame);
+  }
+
+  #typed(from) {
+    this.#env.clearTimer(this.#heardTimer);
+    if (from) this.#heardTimer = this.#env.setTimer(() => this.#typed(null), TYPING_LASTS);
+    this.#emit("typing", from);
+  }
+
+  #told(frame) {
+    this.#read = Math.max(this.#read, frame.read_seq);
+    this.status = {
+      seq: frame.seq, readSeq: frame.read_seq, unread: frame.unread, live: frame.live,
+      badgeSeq: frame.badge_seq,
+    };
+    this.#emit("status", this.status);
+  }
+
+  #own(sent, { frame }) {
+    const { ref, seq, at } = sent;
+    const from = { role: "customer", id: this.#customer };
+    const message = { type: "message", seq, id: sent.id, from };
+    return { ...message, text: frame.text, data: frame.data, kind: "chat", at, ref };
+  }
+
+  #arrived(message, own) {
+    const taken = this.#timeline.take(message);
+    if (message.ref) this.#confirm(message, own);
+    if (taken === "gap") this.#askForPage();
+    if (taken === "new") this.#tell([message], { ack: !own });
+  }
+
+  /** A send is on the server's disk: by its answer, or by coming back from another session. */
+  #confirm(message, own) {
+    if (this.#sends.has(message.ref)) {
+      this.#forget(message.ref);
+      this.#emit("pending", this.pending);
+    }
+    const { seq, id, at, ref } = message;
+    if (!own) this.#connection.settle(ref, { type: "sent", ref, seq, id, at, duplicate: true });
+  }
+
+  #askForPage(before) {
+    const frame = { type: "history", limit: PAGE };
+    if (before !== undefined) frame.before = before;
+    this.#pageRef = this.#env.uuid();
+    this.#connection.request(frame, { ref: this.#pageRef, quiet: true }).catch(() => {});
+  }
+
+  #paged(frame) {
+    if (frame.type !== "history") {
+      this.#connection.drop(); // the next welcome begins anew
+      return;
+    }
+    for (const message of frame.messages) if (message.ref) this.#confirm(message, false);
+    const step = this.#timeline.page(frame);
+    if (step.before !== undefined) {
+      this.#askForPage(step.before);
+      return;
+    }
+    this.#pageRef = null;
+    if (step.connected) this.#tell(step.fresh, { ack: true });
+    else {
+      this.#acknowledge();
+      this.#emit("reload", this.messages);
+    }
+  }
+
+  #tell(fresh, { ack }) {
+    if (!fresh.length) return;
+    if (ack) this.#acknowledge();
+    const { unread, readSeq, ...rest } = this.status;
+    const counted = fresh.filter((m) => counts(m) && m.seq > Math.max(readSeq, rest.seq)).length;
+    const seq = Math.max(rest.seq, this.seq);
+    this.status = { ...rest, seq, readSeq, unread: unread + counted };
+    if (fresh.some((message) => message.kind === "chat")) this.status.live = true;
+    for (const message of fresh) {
+      if (message.from.role !== "customer") this.#typed(null);
+      this.#emit("message", message);
+    }
+    if (this.state === "active") this.markRead();
+    else this.#emit("status", this.status);
+  }
+
+  #acknowledge() {
+    this.#connection.note({ type: "ack", seq: this.#timeline.held });
+    if (this.state === "active") this.markRead();
+  }
+
+  // Who looks
+
+  get #visible() {
+    return call(this.#env.visible) ?? true;
+  }
+
+  #attend() {
+    const { state } = this;
+    if (state === this.#state || !this.connected) {
+      if (state === "active" && this.connected) this.markRead();
+      return;
+    }
+    this.#state = state;
+    this.#connection.note({ type: "state", state });
+    if (state === "active") this.markRead();
+    this.#emit("state", state);
+  }
+
+  // Sends, kept
+
+  #put(send) {
+    send.state = "waiting";
+    delete send.error;
+    this.#keep(send);
+    const frame = { type: "send", text: send.text };
+    if (send.data !== undefined) frame.data = send.data;
+    const answer = this.#connection.request(frame, { ref: send.ref, isSend: true });
+    const settled = answer.catch((error) => {
+      if (error instanceof RequestFailed) {
+        Object.assign(send, { state: "failed", error: { code: error.code, message: error.message } });
+        this.#keep(send);
+      } else if (error instanceof ConnectionEnded && this.#sends.has(send.ref)) {
+        Object.assign(send, { state: "failed", error: { code: "ended", message: error.message } });
+      }
+      this.#emit("pending", this.pending);
+      throw error;
+    });
+    settled.catch(() => {}); // who does not wait for it sees it in `pending`
+    this.#emit("pending", this.pending);
+    return settled;
+  }
+
+  #key(ref = "") {
+    return `ringback send ${encodeURIComponent(this.#identity)} ${ref}`;
+  }
+
+  #keep({ ref, text, data, at, state, error }) {
+    if (!this.#identity) return; // not known yet whose it is
+    const kept = JSON.stringify({ ref, text, data, at, state, error });
+    call(() => this.#env.storage?.setItem(this.#key(ref), kept));
+  }
+
+  #forget(ref) {
+    this.#sends.delete(ref);
+    if (this.#identity) call(() => this.#env.storage?.removeItem(this.#key(ref)));
+  }
+
+  /** Take up what an earlier page of this customer could not send. */
+  #restore() {
+    for (const send of this.#sends.values()) this.#keep(send);
+    const kept = keysOf(this.#env.storage).filter((key) => key.startsWith(this.#key()));
+    const sends = kept.map((key) => readJson(this.#env.storage, key)).filter((send) => send?.ref);
+    for (const send of sends.sort((a, b) => a.at - b.at)) {
+      if (this.#sends.has(send.ref)) continue;
+      this.#sends.set(send.ref, send);
+      if (this.#env.now() - send.at > REF_LASTS) {
+        Object.assign(send, { state: "failed", error: { code: "stale", message: "too old" } });
+      }
+      if (send.state !== "failed") this.#put(send);
+    }
+  }
+
+  #emit(type, detail) {
+    for (const callback of this.#listeners.get(type) ?? []) call(callback, detail);
+  }
+}
+
+function counts({ kind, from }) {
+  return kind !== "system" && from.role !== "customer";
+}
+
+function keysOf(storage) {
+  return storage ? Array.from({ length: storage.length }, (_, i) => storage.key(i)) : [];
+}
+
+function readJson(storage, key) {
+  try {
+    return JSON.parse(storage.getItem(key));
+  } catch {
+    return null;
+  }
+}

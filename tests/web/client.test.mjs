@@ -1,0 +1,338 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { RingbackClient } from "../../gateway/web/ringback-client.js";
+import { Stage, Storage, jwt, messageFrame } from "./fakes.mjs";
+
+const URL = "wss://chat.example/v1/chat";
+
+class World extends Stage {
+  storage = new Storage();
+  customer = "c-42";
+  calls = [];
+  answers = [];
+  visible = true;
+
+  client(options = {}) {
+    const seen = { messages: [], states: [], reloads: 0 };
+    const it = new RingbackClient(
+      {
+        url: URL,
+        token: async () => jwt({ tenant: "acme", sub: this.customer, exp: 4e9 }),
+        installation: "web-1",
+        ...options,
+      },
+      {
+        ...this.environment,
+        storage: this.storage,
+        visible: () => this.visible,
+        watch: (told) => (this.told = told, () => (this.unwatched = true)),
+        fetch: async (url, request) => {
+          this.calls.push({ url, ...request });
+          const answer = this.answers.shift() ?? 204;
+          if (answer === "lost") throw new TypeError("network");
+          return typeof answer === "number"
+            ? { ok: answer < 300, status: answer, json: async () => ({}) }
+            : { ok: true, status: 200, json: async () => answer };
+        },
+      },
+    );
+    it.on("message", (message) => seen.messages.push(message.seq));
+    it.on("state", (state) => seen.states.push(state));
+    it.on("reload", () => (seen.reloads += 1));
+    return Object.assign(seen, { it });
+  }
+
+  async started(options, welcome) {
+    const seen = this.client(options);
+    seen.it.start();
+    await this.welcome(welcome);
+    return seen;
+  }
+
+  async says(...frames) {
+    for (const frame of frames) this.socket.says(frame);
+    await this.settle();
+  }
+
+  async again(welcome) {
+    this.socket.ends(1006);
+    await this.pass(this.next);
+    await this.welcome({ resumed: true, ...welcome });
+  }
+}
+
+const last = (socket, type) => socket.taken(type).at(-1);
+
+test("messages are acknowledged at once, and read while somebody looks", async () => {
+  const world = new World();
+  const { it, messages } = await world.started();
+  await world.says(messageFrame(1), messageFrame(2));
+  assert.deepEqual(messages, [1, 2]);
+  assert.equal(last(world.socket, "ack").seq, 2);
+  assert.equal(last(world.socket, "read").seq, 2);
+  assert.equal(it.unread, 0);
+});
+
+test("a hidden page is background: acknowledged, not read, counted as unread", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  world.visible = false;
+  world.told.visibility();
+  await world.says(messageFrame(1), messageFrame(2, { kind: "system" }));
+  assert.equal(last(world.socket, "state").state, "background");
+  assert.equal(last(world.socket, "ack").seq, 2);
+  assert.equal(world.socket.taken("read").length, 0);
+  assert.equal(it.unread, 1);
+  world.visible = true;
+  world.told.visibility();
+  await world.settle();
+  assert.equal(last(world.socket, "state").state, "active");
+  assert.equal(last(world.socket, "read").seq, 2);
+});
+
+test("an open page that nobody touches turns background, and active with the first touch", async () => {
+  const world = new World();
+  const { states } = await world.started({ idleAfter: 60_000 });
+  await world.pass(30_000);
+  world.told.activity();
+  await world.pass(59_000);
+  assert.deepEqual(states, []);
+  await world.pass(1_000);
+  assert.deepEqual(states, ["background"]);
+  world.told.activity();
+  assert.deepEqual(states, ["background", "active"]);
+});
+
+test("a chat that is not on screen says hello as background", async () => {
+  const world = new World();
+  const { it } = await world.started({ shown: false });
+  assert.equal(world.socket.sent[0].state, "background");
+  it.show();
+  await world.settle();
+  assert.equal(last(world.socket, "state").state, "active");
+});
+
+test("a client comes back with its epoch and what it holds, and tells what was read", async () => {
+  const world = new World();
+  const { messages } = await world.started();
+  await world.says(messageFrame(1));
+  await world.again({ seq: 2 });
+  assert.deepEqual(world.socket.sent[0].resume, { epoch: "e_1", seq: 1 });
+  assert.equal(world.socket.taken("read")[0].seq, 1);
+  await world.says(messageFrame(2));
+  assert.deepEqual(messages, [1, 2]);
+});
+
+test("what cannot be resumed is reloaded from history, without a gap or a double", async () => {
+  const world = new World();
+  const { it, messages, reloads } = await world.started();
+  await world.says(messageFrame(1));
+  await world.again({ resumed: false, seq: 3 });
+  const page = last(world.socket, "history");
+  await world.says(messageFrame(4)); // live, amid the reload
+  await world.says({
+    type: "history", ref: page.ref, more: false, messages: [1, 2, 3].map((seq) => messageFrame(seq)),
+  });
+  assert.deepEqual(messages, [1, 2, 3, 4]);
+  assert.equal(reloads, 0);
+  assert.deepEqual(it.messages.map((message) => message.seq), [1, 2, 3, 4]);
+});
+
+test("after a restored backup all that was held is replaced", async () => {
+  const world = new World();
+  const seen = await world.started();
+  await world.says(messageFrame(1), messageFrame(2));
+  await world.again({ resumed: false, epoch: "e_2", seq: 1 });
+  const page = last(world.socket, "history");
+  await world.says({ type: "history", ref: page.ref, more: false, messages: [messageFrame(1)] });
+  assert.equal(seen.reloads, 1);
+  assert.deepEqual(seen.it.messages.map((message) => message.seq), [1]);
+});
+
+test("a gap is asked for", async () => {
+  const world = new World();
+  const { messages } = await world.started();
+  await world.says(messageFrame(1), messageFrame(3));
+  const page = last(world.socket, "history");
+  await world.says({
+    type: "history", ref: page.ref, more: false, messages: [messageFrame(1), messageFrame(2)],
+  });
+  assert.deepEqual(messages, [1, 2, 3]);
+});
+
+test("older messages come page by page, before those held", async () => {
+  const world = new World();
+  const { it } = await world.started({}, { seq: 3, read_seq: 3 });
+  const loading = it.loadOlder(2);
+  await world.settle();
+  const page = last(world.socket, "history");
+  assert.equal(page.before, 4);
+  const messages = [messageFrame(2), messageFrame(3)];
+  await world.says({ type: "history", ref: page.ref, more: true, messages });
+  assert.equal(await loading, 2);
+  assert.deepEqual(it.messages.map((message) => message.seq), [2, 3]);
+  assert.equal(it.more, true);
+});
+
+test("a send made while away goes out once there is a connection, and counts as its seq", async () => {
+  const world = new World();
+  const { it, messages } = world.client();
+  it.start();
+  const sending = it.send("hello");
+  assert.equal(it.pending[0].state, "waiting");
+  await world.welcome();
+  const { ref } = last(world.socket, "send");
+  await world.says({ type: "sent", ref, seq: 1, id: "m_1", at: "2026-11-24T09:00:00.000Z" });
+  assert.equal((await sending).seq, 1);
+  assert.deepEqual(it.pending, []);
+  assert.deepEqual(messages, [1]);
+  assert.equal(it.messages[0].from.id, "c-42");
+});
+
+test("a send survives a reload of the page, under the same ref, and only for its customer", async () => {
+  const world = new World();
+  const first = await world.started();
+  first.it.send("kept");
+  await world.settle();
+  const { ref } = last(world.socket, "send");
+  world.customer = "c-43";
+  const other = await world.started();
+  assert.deepEqual(other.it.pending, []);
+  world.customer = "c-42";
+  const second = await world.started();
+  assert.equal(last(world.socket, "send").ref, ref);
+  await world.says(messageFrame(1, { from: { role: "customer", id: "c-42" }, ref }));
+  assert.deepEqual(second.it.pending, []);
+  const third = await world.started();
+  assert.deepEqual(third.it.pending, []);
+});
+
+test("another customer's token shows and sends nothing of the last one", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  await world.says(messageFrame(1));
+  it.send("private").catch(() => {});
+  world.customer = "c-43";
+  world.socket.ends(4002);
+  await world.pass(world.next);
+  await world.welcome();
+  assert.equal(world.socket.sent[0].resume, undefined);
+  assert.deepEqual(world.socket.taken("send"), []);
+  assert.deepEqual(it.messages, []);
+});
+
+test("a refused send is shown as failed, and goes out again when asked to", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const sending = it.send("hm");
+  await world.settle();
+  const { ref } = last(world.socket, "send");
+  await world.says({ type: "error", ref, code: "conflict", message: "another content" });
+  await assert.rejects(sending, (error) => error.code === "conflict");
+  assert.equal(it.pending[0].state, "failed");
+  it.retry(ref);
+  await world.settle();
+  assert.notEqual(last(world.socket, "send").ref, ref);
+  assert.equal(it.pending.length, 1);
+});
+
+test("what could not be sent when the server said to stay away goes out after a new start", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  it.send("later").catch(() => {});
+  world.socket.ends(4503);
+  await world.settle();
+  assert.equal(it.pending[0].error.code, "ended");
+  it.start();
+  await world.welcome({ resumed: true });
+  assert.equal(last(world.socket, "send").text, "later");
+});
+
+test("typing is told at most every three seconds, and ends with the send", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  for (let i = 0; i < 5; i += 1) it.typing();
+  await world.settle();
+  assert.deepEqual(world.socket.taken("typing").map((frame) => frame.on), [true]);
+  it.send("done");
+  await world.settle();
+  assert.deepEqual(world.socket.taken("typing").map((frame) => frame.on), [true, false]);
+});
+
+test("an agent's typing is forgotten when no more of it comes", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const typing = [];
+  it.on("typing", (from) => typing.push(from?.name ?? null));
+  await world.says({ type: "typing", from: { role: "agent", id: "a", name: "Zoë" }, on: true });
+  await world.pass(6_000);
+  assert.deepEqual(typing, ["Zoë", null]);
+});
+
+test("a device is registered over the socket, and deregistered by its key without a token", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const registering = it.registerDevice("device-token", { platform: "ios" });
+  await world.settle();
+  const frame = last(world.socket, "register_device");
+  assert.equal(frame.installation, "web-1");
+  await world.says({ type: "device", ref: frame.ref, deregistration_key: "acme.7.k" });
+  assert.equal(await registering, "acme.7.k");
+  assert.equal(await it.deregisterDevice(), true);
+  const [call] = world.calls;
+  assert.equal(call.url, "https://chat.example/v1/devices/web-1");
+  assert.equal(call.headers["Ringback-Deregistration-Key"], "acme.7.k");
+  assert.equal(call.headers.Authorization, undefined);
+});
+
+test("signed out without a network, the device is deregistered when there is one, even after a restart", async () => {
+  const world = new World();
+  world.answers = [{ deregistration_key: "acme.7.k" }, "lost"];
+  const { it } = world.client();
+  await it.registerDevice("device-token");
+  it.start();
+  await world.welcome();
+  assert.equal(await it.signOut(), false);
+  assert.equal(world.socket.closedWith, 1000);
+  world.calls = [];
+  world.client().it.start();
+  await world.settle();
+  assert.equal(world.calls[0].headers["Ringback-Deregistration-Key"], "acme.7.k");
+  world.calls = [];
+  world.client().it.start();
+  await world.settle();
+  assert.deepEqual(world.calls, []);
+});
+
+test("whoever registers again takes a queued deregistration back", async () => {
+  const world = new World();
+  world.answers = [{ deregistration_key: "k" }, "lost", { deregistration_key: "k" }];
+  const { it } = world.client();
+  await it.registerDevice("t");
+  assert.equal(await it.deregisterDevice(), false);
+  await it.registerDevice("t");
+  world.calls = [];
+  await world.pass(60_000);
+  assert.deepEqual(world.calls, []);
+});
+
+test("a registration that did not get through is made with the next welcome", async () => {
+  const world = new World();
+  world.answers = ["lost", "lost"];
+  const { it } = world.client();
+  await assert.rejects(it.registerDevice("t"), { name: "Unreachable" });
+  it.start();
+  await world.welcome();
+  assert.equal(last(world.socket, "register_device").token, "t");
+});
+
+test("signing out amid a registration still ends it", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  it.registerDevice("t").catch(() => {});
+  await world.settle();
+  world.answers = ["lost", 204];
+  assert.equal(await it.signOut(), true);
+  assert.deepEqual(world.calls.map((call) => call.method), ["PUT", "DELETE"]);
+});

@@ -1,0 +1,21 @@
+// Compiled, never run: what a user of the types may write, and what they may not.
+
+import { RingbackClient, conversationStatus, shouldOpenChat } from "../../gateway/web/ringback-client.js";
+import { browser } from "../../gateway/web/browser.js";
+
+const client = new RingbackClient(
+  { url: "wss://chat.example/v1/chat", token: async () => "jwt", idleAfter: 60_000 },
+  browser(),
+);
+const off: () => void = client.on("message", (message) => message.text.length + message.seq);
+client.on("phase", ({ phase, wait }) => `${phase} ${wait ?? 0}`);
+client.start();
+const seq: Promise<number> = client.send("hi", { order: 7 }).then((sent) => sent.seq);
+const key: Promise<string | null> = client.registerDevice("token", { platform: "ios" });
+const opens: boolean = shouldOpenChat({}, client.seq) || (conversationStatus({})?.unread ?? 0) > 0;
+
+// @ts-expect-error: a token is needed
+new RingbackClient({ url: "wss://chat.example/v1/chat" });
+// @ts-expect-error: there is no such event
+client.on("mesage", () => {});
+export { off, seq, key, opens };
