@@ -205,6 +205,23 @@ async def registered(directory: Path) -> AsyncIterator[tuple[Running, Backend]]:
         yield it, there
 
 
+async def test_a_token_in_the_path_of_a_template_is_masked_there_too(tmp_path: Path) -> None:
+    options = {"path": "/devices/{token}", "body": {"badge": "{unread}"}}
+    template = {
+        "RINGBACK_TENANTS__ACME__PUSH__ADAPTER": "template",
+        "RINGBACK_TENANTS__ACME__PUSH__OPTIONS": json.dumps(options),
+    }
+    await ringback(tmp_path, "init")
+    async with backend() as it:
+        token = "the device/token"
+        url = f"http://127.0.0.1:{it.port}/ring"
+        ended = await push_test(tmp_path, "--token", token, **at(url, **template))
+    assert ended.code == 1  # this backend has no such path
+    assert f"POST http://127.0.0.1:{it.port}/devices/***{fingerprint(token)}\n" in ended.out
+    assert "the%20device" not in ended.out
+    assert token not in ended.out
+
+
 async def test_a_registered_device_is_rung_beside_a_running_gateway(tmp_path: Path) -> None:
     async with registered(tmp_path) as (it, there):
         before = counted(tmp_path)

@@ -45,24 +45,25 @@ def body(raw: bytes, secrets: Mapping[str, str]) -> str:
     try:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return _masked(raw.decode(errors="replace"), secrets)
+        return text(raw.decode(errors="replace"), secrets)
     return orjson.dumps(_walked(parsed, secrets), option=orjson.OPT_INDENT_2).decode()
 
 
 def _walked(value: Any, secrets: Mapping[str, str]) -> Any:
     if isinstance(value, str):
-        return _masked(value, secrets)
+        return text(value, secrets)
     if isinstance(value, list):
         return [_walked(each, secrets) for each in value]
     if isinstance(value, dict):
-        return {_masked(name, secrets): _walked(each, secrets) for name, each in value.items()}
+        return {text(name, secrets): _walked(each, secrets) for name, each in value.items()}
     return value
 
 
-def _masked(text: str, secrets: Mapping[str, str]) -> str:
-    if text in secrets:
-        return secrets[text]
+def text(given: str, secrets: Mapping[str, str]) -> str:
+    """A text without the secrets that are in it; a short one is masked only where it is all."""
+    if given in secrets:
+        return secrets[given]
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST:
-            text = text.replace(secret, secrets[secret])
-    return text
+            given = given.replace(secret, secrets[secret])
+    return given

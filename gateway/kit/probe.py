@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from gateway.kit import masking
 from push.caller import Exchange
@@ -69,17 +70,24 @@ def masks(endpoint: Endpoint, *tokens: str) -> dict[str, str]:
     return shown | {token: f"{masking.MASK}{fingerprint(token)}" for token in tokens}
 
 
-def address(url: str) -> str:
-    """Return `url` without what may be a credential in its user name or query."""
+def address(url: str, hidden: Mapping[str, str] | None = None) -> str:
+    """Return `url` without what may be a credential in its user name, path or query."""
     parts = urlsplit(url)
+    path = "/".join(_segment(segment, hidden or {}) for segment in parts.path.split("/"))
     query = masking.MASK if parts.query else ""
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
+
+
+def _segment(segment: str, hidden: Mapping[str, str]) -> str:
+    plain = unquote(segment)
+    masked = masking.text(plain, hidden)
+    return segment if masked == plain else masked
 
 
 def sent(exchange: Exchange, endpoint: Endpoint, hidden: dict[str, str]) -> list[str]:
     """Return the request as lines, masked, each cut to a bearable length."""
     url = endpoint.url if exchange.sent is None else str(exchange.sent.url)
-    lines = [f"POST {address(url)}"]
+    lines = [f"POST {address(url, hidden)}"]
     if exchange.sent is not None:
         lines += masking.headers(exchange.sent.headers)
         lines += ["", *masking.body(exchange.sent.body, hidden).splitlines()]
