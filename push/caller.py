@@ -1,9 +1,10 @@
 """The HTTP call: one claim goes out, one verdict comes back, whatever the network does.
 
 Decides the limits of a call (connect and total time, 64 KiB of answer, no redirect, no cookie, no
-proxy, no decompression) and which failure a broken call was. Leaves the request and its meaning
-to the adapter, the number of calls at a time to `push.worker`, and which addresses may be connected
-to to `push.guard`. Every failure becomes a verdict; only cancellation comes out.
+proxy, no decompression), and when a call is worth a second one with a new OAuth2 token. Leaves the
+request and its meaning to the adapter, which failure a broken call was to `push.failures`, the
+number of calls at a time to `push.worker`, and which addresses may be connected to to `push.guard`.
+Every failure becomes a verdict; only cancellation comes out.
 """
 
 from __future__ import annotations
@@ -23,19 +24,12 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from push import content, credentials, guard, signing, verdicts
-from push.adapters import (
-    Adapter,
-    AdapterBroken,
-    OptionError,
-    Request,
-    UnknownAdapterError,
-    Unwritable,
-    adapter_named,
-)
+from push.adapters import Adapter, Request, adapter_named
 from push.credentials import OAuth
+from push.failures import failure_of
 from push.oauth import NoToken, Token, read_token, token_request
 from push.ring import Claim, Endpoint, Verdict
-from push.tls import Contexts, TlsFilesError
+from push.tls import Contexts
 from push.tokens import Tokens
 from push.verdicts import Answer, Failure, advice, is_unauthorised
 
@@ -44,6 +38,16 @@ TOKEN_TIMEOUT: Final = 10.0  # seconds for a token, of those that a call may tak
 TOKEN_CONNECT_TIMEOUT: Final = 5.0
 
 _log = structlog.get_logger("push.caller")
+
+# What a broken call to a token endpoint means for the ring; any other may pass.
+_AT_TOKENS: Final = {
+    Failure.TLS: Failure.TOKEN_TLS,
+    Failure.CA_FILE: Failure.TOKEN_TLS,
+    Failure.URL: Failure.TOKEN_REFUSED,
+    Failure.INTERNAL: Failure.INTERNAL,
+}
+
+Judge = Callable[[Answer | Failure, str, float], Verdict]
 
 _refused: ContextVar[list[guard.AddressRefused]] = ContextVar("refused")
 """The addresses that were refused to the call under way: aiohttp merges the errors of several."""
@@ -158,7 +162,7 @@ class Caller:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        verdict_of: Callable[[Answer | Failure, str, float], Verdict] = verdicts.judge
+        judge: Judge = verdicts.judge  # reads the failure of a call that has no adapter
         sent: Signed | None = None
         came: Answer | Failure
         refused: list[guard.AddressRefused] = []
@@ -169,12 +173,15 @@ class Caller:
             sent = alter(_signed(request, endpoint, claim.ring.id, now, token))
             return sent
 
+        def verdict_on(outcome: Answer | Failure) -> Verdict:
+            return _judged(judge, outcome, endpoint, claim, now)
+
         def refuses(answer: Answer) -> bool:
-            return is_unauthorised(verdict_of(answer, claim.target.token, now))
+            return is_unauthorised(verdict_on(answer))
 
         try:
             adapter = adapter_named(endpoint.adapter, endpoint.options)
-            verdict_of = adapter.verdict
+            judge = adapter.verdict
             request = _written(adapter, endpoint, claim)
             came = await self._authorised(endpoint, signed, refuses, began + endpoint.timeout)
         except Exception as error:  # a bug may cost this attempt, never the device
@@ -190,8 +197,7 @@ class Caller:
                     ring=claim.ring.id,
                     error=type(error).__name__,
                 )
-        verdict = verdict_of(came, claim.target.token, now)
-        return Exchange(sent, came, verdict, (loop.time() - began) * 1000.0)
+        return Exchange(sent, came, verdict_on(came), (loop.time() - began) * 1000.0)
 
     def _tell(self, endpoint: Endpoint, refused: list[guard.AddressRefused]) -> None:
         """Say which address it was, which no verdict tells: once per tenant and kind of address."""
@@ -289,6 +295,26 @@ class Caller:
         return read_token(answer)
 
 
+def _judged(
+    judge: Judge, outcome: Answer | Failure, endpoint: Endpoint, claim: Claim, now: float
+) -> Verdict:
+    """Read the answer as the adapter does; as everybody does, when the adapter breaks at it.
+
+    The backend has answered: to call again because somebody's code broke might ring twice.
+    """
+    try:
+        return judge(outcome, claim.target.token, now)
+    except Exception as error:
+        _log.error(
+            "the push adapter broke at an answer",
+            tenant=endpoint.tenant,
+            adapter=endpoint.adapter,
+            ring=claim.ring.id,
+            error=type(error).__name__,
+        )
+        return verdicts.judge(outcome, claim.target.token, now)
+
+
 def _written(adapter: Adapter, endpoint: Endpoint, claim: Claim) -> Request:
     beside = (claim.target.token, endpoint.auth_token)
     return content.fitted(
@@ -326,50 +352,3 @@ async def _bounded(content: aiohttp.StreamReader) -> bytes | None:
         if len(body) > ANSWER_BYTES:
             return None
     return bytes(body)
-
-
-def failure_of(error: Exception) -> Failure:
-    """Return which failure this exception is; `INTERNAL` for one that nobody foresaw."""
-    if isinstance(error, TlsFilesError | NoToken):
-        return error.failure
-    if _is_tls(error):
-        return Failure.TLS
-    for kinds, failure in _FAILURES:
-        if isinstance(error, kinds):
-            return failure
-    return Failure.INTERNAL
-
-
-def _is_tls(error: BaseException) -> bool:
-    """Tell whether TLS itself refused: at the handshake, or by an alert after it (TLS 1.3)."""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
-    if any(isinstance(link, _NOT_TLS) for link in chain):
-        return False
-    return any(isinstance(link, ssl.SSLError | aiohttp.ClientSSLError) for link in chain)
-
-
-# A connection that ended without a goodbye, which happens on any network.
-_NOT_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
-
-_FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]] = (
-    ((UnknownAdapterError, AdapterBroken, OptionError), Failure.ADAPTER),
-    (Unwritable, Failure.UNWRITABLE),
-    (signing.SigningSecretError, Failure.SIGNING_SECRET),
-    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), Failure.URL),
-    (aiohttp.ConnectionTimeoutError, Failure.CONNECT_TIMEOUT),
-    (TimeoutError, Failure.TIMEOUT),
-    (aiohttp.ClientConnectorDNSError, Failure.DNS),
-    (aiohttp.ClientConnectorError, Failure.CONNECT),
-    ((aiohttp.ClientResponseError, aiohttp.ClientPayloadError), Failure.BAD_HTTP),
-    ((aiohttp.ClientConnectionError, OSError), Failure.RESET),
-)
-
-# What a broken call to a token endpoint means for the ring; any other may pass.
-_AT_TOKENS: Final = {
-    Failure.TLS: Failure.TOKEN_TLS,
-    Failure.CA_FILE: Failure.TOKEN_TLS,
-    Failure.URL: Failure.TOKEN_REFUSED,
-    Failure.INTERNAL: Failure.INTERNAL,
-}

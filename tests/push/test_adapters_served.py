@@ -8,10 +8,12 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
-from push.adapters import adapter_named, names
+from push.adapters import Adapter, Answer, Failure, Request, adapter_named, names
+from push.adapters.named import ADAPTERS
 from push.caller import ANSWER_BYTES, Caller
-from push.ring import Endpoint, RingKind, Target
+from push.ring import Endpoint, Ring, RingKind, Target, Verdict
 from tests.push.scripted import TOKEN, a_claim, a_ring
 from tests.push.served import Server, local, request_of, saying, serving
 
@@ -151,6 +153,40 @@ async def test_an_adapter_that_cannot_be_used_is_a_setting_of_ours(
         endpoint = local(server, adapter=adapter, options=options)
         verdict, _ = await caller.call(endpoint, a_claim(), NOW)
     assert (verdict.kind, verdict.reason) == ("misconfigured", "adapter")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(200, "accepted"), (410, "token_dead"), (500, "retry"), (422, "refused")]
+)
+async def test_somebody_s_adapter_that_breaks_at_an_answer_does_not_undo_it(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, status: int, kind: str
+) -> None:
+    def breaks(outcome: Answer | Failure, token: str, now: float) -> Verdict:
+        raise KeyError(token)
+
+    adapter = replace(adapter_named("standard"), verdict=breaks)
+    monkeypatch.setitem(ADAPTERS, f"odd-{status}", lambda options: adapter)
+    with capture_logs() as logs:
+        async with serving(saying(answer(status))) as server:
+            endpoint = local(server, adapter=f"odd-{status}")
+            verdict, _ = await caller.call(endpoint, a_claim(), NOW)
+    assert verdict.kind == kind
+    assert [(log["adapter"], log["error"]) for log in logs] == [(f"odd-{status}", "KeyError")]
+    assert TOKEN not in str(logs)
+
+
+async def test_somebody_s_adapter_that_breaks_at_a_ring_costs_an_attempt(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(ring: Ring, target: Target, endpoint: Endpoint) -> Request:
+        raise KeyError(target.token)
+
+    monkeypatch.setitem(ADAPTERS, "odd", lambda options: Adapter(breaks))
+    with capture_logs() as logs:
+        async with serving(saying(answer(200))) as server:
+            verdict, _ = await caller.call(local(server, adapter="odd"), a_claim(), NOW)
+    assert (verdict.kind, verdict.reason, server.connections) == ("retry", "internal", 0)
+    assert [log["adapter"] for log in logs] == ["odd"]
 
 
 def test_every_adapter_of_ours_is_tried_here() -> None:

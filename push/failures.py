@@ -1,0 +1,57 @@
+"""Which failure a broken call was, from the exception that it ended with.
+
+Decides the word for it (`push.verdicts.Failure`). Leaves to the verdict what that means for the
+ring, and to `push.caller` the call.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+import aiohttp
+
+from push.adapters import AdapterBroken, OptionError, UnknownAdapterError, Unwritable
+from push.oauth import NoToken
+from push.signing import SigningSecretError
+from push.tls import TlsFilesError
+from push.verdicts import Failure
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return which failure this exception is; `INTERNAL` for one that nobody foresaw."""
+    if isinstance(error, TlsFilesError | NoToken):
+        return error.failure
+    if _is_tls(error):
+        return Failure.TLS
+    for kinds, failure in _FAILURES:
+        if isinstance(error, kinds):
+            return failure
+    return Failure.INTERNAL
+
+
+def _is_tls(error: BaseException) -> bool:
+    """Tell whether TLS itself refused: at the handshake, or by an alert after it (TLS 1.3)."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    if any(isinstance(link, _NOT_TLS) for link in chain):
+        return False
+    return any(isinstance(link, ssl.SSLError | aiohttp.ClientSSLError) for link in chain)
+
+
+# A connection that ended without a goodbye, which happens on any network.
+_NOT_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+_FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]] = (
+    ((UnknownAdapterError, AdapterBroken, OptionError), Failure.ADAPTER),
+    (Unwritable, Failure.UNWRITABLE),
+    (SigningSecretError, Failure.SIGNING_SECRET),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), Failure.URL),
+    (aiohttp.ConnectionTimeoutError, Failure.CONNECT_TIMEOUT),
+    (TimeoutError, Failure.TIMEOUT),
+    (aiohttp.ClientConnectorDNSError, Failure.DNS),
+    (aiohttp.ClientConnectorError, Failure.CONNECT),
+    ((aiohttp.ClientResponseError, aiohttp.ClientPayloadError), Failure.BAD_HTTP),
+    ((aiohttp.ClientConnectionError, OSError), Failure.RESET),
+)
