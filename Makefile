@@ -14,7 +14,7 @@ PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway
         push/guard push/breaker push/lane push/backends \
         push/adapters/form push/adapters/named push/adapters/asapp push/adapters/standard \
         push/adapters/liveperson push/adapters/zendesk push/adapters/matrix push/adapters/template \
-        storage/records storage/outcomes \
+        storage/records storage/vault storage/outcomes \
         gateway/audience
 
 .PHONY: demo test soak mutate cover lint serve bench lock clean

@@ -455,7 +455,8 @@ class Stage:
         """What is recorded of a message, read as `ringback why` reads it."""
         database = await Database(self.config.storage.path).open_to_read()
         try:
-            told = await Store(database, time.time).told(Key(TENANT, customer), seq)
+            store = await Store(database, time.time, self.config.storage.keys).read_only()
+            told = await store.told(Key(TENANT, customer), seq)
         finally:
             await database.close()
         if told is None:

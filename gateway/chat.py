@@ -59,6 +59,7 @@ class TenantRules(NamedTuple):
     expires_after: float = 86_400.0
     content: Content = Content()
     house: House = House()
+    token_expires_after: float = 270 * 86_400.0
 
 
 class Posting(msgspec.Struct, frozen=True):

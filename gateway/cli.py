@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from gateway import auth, campaign_cli, config, descriptors, inspect, logs, starter, why
+from gateway import auth, campaign_cli, config, descriptors, inspect, keys_cli, logs, starter, why
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
 from gateway.core import backends_of
 from gateway.dryrun import dry_run
@@ -31,6 +31,10 @@ from storage.store import Store, Told
 
 _log = structlog.get_logger("gateway.cli")
 
+PLAIN = (
+    "device tokens are not encrypted at rest: put what `ringback keys new` prints into"
+    " storage.encryption_key"
+)
 SWITCH = 0.001  # seconds until the interpreter's lock is handed over (5 ms otherwise)
 app = typer.Typer(
     help="Self-hosted chat gateway with push fallback.",
@@ -73,6 +77,8 @@ async def _serve(settings: config.Config, config_path: Path | None) -> None:
         server = settings.server
         if warning is not None:
             say(f"ringback: warning: {warning}")
+        if settings.storage.encryption_key is None:
+            say(f"ringback: warning: {PLAIN}")
         say(
             "Ringback is ready: "
             f"ws://{server.chat.host}:{gateway.ports['chat']}/v1/chat and /v1/agent, "
@@ -139,6 +145,8 @@ def check_config(config_path: ConfigPath = None) -> None:
         settings = load(config_path)
         auth.Verifier(settings.tenants)
         say(f"The configuration is good: {', '.join(sorted(settings.tenants))}")
+        if settings.storage.encryption_key is None:
+            say(f"Note: {PLAIN}")
 
 
 @app.command()
@@ -194,7 +202,7 @@ def tell_why(
         settings = load(config_path)
         key = Key(tenant_of(settings, tenant), customer)
         dry = _policy(policy)
-        told = asyncio.run(_told(settings.storage.path, key, seq))
+        told = asyncio.run(_told(settings.storage, key, seq))
         if told is None:
             fail(f"tenant {key.tenant} has no message {seq} of customer {customer}")
         now = time.time()
@@ -215,10 +223,11 @@ def _policy(name: str | None) -> Policy | None:
         fail(f"--policy: give one of {', '.join(Policy)}")
 
 
-async def _told(path: Path, key: Key, seq: int) -> Told | None:
-    database = await Database(path).open_to_read(one_moment=True)
+async def _told(storage: config.Storage, key: Key, seq: int) -> Told | None:
+    database = await Database(storage.path).open_to_read(one_moment=True)
     try:
-        return await Store(database, lambda: 0.0).told(key, seq)
+        store = await Store(database, lambda: 0.0, storage.keys).read_only()
+        return await store.told(key, seq)
     finally:
         await database.close()
 
@@ -250,3 +259,4 @@ def check(
 app.command("backend")(kit.backend)
 app.add_typer(kit.push, name="push")
 app.add_typer(campaign_cli.app, name="campaign")
+app.add_typer(keys_cli.app, name="keys")

@@ -18,6 +18,7 @@ never with the value of a secret.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import difflib
 import os
@@ -25,6 +26,7 @@ import re
 import secrets
 import tempfile
 import tomllib
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -41,6 +43,7 @@ from gateway.values import Address as Address
 from gateway.values import ConfigError as ConfigError
 from gateway.values import (
     Count,
+    EncryptionKey,
     FrameBytes,
     FromEnvironment,
     KeyText,
@@ -55,12 +58,14 @@ from gateway.values import (
     convert,
 )
 from gateway.values import Secret as Secret
+from storage.vault import KEY_BYTES, Keys
 
 PREFIX: Final = "RINGBACK_"
 ANY_TENANT: Final = "<tenant>"  # stands for a tenant's name in the path of a `Setting`
 ANY_BACKEND: Final = "<backend>"  # the same for a backend of its push section
 DEVELOPMENT_TENANT: Final = "dev"
 DEVELOPMENT_SECRET: Final = "ringback-dev.secret"  # noqa: S105 - a file's name
+DEVELOPMENT_KEY: Final = "ringback-dev.key"
 DEVELOPMENT_ENDPOINT: Final = "http://127.0.0.1:8090/ring"
 
 
@@ -103,10 +108,18 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the data is. `load` makes the URL absolute."""
 
     url: SqliteUrl = "sqlite:///ringback.db"
+    encryption_key: EncryptionKey = None  # of device tokens; without it they are stored as they are
+    previous_encryption_key: EncryptionKey = None  # opens what is not yet under the present one
 
     @property
     def path(self) -> Path:
         return Path(self.url.removeprefix("sqlite:///"))
+
+    @property
+    def keys(self) -> Keys:
+        """For the tokens at rest."""
+        given = (self.encryption_key, self.previous_encryption_key)
+        return Keys(*(None if key is None else b64decode(key.reveal()) for key in given))
 
 
 class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -430,6 +443,7 @@ class _Reader:
 
 def _check(config: Config, given: Mapping[str, str]) -> None:
     _check_server(config.server)
+    _check_storage(config.storage, _blame(("storage",), given))
     _check_delivery(config.delivery)
     _check_limits(config.limits)
     for name, tenant in config.tenants.items():
@@ -460,6 +474,14 @@ def _check_server(server: Server) -> None:
             raise ConfigError(key, f"is {address}, as {taken[address]}", "a port of its own")
         if address.port != 0:
             taken[address] = key
+
+
+def _check_storage(storage: Storage, wrong: Wrong) -> None:
+    present, previous = storage.encryption_key, storage.previous_encryption_key
+    if previous is not None and present is None:
+        raise wrong("previous_encryption_key", "has no present one", "encryption_key as well")
+    if previous is not None and previous == present:
+        raise wrong("previous_encryption_key", "is the present one", "the one before it, or none")
 
 
 def _check_delivery(delivery: Delivery) -> None:
@@ -527,9 +549,11 @@ def development(environ: Mapping[str, str]) -> Config:
     }
     _overlay(tables, environ)
     reader = _Reader(Path.cwd(), environ)
+    beside = reader.section(Storage, tables["storage"], ("storage",)).path.with_name
     if auth["algorithm"] == Algorithm.HS256 and not auth.keys() & _SECRET_FORMS:
-        storage = reader.section(Storage, tables["storage"], ("storage",))
-        auth["secret_file"] = str(_kept_secret(storage.path.with_name(DEVELOPMENT_SECRET)))
+        auth["secret_file"] = str(_kept(beside(DEVELOPMENT_SECRET), secrets.token_urlsafe(48)))
+    if not any(name.startswith("encryption_key") for name in tables["storage"]):
+        tables["storage"]["encryption_key_file"] = str(_kept(beside(DEVELOPMENT_KEY), fresh_key()))
     return _finish(reader, tables)
 
 
@@ -554,14 +578,22 @@ def _read_toml(path: Path) -> _Table:
         raise ConfigError(str(path), f"is not TOML ({error})", expected) from None
 
 
-def _kept_secret(path: Path) -> Path:
-    """Make the file unless it is there. Whole or not at all, also when two processes start."""
+def fresh_key() -> str:
+    """A key for `storage.encryption_key`."""
+    return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
+def _kept(path: Path, secret: str) -> Path:
+    """Make the file, with this in it, unless it is there.
+
+    Whole or not at all, also when two processes start.
+    """
     try:
         if not path.exists():
             descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
             try:
                 with os.fdopen(descriptor, "w") as file:
-                    file.write(secrets.token_urlsafe(48) + "\n")
+                    file.write(secret + "\n")
                 with contextlib.suppress(FileExistsError):
                     os.link(draft, path)
             finally:

@@ -11,6 +11,7 @@ and the calls to customer backends.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from random import Random
 
@@ -46,6 +47,7 @@ from storage.errors import StorageError
 from storage.store import Store
 
 HOUSEKEEPING = 60.0  # seconds between two rounds
+STALE_EVERY = 60  # rounds between two looks for tokens that were not registered again
 KEEP_DEAD = 7 * 86_400.0  # seconds for which a dead registration is kept, so that it can be undone
 
 _log = structlog.get_logger("gateway.core")
@@ -66,7 +68,7 @@ class Core:
         self.database = database
         self.clock = clock
         self.wall = wall or clock
-        self.store = Store(database, clock)
+        self.store = Store(database, clock, config.storage.keys)
         self.hub = Hub()
         self.metrics = Metrics(self.store, self.hub)
         self.verifier = Verifier(config.tenants)
@@ -162,10 +164,13 @@ class Core:
         await self.database.close()
 
     async def _keep_house(self) -> None:
-        while True:
+        for number in itertools.count():
             self.hub.forget_graces(self.clock())
             try:
                 await self.devices.forget(self.clock() - KEEP_DEAD)
+                if number % STALE_EVERY == 0:
+                    for name, rules in self.chat.tenants.items():
+                        await self.devices.expire(name, self.clock() - rules.token_expires_after)
             except StorageError as error:
                 _log.warning("housekeeping has to wait", problem=str(error))
             await asyncio.sleep(HOUSEKEEPING)
@@ -216,6 +221,7 @@ def _rules(push: Push | None) -> TenantRules:
         expires_after=push.expires_after,
         content=content_of(push.content, push.title),
         house=House(push.quiet_hours, push.time_zone),
+        token_expires_after=push.token_expires_after,
     )
 
 

@@ -209,13 +209,13 @@ class Devices:
         await self._store.submit(change, Needs(device=(tenant, installation, None)))
         return KeyCheck.GIVEN_OUT
 
-    def _remove(self, tx: Transaction, owner: Owner) -> None:
+    def _remove(self, tx: Transaction, owner: Owner, why: str = "deregistered") -> None:
         c = tx.conversation(owner.key)
         device = c.device(owner.device) if c is not None else None
         if c is not None and device is not None:
             c = tx.remove_device(c, device)
             if c.last_seq:
-                tx.event(c, c.last_seq, c.last_seq, "device_removed", reason="deregistered")
+                tx.event(c, c.last_seq, c.last_seq, "device_removed", reason=why)
             self._book.settle_undeliverable(tx, c)
 
     async def forget(self, before: float) -> None:
@@ -227,6 +227,18 @@ class Devices:
                 for device in c.devices if c is not None else ():
                     if c is not None and not device.live and (device.state_at or 0.0) < before:
                         c = tx.remove_device(c, device)
+
+            await self._store.submit(change, Needs(keys=(key,)))
+
+    async def expire(self, tenant: str, before: float) -> None:
+        """Remove registrations that were not told again since then (epoch seconds)."""
+        for key in await self._store.stale(tenant, before):
+
+            def change(tx: Transaction, key: Key = key) -> None:
+                c = tx.conversation(key)
+                for device in c.live_devices if c is not None else ():
+                    if device.registered_at < before:
+                        self._remove(tx, Owner(key, device.id), "stale")
 
             await self._store.submit(change, Needs(keys=(key,)))
 

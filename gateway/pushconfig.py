@@ -181,6 +181,7 @@ class Push(Calls, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tenant's own backend: of `production`, and of every app that has no other there."""
 
     expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
+    token_expires_after: Lifetime = 270 * 86_400.0  # a token that was not registered again
     title: Text = "New Message"
     content: Content = Content()
     quiet_hours: Quiet = None  # in which no customer is rung, unless they said otherwise

@@ -122,6 +122,7 @@ WAITS: Final[Mapping[WaitsFor, str]] = {
 _REMOVED: Final[Mapping[str, str]] = {
     "moved": "its token or installation was registered for another customer",
     "deregistered": "it was deregistered",
+    "stale": "its app had not registered it again for too long",
 }
 
 

@@ -26,6 +26,7 @@ admin = "127.0.0.1:8082"       # health, readiness, metrics: keep it private
 
 [storage]
 url = "sqlite:///ringback.db"  # beside this file; sqlite:////var/lib/... for an absolute path
+encryption_key = "{encryption_key}"  # of device tokens: keep a copy elsewhere
 
 [delivery]                     # seconds
 ack_timeout = 5.0              # in chat, but not acknowledged for so long: push
@@ -61,6 +62,7 @@ def config_text(tenant: str = "acme") -> str:
         key=f'"{tenant}"' if "." in tenant else tenant,
         host=f"{tenant.replace('_', '-')}.example",
         secret=secrets.token_urlsafe(48),
+        encryption_key=base64.b64encode(secrets.token_bytes(32)).decode(),
         auth_token=secrets.token_urlsafe(24),
         signing_secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
     )

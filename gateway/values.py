@@ -15,6 +15,7 @@ import hmac
 import ipaddress
 import math
 import re
+from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -127,6 +128,17 @@ def read_secret(raw: object, base: Path) -> Secret:
     return Secret(text)
 
 
+def _encryption_key(raw: object, base: Path) -> Secret:
+    secret = read_secret(raw, base)
+    try:
+        size = len(b64decode(secret.reveal(), validate=True))
+    except ValueError:
+        raise ValueError("is not base64") from None
+    if size != 32:
+        raise ValueError(f"has {size} bytes of key")
+    return secret
+
+
 def _duration(raw: object, base: Path) -> float:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])", must_be_text(raw), re.ASCII)
     if match is None or float(match[1]) == 0:
@@ -219,6 +231,7 @@ def meta(expected: str, parse: Any = None, *, sourced: bool = False) -> Meta:
     return Meta(description=expected, extra={"parse": parse, "sourced": sourced})
 
 
+_AES_KEY = "the base64 of 32 random bytes, such as `ringback keys new` prints"
 _KEY_TEXT = "key material, or its file by <name>_file"
 _SECONDS = "a number of seconds above 0, at most 86400"
 
@@ -239,6 +252,7 @@ Text = Annotated[str, meta("a text that is not empty", _text)]
 OptionalText = Annotated[str | None, meta("a text that is not empty", _text)]
 Required = Annotated[Secret, meta("a secret text", read_secret, sourced=True)]
 OptionalSecret = Annotated[Secret | None, meta("a secret text", read_secret, sourced=True)]
+EncryptionKey = Annotated[Secret | None, meta(_AES_KEY, _encryption_key, sourced=True)]
 KeyText = Annotated[str | None, meta(_KEY_TEXT, _text, sourced=True)]
 Lifetime = Annotated[float, meta('a duration such as "45s", "30m", "24h" or "7d"', _duration)]
 Url = Annotated[str, meta('an address such as "https://push.acme.example/ring"', _url)]

@@ -168,6 +168,15 @@ class Database:
         """Rows of a query on the writing connection, for the writer task between two commits."""
         return await _fetch(await self._writing(), sql, parameters)
 
+    async def rewrite(self) -> None:
+        """Write the file anew, so that nothing is left in it of what was deleted or replaced.
+
+        Needs as much room again for a while. Raises `Unavailable`.
+        """
+        writer = await self._writing()
+        for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            await _fetch(writer, statement, ())
+
     async def _connect(self) -> Connection:
         connection = await self._connecting(
             f"{self.path.absolute().as_uri()}?mode=rw",

@@ -155,6 +155,8 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 class Device(msgspec.Struct, frozen=True):
     """One registration: an installation's device token and how far it has been rung.
 
+    `token` is the token itself; `lookup` is what it is found by if it is `sealed`, by the key of
+    the name `sealed_by`.
     `ring` is the claim in hand (JSON, as sent), covering from `covered` to `ring_to`; `attempt`
     counts its calls. `owes` says that a look is wanted, `wake_at` when, `owed_ord` up to which
     counted message a fan-out asked for. `badge` is the unread count
@@ -185,6 +187,14 @@ class Device(msgspec.Struct, frozen=True):
     attempt: int = 0
     verdict: str | None = None
     verdict_at: float | None = None
+    sealed: str | None = None
+    sealed_by: str | None = None
+    lookup: str | None = None
+
+    @property
+    def found_by(self) -> str:
+        """What this registration's token is found by, within its tenant."""
+        return self.token if self.lookup is None else self.lookup
 
     @property
     def live(self) -> bool:

@@ -223,5 +223,17 @@ _WISHES = (
     "ALTER TABLE devices ADD COLUMN time_zone TEXT",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CHAINED_EVENTS, _CAMPAIGNS, _WISHES)
+_SEALED_TOKENS = (
+    "ALTER TABLE devices ADD COLUMN sealed TEXT",
+    "ALTER TABLE devices ADD COLUMN sealed_by TEXT",
+)
+"""`token` is what a registration is found by: the token, or once it is sealed its keyed hash."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    _FIRST,
+    _CHAINED_EVENTS,
+    _CAMPAIGNS,
+    _WISHES,
+    _SEALED_TOKENS,
+)
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

@@ -25,12 +25,13 @@ from storage.records import (
     Wishes,
 )
 from storage.schema import COUNTED
+from storage.vault import Sealed, Unreadable, Vault
 
 Statement = tuple[str, Sequence[Any]]
 """One SQL statement and its parameters."""
 
 MESSAGE = tuple(Message.__struct_fields__)
-DEVICE = tuple(Device.__struct_fields__)
+DEVICE = tuple(name for name in Device.__struct_fields__ if name != "lookup")
 WISHES = tuple(Wishes.__struct_fields__)
 CONVERSATION = (
     "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord", "last_said",
@@ -83,7 +84,10 @@ EVENTS = Into("events", _EVENT_COLUMNS)
 # What an index holds is not set again: SQLite would write the index though nothing in it changes.
 # A registration whose token or installation changes is deleted first (`Transaction._devices`).
 DEVICES = _upsert(
-    "devices", _DEVICE_COLUMNS, "id", ("tenant", "conversation", "installation", "token")
+    "devices",
+    _DEVICE_COLUMNS,
+    "id",
+    ("tenant", "conversation", "installation", "token", "sealed", "sealed_by"),
 )
 SPANS = Into("outcomes", _SPAN_COLUMNS)
 ALL_WISHES = _upsert("wishes", ("conversation", *WISHES), "conversation")
@@ -117,10 +121,10 @@ def message_row(m: Message) -> tuple[Any, ...]:
 
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
     return (
-        d.id, d.installation, d.token, d.generation, d.registered_at, d.platform, d.app,
+        d.id, d.installation, d.found_by, d.generation, d.registered_at, d.platform, d.app,
         d.environment, d.locale, d.time_zone, d.state.value, d.state_at, d.covered_seq,
         d.covered_ord, d.badge, int(d.owes), d.owed_ord, d.wake_at, d.ring, d.ring_seq, d.ring_ord,
-        d.attempt, d.verdict, d.verdict_at, c.tenant, c.id,
+        d.attempt, d.verdict, d.verdict_at, d.sealed, d.sealed_by, c.tenant, c.id,
     )  # fmt: skip
 
 
@@ -238,10 +242,28 @@ TOUCH = (
     "DELETE FROM meta WHERE name = 'probe'",
 )
 """Take a few pages and give them back: fails where the disk is full."""
+SET_META = """
+    INSERT INTO meta (name, value) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value
+"""
+ONE_META = "SELECT value FROM meta WHERE name = ?"
+KEYS_IN_USE = "SELECT DISTINCT sealed_by FROM devices"
+SEALED_BY = "SELECT sealed_by, count(*) FROM devices GROUP BY sealed_by ORDER BY sealed_by"
+TO_SEAL = """
+    SELECT id, tenant, token, sealed, sealed_by FROM devices
+    WHERE id > ? AND sealed_by IS NOT ? ORDER BY id LIMIT ?
+"""
+SEAL = "UPDATE devices SET token = ?, sealed = ?, sealed_by = ? WHERE id = ?"
 RENEW_EPOCH = "UPDATE meta SET value = ? WHERE name = 'epoch'"
 FORGETTABLE = """
     SELECT DISTINCT c.tenant, c.customer FROM devices d JOIN conversations c
     ON c.id = d.conversation WHERE d.state <> 'live' AND d.state_at < ? LIMIT 1000
+"""
+
+STALE = """
+    SELECT DISTINCT c.tenant, c.customer FROM devices d JOIN conversations c
+    ON c.id = d.conversation WHERE d.tenant = ? AND d.state = 'live' AND d.registered_at < ?
+    LIMIT 1000
 """
 
 # Reading for people and clients.
@@ -278,10 +300,20 @@ def to_message(row: Sequence[Any]) -> Message:
     return Message(*row)
 
 
-def to_device(row: Sequence[Any]) -> Device:
+def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
+    """A registration with its token opened; one whose token does not open is dead."""
     values = dict(zip(DEVICE, row, strict=True))
     values["state"] = DeviceState(values["state"])
     values["owes"] = bool(values["owes"])
+    if values["sealed_by"] is not None:
+        sealed = Sealed(values["token"], values["sealed"], values["sealed_by"])
+        values["lookup"] = sealed.lookup
+        try:
+            values["token"] = vault.open(tenant, values["id"], sealed)
+        except Unreadable:
+            values |= {"token": "", "state": DeviceState.DEAD, "state_at": values["registered_at"]}
+            values |= {"ring": None, "ring_seq": 0, "ring_ord": 0, "attempt": 0}
+            values["owes"] = values["wake_at"] is not None
     return Device(**values)
 
 

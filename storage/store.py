@@ -15,7 +15,7 @@ import asyncio
 import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -23,8 +23,10 @@ from storage import campaigns, sql
 from storage.database import Database
 from storage.errors import Overloaded, RefTaken, Unavailable
 from storage.records import Conversation, Cut, Event, Key, Message, Outcome
+from storage.sealing import seal_all, unlock
 from storage.transaction import Loaded, Mark, Owner, Transaction
 from storage.turns import Turns
+from storage.vault import Keys, Vault
 
 R = TypeVar("R")
 
@@ -86,8 +88,13 @@ class Store:
     UNACKED = 1_000
     """Messages that one change looks at for expiry or re-arming; the rest follow in the next."""
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float], keys: Keys | None = None
+    ) -> None:
+        """`keys` are for the tokens at rest (`storage.vault`)."""
         self._database = database
+        self._keys = keys or Keys()
+        self._vault = Vault()
         self._clock = clock
         self._queue = Turns[_Change]()
         self._later = Turns[_Change]()
@@ -108,8 +115,12 @@ class Store:
     # Life
 
     async def start(self) -> None:
-        """Read what a running store keeps in memory, and start the writer."""
+        """Seal what is not sealed, read what a running store keeps in memory, start the writer.
+
+        Raises `CannotOpen`, with nothing changed, if the keys do not fit the database.
+        """
         db = self._database
+        self._vault = await seal_all(db, self._keys)
         await db.write(
             [(sql.PUT_META, (name, secrets.token_hex(16))) for name in ("epoch", "secret")]
         )
@@ -122,6 +133,11 @@ class Store:
         for tenant, name, value in await db.read(sql.LOAD_COUNTERS):
             self.counters[tenant, name] = value
         self._task = asyncio.create_task(self._run(), name="storage-writer")
+
+    async def read_only(self) -> Self:
+        """Instead of `start`, for who only reads. Raises `CannotOpen` if the keys do not fit."""
+        self._vault = await unlock(self._database, self._keys)
+        return self
 
     async def renew_epoch(self) -> None:
         """Make what clients remember void: what was restored may lack what they have seen."""
@@ -218,6 +234,7 @@ class Store:
             self._next_conversation,
             self._next_device,
             self._next_event,
+            self._vault,
         )
         try:
             await self._commit_together(tx, batch, refs=refs)
@@ -316,11 +333,15 @@ class Store:
         self, devices: set[tuple[str, str, str | None]], loaded: Loaded
     ) -> list[Key]:
         found = []
-        for row in await self._database.read_for_write(sql.LOAD_OWNERS, sql.rows(devices)):
-            tenant, customer, id, installation, token = row
+        asked = [
+            (tenant, installation, token and self._vault.lookup(tenant, token))
+            for tenant, installation, token in devices
+        ]
+        for row in await self._database.read_for_write(sql.LOAD_OWNERS, sql.rows(asked)):
+            tenant, customer, id, installation, found_by = row
             owner = Owner(Key(tenant, customer), id)
             loaded.installations[tenant, installation] = owner
-            loaded.tokens[tenant, token] = owner
+            loaded.tokens[tenant, found_by] = owner
             found.append(owner.key)
         return found
 
@@ -348,8 +369,9 @@ class Store:
         at = {name: i for i, name in enumerate(sql.CONVERSATION)}
         ids = [row[0] for row in rows]
         devices: dict[int, list[Any]] = {id: [] for id in ids}
+        tenants = {row[0]: row[at["tenant"]] for row in rows}
         for id, *device in await read(sql.LOAD_DEVICES, sql.rows(ids)):
-            devices[id].append(sql.to_device(device))
+            devices[id].append(sql.to_device(device, tenants[id], self._vault))
         spans: dict[int, list[Any]] = {id: [] for id in ids}
         acked = [(row[0], row[at["acked_ord"]]) for row in rows]
         for id, *span in await read(sql.LOAD_SPANS, sql.rows(acked)):
@@ -504,6 +526,10 @@ class Store:
     async def forgettable(self, before: float) -> list[Key]:
         """Conversations with a registration that was given up before then (epoch seconds)."""
         return [Key(*row) for row in await self._database.read(sql.FORGETTABLE, (before,))]
+
+    async def stale(self, tenant: str, before: float) -> list[Key]:
+        """Conversations with a live registration that is older (epoch seconds)."""
+        return [Key(*row) for row in await self._database.read(sql.STALE, (tenant, before))]
 
     async def unsettled(self) -> list[Key]:
         """Conversations in which something is due, now or later: where recovery begins."""

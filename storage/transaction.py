@@ -34,6 +34,7 @@ from storage.records import (
     Span,
 )
 from storage.sql import Statement
+from storage.vault import Vault
 
 replace = msgspec.structs.replace
 
@@ -89,6 +90,7 @@ class Transaction:
         next_conversation: int,
         next_device: int,
         next_event: int = 1,
+        vault: Vault | None = None,
     ) -> None:
         self.now = now
         self.next_conversation = next_conversation
@@ -98,6 +100,7 @@ class Transaction:
         self.callbacks: list[Callable[[], None]] = []
         self.changed: dict[Key, Conversation] = {}
         self._committed = committed
+        self._vault = vault or Vault()
         self._loaded = loaded
         self._messages: list[Message] = []
         self._events: list[tuple[Key, Event]] = []
@@ -145,7 +148,7 @@ class Transaction:
         return self._loaded.installations.get((tenant, installation))
 
     def owner_of_token(self, tenant: str, token: str) -> Owner | None:
-        return self._loaded.tokens.get((tenant, token))
+        return self._loaded.tokens.get((tenant, self._vault.lookup(tenant, token)))
 
     def campaign(self, id: str) -> Campaign | None:
         """The campaign as the changes before this one left it, if it was asked for."""
@@ -290,7 +293,11 @@ class Transaction:
         before = conversation.device(device.id)
         if before is not None:
             self._disown(key.tenant, before)
-        self._own((key.tenant, device.installation), (key.tenant, device.token), key, device.id)
+        if device.sealed is None:
+            lookup, text, by = self._vault.seal(key.tenant, device.id, device.token)
+            if by is not None:
+                device = replace(device, lookup=lookup, sealed=text, sealed_by=by)
+        self._own((key.tenant, device.installation), (key.tenant, device.found_by), key, device.id)
         return self.put(conversation.with_device(device))
 
     def remove_device(self, conversation: Conversation, device: Device) -> Conversation:
@@ -471,7 +478,7 @@ class Transaction:
     def _disown(self, tenant: str, device: Device) -> None:
         for slots, slot in (
             (self._loaded.installations, (tenant, device.installation)),
-            (self._loaded.tokens, (tenant, device.token)),
+            (self._loaded.tokens, (tenant, device.found_by)),
         ):
             owner = slots.get(slot)
             if owner is not None and owner.device == device.id:

@@ -136,6 +136,7 @@ def settings(
     push: dict[str, Any] | None = None,
     tenants: tuple[str, ...] = ("acme", "other"),
     origins: dict[str, list[str]] | None = None,
+    storage: dict[str, Any] | None = None,
 ) -> config.Config:
     """A configuration for tests: free ports, a database in `directory`, equal tenants."""
     rings = None
@@ -156,7 +157,7 @@ def settings(
         tenant["push"] = rings
     told = {
         "server": {"chat": "127.0.0.1:0", "http": "127.0.0.1:0", "admin": "127.0.0.1:0"},
-        "storage": {"url": f"sqlite:///{directory / 'ringback.db'}"},
+        "storage": {"url": f"sqlite:///{directory / 'ringback.db'}", **(storage or {})},
         "delivery": QUICK if delivery is None else delivery,
         "limits": limits or {},
         "tenants": {

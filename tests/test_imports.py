@@ -45,6 +45,7 @@ PURE = [
     "push.lane",
     "push.backends",
     "storage.records",
+    "storage.vault",
     "storage.outcomes",
     "storage.campaigns",
     "storage.schema",

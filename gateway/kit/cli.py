@@ -131,7 +131,7 @@ def push_test(
         to = trial.Recipient(token or "")
         if device is not None:
             try:
-                to = asyncio.run(trial.recipient(settings.storage.path, name, device))
+                to = asyncio.run(trial.recipient(settings.storage, name, device))
             except trial.NoDevice as error:
                 fail(f"--device: {error}")
             if backend is None:

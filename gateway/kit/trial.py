@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
+from gateway.config import Storage
 from gateway.kit import probe
 from gateway.kit.advice import what_to_do
 from push.caller import Caller, Exchange
@@ -36,14 +36,15 @@ class Recipient:
     device: Device | None = None
 
 
-async def recipient(path: Path, tenant: str, installation: str) -> Recipient:
-    """Return who has this installation, from the database at `path`.
+async def recipient(storage: Storage, tenant: str, installation: str) -> Recipient:
+    """Return who has this installation, from the database.
 
     Raises `NoDevice`, and `storage.errors.CannotOpen`.
     """
-    database = await Database(path).open_to_read(one_moment=True)
+    database = await Database(storage.path).open_to_read(one_moment=True)
     try:
-        c = await Store(database, lambda: 0.0).owner_of(tenant, installation)
+        store = await Store(database, lambda: 0.0, storage.keys).read_only()
+        c = await store.owner_of(tenant, installation)
     finally:
         await database.close()
     if c is None:

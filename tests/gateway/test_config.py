@@ -1,10 +1,12 @@
 """What can be configured, what is refused, and in which words."""
 
+import base64
 import copy
 import json
 import os
 import re
 import stat
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, get_args
 
@@ -134,6 +136,45 @@ def test_no_secret_shows_in_a_repr_of_the_configuration(tmp_path: Path) -> None:
     shown = repr(read(tmp_path)) + str(read(tmp_path))
     for secret in (SECRET, "the-auth-token", WHSEC):
         assert secret not in shown
+
+
+ENCRYPTION_KEY = base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
+OLD_KEY = base64.b64encode(b"fedcba9876543210fedcba9876543210").decode()
+
+
+def test_the_keys_of_device_tokens_are_read_and_show_nowhere(tmp_path: Path) -> None:
+    lines = f'encryption_key = "{ENCRYPTION_KEY}"\nprevious_encryption_key = "{OLD_KEY}"'
+    config = read(tmp_path, with_line("storage", lines))
+    keys = config.storage.keys
+    assert (keys.present, keys.previous) == (b64decode(ENCRYPTION_KEY), b64decode(OLD_KEY))
+    for shown in (repr(config), repr(keys), str(keys)):
+        assert ENCRYPTION_KEY not in shown
+        assert "0123456789abcdef" not in shown
+    assert read(tmp_path).storage.keys == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ('encryption_key = "hush"', "storage.encryption_key: has 3 bytes of key; expected the"),
+        ('encryption_key = "hush!"', "storage.encryption_key: is not base64; expected the base64"),
+        ("encryption_key = 1", "storage.encryption_key: is not a text"),
+        (
+            f'previous_encryption_key = "{OLD_KEY}"',
+            "storage.previous_encryption_key: has no present one; expected encryption_key as well",
+        ),
+        (
+            f'encryption_key = "{OLD_KEY}"\nprevious_encryption_key = "{OLD_KEY}"',
+            "storage.previous_encryption_key: is the present one; expected the one before it",
+        ),
+    ],
+)
+def test_a_key_of_device_tokens_that_cannot_be_used_is_refused(
+    tmp_path: Path, lines: str, problem: str
+) -> None:
+    told = str(refused(tmp_path, with_line("storage", lines)))
+    assert problem in told
+    assert "hush" not in told
 
 
 # --- what is refused ---------------------------------------------------------------------------
@@ -485,14 +526,18 @@ def test_without_a_configuration_a_development_tenant_runs_on_loopback(
     assert config.storage.path == tmp_path / "ringback-dev.db"
 
 
-def test_the_development_secret_is_kept_for_its_owner_only(
+KEPT = ["ringback-dev.key", "ringback-dev.secret"]
+
+
+def test_the_development_secrets_are_kept_for_their_owner_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     first = development({})
     assert development({}) == first
-    assert [path.name for path in tmp_path.iterdir()] == ["ringback-dev.secret"]
-    assert stat.S_IMODE((tmp_path / "ringback-dev.secret").stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == KEPT
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in KEPT} == {0o600}
+    assert first.storage.keys.present is not None
     (tmp_path / "ringback-dev.secret").unlink()
     assert development({}).tenants["dev"].auth.secret != first.tenants["dev"].auth.secret
 
@@ -509,7 +554,8 @@ def test_of_two_that_make_the_development_secret_at_once_the_first_wins(
 
     monkeypatch.setattr("gateway.config.os.link", another_was_faster)
     kept = Secret("the-first-one's-secret-that-was-already-there")
-    assert development({}).tenants["dev"].auth.secret == kept
+    environ = {"RINGBACK_STORAGE__ENCRYPTION_KEY": ENCRYPTION_KEY}
+    assert development(environ).tenants["dev"].auth.secret == kept
     assert [path.name for path in tmp_path.iterdir()] == ["ringback-dev.secret"]
 
 
@@ -517,6 +563,7 @@ def test_the_environment_overrides_the_development_configuration_too(tmp_path: P
     environ = {
         "RINGBACK_STORAGE__URL": f"sqlite:///{tmp_path}/x.db",
         "RINGBACK_SERVER__CHAT": "127.0.0.1:0",
+        "RINGBACK_STORAGE__ENCRYPTION_KEY": ENCRYPTION_KEY,
         "RINGBACK_TENANTS__DEV__AUTH__SECRET": SECRET,
     }
     config = development(environ)
@@ -560,6 +607,7 @@ KINDS = {
     pushconfig.Options: "table",
     values.Flag: "true or false",
     values.KeyText: "key text",
+    values.EncryptionKey: "secret",
     values.Required: "secret",
     values.OptionalSecret: "secret",
     pushconfig.Quiet: "hours",

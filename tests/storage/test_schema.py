@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from storage import sql
 from storage.records import Conversation, Device
 from storage.schema import COUNTED, MIGRATIONS
 from storage.sql import conversation_row, device_row
@@ -49,7 +50,7 @@ def device(db: sqlite3.Connection, id: int, where: Conversation, **fields: Any) 
         "registered_at": 1.0,
     }
     row = device_row(where, Device(id=id, **given | fields))
-    names = (*Device.__struct_fields__, "tenant", "conversation")
+    names = (*sql.DEVICE, "tenant", "conversation")
     insert(db, "devices", dict(zip(names, row, strict=True)))
 
 

@@ -1,0 +1,178 @@
+"""Device tokens from registration to ring when they are encrypted at rest, and the keys for it."""
+
+from __future__ import annotations
+
+import time
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import fresh_key
+from gateway.protocol import Role
+from gateway.server import CannotStart
+from storage.errors import StorageError
+from storage.records import fingerprint
+from storage.vault import key_name
+from tests.running import backend, running, settings
+from tests.test_cli import ringback
+
+TOKEN = "CANARY-device-token"
+KEY, NEXT = fresh_key(), fresh_key()
+
+
+def name_of(key: str) -> str:
+    return key_name(b64decode(key))
+
+
+def file_bytes(directory: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in directory.glob("ringback.db*"))
+
+
+async def test_a_phone_rings_though_its_token_is_nowhere_in_the_database(tmp_path: Path) -> None:
+    async with running(tmp_path, storage={"encryption_key": KEY}) as it:
+        await it.register(token=TOKEN)
+        await it.write()
+        call = await it.backend.take()
+        told = await it.settled(1, "pushed")
+        assert call.body["deviceToken"] == TOKEN
+        assert TOKEN.encode() not in file_bytes(tmp_path)
+        _, devices = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        assert devices["devices"][0]["device"] == fingerprint(TOKEN)
+        assert {e["device"] for e in told["events"] if "device" in e} == {fingerprint(TOKEN)}
+    assert TOKEN.encode() not in file_bytes(tmp_path)
+
+
+async def test_after_a_restart_a_ring_in_hand_goes_on_with_the_same_bytes(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"storage": {"encryption_key": KEY}}
+    slowly = {"retry_first": 5, "retry_max": 5}
+    async with backend() as asked:
+        asked.otherwise = 503
+        async with running(tmp_path, asked, push=slowly, **options) as it:
+            await it.register(token=TOKEN)
+            await it.write()
+            first = await asked.take()
+        asked.otherwise = 200
+        async with running(tmp_path, asked, **options) as it:
+            await it.settled(1, "pushed")
+        assert asked.calls[-1].raw == first.raw
+
+
+async def test_registering_again_is_the_same_registration_and_anothers_takes_it(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, storage={"encryption_key": KEY}) as it:
+        key = await it.register(token=TOKEN)
+        assert await it.register(token=TOKEN) == key
+        assert await it.register(token=TOKEN, installation="renamed") == key
+    async with running(tmp_path, storage={"encryption_key": KEY}) as it:
+        assert await it.register(token=TOKEN, installation="renamed") == key
+        assert await it.register("c-43", "tablet", TOKEN) != key
+        await it.write()
+        assert (await it.settled(1, "undeliverable"))["reason"] == "no_device"
+        await it.write("c-43")
+        assert (await it.backend.take()).body["deviceToken"] == TOKEN
+
+
+async def test_two_tenants_may_have_the_same_token(tmp_path: Path) -> None:
+    async with running(tmp_path, storage={"encryption_key": KEY}) as it:
+        await it.register(token=TOKEN)
+        await it.register(token=TOKEN, tenant="other")
+        await it.write()
+        await it.settled(1, "pushed")
+
+
+async def test_the_key_changes_with_a_restart_and_rings_go_on(tmp_path: Path) -> None:
+    for storage in (
+        {},
+        {"encryption_key": KEY},
+        {"encryption_key": NEXT, "previous_encryption_key": KEY},
+        {"encryption_key": NEXT},
+    ):
+        async with running(tmp_path, storage=storage) as it:
+            if not storage:
+                await it.register(token=TOKEN)
+            await it.write()
+            assert (await it.backend.take()).body["deviceToken"] == TOKEN
+        assert (TOKEN.encode() in file_bytes(tmp_path)) == (not storage)
+
+
+@pytest.mark.parametrize("storage", [{}, {"encryption_key": NEXT}])
+async def test_a_gateway_without_the_right_key_does_not_start_and_changes_nothing(
+    tmp_path: Path, storage: dict[str, str]
+) -> None:
+    async with running(tmp_path, storage={"encryption_key": KEY}) as it:
+        await it.register(token=TOKEN)
+    with pytest.raises((CannotStart, StorageError), match=name_of(KEY)):
+        async with running(tmp_path, storage=storage):
+            pass
+    async with running(tmp_path, storage={"encryption_key": KEY}) as it:
+        await it.write()
+        assert (await it.backend.take()).body["deviceToken"] == TOKEN
+
+
+# The command line
+
+
+async def test_keys_new_prints_a_key_that_can_be_configured(tmp_path: Path) -> None:
+    printed = await ringback(tmp_path, "keys", "new")
+    settings(tmp_path, None, storage={"encryption_key": printed.out.strip()})
+    assert printed.out != (await ringback(tmp_path, "keys", "new")).out
+
+
+async def test_keys_rotate_encrypts_all_anew_and_keys_check_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register(token=TOKEN)
+    config = str(tmp_path / "ringback.toml")
+    assert "no key" in (await ringback(tmp_path, "keys", "rotate", "-c", config)).refused()
+    assert "not encrypted: 1" in (await ringback(tmp_path, "keys", "check", "-c", config)).out
+    settings(tmp_path, None, storage={"encryption_key": KEY})
+    done = await ringback(tmp_path, "keys", "rotate", "-c", config)
+    assert (done.code, done.out) == (0, "")
+    assert f"Every token is encrypted with the key {name_of(KEY)}: 1 were not before" in done.err
+    assert TOKEN.encode() not in file_bytes(tmp_path)
+    settings(tmp_path, None, storage={"encryption_key": NEXT, "previous_encryption_key": KEY})
+    done = await ringback(tmp_path, "keys", "rotate", "-c", config)
+    assert "Now remove storage.previous_encryption_key." in done.err
+    settings(tmp_path, None, storage={"encryption_key": NEXT})
+    checked = await ringback(tmp_path, "keys", "check", "-c", config)
+    assert checked.out == f"encrypted with the key {name_of(NEXT)}: 1\n"
+    settings(tmp_path, None, storage={"encryption_key": KEY})
+    refused = (await ringback(tmp_path, "keys", "check", "-c", config)).refused()
+    assert name_of(NEXT) in refused
+    assert name_of(KEY) in refused
+    assert (await ringback(tmp_path, "serve", "-c", config)).refused() == refused
+    for secret in (TOKEN, KEY, NEXT):
+        assert secret not in refused + done.err + checked.out
+
+
+async def test_keys_rotate_leaves_a_running_gateway_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, storage={"encryption_key": KEY}) as it:
+        await it.register(token=TOKEN)
+        config = str(tmp_path / "ringback.toml")
+        refused = (await ringback(tmp_path, "keys", "rotate", "-c", config)).refused()
+        assert "is held by another process" in refused
+
+
+# Tokens that were not registered again
+
+
+async def test_a_device_that_was_not_registered_again_for_too_long_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register(token="old-token", installation="old")
+        devices = it.gateway.core.devices
+        await devices.expire("other", time.time() + 60)
+        await devices.expire("acme", time.time() - 60)
+        await it.write()
+        await it.settled(1, "pushed")
+        await devices.expire("acme", time.time() + 60)
+        await it.write()
+        told = await it.settled(2, "undeliverable")
+        assert told["reason"] == "no_device"
+        removed = [e for e in (await it.outcome(1))["events"] if e["event"] == "device_removed"]
+        assert [e["reason"] for e in removed] == ["stale"]
+        await it.register(token="old-token", installation="old")
+        await it.settled(2, "pushed")
