@@ -64,6 +64,10 @@ class Api:
         """In epoch seconds, by the clock that does not jump."""
         return self._chat.clock()
 
+    @property
+    def draining(self) -> bool:
+        return self._chat.draining
+
     def application(self, *others: Iterable[web.RouteDef]) -> web.Application:
         """The aiohttp application for the HTTP listener; `others` are the routes of other files."""
         app = web.Application(

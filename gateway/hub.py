@@ -123,11 +123,15 @@ class Hub:
         for agents in self._agents.values():
             yield from tuple(agents)
 
-    def counts(self) -> dict[str, int]:
-        """How many sessions there are, for the metrics."""
-        rooms = self._customers.values()
+    def counts(self, tenant: str | None = None) -> dict[str, int]:
+        """How many sessions there are, of one tenant or of all."""
+        rooms = [
+            room for key, room in self._customers.items() if tenant is None or key.tenant == tenant
+        ]
+        agents = self._agents.values() if tenant is None else [self._agents.get(tenant, set())]
+        active = sum(session.active for room in rooms for session in room)
         return {
-            "active": sum(session.active for room in rooms for session in room),
-            "background": sum(not session.active for room in rooms for session in room),
-            "agent": sum(map(len, self._agents.values())),
+            "active": active,
+            "background": sum(map(len, rooms)) - active,
+            "agent": sum(map(len, agents)),
         }

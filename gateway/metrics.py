@@ -15,7 +15,7 @@ from prometheus_client.exposition import generate_latest
 
 from gateway.delivery import Decision
 from gateway.hub import Hub
-from push.ring import Attempt, Claim
+from push.ring import Attempt, Claim, VerdictKind
 from push.worker import Load
 from storage.campaigns import Campaign
 from storage.records import Outcome
@@ -38,23 +38,30 @@ class Metrics:
         self._hub = hub
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        self._looks = Counter(
+        self.looks = Counter(
             "ringback_looks_total",
             "Looks of the push worker at a device, by what they decided and why",
             ("tenant", "action", "reason"),
             registry=self.registry,
         )
-        self._attempts = Counter(
+        self.attempts = Counter(
             "ringback_push_attempts_total",
             "Calls to customer backends, by verdict",
             ("tenant", "verdict", "reason"),
             registry=self.registry,
         )
-        self._latency = Histogram(
+        self.calls = Histogram(
             "ringback_push_seconds",
             "Duration of calls to customer backends",
             ("tenant",),
             buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.rings = Histogram(
+            "ringback_ring_seconds",
+            "Time from a ring's claim to the customer backend's acceptance, retries included",
+            ("tenant",),
+            buckets=(*SECONDS, 60.0, 300.0, 3600.0),
             registry=self.registry,
         )
         self._rejected = Counter(
@@ -143,12 +150,14 @@ class Metrics:
         return counters[tenant, "accepted"] - accounted
 
     def decided(self, tenant: str, decision: Decision) -> None:
-        self._looks.labels(tenant, decision.action.value, decision.reason.value).inc()
+        self.looks.labels(tenant, decision.action.value, decision.reason.value).inc()
 
     def attempted(self, claim: Claim, attempt: Attempt) -> None:
         tenant, verdict = claim.ref.tenant, attempt.verdict
-        self._attempts.labels(tenant, verdict.kind.value, verdict.reason).inc()
-        self._latency.labels(tenant).observe(attempt.ms / 1000)
+        self.attempts.labels(tenant, verdict.kind.value, verdict.reason).inc()
+        self.calls.labels(tenant).observe(attempt.ms / 1000)
+        if verdict.kind is VerdictKind.ACCEPTED:
+            self.rings.labels(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
 
     def recipients(self, tenant: str, result: str, many: int) -> None:
         self._recipients.labels(tenant, result).inc(many)

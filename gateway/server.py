@@ -21,6 +21,7 @@ from gateway.campaign_api import CampaignCalls
 from gateway.clock import Clock, wall
 from gateway.config import Address, Config
 from gateway.core import Core
+from gateway.ops import OpsCalls
 from gateway.protocol import CloseCode
 from gateway.reload import Reload, plan
 from gateway.sockets import Sockets
@@ -119,7 +120,12 @@ class Gateway:
             "admin", admin(core.chat, core.metrics), server.admin
         )
         self.ports["http"] = await self._site(
-            "http", api.application(CampaignCalls(api, core.campaigns).routes()), server.http
+            "http",
+            api.application(
+                CampaignCalls(api, core.campaigns).routes(),
+                OpsCalls(api, core.metrics, core.store, core.hub).routes(),
+            ),
+            server.http,
         )
         try:
             self.ports["chat"] = await self.sockets.start(server.chat)

@@ -28,6 +28,7 @@ CALLS: list[tuple[str, str, set[Role], Any]] = [
     ("DELETE", "/v1/devices/phone", {Role.CUSTOMER}, None),
     ("POST", "/v1/campaigns", {Role.SERVICE}, {"text": "x", "audience": ["c-42"]}),
     ("GET", "/v1/campaigns", {Role.SERVICE}, None),
+    ("GET", "/v1/ops", {Role.SERVICE}, None),
     ("POST", "/v1/customers/c-42/sign_out", {Role.SERVICE}, None),
 ]
 

@@ -1,0 +1,117 @@
+"""What one tenant's operators see: `GET /v1/ops`, the figures of the metrics that are their own.
+
+The metrics are the whole gateway's, on a listener for whoever runs it. This is for a tenant: its
+sessions, messages, looks, calls and backends, and nothing of another's (I8). Decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import Counter, Histogram
+
+from gateway import protocol
+from gateway.api import Api, as_json
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from gateway.protocol import Role
+from storage.records import Outcome
+from storage.store import Store
+
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+class OpsCalls:
+    """The call; who may make it is judged by `api`."""
+
+    def __init__(self, api: Api, metrics: Metrics, store: Store, hub: Hub) -> None:
+        self._api = api
+        self._metrics = metrics
+        self._store = store
+        self._hub = hub
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/v1/ops", self.figures)]
+
+    async def figures(self, request: web.Request) -> web.Response:
+        """What is, and what was since the gateway's start."""
+        tenant = self._api.who(request, Role.SERVICE).tenant
+        metrics, counters = self._metrics, self._store.counters
+        names = ("accepted", *(outcome.value for outcome in Outcome))
+        return as_json(
+            {
+                "tenant": tenant,
+                "server_time": protocol.timestamp(self._api.now()),
+                "draining": self._api.draining,
+                "sessions": self._hub.counts(tenant),
+                "messages": {name: counters[tenant, name] for name in names},
+                "looks": _counted(metrics.looks, tenant),
+                "attempts": _counted(metrics.attempts, tenant),
+                "call_seconds": _seconds(metrics.calls, tenant),
+                "ring_seconds": _seconds(metrics.rings, tenant),
+                "backends": [
+                    {
+                        "name": name,
+                        "waiting": load.waiting,
+                        "calling": load.working,
+                        "state": _state(open=load.open, suspended=load.suspended),
+                    }
+                    for (whose, name), load in sorted(metrics.push_loads().items())
+                    if whose == tenant
+                ],
+            }
+        )
+
+
+def _state(*, open: bool, suspended: bool) -> str:
+    return "suspended" if suspended else "down" if open else "up"
+
+
+def _counted(counter: Counter, tenant: str) -> list[dict[str, Any]]:
+    """The counter's values for the tenant, each with its other labels; the largest first."""
+    found = [
+        {**_others(sample.labels), "count": int(sample.value)}
+        for sample in _samples(counter, "_total", tenant)
+    ]
+    return sorted(found, key=lambda one: -one["count"])
+
+
+def _seconds(histogram: Histogram, tenant: str) -> dict[str, Any]:
+    """How many there were, and quantiles in seconds: None where there were none."""
+    buckets = [(float(s.labels["le"]), s.value) for s in _samples(histogram, "_bucket", tenant)]
+    many = int(buckets[-1][1]) if buckets else 0
+    told = {f"p{part * 100:.0f}": quantile(buckets, part) for part in QUANTILES}
+    return {"count": many, **told}
+
+
+def _samples(metric: Counter | Histogram, suffix: str, tenant: str) -> Iterable[Any]:
+    for family in metric.collect():
+        for sample in family.samples:
+            if sample.name.endswith(suffix) and sample.labels["tenant"] == tenant:
+                yield sample
+
+
+def _others(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in labels.items() if name != "tenant"}
+
+
+def quantile(buckets: list[tuple[float, float]], part: float) -> float | None:
+    """The value below which `part` of what was counted lies, evenly spread within its bucket.
+
+    `buckets` are upper bounds with how many were at or below each, rising, as Prometheus has them;
+    the last bound is infinite, and what lies beyond the one before is told as that one.
+    """
+    if not buckets or not buckets[-1][1]:
+        return None
+    wanted = part * buckets[-1][1]
+    low, below = 0.0, 0.0
+    for high, until in buckets:
+        if until >= wanted:
+            if math.isinf(high):
+                return low
+            return round(low + (high - low) * (wanted - below) / (until - below), 4)
+        low, below = high, until
+    return low
