@@ -117,7 +117,7 @@ class Api:
     async def post_message(self, request: web.Request) -> web.Response:
         """Send as an agent or a service; 201 after the commit."""
         who = self.who(request, Role.SERVICE, Role.AGENT)
-        body = await self._body(request, protocol.PostMessage)
+        body = await self.body(request, protocol.PostMessage)
         service = who.role is Role.SERVICE
         kind = body.kind or (MessageKind.PROACTIVE if service else MessageKind.CHAT)
         if not service:
@@ -206,7 +206,7 @@ class Api:
         """Register at app start and whenever the token changes."""
         who = self.who(request, Role.CUSTOMER)
         installation = _id(request, "installation")
-        body = await self._body(request, protocol.PutDevice)
+        body = await self.body(request, protocol.PutDevice)
         key = await self._devices.register(
             Key(who.tenant, who.sub), who.name, Registration.of(body, installation)
         )
@@ -287,7 +287,8 @@ class Api:
             raise FrameError(ErrorCode.FORBIDDEN, f"this call is for the role {allowed}")
         return who
 
-    async def _body(self, request: web.Request, kind: type[Any]) -> Any:
+    async def body(self, request: web.Request, kind: type[Any]) -> Any:
+        """The JSON body of a call. Raises `FrameError`, or the HTTP error for another type."""
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(
                 text="the body must be JSON: Content-Type: application/json"

@@ -10,9 +10,9 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import aiohttp
@@ -25,9 +25,7 @@ from rich.table import Table
 from gateway.audience import Format
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say
 from gateway.protocol import RATE_DEFAULT, Unknown
-from gateway.service import Access, Refused, Service, Token, Unreachable, Url, access
-
-R = TypeVar("R")
+from gateway.service import Access, Service, Token, Unreachable, Url, access, run
 
 POLL = 0.5  # seconds between two looks at how far it is
 LOST = 120.0  # seconds for which a gateway that does not answer is waited for
@@ -38,14 +36,6 @@ GOING = ("scheduled", "running", "paused")
 
 app = typer.Typer(help="Send to many customers, and follow it.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="The campaign's id, cp_….")]
-
-
-def run(call: Coroutine[Any, Any, R]) -> R:
-    """Run, and say in one line what the gateway refused or that it does not answer."""
-    try:
-        return asyncio.run(call)
-    except (Refused, Unreachable) as error:
-        fail(str(error))
 
 
 @app.command()

@@ -16,7 +16,18 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from gateway import auth, campaign_cli, config, descriptors, inspect, keys_cli, logs, starter, why
+from gateway import (
+    auth,
+    campaign_cli,
+    config,
+    deadletter_cli,
+    descriptors,
+    inspect,
+    keys_cli,
+    logs,
+    starter,
+    why,
+)
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
 from gateway.core import backends_of
 from gateway.dryrun import dry_run
@@ -260,3 +271,4 @@ app.command("backend")(kit.backend)
 app.add_typer(kit.push, name="push")
 app.add_typer(campaign_cli.app, name="campaign")
 app.add_typer(keys_cli.app, name="keys")
+app.add_typer(deadletter_cli.app, name="deadletters")

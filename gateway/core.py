@@ -23,6 +23,8 @@ from gateway.campaigns import Campaigns
 from gateway.chat import Chat, TenantRules
 from gateway.config import Config, Push
 from gateway.contentconfig import content_of
+from gateway.deadletters import KEEP as KEEP_DEAD_LETTERS
+from gateway.deadletters import DeadLetters
 from gateway.delivery import Timing
 from gateway.devices import Devices
 from gateway.hub import Hub
@@ -43,6 +45,7 @@ from push.ring import DeviceRef, Endpoint
 from push.worker import BackendCalls, PushWorker
 from storage.campaigns import CampaignRows
 from storage.database import Database
+from storage.deadletters import DeadLetterRows
 from storage.errors import StorageError
 from storage.store import Store
 
@@ -83,6 +86,7 @@ class Core:
         )
         self.book = Book(self.chat, self._wake)
         self.devices = Devices(self.chat, self.book)
+        self.dead_letters = DeadLetters(self.chat, DeadLetterRows(database))
         self.campaigns = Campaigns(self.chat, CampaignRows(database), self._waiting)
         self.preferences = Preferences(self.chat, self.book)
         self.inbox = Inbox(self.chat, agent_limits(config), clock)
@@ -104,6 +108,7 @@ class Core:
             self.wall,
         )
         self.book.decided = self.metrics.decided
+        self.book.buried = self.metrics.buried
         self.campaigns.counted = self.metrics.recipients
         self.metrics.open_campaigns = self.campaigns.open
         self.sessions.rejected = self.metrics.rejected
@@ -168,6 +173,7 @@ class Core:
             self.hub.forget_graces(self.clock())
             try:
                 await self.devices.forget(self.clock() - KEEP_DEAD)
+                await self.dead_letters.forget(self.clock() - KEEP_DEAD_LETTERS)
                 if number % STALE_EVERY == 0:
                     for name, rules in self.chat.tenants.items():
                         await self.devices.expire(name, self.clock() - rules.token_expires_after)
@@ -180,7 +186,9 @@ class Core:
             self._worker.wake(ref, backend)
 
     def _waiting(self, tenant: str) -> int:
-        return 0 if self._worker is None else self._worker.load(tenant).waiting
+        """How many of a tenant's devices wait for a free call, at whichever backend."""
+        loads = self._worker.loads() if self._worker is not None else {}
+        return sum(load.waiting for (name, _), load in loads.items() if name == tenant)
 
     def _failed(self, error: Exception) -> None:
         self.metrics.faults.inc()

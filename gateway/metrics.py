@@ -18,6 +18,7 @@ from gateway.hub import Hub
 from push.ring import Attempt, Claim, VerdictKind
 from push.worker import Load
 from storage.campaigns import Campaign
+from storage.deadletters import Cause
 from storage.records import Outcome
 from storage.store import Store
 
@@ -78,6 +79,12 @@ class Metrics:
         )
         self.push_loads: Callable[[], Mapping[tuple[str, str], Load]] = dict
         """How each endpoint is, by tenant and backend, and what waits for it."""
+        self._buried = Counter(
+            "ringback_dead_letters_total",
+            "Rings that were given up: refused, or expired while they were retried",
+            ("tenant", "cause"),
+            registry=self.registry,
+        )
         self.open_campaigns: Callable[[], list[Campaign]] = list
         """Every campaign that is not over."""
         self.faults = Counter(
@@ -158,6 +165,9 @@ class Metrics:
         self.calls.labels(tenant).observe(attempt.ms / 1000)
         if verdict.kind is VerdictKind.ACCEPTED:
             self.rings.labels(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
+
+    def buried(self, tenant: str, cause: Cause) -> None:
+        self._buried.labels(tenant, cause.value).inc()
 
     def recipients(self, tenant: str, result: str, many: int) -> None:
         self._recipients.labels(tenant, result).inc(many)

@@ -474,6 +474,16 @@ class PostCampaign(Struct, frozen=True, kw_only=True):
     unknown: Unknown = Unknown.CREATE
 
 
+class ReplayDeadLetters(Struct, frozen=True, kw_only=True):
+    """`POST /v1/dead_letters/replay`: which, all that is given must be so; `cursor` goes on."""
+
+    customer: Id | None = None
+    cause: Literal["refused", "expired"] | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    cursor: Cursor | None = None
+
+
 class PutDevice(Struct, frozen=True, kw_only=True):
     """`PUT /v1/devices/{installation}`."""
 
@@ -811,9 +821,9 @@ _CUSTOMER: Final = msgspec.json.Decoder[CustomerFrame](CustomerFrame)
 _AGENT: Final = msgspec.json.Decoder[AgentFrame](AgentFrame)
 _BODIES: Final[Mapping[type, msgspec.json.Decoder[Any]]] = {
     body: msgspec.json.Decoder(body)
-    for body in (PostMessage, PostCampaign, PutDevice, PutPreferences)
+    for body in (PostMessage, PostCampaign, ReplayDeadLetters, PutDevice, PutPreferences)
 }
-Body = TypeVar("Body", PostMessage, PostCampaign, PutDevice, PutPreferences)
+Body = TypeVar("Body", PostMessage, PostCampaign, ReplayDeadLetters, PutDevice, PutPreferences)
 
 _FRAME_TYPES: Final[Mapping[msgspec.json.Decoder[Any], Mapping[str, type[Struct]]]] = {
     _CUSTOMER: CUSTOMER_FRAMES,
@@ -906,8 +916,8 @@ def _depth(raw: str) -> int:
 
 _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, surrogates
 _WORDED: Final = frozenset({Send, AgentSend, PostMessage, PostCampaign})
-_DATED: Final = frozenset({PostMessage, PostCampaign, PutPreferences})
-_MOMENTS: Final = ("send_at", "expires_at", "muted_until")
+_DATED: Final = frozenset({PostMessage, PostCampaign, ReplayDeadLetters, PutPreferences})
+_MOMENTS: Final = ("send_at", "expires_at", "since", "until", "muted_until")
 _IDS: Final = frozenset(
     {"ref", "customer", "installation", "platform", "app", "environment", "locale", "time_zone"}
     | {"quiet_hours", "cursor"}
@@ -1044,6 +1054,9 @@ _RIGHT: Final[Mapping[str, str]] = {
     "title": f"a string of 1 to {TITLE_CHARS} characters",
     "expires_at": "an RFC 3339 time with a zone, as a string",
     "send_at": "an RFC 3339 time with a zone, as a string",
+    "since": "an RFC 3339 time with a zone, as a string",
+    "until": "an RFC 3339 time with a zone, as a string",
+    "cause": "one of refused, expired",
     "audience": "the word devices, or a list of ids and of objects with customer",
     "rate": f"a number from 0.01 to {RATE_MAX:.0f}, in recipients per second",
     "unknown": _one_of(Unknown),

@@ -42,6 +42,7 @@ from push.ring import (
     VerdictKind,
 )
 from storage import outcomes
+from storage.deadletters import Cause, DeadLetter, dead_letter_put
 from storage.errors import Unavailable
 from storage.outcomes import Move, Trigger
 from storage.records import (
@@ -79,6 +80,8 @@ class Book:
         self.alarms = Alarms(chat.clock, self._tick)
         self.decided: Callable[[str, Decision], None] = lambda tenant, decision: None
         """Told of every decision of a look, for the metrics."""
+        self.buried: Callable[[str, Cause], None] = lambda tenant, cause: None
+        """Told of every ring that was given up, for the metrics."""
         chat.calling = lambda key, device: DeviceRef(*key, device) in self._calling
         self._store.changed = self.watch
 
@@ -508,6 +511,8 @@ class Book:
 
     def _cancel(self, tx: Transaction, c: Conversation, device: Device, reason: Reason) -> None:
         """End the ring in hand without another call; look again at once for what else is owed."""
+        if reason is Reason.EXPIRED:
+            self._bury(tx, c, device, Cause.EXPIRED, device.verdict, None)
         settled = reason in (Reason.ACKED, Reason.READ, *WISHES)
         covered = device.ring_to if settled else device.covered
         # What the ring covered beyond the fan-out is owed still: nothing else asks for it.
@@ -584,8 +589,44 @@ class Book:
                     wake_at=None,
                 )
             case VerdictKind.REFUSED:
+                self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)
                 device = _over(tx, device)
         return self.settle_undeliverable(tx, tx.put(c.with_device(device)))
+
+    def _bury(
+        self,
+        tx: Transaction,
+        c: Conversation,
+        device: Device,
+        cause: Cause,
+        answer: str | None,
+        status: int | None,
+    ) -> None:
+        """Write down that the ring in hand is given up. A silent one leaves nothing to replay."""
+        ring = msgspec.json.decode(device.ring or "", type=Ring)
+        if ring.kind is RingKind.BADGE:
+            return
+        letter = DeadLetter(
+            id=ring.id,
+            tenant=c.tenant,
+            customer=c.customer,
+            device=device.id,
+            generation=device.generation,
+            installation=device.installation,
+            fingerprint=fingerprint(device.token),
+            kind=ring.kind.value,
+            lo_seq=device.covered_seq,
+            lo_ord=device.covered_ord,
+            seq=device.ring_seq,
+            ord=device.ring_ord,
+            cause=cause,
+            answer=answer,
+            status=status,
+            attempts=device.attempt,
+            at=tx.now,
+        )
+        tx.also(dead_letter_put(letter))
+        tx.after_commit(lambda: self.buried(c.tenant, cause))
 
     def _accepted(self, tx: Transaction, c: Conversation, device: Device) -> Conversation:
         covered, upto = device.covered, device.ring_to

@@ -248,6 +248,9 @@ EVENTS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "attempt": _attempt,
     "late_verdict": lambda e: f"changes nothing, the registration is another by now: {_attempt(e)}",
     "outcome": _outcome,
+    "replayed": lambda e: (
+        f"ring {e['ring']}, which was given up, is asked for anew: it will be another"
+    ),
     "rang_after_ack": lambda e: "the ring was on its way when the acknowledgement came",
     "acked_after_ring": lambda e: f"by session {_who(e)}, after the ring; it stays pushed",
     "device_removed": lambda e: f"a device is gone: {_REMOVED[e['reason']]}",

@@ -21,6 +21,7 @@ from gateway.campaign_api import CampaignCalls
 from gateway.clock import Clock, wall
 from gateway.config import Address, Config
 from gateway.core import Core
+from gateway.deadletter_api import DeadLetterCalls
 from gateway.ops import OpsCalls
 from gateway.protocol import CloseCode
 from gateway.reload import Reload, plan
@@ -119,14 +120,13 @@ class Gateway:
         self.ports["admin"] = await self._site(
             "admin", admin(core.chat, core.metrics), server.admin
         )
-        self.ports["http"] = await self._site(
-            "http",
-            api.application(
-                CampaignCalls(api, core.campaigns).routes(),
-                OpsCalls(api, core.metrics, core.store, core.hub).routes(),
-            ),
-            server.http,
+        others = (
+            CampaignCalls(api, core.campaigns),
+            DeadLetterCalls(api, core.dead_letters),
+            OpsCalls(api, core.metrics, core.store, core.hub),
         )
+        application = api.application(*(calls.routes() for calls in others))
+        self.ports["http"] = await self._site("http", application, server.http)
         try:
             self.ports["chat"] = await self.sockets.start(server.chat)
         except OSError as error:

@@ -6,9 +6,10 @@ the configuration's secret, as `ringback token` does. What goes wrong is one cle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 import aiohttp
 import orjson
@@ -17,6 +18,8 @@ import typer
 from gateway import auth
 from gateway.command import fail, load, tenant_of
 from gateway.protocol import Role
+
+R = TypeVar("R")
 
 AUTHOR = "ringback-cli"
 TTL = 3_600.0  # seconds for which a token of ours is good; each call has a new one
@@ -45,6 +48,14 @@ class Refused(Exception):
 
 class Unreachable(Exception):
     """There was no answer."""
+
+
+def run(call: Coroutine[Any, Any, R]) -> R:
+    """Run, and say in one line what the gateway refused or that it does not answer."""
+    try:
+        return asyncio.run(call)
+    except (Refused, Unreachable) as error:
+        fail(str(error))
 
 
 class Access(NamedTuple):

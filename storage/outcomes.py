@@ -25,6 +25,7 @@ class Trigger(StrEnum):
     EXPIRY = "expiry"
     NO_DEVICE_LEFT = "no_device_left"
     REGISTRATION = "registration"
+    REPLAY = "replay"
 
 
 TRANSITIONS: dict[tuple[Outcome, Trigger], Outcome] = {
@@ -36,6 +37,7 @@ TRANSITIONS: dict[tuple[Outcome, Trigger], Outcome] = {
     (Outcome.EXPIRED, Trigger.ACCEPTANCE): Outcome.PUSHED,
     (Outcome.UNDELIVERABLE, Trigger.ACK): Outcome.ACKED,
     (Outcome.UNDELIVERABLE, Trigger.REGISTRATION): Outcome.PENDING,
+    (Outcome.UNDELIVERABLE, Trigger.REPLAY): Outcome.PENDING,
 }
 """Every change of outcome that there is. What is not listed stays as it is."""
 

@@ -229,11 +229,42 @@ _SEALED_TOKENS = (
 )
 """`token` is what a registration is found by: the token, or once it is sealed its keyed hash."""
 
+_DEAD_LETTERS = (
+    """
+    CREATE TABLE dead_letters (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        tenant TEXT NOT NULL,
+        customer TEXT NOT NULL,
+        device INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        installation TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        lo_seq INTEGER NOT NULL,
+        lo_ord INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        ord INTEGER NOT NULL,
+        cause TEXT NOT NULL CHECK (cause IN ('refused', 'expired')),
+        answer TEXT,
+        status INTEGER,
+        attempts INTEGER NOT NULL,
+        at REAL NOT NULL,
+        replayed_at REAL,
+        CHECK (lo_seq < seq AND lo_ord < ord)
+    )
+    """,
+    "CREATE INDEX dead_letters_tenant ON dead_letters (tenant, number)",
+    "CREATE INDEX dead_letters_device ON dead_letters (device, seq)",
+    "CREATE INDEX dead_letters_at ON dead_letters (at)",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _CHAINED_EVENTS,
     _CAMPAIGNS,
     _WISHES,
     _SEALED_TOKENS,
+    _DEAD_LETTERS,
 )
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

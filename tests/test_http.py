@@ -29,6 +29,8 @@ CALLS: list[tuple[str, str, set[Role], Any]] = [
     ("POST", "/v1/campaigns", {Role.SERVICE}, {"text": "x", "audience": ["c-42"]}),
     ("GET", "/v1/campaigns", {Role.SERVICE}, None),
     ("GET", "/v1/ops", {Role.SERVICE}, None),
+    ("GET", "/v1/dead_letters", {Role.SERVICE}, None),
+    ("POST", "/v1/dead_letters/replay", {Role.SERVICE}, {}),
     ("POST", "/v1/customers/c-42/sign_out", {Role.SERVICE}, None),
 ]
 

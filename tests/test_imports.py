@@ -48,6 +48,7 @@ PURE = [
     "storage.vault",
     "storage.outcomes",
     "storage.campaigns",
+    "storage.deadletters",
     "storage.schema",
     "storage.sql",
     "storage.transaction",

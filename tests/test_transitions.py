@@ -92,6 +92,17 @@ async def undeliverable_registration(it: Running) -> dict[str, Any]:
     return await it.settled(1, "pushed")
 
 
+async def undeliverable_replay(it: Running) -> dict[str, Any]:
+    await it.register()
+    it.backend.answers.append(400)
+    await it.write()
+    await it.settled(1, "undeliverable")
+    ring = it.backend.calls[0].ring["id"]
+    _, told = await it.call("POST", f"/v1/dead_letters/{ring}/replay", Role.SERVICE)
+    assert told == {"id": ring, "replay": "replayed"}
+    return await it.settled(1, "pushed")
+
+
 def soon() -> str:
     return timestamp(time.time() + 0.4)
 
@@ -105,6 +116,7 @@ PERFORMANCES: dict[tuple[Outcome, Trigger], Performance] = {
     (Outcome.EXPIRED, Trigger.ACCEPTANCE): expired_acceptance,
     (Outcome.UNDELIVERABLE, Trigger.ACK): undeliverable_ack,
     (Outcome.UNDELIVERABLE, Trigger.REGISTRATION): undeliverable_registration,
+    (Outcome.UNDELIVERABLE, Trigger.REPLAY): undeliverable_replay,
 }
 
 

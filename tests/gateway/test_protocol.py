@@ -33,6 +33,7 @@ from gateway.protocol import (
     PostMessage,
     PutDevice,
     PutPreferences,
+    ReplayDeadLetters,
     Role,
     SessionState,
     decode_agent,
@@ -586,6 +587,22 @@ def test_a_campaign_that_is_none_is_refused_by_the_field(
     field: str, value: object, problem: str
 ) -> None:
     error = body_refusal(orjson.dumps({"text": "x", field: value}), PostCampaign)
+    assert error.message.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("cause", "boredom", "cause: must be one of refused, expired"),
+        ("since", "noon", "since: must be an RFC 3339 time"),
+        ("until", "0001-01-01T00:00:00Z", "until: must be a time from 1970"),
+        ("customer", "c\n", "customer: must not contain control characters"),
+    ],
+)
+def test_a_range_of_dead_letters_that_is_none_is_refused(
+    field: str, value: object, problem: str
+) -> None:
+    error = body_refusal(orjson.dumps({field: value}), ReplayDeadLetters)
     assert error.message.startswith(problem)
 
 

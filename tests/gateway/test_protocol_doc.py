@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from gateway import protocol, sentences
+from gateway.deadletters import Replay
 from gateway.delivery import Action, Reason
 from gateway.policies import Policy
 from gateway.preferences import wishes_of
@@ -31,6 +32,7 @@ from gateway.protocol import (
     PostMessage,
     PutDevice,
     PutPreferences,
+    ReplayDeadLetters,
     Role,
     decode_agent,
     decode_body,
@@ -272,6 +274,7 @@ def test_every_block_of_json_is_json() -> None:
         "json http",
         "json http message",
         "json http campaign",
+        "json http range",
         "json http registration",
         "json http preferences",
         "json http policy",
@@ -365,6 +368,7 @@ def test_the_doc_lists_exactly_the_fields_of_the_http_bodies() -> None:
     assert told == {
         "a message": struct_fields(PostMessage),
         "a campaign": struct_fields(PostCampaign),
+        "a range": struct_fields(ReplayDeadLetters),
         "a registration": struct_fields(PutDevice),
         "preferences": struct_fields(PutPreferences),
     }
@@ -377,6 +381,9 @@ def test_the_examples_of_http_bodies_are_taken_and_show_every_field() -> None:
     (campaign,) = examples("http", "campaign")
     decode_body(json.dumps(campaign).encode(), PostCampaign)
     assert set(campaign) == set(struct_fields(PostCampaign))
+    (ranged,) = examples("http", "range")
+    decode_body(json.dumps(ranged).encode(), ReplayDeadLetters)
+    assert set(ranged) == set(struct_fields(ReplayDeadLetters))
     (registration,) = examples("http", "registration")
     decode_body(json.dumps(registration).encode(), PutDevice)
     assert set(registration) == set(struct_fields(PutDevice))
@@ -412,6 +419,10 @@ def test_the_doc_lists_exactly_the_events_policies_and_waits_of_a_message() -> N
     assert [words(row[0])[0] for row in table(title, "policy")] == list(Policy)
     (waits,) = re.findall(r"`waiting` says what for: (.*?); with", section(title))
     assert set(words(waits)) - {"for"} == set(WaitsFor)
+
+
+def test_the_doc_lists_exactly_what_may_come_of_a_replay() -> None:
+    assert [name for row in table("HTTP API", "`replay`") for name in words(row[0])] == list(Replay)
 
 
 def test_the_example_of_a_dry_run_is_of_words_that_there_are() -> None:

@@ -63,6 +63,7 @@ class Report:
     deaths: int
     rings: int
     repeated: int
+    replayed: int
     trace: str
     """A digest of what was committed and when: equal for equal runs."""
     moves: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -93,6 +94,7 @@ class Day:
             world.deaths,
             len(heard),
             sum(heard.values()) - len(heard),
+            world.replayed,
             world.trace(),
             world.model.moves,
         )
@@ -255,6 +257,9 @@ class Day:
     def sign_out(self, rng: Random, customer: Customer) -> None:
         self.world.sign_out(customer)
 
+    def replay(self, rng: Random, customer: Customer) -> None:
+        self.world.replay(customer.tenant)
+
     def backends(self, rng: Random, customer: Customer) -> None:
         ears = self.world.ears
         ears.mood = rng.choice([Mood.ACCEPTS] * 6 + list(Mood))
@@ -289,6 +294,7 @@ STEPS = {
     "deregister": 2,
     "sign_out": 0.5,
     "wish": 4,
+    "replay": 2,
     "backends": 6,
     "disk": 2,
     "die": 3,

@@ -23,9 +23,11 @@ from gateway import auth
 from gateway.chat import Posting
 from gateway.config import Config, Storage
 from gateway.core import Core
+from gateway.deadletters import Replay
 from gateway.devices import Registration
 from gateway.protocol import CloseCode, FrameError, MessageKind, Role
 from storage.database import Database
+from storage.deadletters import Wanted
 from storage.errors import StorageError, Unavailable
 from storage.records import Key, Wishes
 from tests.simulation.disk import Disk, Health
@@ -60,8 +62,9 @@ class World:
         self.started = self._trouble = 0.0
         self.fresh = True
         self.rearmed: dict[tuple[str, str], tuple[float, float]] = {}
+        """When a registration or a replay was last asked for and confirmed: judged somewhere in
+        between."""
         self.wishes: dict[tuple[str, str], Wished] = {}
-        """When a registration was last asked for and confirmed: judged somewhere in between."""
         self.model = Model(self)
         self.disk = Disk(Random(f"{seed}:disk"), self.model.committed)
         self.ears = Ears(Random(f"{seed}:ears"), self.model.arriving, self.model.answered)
@@ -72,6 +75,7 @@ class World:
         """Deregistration keys that were given out, with their installations."""
         self.sent = 0
         self.deaths = 0
+        self.replayed = 0
         self.process = Process(0.0, self.violate)
         self.core: Core | None = None
         self._lives = 0
@@ -374,6 +378,24 @@ class World:
             name = (customer.tenant, customer.id)
             self._may_go(name)
             self._spawn(self._quietly(self.core.devices.sign_out(Key(*name))))
+
+    def replay(self, tenant: str) -> None:
+        """An operator has the tenant's dead letters rung for again."""
+        core = self.core
+        if core is None:
+            return
+
+        async def replay() -> None:
+            ranged = await core.dead_letters.replay_range(tenant, Wanted(), None)
+            self.replayed += ranged.results[Replay.REPLAYED]
+            for name in names:
+                self.rearmed[name] = (asked, self.now)
+
+        asked = self.now
+        names = [name for name in self.customers if name[0] == tenant]
+        for name in names:
+            self.rearmed[name] = (asked, asked)
+        self._spawn(self._quietly(replay()))
 
     async def _quietly(self, doing: Coroutine[Any, Any, Any]) -> None:
         with suppress(Unavailable):

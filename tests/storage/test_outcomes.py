@@ -29,6 +29,7 @@ PUBLISHED: dict[Outcome, dict[Trigger, Outcome | None]] = {
         Trigger.EXPIRY: EXPIRED,
         Trigger.NO_DEVICE_LEFT: UNDELIVERABLE,
         Trigger.REGISTRATION: STAYS,
+        Trigger.REPLAY: STAYS,
     },
     ACKED: dict.fromkeys(Trigger, STAYS),
     PUSHED: dict.fromkeys(Trigger, STAYS),
@@ -38,6 +39,7 @@ PUBLISHED: dict[Outcome, dict[Trigger, Outcome | None]] = {
         Trigger.EXPIRY: STAYS,
         Trigger.NO_DEVICE_LEFT: STAYS,
         Trigger.REGISTRATION: STAYS,
+        Trigger.REPLAY: STAYS,
     },
     UNDELIVERABLE: {
         Trigger.ACK: ACKED,
@@ -45,6 +47,7 @@ PUBLISHED: dict[Outcome, dict[Trigger, Outcome | None]] = {
         Trigger.EXPIRY: STAYS,
         Trigger.NO_DEVICE_LEFT: STAYS,
         Trigger.REGISTRATION: PENDING,
+        Trigger.REPLAY: PENDING,
     },
 }
 REACHED_BY = {
@@ -176,6 +179,9 @@ def test_every_outcome_meets_every_trigger_as_published(outcome: Outcome, trigge
     assert kept.outcome_of(5) == (PENDING, None)
 
 
+TO_PENDING = (Trigger.REGISTRATION, Trigger.REPLAY)
+
+
 def test_the_table_holds_the_published_changes_and_no_other() -> None:
     stated = {
         (outcome, trigger): to
@@ -205,7 +211,7 @@ def test_ranges_tell_of_every_message_what_one_record_each_would(steps: list[Any
             trigger, one, other, reason = step
             last = kept.conversation.last_seq
             lo, hi = sorted((round(one * last), round(other * last)))
-            kept.happen(trigger, lo, hi, None if trigger is Trigger.REGISTRATION else reason)
+            kept.happen(trigger, lo, hi, None if trigger in TO_PENDING else reason)
         kept.check()
     event(f"spans on disk: {min(len(kept.disk), 5)}")
 

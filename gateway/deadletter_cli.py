@@ -1,0 +1,165 @@
+"""The commands `ringback deadletters …`: a client of the dead letters' calls."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say
+from gateway.service import Access, Service, Token, Url, access, run
+from storage.deadletters import Cause
+
+app = typer.Typer(help="Rings that were given up.", no_args_is_help=True)
+
+Customer = Annotated[str | None, typer.Option(help="Only those of this customer.")]
+OfCause = Annotated[Cause | None, typer.Option(help="Only those given up for this.")]
+Since = Annotated[str | None, typer.Option(help="Not before then: 2026-11-25T08:00:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Not after then.")]
+
+
+async def _call(to: Access, method: str, path: str, **options: Any) -> Any:
+    async with Service(to) as service:
+        return await service.call(method, f"/v1/dead_letters{path}", **options)
+
+
+def _range(
+    customer: str | None, cause: Cause | None, since: str | None, until: str | None
+) -> dict[str, str]:
+    cause_ = None if cause is None else cause.value
+    given = {"customer": customer, "cause": cause_, "since": since, "until": until}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@app.command("list")
+def show_all(
+    customer: Customer = None,
+    cause: OfCause = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Those that there are, newest first."""
+    with clearly():
+        query = urlencode({**_range(customer, cause, since, until), "limit": limit})
+        page = run(_call(access(config_path, tenant, url, token), "GET", f"?{query}"))
+        if as_json:
+            print(json.dumps(page))
+            return
+        table = Table("dead letter", "at (UTC)", "customer", box=None, pad_edge=False)
+        table.add_column("seq", justify="right")
+        for name in ("device", "cause"):
+            table.add_column(name)
+        table.add_column("attempts", justify="right")
+        table.add_column("answer")
+        table.add_column("replayed (UTC)")
+        for letter in page["dead_letters"]:
+            table.add_row(*_cells(letter))
+        Console(highlight=False, markup=False).print(table)
+        if "cursor" in page:
+            say("There are older ones: --limit shows up to 200, --until older ones.")
+
+
+def _cells(letter: dict[str, Any]) -> Iterator[str]:
+    yield letter["id"]
+    yield _clock(letter["at"])
+    yield letter["customer"]
+    yield str(letter["seq"])
+    yield letter["device"]
+    yield letter["cause"]
+    yield str(letter["attempts"])
+    status = f" ({letter['status']})" if "status" in letter else ""
+    yield letter.get("answer", "") + status
+    yield _clock(letter["replayed_at"]) if "replayed_at" in letter else ""
+
+
+def _clock(at: str) -> str:
+    return at[:19].replace("T", " ")
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(help="The dead letter's id, which is its ring's: r_….")],
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """One, and what a replay would do now."""
+    with clearly():
+        to = access(config_path, tenant, url, token)
+        letter = run(_call(to, "GET", f"/{quote(id, safe='')}"))
+        if as_json:
+            print(json.dumps(letter))
+            return
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for name, value in letter.items():
+            table.add_row("a replay now" if name == "replay" else name, str(value))
+        Console(highlight=False, markup=False).print(table)
+
+
+@app.command()
+def replay(
+    ids: Annotated[list[str] | None, typer.Argument(help="Which; or choose a range.")] = None,
+    customer: Customer = None,
+    cause: OfCause = None,
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    tenant: TenantName = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Ring again for what nobody was told of, one or a range. Nobody is rung twice."""
+    with clearly():
+        wanted = _range(customer, cause, since, until)
+        if sum(map(bool, (ids, wanted, everything))) != 1:
+            fail("say which: ids, or a range (--customer, --cause, --since, --until), or --all")
+        to = access(config_path, tenant, url, token)
+        results = run(_one_by_one(to, ids) if ids else _ranged(to, wanted))
+        if as_json:
+            print(json.dumps({"replay": results}))
+            return
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        for result, many in results.most_common():
+            table.add_row(result, str(many))
+        Console(highlight=False, markup=False).print(table)
+        if not results:
+            say("There are none.")
+
+
+async def _one_by_one(to: Access, ids: list[str]) -> Counter[str]:
+    results: Counter[str] = Counter()
+    async with Service(to) as service:
+        for id in ids:
+            path = f"/v1/dead_letters/{quote(id, safe='')}/replay"
+            results[(await service.call("POST", path))["replay"]] += 1
+    return results
+
+
+async def _ranged(to: Access, wanted: dict[str, str]) -> Counter[str]:
+    """Call after call, until there are no older ones."""
+    results: Counter[str] = Counter()
+    async with Service(to) as service:
+        while True:
+            told = await service.call("POST", "/v1/dead_letters/replay", json=wanted)
+            results.update(told["replay"])
+            if "cursor" not in told:
+                return results
+            wanted = wanted | {"cursor": told["cursor"]}

@@ -1,0 +1,222 @@
+"""Dead letters: what was given up, and ringing for it again.
+
+A dead letter is a ring that the customer backend refused, or that expired while it was retried
+(`gateway.pushing` writes them down). A replay never repeats the ring: under its id nothing changes
+any more. It asks for a new one, for the messages that nobody has been told of and that have not
+expired: their outcome goes from `undeliverable` back to `pending` (`Trigger.REPLAY`), the device
+is behind again, and the delivery rule goes its way. Who acknowledges meanwhile is not rung.
+
+So a replay does nothing, and says why, where it would ring somebody twice or in vain (`Replay`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+import orjson
+
+from gateway import delivery
+from gateway.chat import Chat
+from gateway.protocol import ErrorCode, FrameError
+from storage import outcomes
+from storage.deadletters import (
+    DeadLetter,
+    DeadLetterRows,
+    Wanted,
+    dead_letter_replayed,
+    dead_letters_forget,
+)
+from storage.outcomes import Trigger
+from storage.records import Conversation, Cut, Device, Message, Outcome
+from storage.store import Needs
+from storage.transaction import Transaction
+
+replace = msgspec.structs.replace
+
+KEEP = 30 * 86_400.0  # seconds for which a dead letter is kept
+FORGET = 1_000  # of those that are older, so many go at a time
+AT_ONCE = 200  # letters of a range in one call; the next call goes on
+
+
+class Replay(StrEnum):
+    """What a replay did, or why it did nothing."""
+
+    REPLAYED = "replayed"
+    ALREADY = "already"  # it was replayed before; a ring refused anew is a new dead letter
+    READ = "read"
+    ACKED = "acked"
+    PUSHED = "pushed"  # another device rang for it, or this one since
+    PENDING = "pending"  # it is on its way, or something newer on this device is
+    UNCERTAIN = "uncertain"  # a call of it had no answer: it may have rung before it was refused
+    EXPIRED = "expired"
+    DEVICE_GONE = "device_gone"  # the registration is another, or dead: registering rings anew
+
+
+class Ranged(NamedTuple):
+    """What came of replaying a range: how many each, and where the next call goes on."""
+
+    results: Counter[Replay]
+    cursor: str | None
+
+
+def judge(
+    c: Conversation | None, letter: DeadLetter, unacked: list[Message], now: float, *, certain: bool
+) -> Replay:
+    """What a replay would do now. `unacked` are the messages after the acked cursor; `certain`
+    says that each of the ring's calls was answered, and none of them by yes.
+    """
+    device = _device(c, letter)
+    if c is None or letter.ord <= c.read_ord:
+        return Replay.READ if c is not None else Replay.DEVICE_GONE
+    if letter.ord <= c.acked_ord:
+        return Replay.ACKED
+    if letter.replayed_at is not None:
+        return Replay.ALREADY
+    if device is None:
+        return Replay.DEVICE_GONE
+    lo = max(letter.lo, c.acked)
+    own = _outcomes(c, lo, letter.hi)
+    since = _outcomes(c, letter.hi, device.covered)
+    if Outcome.PUSHED in own | since:
+        return Replay.PUSHED
+    if Outcome.PENDING in own | since or device.ring is not None:
+        return Replay.PENDING
+    if not _due_again(c, lo, letter.hi, unacked, now):
+        return Replay.EXPIRED
+    return Replay.REPLAYED if certain else Replay.UNCERTAIN
+
+
+def _outcomes(c: Conversation, lo: Cut, hi: Cut) -> set[Outcome]:
+    """Those that occur after `lo` up to `hi`."""
+    return {s.outcome for s in outcomes.segments(c) if s.lo_ord < hi.ord and lo.ord < s.hi_ord}
+
+
+def _device(c: Conversation | None, letter: DeadLetter) -> Device | None:
+    """The registration that the letter is about, if it still is."""
+    device = None if c is None else c.device(letter.device)
+    if device is None or not device.live or device.generation != letter.generation:
+        return None
+    return device
+
+
+def _due_again(
+    c: Conversation, lo: Cut, hi: Cut, unacked: list[Message], now: float
+) -> list[Message]:
+    """The undeliverable messages after `lo` up to `hi` that have not expired."""
+    spans = [span for span in c.settled if span.outcome is Outcome.UNDELIVERABLE]
+    return [
+        m
+        for m in unacked
+        if lo.ord < m.ord <= hi.ord
+        and (m.expires_at is None or m.expires_at > now)
+        and any(span.lo_ord < m.ord <= span.hi_ord for span in spans)
+    ]
+
+
+class DeadLetters:
+    """The use cases."""
+
+    def __init__(self, chat: Chat, rows: DeadLetterRows) -> None:
+        self._chat = chat
+        self._store = chat.store
+        self._rows = rows
+
+    async def page(
+        self, tenant: str, wanted: Wanted, cursor: str | None, limit: int
+    ) -> list[DeadLetter]:
+        """A tenant's dead letters, newest first."""
+        return await self._rows.page(tenant, wanted, cursor, limit)
+
+    async def one(self, tenant: str, id: str) -> tuple[DeadLetter, Replay]:
+        """A dead letter, and what a replay would do now. Raises `FrameError` `not_found`."""
+        letter = await self._found(tenant, id)
+        certain = await self._certain(letter)
+        needs = Needs(keys=(letter.key,), unacked=letter.key)
+        judging = self._store.submit(lambda tx: _judge(tx, letter, certain=certain), needs)
+        return letter, await judging
+
+    async def replay(self, tenant: str, id: str) -> Replay:
+        """Ring for it again, unless somebody would be rung twice or in vain."""
+        return await self._replay(await self._found(tenant, id))
+
+    async def replay_range(self, tenant: str, wanted: Wanted, cursor: str | None) -> Ranged:
+        """Replay the newest `AT_ONCE` of those that are wanted. Newest first, so that what one
+        device owes becomes one ring."""
+        letters = await self._rows.page(tenant, wanted, cursor, AT_ONCE)
+        results = await asyncio.gather(*(self._replay(letter) for letter in letters))
+        return Ranged(Counter(results), letters[-1].id if len(letters) == AT_ONCE else None)
+
+    async def forget(self, before: float) -> None:
+        """Remove what was made before then (epoch seconds), a thousand at a time."""
+        if await self._rows.older(before):
+            statement = dead_letters_forget(before, FORGET)
+            await self._store.submit(lambda tx: tx.also(statement), Needs(), later=True)
+
+    async def _found(self, tenant: str, id: str) -> DeadLetter:
+        letter = await self._rows.one(tenant, id)
+        if letter is None:
+            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such dead letter")
+        return letter
+
+    async def _certain(self, letter: DeadLetter) -> bool:
+        """Whether neither this ring, nor a later one that would be replayed with it, can have been
+        taken: every call is recorded with its answer. A call that was cut off, or out when the
+        process died, may have rung; and a backend may refuse what it has already taken.
+        """
+        for one in (letter, *await self._rows.later(letter)):
+            told = await self._store.told(one.key, one.seq)
+            events = told.events if told is not None else []
+            details = [orjson.loads(e.detail or "{}") for e in events if e.event == "attempt"]
+            answered = {d["attempt"] for d in details if d["ring"] == one.id and "status" in d}
+            if answered != set(range(1, one.attempts + 1)):
+                return False
+        return True
+
+    async def _replay(self, letter: DeadLetter) -> Replay:
+        certain = await self._certain(letter)
+
+        def change(tx: Transaction) -> Replay:
+            result = _judge(tx, letter, certain=certain)
+            c = tx.conversation(letter.key)
+            device = _device(c, letter)
+            if result is Replay.REPLAYED and c is not None and device is not None:
+                self._rearm(tx, c, device, letter)
+                tx.also(dead_letter_replayed(letter.id, tx.now))
+            return result
+
+        needs = Needs(keys=(letter.key,), unacked=letter.key)
+        return await self._store.submit(change, needs, later=True)
+
+    def _rearm(self, tx: Transaction, c: Conversation, device: Device, letter: DeadLetter) -> None:
+        """The device is behind again from the letter's first message on, and is due.
+
+        What came after the letter and was given up on this device as well is due with it.
+        """
+        lo = max(letter.lo, c.acked)
+        hi = max(letter.hi, device.covered)
+        again = _due_again(c, lo, hi, tx.unacked(c), tx.now)
+        tx.event(c, lo.seq + 1, letter.seq, "replayed", ring=letter.id, device=letter.fingerprint)
+        for message in again:
+            before = Cut(message.seq - 1, message.ord - 1)
+            c, _ = tx.transition(c, before, message.cut, Trigger.REPLAY)
+        times = [c.expires_at, *(message.expires_at for message in again)]
+        due = delivery.due_after_commit(
+            c.push_due_at,
+            tx.now,
+            max(self._chat.quiet_until, self._chat.hub.quiet_until(c.key, tx.now)),
+            in_chat=self._chat.hub.is_in_chat(c.key),
+            ack_timeout=self._chat.timing.ack_timeout,
+        )
+        covered = min(lo, device.covered)
+        behind = replace(device, covered_seq=covered.seq, covered_ord=covered.ord)
+        soonest = min((time for time in times if time is not None), default=None)
+        tx.put(replace(c.with_device(behind), push_due_at=due, expires_at=soonest))
+
+
+def _judge(tx: Transaction, letter: DeadLetter, *, certain: bool) -> Replay:
+    c = tx.conversation(letter.key)
+    return judge(c, letter, [] if c is None else tx.unacked(c), tx.now, certain=certain)

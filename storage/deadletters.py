@@ -1,0 +1,146 @@
+"""Dead letters: rings that were given up, as rows. Their record and their SQL.
+
+A dead letter is made in the transaction that gives its ring up, and is called as the ring was. It
+says which messages, on which registration, and why; the messages' outcomes are where they always
+are. Nothing judges by it: a replay looks at the conversation as it is then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from storage.campaigns import Reading
+from storage.records import Cut, Key
+from storage.sql import Statement
+
+
+class Cause(StrEnum):
+    """Why a ring was given up."""
+
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """One ring that was given up. It covered the messages after `lo` up to `hi`.
+
+    `answer` and `status` are of the last call, as far as known; times in epoch seconds.
+    """
+
+    id: str
+    tenant: str
+    customer: str
+    device: int
+    generation: int
+    installation: str
+    fingerprint: str
+    kind: str
+    lo_seq: int
+    lo_ord: int
+    seq: int
+    ord: int
+    cause: Cause
+    answer: str | None
+    status: int | None
+    attempts: int
+    at: float
+    replayed_at: float | None = None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.tenant, self.customer)
+
+    @property
+    def lo(self) -> Cut:
+        return Cut(self.lo_seq, self.lo_ord)
+
+    @property
+    def hi(self) -> Cut:
+        return Cut(self.seq, self.ord)
+
+
+COLUMNS = tuple(DeadLetter.__struct_fields__)
+_NAMES = ", ".join(COLUMNS)
+_PUT = f"INSERT INTO dead_letters ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+_REPLAYED = "UPDATE dead_letters SET replayed_at = ? WHERE id = ?"
+_FORGET = """
+    DELETE FROM dead_letters WHERE number IN (
+        SELECT number FROM dead_letters WHERE at < ? ORDER BY at LIMIT ?)
+"""
+_OLDER = "SELECT 1 FROM dead_letters WHERE at < ? LIMIT 1"
+_ONE = f"SELECT {_NAMES} FROM dead_letters WHERE id = ? AND tenant = ?"  # noqa: S608
+_LATER = f"""
+    SELECT {_NAMES} FROM dead_letters
+    WHERE device = ? AND generation = ? AND seq > ? ORDER BY number
+"""  # noqa: S608
+_PAGE = f"""
+    SELECT {_NAMES} FROM dead_letters WHERE tenant = ?1
+        AND number < coalesce((SELECT number FROM dead_letters WHERE id = ?2 AND tenant = ?1), ?3)
+        AND (?4 IS NULL OR customer = ?4) AND (?5 IS NULL OR cause = ?5)
+        AND (?6 IS NULL OR at >= ?6) AND (?7 IS NULL OR at <= ?7)
+    ORDER BY number DESC LIMIT ?8
+"""  # noqa: S608
+
+
+def dead_letter_put(letter: DeadLetter) -> Statement:
+    """Writes a new dead letter."""
+    values = (getattr(letter, name) for name in COLUMNS)
+    return _PUT, [value.value if isinstance(value, StrEnum) else value for value in values]
+
+
+def dead_letter_replayed(id: str, at: float) -> Statement:
+    """Records that the letter was replayed."""
+    return _REPLAYED, (at, id)
+
+
+def dead_letters_forget(before: float, most: int) -> Statement:
+    """Removes up to `most` letters that were made before then (epoch seconds)."""
+    return _FORGET, (before, most)
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which dead letters: those of one customer, of one cause, of a span of time (epoch s)."""
+
+    customer: str | None = None
+    cause: Cause | None = None
+    since: float | None = None
+    until: float | None = None
+
+
+class DeadLetterRows:
+    """What is asked of dead letters, from what is committed."""
+
+    def __init__(self, database: Reading) -> None:
+        self._database = database
+
+    async def one(self, tenant: str, id: str) -> DeadLetter | None:
+        """A tenant's dead letter; None also if it is another tenant's."""
+        rows = await self._database.read(_ONE, (id, tenant))
+        return _to_letter(rows[0]) if rows else None
+
+    async def later(self, letter: DeadLetter) -> list[DeadLetter]:
+        """Those of the same registration that go further."""
+        given = (letter.device, letter.generation, letter.seq)
+        return [_to_letter(row) for row in await self._database.read(_LATER, given)]
+
+    async def page(
+        self, tenant: str, wanted: Wanted, before: str | None, limit: int
+    ) -> list[DeadLetter]:
+        """A tenant's dead letters, newest first, older than the one named `before`."""
+        cause = None if wanted.cause is None else wanted.cause.value
+        given = (tenant, before, 2**62, wanted.customer, cause, wanted.since, wanted.until, limit)
+        return [_to_letter(row) for row in await self._database.read(_PAGE, given)]
+
+    async def older(self, before: float) -> bool:
+        """Whether there are any that were made before then (epoch seconds)."""
+        return bool(await self._database.read(_OLDER, (before,)))
+
+
+def _to_letter(row: Sequence[Any]) -> DeadLetter:
+    values = dict(zip(COLUMNS, row, strict=True))
+    values["cause"] = Cause(values["cause"])
+    return DeadLetter(**values)

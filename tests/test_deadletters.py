@@ -1,0 +1,360 @@
+"""Dead letters from end to end: what is written down, what a replay rings, and what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from gateway.protocol import Role, timestamp
+from storage.audit import audit
+from tests.running import PATIENCE, PATIENT, QUICK, Call, Running, running
+
+
+async def letters(it: Running, query: str = "", tenant: str = "acme") -> list[dict[str, Any]]:
+    status, told = await it.call(
+        "GET", f"/v1/dead_letters{query}", Role.SERVICE, "crm", tenant=tenant
+    )
+    assert status == 200, told
+    return list(told["dead_letters"])
+
+
+async def replay(it: Running, id: str) -> str:
+    status, told = await it.call("POST", f"/v1/dead_letters/{id}/replay", Role.SERVICE, "crm")
+    assert (status, told["id"]) == (200, id), told
+    return str(told["replay"])
+
+
+async def refused(it: Running, customer: str = "c-42", **more: Any) -> str:
+    """A message whose ring the backend refuses; the dead letter's id."""
+    it.backend.answers.append(422)
+    seq = await it.write(customer, **more)
+    await it.settled(seq, "undeliverable", customer)
+    (letter, *_) = await letters(it, f"?customer={customer}")
+    assert letter["seq"] == seq
+    return str(letter["id"])
+
+
+async def test_a_refused_ring_is_a_dead_letter_under_its_own_id(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        (call,) = it.backend.calls
+        assert id == call.ring["id"]
+        (letter,) = await letters(it)
+        assert letter == {
+            "id": id, "customer": "c-42", "from_seq": 1, "seq": 1, "kind": "proactive",
+            "device": letter["device"], "installation": "phone", "cause": "refused",
+            "answer": "http_422", "status": 422, "attempts": 1, "at": letter["at"],
+        }  # fmt: skip
+        assert "device-token" not in str(letter)
+        _, told = await it.call("GET", f"/v1/dead_letters/{id}", Role.SERVICE)
+        assert told == letter | {"replay": "replayed"}
+        _, text = await it.call("GET", "/metrics", listener="admin")
+        assert 'ringback_dead_letters_total{cause="refused",tenant="acme"} 1.0' in text
+
+
+async def test_a_replay_rings_once_under_a_new_id_and_the_message_is_pushed(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it, text="your parcel")
+        assert await replay(it, id) == "replayed"
+        told = await it.settled(1, "pushed")
+        assert "replayed" in [event["event"] for event in told["events"]]
+        first, second = it.backend.calls
+        assert first.ring["id"] != second.ring["id"]
+        assert second.body["payload"]["aps"]["alert"]["body"] == "your parcel"
+        assert second.badge == 1
+        assert await replay(it, id) == "already"
+        (letter,) = await letters(it)
+        assert "replayed_at" in letter
+        assert len(it.backend.calls) == 2
+    assert audit(tmp_path / "ringback.db", time.time()).findings == []
+
+
+async def test_a_ring_that_expires_while_it_is_retried_is_a_dead_letter_and_not_rung_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.otherwise = 503
+        await it.write(expires_at=timestamp(time.time() + 0.3))
+        await it.settled(1, "expired")
+        async with asyncio.timeout(PATIENCE):
+            while not (found := await letters(it)):
+                await asyncio.sleep(0.01)
+        (letter,) = found
+        assert (letter["cause"], letter["answer"]) == ("expired", "retry")
+        assert letter["attempts"] >= 1
+        it.backend.otherwise = 200
+        before = len(it.backend.calls)
+        assert await replay(it, letter["id"]) == "expired"
+        assert (await it.outcome(1))["outcome"] == "expired"
+        assert len(it.backend.calls) == before
+
+
+async def test_what_has_expired_since_it_was_refused_is_not_rung_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        soon = time.time() + 0.5
+        id = await refused(it, expires_at=timestamp(soon))
+        async with asyncio.timeout(PATIENCE):
+            while time.time() < soon:
+                await asyncio.sleep(0.01)
+        assert await replay(it, id) == "expired"
+        assert len(it.backend.calls) == 1
+
+
+async def test_refused_again_it_is_a_dead_letter_of_its_own(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        it.backend.answers.append(422)
+        assert await replay(it, id) == "replayed"
+        async with asyncio.timeout(PATIENCE):
+            while len(found := await letters(it)) < 2:
+                await asyncio.sleep(0.01)
+        assert await replay(it, found[0]["id"]) == "replayed"
+        await it.settled(1, "pushed")
+        assert len(it.backend.calls) == 3
+
+
+async def test_who_has_acknowledged_or_read_it_is_not_rung_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        customer = await it.customer()
+        await customer.take("message", seq=1)
+        await customer.send("ack", seq=1)
+        await it.settled(1, "acked")
+        assert await replay(it, id) == "acked"
+        await customer.send("read", seq=1)
+        await customer.take("status", read_seq=1)
+        assert await replay(it, id) == "read"
+        assert len(it.backend.calls) == 1
+
+
+async def test_who_acknowledges_after_the_replay_and_before_the_ring_is_not_rung(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=QUICK | {"ack_timeout": 5.0, "max_hold": 9.0}) as it:
+        await it.register()
+        id = await refused(it)
+        customer = await it.customer()
+        await customer.take("message", seq=1)
+        assert await replay(it, id) == "replayed"
+        assert (await it.outcome(1))["outcome"] == "pending"
+        await customer.send("ack", seq=1)
+        await it.settled(1, "acked")
+        assert len(it.backend.calls) == 1
+
+
+async def test_where_another_device_rang_or_a_newer_message_did_nobody_is_rung_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.register("c-42", "tablet", "another-token")
+        it.backend.answers += [422, 200]
+        await it.write()
+        await it.settled(1, "pushed")
+        (letter,) = await letters(it)
+        assert await replay(it, letter["id"]) == "pushed"
+        await it.register("c-7", "c-7", "t-7")
+        id = await refused(it, "c-7")
+        assert await it.write("c-7") == 2
+        await it.settled(2, "pushed", "c-7")
+        calls = len(it.backend.calls)
+        assert await replay(it, id) == "pushed"
+        assert (await it.outcome(1, "c-7"))["outcome"] == "undeliverable"
+        assert len(it.backend.calls) == calls
+
+
+async def test_what_a_device_was_refused_in_turn_becomes_one_ring(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        for _ in range(3):
+            await refused(it)
+        _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json={})
+        assert told["replay"]["replayed"] >= 1
+        assert sum(told["replay"].values()) == 3
+        for seq in (1, 2, 3):
+            await it.settled(seq, "pushed")
+        ring = it.backend.calls[-1]
+        assert (ring.ring["seq"], ring.badge) == (3, 3)
+        assert len(it.backend.calls) == 4
+
+
+async def test_an_older_letter_takes_along_what_was_refused_after_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        first = await refused(it)
+        second = await refused(it)
+        assert await replay(it, first) == "replayed"
+        await it.settled(2, "pushed")
+        assert (await it.outcome(1))["outcome"] == "pushed"
+        assert await replay(it, second) == "pushed"
+        assert len(it.backend.calls) == 3
+
+
+async def test_a_registration_that_is_gone_or_another_is_not_rung(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        await it.register(token="a-new-token")
+        assert await replay(it, id) == "device_gone"
+        await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        assert await replay(it, id) == "device_gone"
+
+
+async def test_a_ring_on_its_way_to_the_device_is_waited_for(tmp_path: Path) -> None:
+    async with running(tmp_path, push={"retry_first": 600.0, "retry_max": 600.0}) as it:
+        await it.register()
+        id = await refused(it)
+        it.backend.answers.append(503)
+        await it.write()
+        await it.backend.take()
+        await it.backend.take()
+        assert await replay(it, id) == "pending"
+
+
+async def test_what_may_have_rung_before_it_was_refused_is_not_rung_again(tmp_path: Path) -> None:
+    """The backend took the first call, and its answer was lost."""
+
+    async def lost(call: Call) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with running(tmp_path, push={"timeout": 0.2, "connect_timeout": 0.2}) as it:
+        await it.register()
+        first = await refused(it)
+        it.backend.answers.append(lost)
+        second = await refused(it)
+        assert await replay(it, second) == "uncertain"
+        assert await replay(it, first) == "uncertain"  # it would take the second along
+        _, told = await it.call("GET", f"/v1/dead_letters/{second}", Role.SERVICE)
+        assert (told["attempts"], told["replay"]) == (2, "uncertain")
+        assert len(it.backend.calls) == 3
+
+
+async def test_a_silent_ring_leaves_no_dead_letter(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=QUICK) as it:
+        await it.register()
+        await it.write()
+        await it.settled(1, "pushed")
+        it.backend.otherwise = 422
+        customer = await it.customer()
+        await customer.take("message", seq=1)
+        await customer.send("read", seq=1)
+        await it.backend.take()
+        assert (await it.backend.take()).ring["kind"] == "badge"
+        it.backend.otherwise = 200
+        await it.register("c-7", "c-7", "t-7")
+        await it.write("c-7")
+        await it.settled(1, "pushed", "c-7")
+        assert await letters(it) == []
+
+
+async def test_a_replay_survives_a_crash_and_rings_once(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        id = await refused(it)
+        await it.customer()  # in chat, so that the ring waits
+        assert await replay(it, id) == "replayed"
+        assert len(it.backend.calls) == 1
+    async with running(tmp_path) as it:
+        await it.settled(1, "pushed")
+        assert len(it.backend.calls) == 1
+
+
+async def test_they_are_chosen_by_customer_cause_and_time_and_listed_in_pages(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        for customer in ("c-1", "c-2", "c-3"):
+            await it.register(customer, customer, f"t-{customer}")
+            await refused(it, customer)
+        everything = await letters(it)
+        assert [letter["customer"] for letter in everything] == ["c-3", "c-2", "c-1"]
+        middle = everything[1]["at"]
+        for query, found in (
+            ("?customer=c-2", ["c-2"]),
+            ("?cause=refused", ["c-3", "c-2", "c-1"]),
+            ("?cause=expired", []),
+            (f"?since={middle}", ["c-3", "c-2"]),
+            ("?until=2020-01-01T00:00:00Z", []),
+            ("?limit=1", ["c-3"]),
+            (f"?cursor={everything[0]['id']}", ["c-2", "c-1"]),
+        ):
+            assert [letter["customer"] for letter in await letters(it, query)] == found, query
+        _, page = await it.call("GET", "/v1/dead_letters?limit=2", Role.SERVICE)
+        assert page["cursor"] == everything[1]["id"]
+        only = {"customer": "c-2", "cause": "refused", "since": "2020-01-01T00:00:00Z"}
+        _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json=only)
+        assert told == {"replay": {"replayed": 1}}
+        await it.settled(1, "pushed", "c-2")
+        assert (await it.outcome(1, "c-1"))["outcome"] == "undeliverable"
+
+
+async def test_a_range_larger_than_one_call_goes_on_at_its_cursor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.deadletters.AT_ONCE", 2)
+    async with running(tmp_path) as it:
+        for customer in ("c-1", "c-2", "c-3"):
+            await it.register(customer, customer, f"t-{customer}")
+            await refused(it, customer)
+        path = "/v1/dead_letters/replay"
+        _, told = await it.call("POST", path, Role.SERVICE, json={})
+        assert told["replay"] == {"replayed": 2}
+        _, told = await it.call("POST", path, Role.SERVICE, json={"cursor": told["cursor"]})
+        assert told == {"replay": {"replayed": 1}}
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("?cause=boredom", "cause: give one of refused, expired"),
+        ("?since=noon", "since: give an RFC 3339 time"),
+        ("?limit=0", "limit: give a number"),
+    ],
+)
+async def test_a_question_that_is_none_is_refused(tmp_path: Path, query: str, detail: str) -> None:
+    async with running(tmp_path) as it:
+        status, told = await it.call("GET", f"/v1/dead_letters{query}", Role.SERVICE)
+        assert status == 400
+        assert detail in told["detail"]
+
+
+async def test_another_tenant_sees_and_replays_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        assert await letters(it, tenant="other") == []
+        for method, path in (("GET", f"/{id}"), ("POST", f"/{id}/replay")):
+            status, told = await it.call(
+                method, f"/v1/dead_letters{path}", Role.SERVICE, tenant="other"
+            )
+            assert (status, told["code"]) == (404, "not_found")
+        _, told = await it.call(
+            "POST", "/v1/dead_letters/replay", Role.SERVICE, tenant="other", json={}
+        )
+        assert told == {"replay": {}}
+        assert (await it.outcome(1))["outcome"] == "undeliverable"
+
+
+async def test_old_ones_are_forgotten(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await refused(it)
+        them = it.gateway.core.dead_letters
+        await them.forget(time.time() - 60.0)
+        assert len(await letters(it)) == 1
+        await them.forget(time.time() + 60.0)
+        assert await letters(it) == []

@@ -1,0 +1,68 @@
+"""`ringback deadletters`, as somebody at a terminal meets it, against a real gateway."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.running import Running, running
+from tests.test_campaign_cli import here
+from tests.test_cli import Ended, ringback
+from tests.test_deadletters import refused
+
+
+async def deadletters(it: Running, *words: str) -> Ended:
+    directory = it.gateway.config.storage.path.parent
+    return await ringback(directory, "deadletters", *words, **here(it))
+
+
+async def test_they_are_listed_looked_at_and_replayed(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        listed = (await deadletters(it, "list")).out
+        assert id in listed
+        assert "http_422 (422)" in listed
+        shown = (await deadletters(it, "show", id)).out
+        assert shown.splitlines()[-1].split() == ["a", "replay", "now", "replayed"]
+        assert json.loads((await deadletters(it, "show", id, "--json")).out)["id"] == id
+        ended = await deadletters(it, "replay", id)
+        assert (ended.code, ended.out.split()) == (0, ["replayed", "1"])
+        await it.settled(1, "pushed")
+        assert len(it.backend.calls) == 2
+
+
+async def test_a_range_is_replayed_call_after_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.deadletters.AT_ONCE", 2)
+    async with running(tmp_path) as it:
+        for i in range(5):
+            await it.register(f"c-{i}", f"phone-{i}", f"t-{i}")
+            await refused(it, f"c-{i}")
+        one = await deadletters(it, "replay", "--customer", "c-0", "--cause", "refused")
+        assert one.out.split() == ["replayed", "1"]
+        await it.settled(1, "pushed", "c-0")
+        told = json.loads((await deadletters(it, "replay", "--all", "--json")).out)
+        assert told == {"replay": {"replayed": 4, "already": 1}}
+        none = await deadletters(it, "replay", "--until", "2020-01-01T00:00:00Z")
+        assert (none.code, none.out.strip()) == (0, "")
+        assert "There are none." in none.err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["replay"], "say which: ids, or a range"),
+        (["replay", "r_1", "--all"], "say which: ids, or a range"),
+        (["replay", "r_1"], "this tenant has no such dead letter"),
+        (["show", "r/1"], "this tenant has no such dead letter"),
+        (["list", "--since", "noon"], "since: give an RFC 3339 time"),
+        (["list", "--url", "http://127.0.0.1:1"], "no answer from http://127.0.0.1:1"),
+    ],
+)
+async def test_what_is_wrong_is_one_line(tmp_path: Path, words: list[str], problem: str) -> None:
+    async with running(tmp_path) as it:
+        assert problem in (await deadletters(it, *words)).refused()
