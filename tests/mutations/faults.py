@@ -277,4 +277,36 @@ FAULTS = (
         "            alone = True\n",
         ("tests/storage/test_store.py",),
     ),
+    Fault(
+        "a campaign's place is not what the disk says when a chunk is judged",
+        "gateway/campaigns.py",
+        "now.state is not CampaignState.RUNNING or now.cursor != c.cursor:",
+        "False:",
+        ("tests/test_campaigns.py::test_a_pause_stops_a_chunk_that_already_waits_for_its_commit",),
+    ),
+    Fault(
+        "a campaign goes on at its beginning",
+        "gateway/campaigns.py",
+        "recipients(c.id, c.cursor, AHEAD)",
+        "recipients(c.id, 0, AHEAD)",
+        ("tests/test_campaigns.py::test_it_goes_on_after_a_restart_and_nobody_gets_it_twice",),
+    ),
+    Fault(
+        "a replay rings where somebody was told since",
+        "gateway/deadletters.py",
+        "    if Outcome.PUSHED in own | since:\n",
+        "    if False:\n",
+        (
+            "tests/test_deadletters.py::test_where_another_device_rang_or_a_newer_message_did_nobody_is_rung_again",
+        ),
+    ),
+    Fault(
+        "a replay rings what may have rung before it was refused",
+        "gateway/deadletters.py",
+        "    return Replay.REPLAYED if certain else Replay.UNCERTAIN\n",
+        "    return Replay.REPLAYED\n",
+        (
+            "tests/test_deadletters.py::test_what_may_have_rung_before_it_was_refused_is_not_rung_again",
+        ),
+    ),
 )
