@@ -267,7 +267,7 @@ class Api:
     async def _put_preferences(
         self, request: web.Request, key: Key, name: str | None
     ) -> web.Response:
-        wishes = wishes_of(await self._body(request, protocol.PutPreferences))
+        wishes = wishes_of(await self.body(request, protocol.PutPreferences))
         await self._preferences.put(key, name, wishes)
         return as_json(as_told(wishes))
 

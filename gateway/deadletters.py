@@ -21,6 +21,7 @@ import orjson
 
 from gateway import delivery
 from gateway.chat import Chat
+from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError
 from storage import outcomes
 from storage.deadletters import (
@@ -31,7 +32,7 @@ from storage.deadletters import (
     dead_letters_forget,
 )
 from storage.outcomes import Trigger
-from storage.records import Conversation, Cut, Device, Message, Outcome
+from storage.records import Conversation, Cut, Device, Message, Outcome, Span
 from storage.store import Needs
 from storage.transaction import Transaction
 
@@ -51,6 +52,7 @@ class Replay(StrEnum):
     ACKED = "acked"
     PUSHED = "pushed"  # another device rang for it, or this one since
     PENDING = "pending"  # it is on its way, or something newer on this device is
+    UNWANTED = "unwanted"  # the customer did not want to be rung for it, or for something newer
     UNCERTAIN = "uncertain"  # a call of it had no answer: it may have rung before it was refused
     EXPIRED = "expired"
     DEVICE_GONE = "device_gone"  # the registration is another, or dead: registering rings anew
@@ -79,20 +81,22 @@ def judge(
     if device is None:
         return Replay.DEVICE_GONE
     lo = max(letter.lo, c.acked)
-    own = _outcomes(c, lo, letter.hi)
-    since = _outcomes(c, letter.hi, device.covered)
-    if Outcome.PUSHED in own | since:
+    since = _segments(c, lo, max(letter.hi, device.covered))
+    found = {span.outcome for span in since}
+    if Outcome.PUSHED in found:
         return Replay.PUSHED
-    if Outcome.PENDING in own | since or device.ring is not None:
+    if Outcome.PENDING in found or device.ring is not None:
         return Replay.PENDING
+    if any(s.outcome is Outcome.UNDELIVERABLE and s.reason != Reason.REFUSED for s in since):
+        return Replay.UNWANTED
     if not _due_again(c, lo, letter.hi, unacked, now):
         return Replay.EXPIRED
     return Replay.REPLAYED if certain else Replay.UNCERTAIN
 
 
-def _outcomes(c: Conversation, lo: Cut, hi: Cut) -> set[Outcome]:
-    """Those that occur after `lo` up to `hi`."""
-    return {s.outcome for s in outcomes.segments(c) if s.lo_ord < hi.ord and lo.ord < s.hi_ord}
+def _segments(c: Conversation, lo: Cut, hi: Cut) -> list[Span]:
+    """What is after `lo` up to `hi`, as spans of one outcome each."""
+    return [s for s in outcomes.segments(c) if s.lo_ord < hi.ord and lo.ord < s.hi_ord]
 
 
 def _device(c: Conversation | None, letter: DeadLetter) -> Device | None:
@@ -106,8 +110,8 @@ def _device(c: Conversation | None, letter: DeadLetter) -> Device | None:
 def _due_again(
     c: Conversation, lo: Cut, hi: Cut, unacked: list[Message], now: float
 ) -> list[Message]:
-    """The undeliverable messages after `lo` up to `hi` that have not expired."""
-    spans = [span for span in c.settled if span.outcome is Outcome.UNDELIVERABLE]
+    """The messages after `lo` up to `hi` that were refused and have not expired."""
+    spans = [s for s in _segments(c, lo, hi) if s.outcome is Outcome.UNDELIVERABLE]
     return [
         m
         for m in unacked

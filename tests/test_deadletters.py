@@ -243,6 +243,20 @@ async def test_what_may_have_rung_before_it_was_refused_is_not_rung_again(tmp_pa
         assert len(it.backend.calls) == 3
 
 
+async def test_what_the_customer_did_not_want_since_is_not_rung_by_a_replay(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        wishes = "/v1/customers/c-42/preferences"
+        await it.call("PUT", wishes, Role.SERVICE, json={"muted_until": "9999-12-31T23:59:59Z"})
+        seq = await it.write(text="while muted")
+        told = await it.settled(seq, "undeliverable")
+        assert told["reason"] == "muted"
+        await it.call("PUT", wishes, Role.SERVICE, json={})
+        assert await replay(it, id) == "unwanted"
+        assert len(it.backend.calls) == 1
+
+
 async def test_a_silent_ring_leaves_no_dead_letter(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=QUICK) as it:
         await it.register()
