@@ -15,10 +15,11 @@ import pytest
 
 from gateway import campaigns
 from gateway.protocol import Role, timestamp
+from gateway.server import Gateway
 from storage.audit import audit
 from storage.errors import Unavailable
 from tests import recount
-from tests.running import PATIENCE, PATIENT, QUICK, Running, running
+from tests.running import PATIENCE, PATIENT, QUICK, Backend, Running, running, settings
 
 FAST = {"rate": 10_000}
 SLOW = {"rate": 0.01}
@@ -159,6 +160,15 @@ async def test_customers_whom_nobody_has_seen_are_made_or_skipped_as_asked(tmp_p
         assert report["skipped"] == {"unknown_customer": 1}
         status, _ = await it.call("GET", "/v1/customers/unknown/status", Role.SERVICE)
         assert status == 404
+
+
+async def test_a_tenant_without_a_backend_may_write_to_many_too(tmp_path: Path) -> None:
+    gateway = Gateway(settings(tmp_path, None))
+    async with Running(gateway, Backend()) as it, gateway:
+        id = await begin(it, audience=["c-1"])
+        await over(it, id)
+        report = await until(it, id, lambda r: r["failed"], "/report")
+        assert report["failed"] == {"no_endpoint": 1}
 
 
 # Steps
