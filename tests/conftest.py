@@ -1,4 +1,5 @@
-"""What all tests share: a test that waits for what never comes fails, and says where it waited.
+"""What all tests share: a test that waits for what never comes fails, and says where it waited; and
+one that tells a secret fails (`tests.canary`).
 
 pytest-timeout alone does not do: its exception may be raised in a callback of the event loop, which
 swallows it. It stays as the last resort, for what blocks the loop.
@@ -9,12 +10,35 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
+from tests import canary
+
 SECONDS = 60.0
+
+
+def pytest_configure() -> None:
+    canary.watch()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that told a secret fails (`tests.canary`)."""
+    report = yield
+    for name, text in report.sections:
+        if name.startswith("Captured"):
+            canary.CANARY.search(f"what was written ({name})", text)
+    if call.when == "teardown":
+        found = canary.CANARY.end()
+        if found and not report.failed:
+            report.outcome = "failed"
+            report.longrepr = f"told to who should not know (I10): {', '.join(found)}"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,6 +25,7 @@ from gateway import auth, config
 from gateway.protocol import Role
 from gateway.server import Gateway
 from push.worker import Load
+from tests import canary
 
 PATIENCE = 10.0  # seconds after which a test gives up waiting; never a measure of anything
 
@@ -303,6 +304,7 @@ class Running:
         **options: Any,
     ) -> tuple[int, Any]:
         """An HTTP call: status and JSON (or text)."""
+        canary.asked(options.get("json"))
         headers = dict(headers or {})
         if role is not None:
             headers["Authorization"] = f"Bearer {self.token(role, sub, tenant)}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.server import Gateway
+from tests.canary import CANARY
 from tests.running import PATIENCE, Backend, Running, settings
 
 SERVE = (sys.executable, "-c", "from gateway.cli import main; main()", "serve", "--config")
@@ -85,6 +86,7 @@ class Process(Running):
         if self.child.returncode is None:
             await self.kill()
         await self._pipes
+        CANARY.search("the log of a gateway in a process of its own", self.log)
 
 
 @asynccontextmanager
