@@ -38,13 +38,13 @@ def copy_to(directory: Path) -> None:
 
 def notice(fault: Fault, tree: Path) -> str | None:
     """What noticed the fault, and what it said; None if nothing did."""
-    path = tree / fault.file
-    sound = path.read_text()
-    broken = sound
-    for old, new in ((fault.old, fault.new), *fault.also):
-        assert broken.count(old) == 1, f"{fault.name}: {old!r} has to stand once in {fault.file}"
-        broken = broken.replace(old, new)
-    path.write_text(broken)
+    sound: dict[Path, str] = {}
+    for old, new, *elsewhere in ((fault.old, fault.new), *fault.also):
+        path = tree / (elsewhere[0] if elsewhere else fault.file)
+        before = path.read_text()
+        sound.setdefault(path, before)
+        assert before.count(old) == 1, f"{fault.name}: {old!r} has to stand once in {path.name}"
+        path.write_text(before.replace(old, new))
     try:
         for check in fault.by:
             told = _fails(check, tree)
@@ -52,7 +52,8 @@ def notice(fault: Fault, tree: Path) -> str | None:
                 return told
         return None
     finally:
-        path.write_text(sound)
+        for path, text in sound.items():
+            path.write_text(text)
 
 
 def _fails(check: str, tree: Path) -> str | None:

@@ -19,8 +19,8 @@ class Fault(NamedTuple):
     old: str
     new: str
     by: tuple[str, ...] = (SIMULATION,)
-    also: tuple[tuple[str, str], ...] = ()
-    """Further edits, where one guard alone is backed by another."""
+    also: tuple[tuple[str, ...], ...] = ()
+    """Further edits, each (old, new) or (old, new, another file), where one guard backs another."""
 
 
 FAULTS = (
@@ -212,10 +212,36 @@ FAULTS = (
         "        behind = device.owed_ord - device.covered_ord\n",
         also=(
             (
-                "        behind = max(device.covered_ord, c.acked_ord)\n",
-                "        behind = device.covered_ord\n",
+                "    behind = max(device.covered_ord, c.acked_ord)\n",
+                "    behind = device.covered_ord\n",
+                "gateway/wanted.py",
             ),
         ),
+    ),
+    Fault(
+        "a mute is not looked at (rule 10)",
+        "gateway/delivery.py",
+        "    if facts.muted:\n        return Reason.MUTED\n",
+        "",
+    ),
+    Fault(
+        "quiet hours do not hold a ring back (rule 10)",
+        "gateway/delivery.py",
+        "        if facts.quiet:\n            return Decision(Action.WAIT, Reason.QUIET_HOURS)\n",
+        "",
+    ),
+    Fault(
+        "a proactive message rings who opted out (rule 10)",
+        "gateway/wishes.py",
+        "not wishes.proactive and kind == PROACTIVE",
+        "False",
+    ),
+    Fault(
+        "a stored token is not bound to its row",
+        "storage/vault.py",
+        '    return f"ringback device token\\0{tenant}\\0{row}".encode()\n',
+        '    return b"ringback device token"\n',
+        ("tests/storage/test_vault.py",),
     ),
     Fault(
         "what was due before a crash is not looked up again (rule 9)",

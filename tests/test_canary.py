@@ -1,0 +1,67 @@
+"""The canary finds what it is there to find, in a run of pytest of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LEAKS = """
+import sys
+import pytest
+import structlog
+from gateway import auth
+from gateway.metrics import Metrics
+from gateway.protocol import ErrorCode, FrameError, Role
+from gateway.values import Secret
+from tests.running import settings
+
+
+def test_in_a_log():
+    secret = Secret("leaked-secret-4711")
+    structlog.get_logger("x").info("configured", secret=secret.reveal())
+
+
+def test_on_stderr(tmp_path):
+    token = auth.issue(settings(tmp_path, None), "acme", Role.CUSTOMER, "c-42", ttl=60)
+    print(token, file=sys.stderr)
+
+
+def test_in_an_error():
+    Secret("leaked-secret-4711")
+    with pytest.raises(FrameError):
+        raise FrameError(ErrorCode.BAD_FRAME, "token: leaked-secret-4711 is wrong")
+
+
+def test_clean():
+    Secret("leaked-secret-4711")
+    structlog.get_logger("x").info("configured", secret="***")
+
+
+def test_of_another_test():
+    print("leaked-secret-4711")
+"""
+FOUND = {
+    "test_in_a_log": "a configured secret in what was written (Captured stdout call)",
+    "test_on_stderr": "a token in what was written (Captured stderr call)",
+    "test_in_an_error": "a configured secret in an error",
+}
+
+
+def test_a_test_that_tells_a_secret_fails_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "test_leaks.py").write_text(LEAKS)
+    options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-rE", tmp_path / "test_leaks.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = done.stdout
+    assert "5 passed" in told, told + done.stderr
+    assert f"{len(FOUND)} error" in told
+    for test, where in FOUND.items():
+        assert f"::{test}" in told.partition("short test summary")[2]
+        assert f"told to who should not know (I10): {where}" in told
