@@ -267,7 +267,7 @@ def check(
             raise typer.Exit(1)
 
 
-app.command("backend")(kit.backend)
+app.command("backend")(kit.run_backend)
 app.add_typer(kit.push, name="push")
 app.add_typer(campaign_cli.app, name="campaign")
 app.add_typer(keys_cli.app, name="keys")

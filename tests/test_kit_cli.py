@@ -95,7 +95,7 @@ def counted(directory: Path) -> dict[str, list[Any]]:
 async def test_a_test_ring_goes_from_one_command_to_the_other(tmp_path: Path) -> None:
     await ringback(tmp_path, "init")
     async with shown(tmp_path, *CONFIG, "--verbose") as it:
-        assert "checks the signature and the auth token" in it.introduction
+        assert "checks the signature and the credential" in it.introduction
         ended = await push_test(tmp_path, "--token", TOKEN, **at(f"{it.url}/ring"))
         assert (ended.code, ended.err) == (0, "")
         assert "verdict: accepted (http_200)" in ended.out
@@ -107,7 +107,7 @@ async def test_a_test_ring_goes_from_one_command_to_the_other(tmp_path: Path) ->
         assert fingerprint(TOKEN) in text
         assert '"authToken": "***"' in text
         assert "webhook-signature: v1,***\n" in text
-    assert "signature ok, auth token ok" in told
+    assert "signature ok, credential ok" in told
 
 
 async def test_typed_behaviours_change_the_answers(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_with_nothing_given_it_is_the_backend_of_the_development_gateway(
         dev = {"RINGBACK_TENANTS__DEV__PUSH__ENDPOINT": f"{it.url}/ring"}
         ended = await ringback(tmp_path, "push", "test", "--token", TOKEN, **dev)
         assert ended.code == 0, ended
-        assert "signature not checked, auth token ok" in await it.line()
+        assert "signature not checked, credential ok" in await it.line()
 
 
 async def test_for_machines_each_event_is_a_line_of_json(tmp_path: Path) -> None:
@@ -372,6 +372,8 @@ async def test_a_backend_that_is_not_there_fails_the_first_check(tmp_path: Path)
     [
         ((), "give the backend's URL"),
         (("push.acme.example/ring",), "https://"),
+        (("http://[",), "https://"),
+        (("http://127.0.0.1:99999/",), "https://"),
         (("http://127.0.0.1:9/", "--signing-secret", "whsec_x"), "--signing-secret: "),
         (("http://127.0.0.1:9/", "--config", "missing.toml"), "missing.toml"),
         (("http://127.0.0.1:9/", "--adapter", "pigeon"), "pigeon"),

@@ -63,11 +63,12 @@ class Screen(Protocol):
 
 @dataclass(slots=True)
 class FakeBackend:
-    """One backend. With no `auth_token` or `secrets` that is not checked."""
+    """One backend. What it is given no `auth_token`, `secrets` or `headers` for is not checked."""
 
     screen: Screen
     auth_token: str | None = None
     secrets: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
     behaviour: Behaviour = field(default_factory=Behaviour)
     clock: Callable[[], float] = time.time
     _dead: set[str] = field(default_factory=set)
@@ -125,6 +126,7 @@ class FakeBackend:
             secrets=self.secrets,
             auth_token=self.auth_token,
             now=self.clock(),
+            wanted=self.headers,
         )
         double = call.id in self._rung
         self.screen.arrived(call, double)

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import sys
-import threading
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,20 +11,21 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
-from aiohttp import web
 
 from gateway import config
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, tenant_of
 from gateway.core import backends_of, endpoints_of
-from gateway.kit import conformance, report, screen, trial
+from gateway.kit import conformance, report, screen, terminal, trial
 from gateway.kit.backend import FakeBackend
-from gateway.kit.behaviours import HELP, UnknownBehaviour
+from gateway.kit.behaviours import UnknownBehaviour
 from gateway.kit.bench import Bench
 from push.adapters import adapter_named
 from push.backends import choose
 from push.caller import Caller
+from push.credentials import added
 from push.ring import Endpoint, PushError, VerdictKind
 from push.signing import decode_secret
+from storage.records import Device
 
 ANYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 DEVELOPMENT_PORT = urlsplit(config.DEVELOPMENT_ENDPOINT).port or 0
@@ -54,7 +50,7 @@ BackendName = Annotated[
 ]
 
 
-def backend(
+def run_backend(
     config_path: Annotated[
         Path | None, typer.Option("--config", "-c", help="Take the secrets of a tenant from here.")
     ] = None,
@@ -66,6 +62,7 @@ def backend(
     behave: Annotated[
         str, typer.Option(help="How to misbehave: 503, 429 30, slow 3, hang, drop, reject, …")
     ] = "ok",
+    backend: BackendName = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show each request, masked.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -77,21 +74,22 @@ def backend(
     With neither a configuration nor secrets it is the backend of `ringback serve` for development.
     """
     with clearly():
-        secrets = tuple(signing_secret or ())
+        secrets, headers = tuple(signing_secret or ()), {}
         if config_path is not None:
-            _, endpoint = _endpoint(load(config_path), tenant)
-            auth_token, secrets = endpoint.auth_token, endpoint.signing_secrets
+            _, endpoint = _endpoint(load(config_path), tenant, backend)
+            secrets, headers = endpoint.signing_secrets, added({}, endpoint.credentials)
+            auth_token = endpoint.auth_token if endpoint.adapter == "asapp" else None
         elif auth_token is None and not secrets:
             auth_token = DEVELOPMENT_AUTH_TOKEN
         for secret in secrets:
             _usable(secret)
         shown = screen.ForMachines() if as_json else screen.ForPeople(verbose)
-        it = FakeBackend(shown, auth_token, secrets)
+        it = FakeBackend(shown, auth_token, secrets, headers)
         try:
             it.behave(behave)
         except UnknownBehaviour as error:
             fail(f"--behave: {error}")
-        asyncio.run(_serve(it, host, port, as_json=as_json))
+        asyncio.run(terminal.serve(it, host, port, as_json=as_json))
 
 
 def _usable(secret: str) -> None:
@@ -126,16 +124,16 @@ def push_test(
     with clearly():
         settings = load(config_path)
         name, endpoint = _endpoint(settings, tenant, backend)
-        if (device is None) == (token is None):
+        if bool(device) == bool(token):
             fail("give either --device, an installation of the database, or --token")
         to = trial.Recipient(token or "")
-        if device is not None:
+        if device:
             try:
                 to = asyncio.run(trial.recipient(settings.storage, name, device))
             except trial.NoDevice as error:
                 fail(f"--device: {error}")
-            if backend is None:
-                endpoint = _endpoint_for(settings, name, to)
+            if to.device is not None and backend is None:
+                endpoint = _endpoint_for(settings, name, to.device)
         ring = trial.ring_for(to, silent=silent, title=title, text=text)
         exchange = asyncio.run(trial.ring(endpoint, ring, to.token))
         if as_json:
@@ -194,7 +192,7 @@ def push_conform(
                 signing_secrets=secrets,
             )
         if url is not None:
-            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            if not _is_address(url):
                 fail("URL: is no http or https address; expected https://push.acme.example/ring")
             # Who types an address means it, also one inside.
             endpoint = replace(endpoint, url=url, allow_networks=ANYWHERE)
@@ -205,6 +203,14 @@ def push_conform(
             report.show(found, bench, verbose=verbose)
         if not report.conforms(found):
             raise typer.Exit(1)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 async def _conform(
@@ -230,79 +236,11 @@ def _endpoint(
     return name, called[backend or ""]
 
 
-def _endpoint_for(settings: config.Config, name: str, to: trial.Recipient) -> Endpoint:
-    """The backend at which this recipient's device rings."""
-    push, device = settings.tenants[name].push, to.device
-    assert push is not None  # noqa: S101  (for mypy: there is an endpoint)
-    assert device is not None  # noqa: S101  (for mypy: it was asked for by its installation)
-    backend = choose(backends_of(push), device.environment, device.app)
+def _endpoint_for(settings: config.Config, name: str, device: Device) -> Endpoint:
+    """The backend at which this device rings."""
+    backends = backends_of(settings.tenants[name].push)
+    backend = choose(backends, device.environment, device.app)
     if backend is None:
         told = f"environment {device.environment!r} and app {device.app!r}"
         fail(f"--device: tenant {name} has no backend for its {told}: it is never rung")
     return _endpoint(settings, name, backend.name or None)[1]
-
-
-async def _serve(it: FakeBackend, host: str, port: int, *, as_json: bool) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(
-        it.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.5
-    )
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        await runner.cleanup()
-        fail(f"cannot listen on {host}:{port}: {error.strerror}: choose another with --port")
-    url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
-    if as_json:
-        screen.ready(url)
-    else:
-        _introduce(it, url)
-
-    def typed(line: str) -> None:
-        _typed(it, line, stop)
-
-    # Started with "&", it may not read from the terminal: that is an error then, not a halt.
-    signal.signal(signal.SIGTTIN, signal.SIG_IGN)
-    listener = threading.Thread(target=_listen, args=(loop, typed), daemon=True)
-    listener.start()
-    await stop.wait()
-    await runner.cleanup()
-
-
-def _introduce(it: FakeBackend, url: str) -> None:
-    checks = [
-        "the signature" if it.secrets else "no signature (no signing secret was given)",
-        "the auth token" if it.auth_token else "no auth token",
-    ]
-    say(
-        f"A customer backend is ready: {url}/ring, and it checks {' and '.join(checks)}."
-        f"\nIt does: {it.behaviour}. Type another behaviour, help or quit;"
-        f' or: curl -d "slow 3" {url}/control'
-    )
-
-
-def _typed(it: FakeBackend, line: str, stop: asyncio.Event) -> None:
-    match line.strip():
-        case "":
-            return
-        case "quit" | "q":
-            stop.set()
-        case "help" | "?":
-            say(HELP)
-        case wanted:
-            try:
-                it.behave(wanted)
-                say(f"It does: {it.behaviour}")
-            except UnknownBehaviour as error:
-                say(str(error))
-
-
-def _listen(loop: asyncio.AbstractEventLoop, typed: Callable[[str], None]) -> None:
-    """Hand over each line that is typed. Ends with the input; the backend goes on without."""
-    with suppress(OSError, RuntimeError):  # no terminal to read from; the loop is closed
-        for line in sys.stdin or ():
-            loop.call_soon_threadsafe(typed, line)

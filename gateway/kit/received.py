@@ -19,6 +19,7 @@ from push import signing
 from storage.records import fingerprint
 
 TOLERANCE: Final = 300  # seconds; an older request may be a recorded one, played again
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 _TOKEN_NAMES: Final = ("deviceToken", "device-token", "pushkey", "identifier", "token")
 _UNREAD_NAMES: Final = ("UnreadMessages", "unread", "badge")
 
@@ -58,7 +59,7 @@ class Received:
     @property
     def refused(self) -> str | None:
         """Why this caller is not let in, if so."""
-        for name, proof in (("signature", self.signature), ("auth token", self.credential)):
+        for name, proof in (("signature", self.signature), ("credential", self.credential)):
             if proof not in (Proof.OK, Proof.UNCHECKED):
                 return f"the {name} is {proof.value.lower()}"
         return None
@@ -78,14 +79,19 @@ def read(
     secrets: tuple[str, ...],
     auth_token: str | None,
     now: float,
+    wanted: Mapping[str, str] = _NO_HEADERS,
 ) -> Received:
-    """Return what there is to know of a call; `now` in epoch s. Raises nothing for a bad one."""
+    """Return what there is to know of a call; `now` in epoch s. Raises nothing for a bad one.
+
+    `auth_token` is what `authToken` must be, `wanted` which headers must be there; with neither
+    the credential is not checked.
+    """
     order = _object(raw)
     known = order or {}
     return Received(
         id=headers.get("webhook-id", ""),
         signature=_signature(headers, raw, secrets, now),
-        credential=_credential(known.get("authToken"), auth_token),
+        credential=_credential(known.get("authToken"), auth_token, headers, wanted),
         order=order,
         token=_first(known, _TOKEN_NAMES, str),
         kind=_first(known, ("kind",), str),
@@ -93,9 +99,9 @@ def read(
         seq=_first(known, ("seq",), int),
         badge=_first(known, ("badge", *_UNREAD_NAMES), int),
         unread=_first(known, _UNREAD_NAMES, int),
-        badge_seq=_first(known, ("badgeSeq",), int),
+        badge_seq=_first(known, ("badgeSeq", "badge_seq"), int),
         title=_first(known, ("title",), str),
-        text=_first(known, ("body", "text"), str),
+        text=_first(known, ("body", "text", "alert"), str),
     )
 
 
@@ -118,18 +124,27 @@ def _signature(
         return Proof.WRONG if given else Proof.MISSING
     right = signing.headers(headers.get("webhook-id", ""), float(sent), raw, secrets)
     expected = right["webhook-signature"].split()
-    if not any(hmac.compare_digest(a.encode(), b.encode()) for a in given for b in expected):
+    if not any(_same(a, b) for a in given for b in expected):
         return Proof.WRONG
     return Proof.OK if abs(now - int(sent)) <= TOLERANCE else Proof.UNTIMELY
 
 
-def _credential(given: object, expected: str | None) -> Proof:
-    if expected is None:
+def _credential(
+    token: object, auth_token: str | None, headers: Mapping[str, str], wanted: Mapping[str, str]
+) -> Proof:
+    pairs = [(headers.get(name), value) for name, value in wanted.items()]
+    if auth_token is not None:
+        pairs.append((token if isinstance(token, str) else None, auth_token))
+    if not pairs:
         return Proof.UNCHECKED
-    if not isinstance(given, str):
+    if any(given is None for given, _ in pairs):
         return Proof.MISSING
-    same = hmac.compare_digest(given.encode(errors="replace"), expected.encode())
-    return Proof.OK if same else Proof.WRONG
+    same = [_same(given or "", expected) for given, expected in pairs]
+    return Proof.OK if all(same) else Proof.WRONG
+
+
+def _same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode(errors="replace"), expected.encode())
 
 
 def _first(order: Any, names: tuple[str, ...], kind: type) -> Any:

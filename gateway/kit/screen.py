@@ -44,7 +44,7 @@ def line(call: Received, double: bool, answered: Answered, at: str) -> str:
         f"{call.kind or '-':<9}",
         f"badge {badge:<3}",
         f"device {call.device or '-':<12}",
-        f"signature {call.signature}, auth token {call.credential}",
+        f"signature {call.signature}, credential {call.credential}",
         *(["DOUBLE"] if double else []),
         f"-> {verdict.status or 'no answer'}, {answered.why}: {verdict.kind} "
         f"({answered.ms:.0f} ms)",

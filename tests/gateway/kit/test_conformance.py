@@ -370,6 +370,13 @@ async def test_a_backend_that_knows_a_made_up_token_to_be_dead_passes_too() -> N
     assert not conforms, "a token that is given is to be rung"
 
 
+async def test_a_right_backend_passes_in_another_form_too() -> None:
+    ours = {"adapter": "standard", "credentials": Credentials(bearer="the-bearer-token")}
+    headers = {"Authorization": "Bearer the-bearer-token"}
+    found, _, _ = await conform(endpoint=ours, auth_token=None, headers=headers)
+    assert with_result(found, Result.PASS) == {check.name for check in CHECKS}
+
+
 async def test_of_a_form_without_badges_nothing_is_known_about_badges() -> None:
     found, _, _ = await conform(endpoint={"adapter": "zendesk"}, auth_token=None)
     assert found["message"].result is Result.PASS

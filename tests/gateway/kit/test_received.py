@@ -75,9 +75,45 @@ def test_the_credential_is_judged(given: object, expected: str | None, proof: Pr
     assert received(raw, auth_token=expected).credential is proof
 
 
+@pytest.mark.parametrize(
+    ("given", "auth_token", "proof"),
+    [
+        ({"Authorization": "Bearer b"}, None, Proof.OK),
+        ({"Authorization": "Bearer c"}, None, Proof.WRONG),
+        ({}, None, Proof.MISSING),
+        ({"Authorization": "Bearer b"}, "auth-token", Proof.OK),
+        ({"Authorization": "Bearer b"}, "other", Proof.WRONG),
+    ],
+)
+def test_headers_that_are_wanted_are_judged_too(
+    given: dict[str, str], auth_token: str | None, proof: Proof
+) -> None:
+    wanted = {"Authorization": "Bearer b"}
+    call = read(given, BODY, secrets=(), auth_token=auth_token, now=NOW, wanted=wanted)
+    assert call.credential is proof
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options"),
+    [
+        ("asapp", "{}"),
+        ("standard", "{}"),
+        ("liveperson", '{"brand_id": "1"}'),
+        ("zendesk", "{}"),
+        ("matrix", '{"app_id": "a"}'),
+    ],
+)
+def test_in_every_form_the_device_and_the_text_are_found(adapter: str, options: str) -> None:
+    form = adapter_named(adapter, options)
+    body = form.request(a_ring(), Target(TOKEN, ""), an_endpoint()).body
+    call = received(body, auth_token=None)
+    assert (call.token, call.text) == (TOKEN, "Hello, how can we help?")
+    assert call.badge == (None if adapter == "zendesk" else 3)
+
+
 def test_who_is_not_let_in_is_told_why() -> None:
     assert received(signed_with=()).refused == "the signature is missing"
-    assert received(auth_token="other").refused == "the auth token is wrong"
+    assert received(auth_token="other").refused == "the credential is wrong"
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b'"text"', b"\xff"])
