@@ -19,8 +19,8 @@ from aioapns.exceptions import ConnectionClosed, MaxAttemptsExceeded
 from examples.customer_backend.sending import Fate, Notification, Outcome
 from examples.customer_backend.tokens import Ios
 
-PATIENCE = 10.0  # seconds; aioapns itself waits for ever
-_UNREACHED = (TimeoutError, OSError, ConnectionClosed, MaxAttemptsExceeded)
+PATIENCE = 10.0  # seconds; Ringback hangs up after 15 s
+_UNREACHED = (OSError, ConnectionClosed, MaxAttemptsExceeded)
 _DEAD = frozenset({"Unregistered", "ExpiredToken", "BadDeviceToken"})
 
 
@@ -46,7 +46,9 @@ class Apns:
         *,
         server: tuple[str, int] | None = None,
         tls: ssl.SSLContext | None = None,
+        patience: float = PATIENCE,
     ) -> None:
+        self._patience = patience
         self._key = key
         self._server = server
         self._tls = tls
@@ -84,12 +86,17 @@ class Apns:
             push_type=PushType.BACKGROUND if notification.silent else PushType.ALERT,
             collapse_key=None if notification.silent else notification.id[:64],
         )
+        # aioapns waits for ever, and its connection breaks when a request is cancelled that Apple
+        # answers later: so we leave, and it goes on.
+        sending = asyncio.create_task(self._clients[address.sandbox].send_notification(request))
+        await asyncio.wait({sending}, timeout=self._patience)
+        if not sending.done():
+            sending.add_done_callback(_look_away)
+            return Outcome(Fate.LATER, "APNs: no answer")
         try:
-            async with asyncio.timeout(PATIENCE):
-                result = await self._clients[address.sandbox].send_notification(request)
+            return outcome(sending.result())
         except _UNREACHED as error:
             return Outcome(Fate.LATER, f"APNs: {type(error).__name__}")
-        return outcome(result)
 
 
 def outcome(result: NotificationResult) -> Outcome:
@@ -103,6 +110,12 @@ def outcome(result: NotificationResult) -> Outcome:
         return Outcome(Fate.REFUSED, why)
     # An expired key or a wrong topic is a setting of ours: no token is to blame for it.
     return Outcome(Fate.LATER, why)
+
+
+def _look_away(sending: asyncio.Task[NotificationResult]) -> None:
+    """Nobody waits for this any more; what came of it is asked for, or asyncio would complain."""
+    if not sending.cancelled():
+        sending.exception()
 
 
 async def _no_log(request: NotificationRequest, result: NotificationResult) -> None:

@@ -63,7 +63,11 @@ class World:
 
 @asynccontextmanager
 async def world(
-    directory: Path, *, away: bool = False, without: type | None = None
+    directory: Path,
+    *,
+    away: bool = False,
+    without: type | None = None,
+    apns_patience: float = PATIENCE,
 ) -> AsyncIterator[World]:
     """Everything runs. Entered again with the same directory, the backend was restarted.
 
@@ -82,7 +86,8 @@ async def world(
         key = Key(vendors.apns_key(directory), "K1", "TEAM", "example.acme.app")
         browsers = WebPush(http, directory / "vapid.pem", "mailto:a@acme.example", ("localhost",))
         port = int(apns.url.rpartition(":")[2])
-        phones = Apns(key, server=("localhost", 9 if away else port), tls=tls)
+        server = ("localhost", 9 if away else port)
+        phones = Apns(key, server=server, tls=tls, patience=apns_patience)
         stack.callback(phones.close)
         senders: dict[type, Sender] = {
             tokens.Android: Fcm(http, account, "http://127.0.0.1:9" if away else fcm.url),
@@ -339,6 +344,21 @@ async def test_vendors_that_cannot_be_reached_are_asked_later(tmp_path: Path) ->
     async with world(tmp_path, away=True) as at:
         for token in (ANDROID, IOS, Browser("https://localhost:9/push").token):
             assert (await at.ring(token)).verdict.reason == "http_503"
+
+
+async def test_an_answer_of_apple_that_comes_too_late_breaks_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(tmp_path, apns_patience=0.2) as at:
+        await at.ring(IOS)  # there is a connection now
+        at.apns.may_answer.clear()
+        assert (await at.ring(IOS, id="r_01")).verdict.kind is VerdictKind.RETRY
+        at.apns.may_answer.set()
+        await at.apns.answered_late.wait()
+        assert (await at.ring(IOS, id="r_01")).verdict.kind is VerdictKind.ACCEPTED
+        collapsed = [sent.headers["apns-collapse-id"] for sent in at.apns.sent[1:]]
+        assert collapsed == ["r_01", "r_01"], "the phone shows the second in place of the first"
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_way_that_is_not_set_up_is_no_fault_of_the_token(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ class Vendor:
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared, it answers nobody."""
     reached: asyncio.Event = field(default_factory=asyncio.Event)
+    answered_late: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.may_answer.set()
@@ -203,6 +204,10 @@ class _Http2(asyncio.Protocol):
     def _answer(self, id: int, stream: _Stream) -> None:
         to = stream.headers[":path"].rpartition("/")[2]
         self._vendor.sent.append(Sent(to, stream.headers, json.loads(stream.body)))
+        self._vendor.reached.set()
+        if not self._vendor.may_answer.is_set():
+            self._late = asyncio.create_task(self._answer_later(id, stream))
+            return
         status, told, _ = self._vendor.answers.popleft() if self._vendor.answers else _GOOD
         if to == GONE_IOS:
             status, told = 410, {"reason": "Unregistered", "timestamp": 1}
@@ -210,6 +215,13 @@ class _Http2(asyncio.Protocol):
         self._h2.send_headers(id, headers, end_stream=told is None)
         if told is not None:
             self._h2.send_data(id, json.dumps(told).encode(), end_stream=True)
+
+    async def _answer_later(self, id: int, stream: _Stream) -> None:
+        await self._vendor.may_answer.wait()
+        headers = [(":status", "200"), ("apns-id", stream.headers["apns-id"])]
+        self._h2.send_headers(id, headers, end_stream=True)
+        self._flush()
+        self._vendor.answered_late.set()
 
     def _flush(self) -> None:
         self._transport.write(self._h2.data_to_send())
