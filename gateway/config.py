@@ -53,8 +53,10 @@ from gateway.values import (
     OptionalText,
     Origins,
     Seconds,
+    SocketOrigin,
     SqliteUrl,
     Text,
+    WebOrigin,
     convert,
 )
 from gateway.values import Secret as Secret
@@ -102,6 +104,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     chat: Listen = Address("127.0.0.1", 8080)
     http: Listen = Address("127.0.0.1", 8081)
     admin: Listen = Address("127.0.0.1", 8082)
+    public_http: WebOrigin = None  # as browsers see `http`; the console's origin
+    public_chat: SocketOrigin = None  # as browsers see `chat`
 
 
 class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,6 +26,7 @@ from gateway.ops import OpsCalls
 from gateway.protocol import CloseCode
 from gateway.reload import Reload, plan
 from gateway.sockets import Sockets
+from gateway.webpages import Places, WebPages
 from push.caller import Caller
 from storage.database import Database
 
@@ -120,13 +121,16 @@ class Gateway:
         self.ports["admin"] = await self._site(
             "admin", admin(core.chat, core.metrics), server.admin
         )
+        places = Places(server, self.ports)
         others = (
             CampaignCalls(api, core.campaigns),
             DeadLetterCalls(api, core.dead_letters),
             OpsCalls(api, core.metrics, core.store, core.hub),
+            WebPages(places),
         )
         application = api.application(*(calls.routes() for calls in others))
         self.ports["http"] = await self._site("http", application, server.http)
+        core.sessions.console = places.origins
         try:
             self.ports["chat"] = await self.sockets.start(server.chat)
         except OSError as error:

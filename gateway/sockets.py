@@ -42,7 +42,7 @@ class Sockets:
         self._sessions = sessions
         self._clock = clock
         self._rejected = rejected
-        self._origins = {origin for t in config.tenants.values() for origin in t.origins}
+        self._origins = frozenset(o for t in config.tenants.values() for o in t.origins)
         self._attempts: dict[str, TokenBucket] = {}
         self._server: asyncio.Server | None = None
         self._peers: set[Peer] = set()
@@ -90,7 +90,10 @@ class Sockets:
     def refusal(self, path: str, origins: list[str]) -> tuple[int, str] | None:
         if path not in ROLES:
             return 404, f"no such place; connect to {' or '.join(ROLES)}\n"
-        if len(origins) > 1 or (origins and origins[0] not in self._origins):
+        known = self._origins
+        if ROLES[path] is Role.AGENT:
+            known |= self._sessions.console
+        if len(origins) > 1 or (origins and origins[0] not in known):
             self._rejected("origin")
             return 403, "this Origin is not on any tenant's list of origins\n"
         if self.draining:

@@ -16,6 +16,7 @@ import ipaddress
 import math
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -172,8 +173,20 @@ def _is_origin(text: str) -> bool:
     )
     if match is None:
         return False
-    default_port = {"http": ":80", "https": ":443"}.get(match[1])
+    default_port = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}.get(match[1])
     return match[3] is None or (match[3] != default_port and int(match[3][1:]) <= 65535)
+
+
+def _public(*schemes: str) -> Callable[[object, Path], str]:
+    """A parser of the origin that a browser sees, with one of `schemes`."""
+
+    def parse(raw: object, base: Path) -> str:
+        text = must_be_text(raw)
+        if not _is_origin(text) or not text.startswith(tuple(f"{s}://" for s in schemes)):
+            raise ValueError(f"is {shown(text)}")
+        return text
+
+    return parse
 
 
 def _text(raw: object, base: Path) -> str:
@@ -247,6 +260,14 @@ FrameBytes = Annotated[
 ]
 Origins = Annotated[
     tuple[str, ...], meta('exact origins, such as "https://app.acme.example"', _origins)
+]
+WebOrigin = Annotated[
+    str | None,
+    meta('the origin of a web page, such as "https://chat.acme.example"', _public("https", "http")),
+]
+SocketOrigin = Annotated[
+    str | None,
+    meta('a WebSocket origin, such as "wss://chat.acme.example"', _public("wss", "ws")),
 ]
 Text = Annotated[str, meta("a text that is not empty", _text)]
 OptionalText = Annotated[str | None, meta("a text that is not empty", _text)]

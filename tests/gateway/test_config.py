@@ -371,6 +371,13 @@ def test_a_file_that_is_no_configuration_is_refused_by_its_name(
     ("variable", "value", "where", "read_as"),
     [
         ("SERVER__CHAT", "[::1]:0", "server.chat", Address("::1", 0)),
+        (
+            "SERVER__PUBLIC_HTTP",
+            "https://a.example",
+            "server.public_http",
+            "https://a.example",
+        ),
+        ("SERVER__PUBLIC_CHAT", "wss://a.example", "server.public_chat", "wss://a.example"),
         ("DELIVERY__ACK_TIMEOUT", "2.5", "delivery.ack_timeout", 2.5),
         ("DELIVERY__ACK_TIMEOUT", "2", "delivery.ack_timeout", 2.0),
         ("LIMITS__SESSIONS", "3", "limits.sessions", 3),
@@ -522,7 +529,9 @@ def test_without_a_configuration_a_development_tenant_runs_on_loopback(
     config = development({})
     assert list(config.tenants) == ["dev"]
     assert push_of(config, "dev").endpoint == "http://127.0.0.1:8090/ring"
-    assert {address.host for address in msgspec.structs.astuple(config.server)} == {"127.0.0.1"}
+    assert {getattr(config.server, name).host for name in ("chat", "http", "admin")} == {
+        "127.0.0.1"
+    }
     assert config.storage.path == tmp_path / "ringback-dev.db"
 
 

@@ -99,6 +99,8 @@ class Line:
 class Listening:
     """A listener whose sessions are the test itself: it gets every accepted peer."""
 
+    console: frozenset[str] = frozenset()
+
     def __init__(self, directory: Path, limits: dict[str, Any]) -> None:
         self.peers: asyncio.Queue[Peer] = asyncio.Queue()
         self.roles: list[Role] = []
