@@ -44,7 +44,7 @@ algorithm = "HS256"            # or RS256, ES256, EdDSA with public_key_file or 
 secret = "{secret}"
 
 [tenants.{key}.push]           # the tenant's backend that sends on to APNs or FCM
-adapter = "asapp"
+adapter = "asapp"              # other forms of the request: docs/adapters.md
 endpoint = "https://push.{host}/ring"
 auth_token = "{auth_token}"  # sent as authToken, for the backend to check
 signing_secret = "{signing_secret}"  # Standard Webhooks

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from push.ring import VerdictKind
-from push.verdicts import RETRY_AFTER_MOST, Answer, Failure, advice, judge, retry_after
+from push.verdicts import (
+    RETRY_AFTER_MOST,
+    Answer,
+    Failure,
+    advice,
+    is_unauthorised,
+    judge,
+    retry_after,
+)
 from tests.push.scripted import TOKEN
 
 NOW = datetime(2026, 11, 24, 9, 0, 0, tzinfo=UTC).timestamp()
@@ -188,3 +196,20 @@ def test_every_misconfiguration_has_its_own_advice(reason: str) -> None:
 
 def test_an_unforeseen_misconfiguration_still_gets_advice() -> None:
     assert "push settings" in advice("something new")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "unauthorised"),
+    [
+        (Answer(401), True),
+        (Answer(403), True),
+        (Answer(404), False),
+        (Answer(200), False),
+        (Failure.TLS, False),
+        (Answer(401, {}, b'{"rejected": ["the-device-token"]}'), False),
+    ],
+)
+def test_other_credentials_are_worth_a_try_when_ours_were_refused(
+    outcome: Answer | Failure, unauthorised: bool
+) -> None:
+    assert is_unauthorised(judge(outcome, TOKEN, NOW)) is unauthorised
