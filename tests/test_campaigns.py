@@ -162,6 +162,17 @@ async def test_customers_whom_nobody_has_seen_are_made_or_skipped_as_asked(tmp_p
         assert status == 404
 
 
+async def test_who_does_not_want_to_be_rung_is_skipped_and_nothing_failed(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        for customer in ("c-1", "c-2"):
+            await it.register(customer, customer, f"t-{customer}")
+        path = "/v1/customers/c-2/preferences"
+        await it.call("PUT", path, Role.SERVICE, json={"proactive": False})
+        id = await begin(it, audience="devices")
+        report = await until(it, id, lambda r: r["rung"] and r["skipped"], "/report")
+        assert (report["rung"], report["skipped"], report["failed"]) == (1, {"opted_out": 1}, {})
+
+
 async def test_a_tenant_without_a_backend_may_write_to_many_too(tmp_path: Path) -> None:
     gateway = Gateway(settings(tmp_path, None))
     async with Running(gateway, Backend()) as it, gateway:
