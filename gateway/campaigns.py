@@ -12,10 +12,10 @@ ref, the campaign's id, only says of a message where it comes from.
        └──> discarded   finished <─┘  │ └──> expired <──────────┤
                                       └──cancel──> cancelled <──┘
 
-Fairness: chunks come `later`, one at a time per tenant, behind what people in chat wait for; and a
-tenant's campaigns stand still while more than `BUSY` of its devices wait for a free call, so that
-an agent's message is not behind twenty thousand others. Memory: a chunk, and `AHEAD` recipients of
-each campaign that runs, whatever its size.
+Fairness: chunks come `later`, one at a time per tenant, behind what people in chat wait for, and
+between two of them passes at least the time that one took. A tenant's campaigns stand still while
+more than `BUSY` of its devices wait for a free call: an agent's message is not behind all of them.
+Memory: a chunk, and `AHEAD` recipients of each campaign that runs, whatever its size.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
 
-CHUNK = 50  # recipients in one change at the most: the loop does nothing else meanwhile
+CHUNK = 25  # recipients in one change at the most: the loop does nothing else meanwhile
 AHEAD = 500  # recipients read at a time
 BUSY = 200  # devices of a tenant that may wait for a call before its campaigns wait too
 AGAIN = 0.05  # seconds until a tenant that was busy is asked again
@@ -345,10 +345,13 @@ class Campaigns:
             if early > 0 or self._waiting(tenant) > BUSY:
                 await _either(lane.wake, min(early, LONGEST) if early > 0 else AGAIN)
                 continue
+            began = self._chat.clock()
             try:
                 await self._send(run)
             except Exception as error:
                 await self._rest(run, error)
+            # As long again for the others: on a busy gateway a campaign is the first to slow down.
+            await asyncio.sleep(min(self._chat.clock() - began, RETRY))
 
     async def _rest(self, run: _Run, error: Exception) -> None:
         """Try again in a while. What was not confirmed may have been written: only the disk knows
