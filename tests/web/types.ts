@@ -2,6 +2,7 @@
 
 import { RingbackClient, conversationStatus, shouldOpenChat } from "../../gateway/web/ringback-client.js";
 import { browser } from "../../gateway/web/browser.js";
+import { RingbackChat } from "../../gateway/web/ringback-chat.js";
 
 const client = new RingbackClient(
   { url: "wss://chat.example/v1/chat", token: async () => "jwt", idleAfter: 60_000 },
@@ -13,6 +14,9 @@ client.start();
 const seq: Promise<number> = client.send("hi", { order: 7 }).then((sent) => sent.seq);
 const key: Promise<string | null> = client.registerDevice("token", { platform: "ios" });
 const opens: boolean = shouldOpenChat({}, client.seq) || (conversationStatus({})?.unread ?? 0) > 0;
+const chat: RingbackChat = document.querySelector("ringback-chat")!;
+chat.token = async () => "jwt";
+chat.open = opens;
 
 // @ts-expect-error: a token is needed
 new RingbackClient({ url: "wss://chat.example/v1/chat" });

@@ -1,0 +1,50 @@
+/** DOM nodes from data: text only ever becomes text. */
+
+const SVG = "http://www.w3.org/2000/svg";
+const ICONS = {
+  chat: "M4 5.5A2.5 2.5 0 0 1 6.5 3h11A2.5 2.5 0 0 1 20 5.5v8a2.5 2.5 0 0 1-2.5 2.5H11l-4.4 4.2c-.6.6-1.6.2-1.6-.7V16a2.5 2.5 0 0 1-1-2z",
+  send: "M3.4 20.4 21 12 3.4 3.6 3 10l12 2-12 2z",
+  close: "m6.4 5 5.6 5.6L17.6 5 19 6.4 13.4 12l5.6 5.6-1.4 1.4-5.6-5.6L6.4 19 5 17.6l5.6-5.6L5 6.4z",
+  check: "m9.5 16.6-4.1-4.1L4 13.9l5.5 5.5L20.3 8.6l-1.4-1.4z",
+};
+
+export function element(name, attributes = {}, children = []) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
+export function icon(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return svg;
+}
+
+/** Text with its http(s) addresses as links; nothing else in it means anything. */
+export function linked(text) {
+  const nodes = [];
+  let end = 0;
+  for (const { 0: found, index } of text.matchAll(/\bhttps?:\/\/[^\s<>"“”]+/gi)) {
+    const address = trimmed(found);
+    if (!URL.canParse(address)) continue;
+    nodes.push(text.slice(end, index));
+    const attributes = { href: address, target: "_blank", rel: "noopener noreferrer nofollow" };
+    nodes.push(element("a", attributes, [address]));
+    end = index + address.length;
+  }
+  return [...nodes, text.slice(end)];
+}
+
+/** Without what ends the sentence around it; a closing bracket stays if the address opened it. */
+function trimmed(address) {
+  let rest = address.replace(/[.,;:!?'’*]+$/, "");
+  while (rest.endsWith(")") && rest.split(")").length > rest.split("(").length) {
+    rest = rest.slice(0, -1).replace(/[.,;:!?'’*]+$/, "");
+  }
+  return rest;
+}

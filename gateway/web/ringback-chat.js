@@ -1,0 +1,509 @@
+/**
+ * <ringback-chat>: chat on any page, in two lines.
+ *
+ *     <script type="module" src="https://chat.example/web/ringback-chat.js"></script>
+ *     <ringback-chat url="wss://chat.example/v1/chat" token-url="/chat-token"></ringback-chat>
+ *
+ * What to say and when is decided in `ringback-client.js`; this shows it. Text from anybody becomes
+ * text nodes only, never markup, and no style or script is inline: a strict Content-Security-Policy
+ * and Trusted Types hold.
+ */
+
+import { browser } from "./browser.js";
+import { element, icon, linked } from "./elements.js";
+import { RequestFailed, RingbackClient } from "./ringback-client.js";
+import { sheet } from "./style.js";
+
+const GROUP = 5 * 60_000; // ms within which messages of one author stand together
+const NEAR = 80; // px from an end that count as being there
+const FIRST = 30; // messages to show at once, if there are so many
+
+const LABELS = {
+  title: "Chat with us",
+  greeting: "Hello! Write to us here, and we will answer as soon as we can.",
+  open: "Open chat",
+  unread: (n) => (n === 1 ? "1 unread message" : `${n} unread messages`),
+  close: "Close chat",
+  messages: "Messages",
+  message: "Message",
+  placeholder: "Write a message…",
+  send: "Send",
+  you: "You",
+  agent: "Agent",
+  sending: "Sending…",
+  waiting: "Waiting for a connection",
+  sent: "Sent",
+  failed: "Not sent",
+  retry: "Try again",
+  discard: "Delete",
+  typing: (name) => `${name} is typing…`,
+  newest: "New messages",
+  today: "Today",
+  yesterday: "Yesterday",
+  live: "We are here",
+  idle: "We answer here, and on your phone",
+  offline: "No connection. Your messages go out as soon as there is one.",
+  connecting: "Connecting…",
+  ended: { 4503: "You were signed out.", 4504: "Chat is open in too many places." },
+  over: "Chat is not available. Please sign in again.",
+  tooLong: (most) => `At most ${most} characters, please.`,
+};
+
+export class RingbackChat extends HTMLElement {
+  static observedAttributes = ["url", "token-url", "http", "idle-after", "heading", "open", "inline"];
+
+  #token = null;
+  #labels = LABELS;
+  #client = null;
+  #offs = [];
+  #parts;
+  #rows = new Map(); // by key: what is on screen
+  #typist = null;
+  #loading = false;
+  #pinned = true; // the thread is at its newest message, and stays there when its size changes
+  #resizes = null;
+
+  /** The RingbackClient behind it, once there is an address and a token. */
+  get client() {
+    return this.#client;
+  }
+
+  /** What is asked for a token; without it `token-url` is fetched. */
+  get token() {
+    return this.#token;
+  }
+
+  set token(value) {
+    this.#token = value;
+    this.#restart();
+  }
+
+  /** Words to say instead of the English ones. */
+  set labels(value) {
+    this.#labels = { ...LABELS, ...value };
+    if (this.#parts) this.#build();
+  }
+
+  get labels() {
+    return this.#labels;
+  }
+
+  get open() {
+    return this.hasAttribute("open") || this.hasAttribute("inline");
+  }
+
+  set open(value) {
+    this.toggleAttribute("open", Boolean(value));
+  }
+
+  get unread() {
+    return this.#client?.unread ?? 0;
+  }
+
+  connectedCallback() {
+    if (!this.shadowRoot) {
+      this.attachShadow({ mode: "open" }).adoptedStyleSheets = [sheet()];
+      this.#build();
+    }
+    this.#restart();
+  }
+
+  disconnectedCallback() {
+    this.#leave();
+  }
+
+  attributeChangedCallback(name, was, is) {
+    if (!this.#parts || was === is) return;
+    if (name === "open" || name === "inline") this.#opened(was === null);
+    else if (name === "heading") this.#build();
+    else this.#restart();
+  }
+
+  /** The customer signs out: nothing of theirs stays, and this device rings no more for them. */
+  async signOut() {
+    const told = (await this.#client?.signOut()) ?? true;
+    this.open = false;
+    return told;
+  }
+
+  // The client
+
+  #leave() {
+    for (const off of this.#offs.splice(0)) off();
+    this.#client?.stop();
+    this.#client = null;
+  }
+
+  #restart() {
+    this.#leave();
+    const url = this.getAttribute("url");
+    const tokenUrl = this.getAttribute("token-url");
+    if (!this.isConnected || !url || !(this.#token || tokenUrl)) return;
+    const idle = this.getAttribute("idle-after");
+    const client = new RingbackClient(
+      {
+        url,
+        http: this.getAttribute("http") ?? undefined,
+        token: this.#token ?? (() => fetchToken(tokenUrl)),
+        shown: this.open,
+        idleAfter: idle === null ? undefined : Number(idle) * 1000,
+      },
+      browser(),
+    );
+    this.#client = client;
+    const on = (type, callback) => this.#offs.push(client.on(type, callback));
+    on("message", (message) => this.#announce(message));
+    on("pending", () => this.#render());
+    on("reload", () => this.#render({ down: true }));
+    on("older", () => this.#render());
+    on("status", () => this.#status());
+    on("typing", (from) => this.#typing(from));
+    on("phase", (told) => this.#phase(told));
+    on("frame", () => this.#fill());
+    this.#render();
+    client.start();
+  }
+
+  // What is on screen
+
+  #build() {
+    const say = this.#labels;
+    const title = this.getAttribute("heading") ?? say.title;
+    const launcher = element("button", { part: "launcher", class: "launcher", type: "button" }, [
+      icon("chat"), element("span", { class: "badge", hidden: "" }),
+    ]);
+    const notice = element("div", { class: "notice", role: "status" });
+    const list = element("ul", { class: "list" });
+    const greeting = element("p", { class: "greeting" }, [say.greeting]);
+    const typing = element("p", { class: "typing", "aria-hidden": "true" });
+    const thread = element(
+      "div", { class: "thread", tabindex: "0", role: "region", "aria-label": say.messages },
+      [greeting, list, typing],
+    );
+    const down = element("button", { class: "down", type: "button", hidden: "" }, [say.newest]);
+    const text = element("textarea", {
+      rows: "1", dir: "auto", "aria-label": say.message, placeholder: say.placeholder,
+      enterkeyhint: "send", "aria-describedby": "problem",
+    });
+    const problem = element("p", { class: "problem", id: "problem", role: "alert" });
+    const send = element("button", { class: "send", type: "submit", "aria-label": say.send }, [icon("send")]);
+    const form = element("form", {}, [text, send]);
+    const said = element("div", { class: "unseen", "aria-live": "polite" });
+    const live = element("p", { class: "live" });
+    const close = element("button", { class: "close", type: "button", "aria-label": say.close }, [icon("close")]);
+    const head = element("header", {}, [
+      element("div", {}, [element("h2", { id: "title" }, [title]), live]), close,
+    ]);
+    const panel = element(
+      "section",
+      { part: "panel", class: "panel", id: "panel", role: "dialog", "aria-labelledby": "title", hidden: "" },
+      [head, notice, element("div", { class: "middle" }, [thread, down]), problem, form, said],
+    );
+    launcher.setAttribute("aria-controls", "panel");
+    launcher.addEventListener("click", () => (this.open = !this.open));
+    close.addEventListener("click", () => (this.open = false));
+    down.addEventListener("click", () => {
+      this.#toNewest();
+      text.focus();
+    });
+    panel.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !event.isComposing) this.open = false;
+    });
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#send();
+    });
+    text.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.#send();
+    });
+    text.addEventListener("input", () => {
+      grow(text);
+      problem.textContent = "";
+      if (text.value) this.#client?.typing();
+    });
+    thread.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    this.#resizes?.disconnect();
+    this.#resizes = new ResizeObserver(() => this.#pinned && this.#toNewest());
+    this.#resizes.observe(thread);
+    const kept = this.#parts?.text.value ?? "";
+    this.#parts = { launcher, panel, thread, list, greeting, typing, down, text, problem, notice, said, live };
+    this.#rows.clear();
+    this.shadowRoot.replaceChildren(panel, launcher);
+    text.value = kept;
+    this.#opened(false);
+    this.#render({ down: true });
+    this.#phase({ phase: this.#client?.phase ?? "idle" });
+  }
+
+  #opened(byUser) {
+    const { panel, launcher, text } = this.#parts;
+    const changed = panel.hidden === this.open;
+    panel.hidden = !this.open;
+    launcher.setAttribute("aria-expanded", String(this.open));
+    this.#client?.show(this.open);
+    this.#status();
+    if (!changed) return;
+    if (this.open) {
+      this.#toNewest();
+      this.#fill();
+      if (byUser) text.focus();
+    } else if (!this.hasAttribute("inline")) launcher.focus();
+    this.dispatchEvent(new CustomEvent(this.open ? "ringback-open" : "ringback-close", { bubbles: true, composed: true }));
+  }
+
+  #status() {
+    const { launcher, live } = this.#parts;
+    const badge = launcher.querySelector(".badge");
+    const { unread } = this;
+    const say = this.#labels;
+    const before = badge.textContent;
+    badge.hidden = unread === 0 || this.open;
+    badge.textContent = unread > 99 ? "99+" : String(unread);
+    const action = this.open ? say.close : say.open;
+    launcher.setAttribute("aria-label", unread && !this.open ? `${action}, ${say.unread(unread)}` : action);
+    live.textContent = this.#client?.status?.live ? say.live : say.idle;
+    if (badge.textContent !== before) {
+      const detail = { unread };
+      this.dispatchEvent(new CustomEvent("ringback-unread", { detail, bubbles: true, composed: true }));
+    }
+  }
+
+  #phase({ phase, code }) {
+    const { notice } = this.#parts;
+    const say = this.#labels;
+    const again = () => {
+      const button = element("button", { type: "button" }, [say.retry]);
+      button.addEventListener("click", () => this.#client?.start());
+      return button;
+    };
+    const shown = notice.childNodes.length > 0;
+    if (phase === "waiting") notice.replaceChildren(say.offline);
+    else if (phase === "connecting" && shown) notice.replaceChildren(say.connecting);
+    else if (phase === "ended" && code !== 1000) {
+      notice.replaceChildren(element("span", {}, [say.ended[code] ?? say.over]), again());
+    } else if (phase !== "connecting") notice.replaceChildren();
+    this.#render();
+    this.#fill();
+  }
+
+  #typing(from) {
+    const { typing, said } = this.#parts;
+    const down = this.#atNewest;
+    const label = from && this.#labels.typing(from.name ?? this.#labels.agent);
+    if (from && !this.#typist) said.textContent = label;
+    this.#typist = from;
+    typing.replaceChildren(...(from ? [element("span", { class: "dots" }, [element("i"), element("i"), element("i")]), label] : []));
+    if (down) this.#toNewest();
+  }
+
+  #announce(message) {
+    const own = message.from.role === "customer";
+    const down = own || this.#atNewest;
+    this.#render({ down });
+    if (own) return;
+    const name = message.kind === "system" ? "" : `${message.from.name ?? this.#labels.agent}: `;
+    this.#parts.said.textContent = `${name}${message.text}`;
+    this.#parts.down.hidden = down || !this.open;
+  }
+
+  // The thread
+
+  get #atNewest() {
+    const { thread } = this.#parts;
+    return thread.scrollHeight - thread.scrollTop - thread.clientHeight < NEAR;
+  }
+
+  #toNewest() {
+    const { thread, down } = this.#parts;
+    thread.scrollTop = thread.scrollHeight;
+    this.#pinned = true;
+    down.hidden = true;
+  }
+
+  #scrolled() {
+    this.#pinned = this.#atNewest;
+    if (this.#pinned) this.#parts.down.hidden = true;
+    if (this.#parts.thread.scrollTop < NEAR) this.#older();
+  }
+
+  /** A thread that was never read backwards begins with what fits on the screen. */
+  #fill() {
+    const client = this.#client;
+    if (this.open && client?.connected && client.messages.length < FIRST) this.#older();
+  }
+
+  async #older() {
+    const client = this.#client;
+    if (this.#loading || !client?.connected || !client.more) return;
+    this.#loading = true;
+    try {
+      await client.loadOlder();
+    } catch {
+      // The connection was lost; it is asked for again with the next scroll or welcome.
+    } finally {
+      this.#loading = false;
+    }
+  }
+
+  /** Bring the list in line with what the client holds; nodes that stay are not touched. */
+  #render({ down = this.#parts && this.#atNewest } = {}) {
+    if (!this.#parts) return;
+    const { list, thread, greeting } = this.#parts;
+    const height = thread.scrollHeight - thread.scrollTop;
+    const { messages = [], pending = [], connected } = this.#client ?? {};
+    const rows = rowsOf(messages, pending, connected);
+    greeting.hidden = rows.length > 0;
+    const keys = new Set(rows.map((row) => row.key));
+    for (const [key, { node }] of this.#rows) {
+      if (keys.has(key)) continue;
+      node.remove();
+      this.#rows.delete(key);
+    }
+    let place = list.firstChild;
+    for (const row of rows) {
+      const was = this.#rows.get(row.key)?.node;
+      const node = this.#rowNode(row);
+      if (was && was === place) place = node;
+      if (node === place) place = place.nextSibling;
+      else list.insertBefore(node, place);
+    }
+    if (down) this.#toNewest();
+    else thread.scrollTop = thread.scrollHeight - height;
+    this.#status();
+  }
+
+  #rowNode(row) {
+    const known = this.#rows.get(row.key);
+    if (known?.look === row.look) return known.node;
+    const node = row.day === undefined ? this.#messageNode(row) : this.#dayNode(row);
+    known?.node.replaceWith(node);
+    this.#rows.set(row.key, { node, look: row.look });
+    return node;
+  }
+
+  #dayNode({ day }) {
+    const now = new Date();
+    const yesterday = new Date(now.getFullYear(), now.getMonth(), now.getDate() - 1);
+    const same = (a, b) => a.toDateString() === b.toDateString();
+    const text = same(day, now) ? this.#labels.today : same(day, yesterday) ? this.#labels.yesterday
+      : this.#format(day, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
+    return element("li", { class: "day" }, [element("span", {}, [text])]);
+  }
+
+  #messageNode({ message, at, own, system, first, last, state }) {
+    const say = this.#labels;
+    const name = own ? say.you : message.from.name ?? say.agent;
+    const children = [];
+    if (!system) {
+      const seen = first && !own ? "author" : "unseen";
+      children.push(element("span", { class: seen, dir: "auto" }, [name]));
+    }
+    children.push(element("p", { class: "text", dir: "auto" }, linked(message.text)));
+    if (last && !system) {
+      const time = element("time", { datetime: at.toISOString() }, [
+        this.#format(at, { hour: "numeric", minute: "2-digit" }),
+      ]);
+      children.push(element("span", { class: "about" }, [time, ...this.#mark(message, own, state)]));
+    }
+    const kind = system ? "system" : own ? "own" : "other";
+    const classes = [kind, first && "first", last && "last", state].filter(Boolean).join(" ");
+    return element("li", { class: classes }, children);
+  }
+
+  #mark(message, own, state) {
+    const say = this.#labels;
+    if (!own) return [];
+    if (!state) return [element("span", { class: "mark" }, [say.sent]), icon("check")];
+    if (state === "waiting") {
+      return [element("span", { class: "mark" }, [this.#client.connected ? say.sending : say.waiting])];
+    }
+    const retry = element("button", { type: "button" }, [say.retry]);
+    const discard = element("button", { type: "button" }, [say.discard]);
+    retry.addEventListener("click", () => {
+      this.#client.retry(message.ref);
+      this.#parts.text.focus();
+    });
+    discard.addEventListener("click", () => {
+      this.#client.discard(message.ref);
+      this.#parts.text.focus();
+    });
+    return [element("span", { class: "mark" }, [say.failed]), retry, discard];
+  }
+
+  #format(date, options) {
+    const language = this.closest("[lang]")?.lang || undefined;
+    try {
+      return new Intl.DateTimeFormat(language, options).format(date);
+    } catch {
+      return new Intl.DateTimeFormat(undefined, options).format(date); // no language of this world
+    }
+  }
+
+  #send() {
+    const { text, problem } = this.#parts;
+    const value = text.value.trim();
+    if (!value || !this.#client) return;
+    try {
+      this.#client.send(value);
+    } catch (error) {
+      if (!(error instanceof RequestFailed)) throw error;
+      problem.textContent = this.#labels.tooLong(this.#client.limits.text_chars);
+      return;
+    }
+    problem.textContent = "";
+    text.value = "";
+    grow(text);
+    this.#toNewest();
+  }
+}
+
+/** What the thread shows, in order: days, messages, what is not confirmed. */
+function rowsOf(messages, pending, connected) {
+  const entries = [
+    ...messages.map((message) => ({ message, key: `m${message.seq}`, at: new Date(message.at) })),
+    ...pending.map((message) => ({
+      message, key: `p${message.ref}`, at: new Date(message.at), state: message.state, own: true,
+    })),
+  ];
+  const rows = [];
+  let previous = null;
+  for (const entry of entries) {
+    const { message, at } = entry;
+    entry.system = message.kind === "system";
+    entry.own ??= message.from.role === "customer";
+    entry.author = entry.system ? "system" : entry.own ? "own" : `other ${message.from.id}`;
+    const day = at.toDateString();
+    if (previous?.at.toDateString() !== day) rows.push({ key: `d${day}`, look: day, day: at });
+    entry.first = !follows(previous, entry);
+    if (previous) previous.last = entry.first || Boolean(previous.state) || Boolean(entry.state);
+    entry.last = true;
+    rows.push(entry);
+    previous = entry;
+  }
+  for (const row of rows) {
+    row.look ??= `${row.first} ${row.last} ${row.state} ${row.state === "waiting" && connected}`;
+  }
+  return rows;
+}
+
+function follows(previous, { author, at }) {
+  return previous?.author === author && at - previous.at < GROUP
+    && at.toDateString() === previous.at.toDateString();
+}
+
+function grow(text) {
+  text.style.height = "auto";
+  text.style.height = `${Math.min(text.scrollHeight, 140)}px`;
+}
+
+/** The token that the page's own server makes: JSON with `token`, or the bare JWT. */
+async function fetchToken(url) {
+  const answer = await fetch(url, { credentials: "same-origin", cache: "no-store" });
+  if (!answer.ok) throw new Error(`token-url: HTTP status ${answer.status}`);
+  const text = (await answer.text()).trim();
+  return text.startsWith("{") ? JSON.parse(text).token : text;
+}
+
+if (!customElements.get("ringback-chat")) customElements.define("ringback-chat", RingbackChat);

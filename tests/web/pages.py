@@ -1,0 +1,181 @@
+"""A company's web page with the widget on it, a real browser, and a gateway that may be reached.
+
+The page is the two lines of docs/web.md under a strict Content-Security-Policy, on an origin of its
+own. A test fails for whatever the browser complains of: console errors, uncaught exceptions, policy
+violations. What Chromium itself says of a network that is down is not counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from aiohttp import web
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    async_playwright,
+    expect,
+)
+
+from gateway import auth
+from gateway.protocol import Role
+from tests.faults.needs import needs
+from tests.running import Running
+
+CHROMIUM = "/usr/bin/chromium"
+expect.set_options(timeout=20_000)  # when a test gives up waiting; never a measure of anything
+NETWORK = ("WebSocket connection to", "Failed to load resource")
+VIOLATIONS = """
+window.violations = [];
+addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
+"""
+
+
+@dataclass(slots=True)
+class Site:
+    """The company's server: its page and where its page gets tokens."""
+
+    port: int = 0
+    ttl: float = 600.0
+    name: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+    answer: int = 200
+    """The HTTP status of the token endpoint."""
+    asked: int = 0
+    """How many tokens were asked for."""
+    gateway: Running | None = None
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _token(self, request: web.Request) -> web.Response:
+        assert self.gateway is not None
+        self.asked += 1
+        if self.answer != 200:
+            return web.Response(status=self.answer)
+        told = auth.issue(
+            self.gateway.gateway.config,
+            "acme",
+            Role.CUSTOMER,
+            request.query.get("sub", "c-42"),
+            name=self.name,
+            ttl=self.ttl,
+        )
+        return web.json_response({"token": told})
+
+    def _page(self, request: web.Request) -> web.Response:
+        assert self.gateway is not None
+        http, chat = self.gateway.url(""), self.gateway.chat_url("/v1/chat")
+        sub = request.query.get("sub", "c-42")
+        attributes = {"url": chat, "http": http, "token-url": f"/token?sub={sub}"} | self.attributes
+        chat = attributes["url"]
+        told = " ".join(f'{name}="{escape(value)}"' for name, value in attributes.items())
+        policy = [
+            "default-src 'none'",
+            f"script-src {http}/web/",
+            f"connect-src 'self' {http} {chat}",
+            "style-src 'self'",
+            "base-uri 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+        return web.Response(
+            text=f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Acme</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"></head>
+<body><main><h1>Acme</h1><p>Parcels, fast.</p></main>
+<script type="module" src="{http}/web/ringback-chat.js"></script>
+<ringback-chat {told}></ringback-chat>
+</body></html>""",
+            content_type="text/html",
+            headers={"Content-Security-Policy": "; ".join(policy)},
+        )
+
+
+@asynccontextmanager
+async def site() -> AsyncIterator[Site]:
+    """A company's server on a free port."""
+    it = Site()
+
+    async def page(request: web.Request) -> web.Response:
+        return it._page(request)
+
+    async def token(request: web.Request) -> web.Response:
+        return it._token(request)
+
+    async def nothing(request: web.Request) -> web.Response:
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.add_routes([web.get("/", page), web.get("/token", token), web.get("/favicon.ico", nothing)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    it.port = runner.addresses[0][1]
+    try:
+        yield it
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """Debian's Chromium, headless; skips or fails where there is none."""
+    needs("chromium")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    async with async_playwright() as playwright:
+        it = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        try:
+            yield it
+        finally:
+            await it.close()
+
+
+class Visit:
+    """One browser profile on the company's site, and all that it complained of."""
+
+    def __init__(self, site: Site, context: BrowserContext) -> None:
+        self.site = site
+        self.context = context
+        self.complaints: list[str] = []
+        self._pages: list[Page] = []
+
+    async def page(self, query: str = "") -> Page:
+        """The site in a new tab."""
+        page = await self.context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        await page.add_init_script(VIOLATIONS)
+        await page.goto(f"{self.site.origin}/{query}")
+        self._pages.append(page)
+        return page
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not message.text.startswith(NETWORK):
+            self.complaints.append(message.text)
+
+    async def check(self) -> None:
+        for page in self._pages:
+            self.complaints += await page.evaluate("window.violations ?? []")
+        assert not self.complaints, "\n".join(self.complaints)
+
+
+@asynccontextmanager
+async def visit(browser: Browser, site: Site, **options: Any) -> AsyncIterator[Visit]:
+    """A visitor's browser; at the end, nothing may have been complained of."""
+    context = await browser.new_context(**options)
+    try:
+        it = Visit(site, context)
+        yield it
+        await it.check()
+    finally:
+        await context.close()

@@ -1,0 +1,440 @@
+"""<ringback-chat> in a real browser, on a company's page, against a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Locator, Page, expect
+
+from gateway.protocol import Role
+from tests.faults.process import process
+from tests.faults.proxy import proxy
+from tests.running import PATIENT, QUICK, Running, Wire, backend, running
+from tests.web.packages import packages
+from tests.web.pages import Site, Visit, chromium, site, visit
+
+SERVED = Path("gateway/web")
+WIDGET = (
+    "ringback-chat", "ringback-client", "connection", "timeline", "devices", "notifications",
+    "browser", "elements", "style",
+)  # fmt: skip
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "visibilityState", {
+    configurable: true, get: () => (hidden ? "hidden" : "visible"),
+  });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""  # headless tabs are never hidden by themselves
+HOSTILE = (
+    '<img src=x onerror="window.pwned=1">',
+    "<script>window.pwned=1</script>",
+    "javascript:window.pwned=1",
+    '"><svg onload=window.pwned=1>',
+    "https://x.example/\"onmouseover=window.pwned=1 https://y.example/'><b>",
+)
+
+
+@dataclass(slots=True)
+class Scene:
+    """A gateway, the company's site, a browser and a visitor in it."""
+
+    it: Running
+    site: Site
+    browser: Browser
+    visit: Visit
+
+    async def agent(self, customer: str = "c-42") -> Wire:
+        """An agent who has opened the customer's conversation, once there is one."""
+        agent = await self.it.agent()
+        async with asyncio.timeout(10):
+            while True:
+                await agent.send("open", ref="o", customer=customer)
+                if (await agent.next())["type"] == "conversation":
+                    return agent
+
+
+@asynccontextmanager
+async def scene(
+    directory: Path, *, delivery: dict[str, float] = PATIENT, **options: Any
+) -> AsyncIterator[Scene]:
+    async with (
+        site() as company,
+        chromium() as browser,
+        running(directory, delivery=delivery, origins={"acme": [company.origin]}) as it,
+        visit(browser, company, **options) as visitor,
+    ):
+        company.gateway = it
+        yield Scene(it, company, browser, visitor)
+
+
+def launcher(page: Page) -> Locator:
+    return page.locator("ringback-chat .launcher")
+
+
+def field(page: Page) -> Locator:
+    return page.get_by_role("textbox", name="Message")
+
+
+def texts(page: Page) -> Locator:
+    return page.locator("ringback-chat li .text")
+
+
+async def opened(scene: Scene, query: str = "") -> Page:
+    page = await scene.visit.page(query)
+    await launcher(page).click()
+    await connected(page)
+    return page
+
+
+async def connected(page: Page) -> None:
+    await page.wait_for_function("document.querySelector('ringback-chat').client?.connected")
+
+
+async def write(page: Page, text: str) -> None:
+    await field(page).fill(text)
+    await field(page).press("Enter")
+
+
+async def test_messages_go_both_ways_with_typing_and_marks(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await write(page, "Where is my order?")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+        agent = await stage.agent()
+        await field(page).press_sequentially("an")
+        await agent.take("typing", on=True)
+        await agent.send("typing", customer="c-42", on=True)
+        await expect(page.locator(".typing")).to_contain_text("is typing")
+        sent = await agent.ask("send", "sent", customer="c-42", text="On its way.")
+        assert sent["route"] == "socket"
+        await expect(texts(page)).to_have_text(["Where is my order?", "On its way."])
+        await expect(page.locator(".typing")).to_be_empty()
+        await agent.take("receipt", state="delivered")
+        await agent.take("receipt", state="read")
+        assert stage.it.backend.calls == []
+
+
+async def test_a_closed_chat_rings_shows_a_badge_and_is_read_on_return(tmp_path: Path) -> None:
+    async with scene(tmp_path, delivery=QUICK) as stage:
+        await stage.it.register()
+        page = await stage.visit.page()
+        await connected(page)
+        await stage.it.write(text="Your parcel is here.")
+        assert (await stage.it.backend.take()).badge == 1
+        await expect(launcher(page)).to_have_accessible_name("Open chat, 1 unread message")
+        await launcher(page).click()
+        await expect(texts(page)).to_have_text(["Your parcel is here."])
+        assert (await stage.it.backend.take()).badge == 0
+        await page.keyboard.press("Escape")
+        await expect(launcher(page)).to_have_accessible_name("Open chat")
+
+
+async def test_a_hidden_page_rings_and_a_shown_one_reads(tmp_path: Path) -> None:
+    async with scene(tmp_path, delivery=QUICK) as stage:
+        await stage.it.register()
+        page = await opened(stage)
+        await page.evaluate(HIDE, True)
+        await write_until_background(stage)
+        await page.evaluate(HIDE, False)
+        assert (await stage.it.backend.take()).badge == 0
+
+
+async def test_a_browser_left_alone_turns_background_and_the_next_message_rings(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, delivery=QUICK) as stage:
+        stage.site.attributes["idle-after"] = "1"
+        await stage.it.register()
+        page = await opened(stage)
+        await write_until_background(stage)
+        await expect(texts(page)).to_have_text(["Anybody there?"])
+        await page.mouse.move(10, 10)  # somebody comes back
+        assert (await stage.it.backend.take()).badge == 0
+
+
+async def write_until_background(stage: Scene) -> None:
+    """Once the page has said that nobody looks, the next message rings."""
+    async with asyncio.timeout(10):
+        while (await stage.it.call("GET", "/v1/customers/c-42/status", Role.SERVICE))[1]["in_chat"]:
+            await asyncio.sleep(0.05)
+    await stage.it.write(text="Anybody there?")
+    assert (await stage.it.backend.take()).badge == 1
+
+
+async def test_what_is_written_offline_is_shown_so_and_goes_out_later(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage, proxy(stage.it.gateway.ports["chat"]) as line:
+        stage.site.attributes["url"] = f"ws://127.0.0.1:{line.port}/v1/chat"
+        page = await opened(stage)
+        await stage.visit.context.set_offline(True)
+        line.close()
+        await expect(page.locator(".notice")).to_contain_text("No connection")
+        await write(page, "from the tunnel")
+        await expect(page.locator("li.own .mark")).to_have_text("Waiting for a connection")
+        await stage.visit.context.set_offline(False)
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+        await expect(page.locator(".notice")).to_be_empty()
+
+
+async def test_what_is_written_offline_survives_a_reload(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await page.evaluate(
+            "document.querySelector('ringback-chat').client.stop();"
+            "document.querySelector('ringback-chat').client.send('kept').catch(() => {})"
+        )
+        await write(page, "kept too")
+        await page.reload()
+        await launcher(page).click()
+        await expect(texts(page)).to_have_text(["kept", "kept too"])
+        await expect(page.locator("li.own .mark").last).to_have_text("Sent")
+
+
+async def test_a_killed_gateway_is_found_again_with_every_message_once(tmp_path: Path) -> None:
+    ports = free_ports(2)
+    fixed = {f"RINGBACK_SERVER__{k}": f"127.0.0.1:{p}" for k, p in ports.items()}
+    async with site() as company, chromium() as browser, backend() as rings:
+        options: dict[str, Any] = {"delivery": PATIENT, "origins": {"acme": [company.origin]}}
+        async with visit(browser, company) as visitor:
+            async with process(tmp_path, rings, environment=fixed, **options) as first:
+                company.gateway = first
+                page = await visitor.page()
+                await launcher(page).click()
+                await connected(page)
+                await write(page, "before")
+                await expect(page.locator("li.own .mark")).to_have_text("Sent")
+                await first.kill()
+            await expect(page.locator(".notice")).to_contain_text("No connection")
+            await write(page, "meanwhile")
+            async with process(tmp_path, rings, environment=fixed, **options) as second:
+                await expect(page.locator("li.own .mark").last).to_have_text("Sent")
+                await second.write(text="after")
+                await expect(texts(page)).to_have_text(["before", "meanwhile", "after"])
+
+
+def free_ports(count: int) -> dict[str, int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [it.getsockname()[1] for it in held]
+    for it in held:
+        it.close()
+    return dict(zip(("CHAT", "HTTP"), ports, strict=True))
+
+
+async def test_a_token_is_renewed_on_the_open_socket(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        stage.site.ttl = 2
+        page = await opened(stage)
+        await page.evaluate(
+            "window.phases = [];"
+            "document.querySelector('ringback-chat').client.on('phase', (p) => phases.push(p))"
+        )
+        async with asyncio.timeout(10):
+            while stage.site.asked < 4:
+                await asyncio.sleep(0.05)
+        await write(page, "still here")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+        assert await page.evaluate("window.phases") == []
+
+
+async def test_an_expired_token_is_replaced_once_the_company_has_one(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        stage.site.ttl = 2
+        page = await opened(stage)
+        stage.site.answer = 503
+        await expect(page.locator(".notice")).to_contain_text("No connection")
+        stage.site.answer = 200
+        await write(page, "back")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+
+
+async def test_signed_out_by_the_company_a_send_fails_visibly_and_may_be_retried(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        status, _ = await stage.it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        assert status == 204
+        await expect(page.locator(".notice")).to_contain_text("You were signed out.")
+        await write(page, "hello?")
+        await expect(page.locator("li.own .mark")).to_have_text("Not sent")
+        await page.locator("li.own").get_by_role("button", name="Try again").click()
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+
+
+async def test_signing_out_deregisters_the_device_and_leaves_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        chat = "document.querySelector('ringback-chat')"
+        await page.evaluate(f"{chat}.client.registerDevice('browser-token')")
+        await write(page, "private")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+        assert await page.evaluate(f"{chat}.signOut()") is True
+        status, told = await stage.it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        assert (status, told) == (200, {"devices": []})
+        await expect(texts(page)).to_have_count(0)
+
+
+async def test_two_tabs_show_the_same_and_read_for_each_other(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        one = await opened(stage)
+        two = await stage.visit.page()
+        await connected(two)
+        await write(one, "from one")
+        await expect(texts(two)).to_have_text(["from one"])
+        await stage.it.write(text="to both")
+        await expect(texts(two)).to_have_text(["from one", "to both"])
+        await expect(launcher(two)).to_have_accessible_name("Open chat")
+        await launcher(two).click()
+        await write(two, "from two")
+        await expect(texts(one)).to_have_text(["from one", "to both", "from two"])
+
+
+async def test_a_slow_network_delays_and_loses_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        slow = {"offline": False, "latency": 300, "downloadThroughput": 60_000}
+        devtools = await stage.visit.context.new_cdp_session(page)
+        await devtools.send("Network.enable")
+        await devtools.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": 60_000})
+        await page.reload()
+        await launcher(page).click()
+        for number in range(3):
+            await write(page, f"line {number}")
+        await stage.agent()
+        await expect(page.locator("li.own .mark").last).to_have_text("Sent")
+        await expect(texts(page)).to_have_text([f"line {number}" for number in range(3)])
+
+
+async def test_text_and_names_from_anybody_stay_text(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        stage.site.name = HOSTILE[0]
+        page = await opened(stage)
+        for hostile in HOSTILE:
+            await write(page, hostile)
+            await stage.it.write(text=hostile)
+        await expect(texts(page)).to_have_count(2 * len(HOSTILE))
+        agent = await stage.agent()
+        await agent.ask("send", "sent", customer="c-42", text="x", data={"html": HOSTILE[0]})
+        name = stage.it.token
+        hostile_name = await stage.it.raw("/v1/agent")
+        told = name(Role.AGENT, HOSTILE[0])
+        await hostile_name.send("hello", token=told)
+        await hostile_name.take("welcome")
+        await hostile_name.send("typing", customer="c-42", on=True)
+        await hostile_name.ask("send", "sent", customer="c-42", text="from a hostile agent")
+        await expect(texts(page)).to_have_count(2 * len(HOSTILE) + 2)
+        assert await page.evaluate("window.pwned") is None
+        assert await page.locator("ringback-chat :is(img, script, b)").count() == 0
+        links = await page.locator("ringback-chat li a").evaluate_all(
+            "(all) => all.map((a) => [a.protocol, a.rel, a.target])"
+        )
+        assert {tuple(link) for link in links} == {
+            ("https:", "noopener noreferrer nofollow", "_blank")
+        }
+
+
+async def test_long_and_right_to_left_text_and_links_are_shown_as_they_are(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await write(page, "שלום, איפה ההזמנה שלי?")
+        right = texts(page).first
+        await expect(right).to_have_css("direction", "rtl")
+        await stage.it.write(text="See (https://acme.example/a_(b)?c=d&e). " + "x" * 3000)
+        link = page.locator("ringback-chat li a")
+        await expect(link).to_have_attribute("href", "https://acme.example/a_(b)?c=d&e")
+        assert await page.locator(".thread").evaluate("(it) => it.scrollWidth <= it.clientWidth")
+        await field(page).fill("y" * 8001)
+        await field(page).press("Enter")
+        await expect(page.locator(".problem")).to_have_text("At most 8000 characters, please.")
+        await expect(field(page)).to_have_value("y" * 8001)
+
+
+async def test_older_messages_come_with_scrolling_and_leave_the_view_where_it_was(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        for number in range(1, 131):
+            await stage.it.write(text=f"offer {number}")
+        other = await stage.it.customer()
+        await other.send("read", seq=130)
+        await other.quiet()
+        page = await opened(stage)
+        await expect(texts(page)).to_have_count(50)
+        await expect(texts(page).last).to_be_in_viewport()
+        await page.locator(".thread").evaluate("(it) => it.scrollTo(0, 0)")
+        await expect(texts(page)).to_have_count(100)
+        await expect(page.get_by_text("offer 81", exact=True)).to_be_in_viewport()
+        await page.locator(".thread").evaluate("(it) => it.scrollTo(0, 0)")
+        await expect(texts(page)).to_have_count(130)
+
+
+async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        await connected(page)
+        await page.keyboard.press("Tab")
+        await expect(launcher(page)).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(field(page)).to_be_focused()
+        await page.keyboard.type("line one")
+        await page.keyboard.press("Shift+Enter")
+        await page.keyboard.type("line two")
+        await page.keyboard.press("Enter")
+        await expect(texts(page)).to_have_text(["line one\nline two"])
+        await expect(field(page)).to_be_focused()
+        await page.keyboard.press("Escape")
+        await expect(launcher(page)).to_be_focused()
+        await expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+async def test_axe_finds_nothing_in_light_and_dark_at_every_size(tmp_path: Path) -> None:
+    source = (packages() / "axe-core" / "axe.min.js").read_text()
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        await page.evaluate(source)
+        await stage.it.write(text="Have a look at https://acme.example/offers")
+        await expect(launcher(page)).to_have_accessible_name("Open chat, 1 unread message")
+        assert await violations(page) == []
+        await launcher(page).click()
+        await write(page, "hello")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+        await stage.it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        await expect(page.locator(".notice")).to_contain_text("You were signed out.")
+        await write(page, "hello?")
+        await expect(page.locator("li.own.failed")).to_be_visible()
+        for scheme in ("light", "dark"):
+            for width in (375, 768, 1440):
+                await page.emulate_media(color_scheme=scheme)
+                await page.set_viewport_size({"width": width, "height": 800})
+                assert await violations(page) == []
+
+
+async def violations(page: Page) -> list[str]:
+    found: list[str] = await page.evaluate(
+        "axe.run().then((r) => r.violations.flatMap((v) => "
+        "v.nodes.map((n) => `${v.id}: ${n.html} ${n.failureSummary}`)))"
+    )
+    return found
+
+
+def test_the_widget_is_under_thirty_kilobytes_compressed_in_all() -> None:
+    sizes = {name: len(gzip.compress((SERVED / f"{name}.js").read_bytes())) for name in WIDGET}
+    assert sum(sizes.values()) < 30_000, sizes
+
+
+async def test_the_modules_are_served_for_pages_of_any_origin_and_nothing_else_is(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        async with it.http.get(it.url("/web/ringback-chat.js")) as answer:
+            assert answer.status == 200
+            assert answer.content_type == "text/javascript"
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert await answer.text() == (SERVED / "ringback-chat.js").read_text()
+        for other in ("/web/", "/web/..%2fapi.py", "/web/ringback-client.d.ts"):
+            assert (await it.call("GET", other))[0] == 404
