@@ -17,7 +17,7 @@ PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway
         storage/records storage/vault storage/outcomes \
         gateway/audience
 
-.PHONY: demo test soak mutate cover lint serve bench lock clean
+.PHONY: demo test soak mutate cover lint serve bench lock screenshots clean
 
 demo: $(READY)            ## the whole story, live, in the terminal (ARGS=--serve leaves it running)
 	$(BIN)/python -m examples.demo $(ARGS)
@@ -55,6 +55,9 @@ lock:                     ## renew requirements.lock from pyproject.toml (needs 
 	uv pip compile pyproject.toml --extra backend --group dev --universal \
 	    --python-version 3.11 \
 	    --generate-hashes --upgrade --quiet -o requirements.lock
+
+screenshots: $(READY)     ## the README's pictures, of the real thing in Debian's Chromium
+	$(BIN)/python -m tests.web.screenshots
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

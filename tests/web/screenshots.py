@@ -1,0 +1,57 @@
+"""The pictures of the README, of the real thing: `make screenshots`."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from playwright.async_api import Page, expect
+
+from tests.web.test_widget import opened, scene, write
+
+PICTURES = Path("docs/images")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+
+
+async def main() -> None:
+    """Play a short conversation and photograph the widget in both schemes."""
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory:
+        async with scene(Path(directory), device_scale_factor=2) as stage:
+            await stage.it.write(
+                text="Your order Z1 has shipped: https://acme.example/track/Z1", title="Shipped"
+            )
+            page = await opened(stage)
+            await write(page, "Hi! It says delivered, but nothing is here.")
+            await write(page, "Could you have a look?")
+            await expect(page.locator("li.own .mark")).to_have_text("Sent")
+            agent = await stage.it.agent("zoe")
+            for text in (
+                "Of course, one moment please.",
+                "The driver left it with your neighbour at number 12. Shall we deliver it again?",
+            ):
+                await agent.ask("send", "sent", customer="c-42", text=text)
+            await write(page, "No need. Thank you!")
+            await expect(page.locator("li.own .mark").last).to_have_text("Sent")
+            for scheme in SCHEMES:
+                await photograph(page, scheme)
+
+
+async def photograph(page: Page, scheme: Literal["light", "dark"]) -> None:
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    await page.set_viewport_size({"width": 768, "height": 700})
+    panel = await page.locator("ringback-chat .panel").bounding_box()
+    assert panel is not None
+    corner = {
+        "x": panel["x"] - 24,
+        "y": panel["y"] - 24,
+        "width": panel["width"] + 44,
+        "height": 700 - panel["y"] + 24,
+    }
+    await page.screenshot(path=PICTURES / f"chat-{scheme}.png", clip=corner)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
