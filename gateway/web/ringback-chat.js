@@ -40,8 +40,8 @@ const LABELS = {
   newest: "New messages",
   today: "Today",
   yesterday: "Yesterday",
-  live: "We are here",
-  idle: "We answer here, and on your phone",
+  live: "Your conversation is open",
+  idle: "Write to us at any time",
   offline: "No connection. Your messages go out as soon as there is one.",
   connecting: "Connecting…",
   ended: { 4503: "You were signed out.", 4504: "Chat is open in too many places." },
@@ -105,6 +105,7 @@ export class RingbackChat extends HTMLElement {
       this.attachShadow({ mode: "open" }).adoptedStyleSheets = [sheet()];
       this.#build();
     }
+    for (const name of ["token", "labels", "open"]) this.#adopt(name);
     this.#restart();
   }
 
@@ -124,6 +125,14 @@ export class RingbackChat extends HTMLElement {
     const told = (await this.#client?.signOut()) ?? true;
     this.open = false;
     return told;
+  }
+
+  /** What a page set before this module had come is no accessor's yet. */
+  #adopt(name) {
+    if (!Object.hasOwn(this, name)) return;
+    const value = this[name];
+    delete this[name];
+    this[name] = value;
   }
 
   // The client

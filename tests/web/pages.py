@@ -7,6 +7,7 @@ violations. What Chromium itself says of a network that is down is not counted.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,8 +49,8 @@ class Site:
     attributes: dict[str, str] = field(default_factory=dict)
     answer: int = 200
     """The HTTP status of the token endpoint."""
-    asked: int = 0
-    """How many tokens were asked for."""
+    asked: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    """Whose tokens were asked for."""
     gateway: Running | None = None
 
     @property
@@ -58,7 +59,7 @@ class Site:
 
     def _token(self, request: web.Request) -> web.Response:
         assert self.gateway is not None
-        self.asked += 1
+        self.asked.put_nowait(request.query.get("sub", "c-42"))
         if self.answer != 200:
             return web.Response(status=self.answer)
         told = auth.issue(

@@ -16,7 +16,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 from gateway.protocol import Role
 from tests.faults.process import process
 from tests.faults.proxy import proxy
-from tests.running import PATIENT, QUICK, Running, Wire, backend, running
+from tests.running import PATIENCE, PATIENT, QUICK, Running, backend, running
 from tests.web.packages import packages
 from tests.web.pages import Site, Visit, chromium, site, visit
 
@@ -48,15 +48,6 @@ class Scene:
     site: Site
     browser: Browser
     visit: Visit
-
-    async def agent(self, customer: str = "c-42") -> Wire:
-        """An agent who has opened the customer's conversation, once there is one."""
-        agent = await self.it.agent()
-        async with asyncio.timeout(10):
-            while True:
-                await agent.send("open", ref="o", customer=customer)
-                if (await agent.next())["type"] == "conversation":
-                    return agent
 
 
 @asynccontextmanager
@@ -106,7 +97,7 @@ async def test_messages_go_both_ways_with_typing_and_marks(tmp_path: Path) -> No
         page = await opened(stage)
         await write(page, "Where is my order?")
         await expect(page.locator("li.own .mark")).to_have_text("Sent")
-        agent = await stage.agent()
+        agent = await stage.it.agent(open="c-42")
         await field(page).press_sequentially("an")
         await agent.take("typing", on=True)
         await agent.send("typing", customer="c-42", on=True)
@@ -140,7 +131,7 @@ async def test_a_hidden_page_rings_and_a_shown_one_reads(tmp_path: Path) -> None
         await stage.it.register()
         page = await opened(stage)
         await page.evaluate(HIDE, True)
-        await write_until_background(stage)
+        await rings_now(stage)
         await page.evaluate(HIDE, False)
         assert (await stage.it.backend.take()).badge == 0
 
@@ -152,17 +143,17 @@ async def test_a_browser_left_alone_turns_background_and_the_next_message_rings(
         stage.site.attributes["idle-after"] = "1"
         await stage.it.register()
         page = await opened(stage)
-        await write_until_background(stage)
+        await rings_now(stage)
         await expect(texts(page)).to_have_text(["Anybody there?"])
         await page.mouse.move(10, 10)  # somebody comes back
         assert (await stage.it.backend.take()).badge == 0
 
 
-async def write_until_background(stage: Scene) -> None:
+async def rings_now(stage: Scene) -> None:
     """Once the page has said that nobody looks, the next message rings."""
-    async with asyncio.timeout(10):
-        while (await stage.it.call("GET", "/v1/customers/c-42/status", Role.SERVICE))[1]["in_chat"]:
-            await asyncio.sleep(0.05)
+    agent = await stage.it.agent()
+    if (await agent.ask("open", "conversation", customer="c-42"))["in_chat"]:
+        await agent.take("presence", in_chat=False)
     await stage.it.write(text="Anybody there?")
     assert (await stage.it.backend.take()).badge == 1
 
@@ -233,9 +224,9 @@ async def test_a_token_is_renewed_on_the_open_socket(tmp_path: Path) -> None:
             "window.phases = [];"
             "document.querySelector('ringback-chat').client.on('phase', (p) => phases.push(p))"
         )
-        async with asyncio.timeout(10):
-            while stage.site.asked < 4:
-                await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(4):
+                await stage.site.asked.get()
         await write(page, "still here")
         await expect(page.locator("li.own .mark")).to_have_text("Sent")
         assert await page.evaluate("window.phases") == []
@@ -305,7 +296,6 @@ async def test_a_slow_network_delays_and_loses_nothing(tmp_path: Path) -> None:
         await launcher(page).click()
         for number in range(3):
             await write(page, f"line {number}")
-        await stage.agent()
         await expect(page.locator("li.own .mark").last).to_have_text("Sent")
         await expect(texts(page)).to_have_text([f"line {number}" for number in range(3)])
 
@@ -318,7 +308,7 @@ async def test_text_and_names_from_anybody_stay_text(tmp_path: Path) -> None:
             await write(page, hostile)
             await stage.it.write(text=hostile)
         await expect(texts(page)).to_have_count(2 * len(HOSTILE))
-        agent = await stage.agent()
+        agent = await stage.it.agent(open="c-42")
         await agent.ask("send", "sent", customer="c-42", text="x", data={"html": HOSTILE[0]})
         name = stage.it.token
         hostile_name = await stage.it.raw("/v1/agent")
@@ -420,6 +410,29 @@ async def violations(page: Page) -> list[str]:
         "v.nodes.map((n) => `${v.id}: ${n.html} ${n.failureSummary}`)))"
     )
     return found
+
+
+async def test_what_a_page_set_before_the_module_came_counts(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        await connected(page)
+        told = stage.it.token(Role.CUSTOMER, "c-43")
+        name = await page.evaluate(
+            """async (token) => {
+              const old = document.querySelector("ringback-chat");
+              const early = document.implementation.createHTMLDocument();
+              const chat = early.createElement(old.localName);
+              chat.token = async () => token;
+              chat.labels = { title: "Servus" };
+              chat.setAttribute("url", old.getAttribute("url"));
+              old.replaceWith(chat);
+              await new Promise((resolve) => chat.client.on("status", resolve));
+              return chat.shadowRoot.querySelector("h2").textContent;
+            }""",
+            told,
+        )
+        assert name == "Servus"
+        assert (await stage.it.call("GET", "/v1/customers/c-43/status", Role.SERVICE))[0] == 200
 
 
 def test_the_widget_is_under_thirty_kilobytes_compressed_in_all() -> None:
