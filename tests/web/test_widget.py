@@ -31,6 +31,13 @@ HIDE = """(hidden) => {
   });
   document.dispatchEvent(new Event("visibilitychange"));
 }"""  # headless tabs are never hidden by themselves
+CONNECTED = """async () => {
+  await customElements.whenDefined("ringback-chat");
+  const { client } = document.querySelector("ringback-chat");
+  if (!client.connected) {
+    await new Promise((done) => client.on("phase", ({ phase }) => phase === "connected" && done()));
+  }
+}"""  # the page's policy forbids the eval of wait_for_function
 HOSTILE = (
     '<img src=x onerror="window.pwned=1">',
     "<script>window.pwned=1</script>",
@@ -84,7 +91,7 @@ async def opened(scene: Scene, query: str = "") -> Page:
 
 
 async def connected(page: Page) -> None:
-    await page.wait_for_function("document.querySelector('ringback-chat').client?.connected")
+    await page.evaluate(CONNECTED)
 
 
 async def write(page: Page, text: str) -> None:
