@@ -17,10 +17,13 @@ PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway
         storage/records storage/vault storage/outcomes \
         gateway/audience
 
-.PHONY: demo test soak mutate cover lint serve bench lock screenshots clean
+.PHONY: demo demo-web test soak mutate cover lint serve bench lock screenshots clean
 
 demo: $(READY)            ## the whole story, live, in the terminal (ARGS=--serve leaves it running)
 	$(BIN)/python -m examples.demo $(ARGS)
+
+demo-web: $(READY)        ## the same to play with in a browser (ARGS="--port 8090" to choose)
+	$(BIN)/python -m examples.demo --web $(ARGS)
 
 test: $(READY)            ## the whole suite (ARGS="-k resume" to choose)
 	$(BIN)/python -m pytest $(ARGS)

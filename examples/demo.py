@@ -6,7 +6,8 @@ an agent and a company's server use Ringback, one method per scene. The processe
 the timeline are in `examples/stage.py`; the backend is `ringback backend`.
 
 `make demo ARGS=--serve` leaves everything running afterwards, with everyday timeouts, to try by
-hand. Exit code: 0 if all was as it should be, 1 with one clear line if not.
+hand; `--web` serves a page to play with instead (`examples/webdemo.py`). Exit code: 0 if all was as
+it should be, 1 with one clear line if not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 from rich.table import Table
 
+from examples import webdemo
 from examples.stage import (
     AT_MOST,
     CAROLS_TOKEN,
@@ -415,12 +417,22 @@ curl -sw '\\n' {stage.backend.url("/control")} -d '{{"delay": 0}}'
     raise DemoFailed("the gateway ended by itself")
 
 
+async def in_a_browser(show: Timeline, port: int) -> None:
+    """Serve the page to play with until Ctrl-C."""
+    async with webdemo.opened(show, port) as (url, looking):
+        show.plain(f"\nOpen {url} in a browser; Ctrl-C ends it. What happens is shown here, too.\n")
+        await looking
+
+
 async def main(arguments: argparse.Namespace) -> None:
     """Play the story, then check all of it; raises one of `FAILURES`."""
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     show = Timeline()
+    if arguments.web:
+        await in_a_browser(show, arguments.port)
+        return
     async with Stage(show) as stage:
         story = Story(stage)
         try:
@@ -444,6 +456,8 @@ def run() -> int:
     parser.add_argument(
         "--serve", action="store_true", help="leave everything running, to try by hand"
     )
+    parser.add_argument("--web", action="store_true", help="a page to play with, instead")
+    parser.add_argument("--port", type=int, default=0, help="of that page; a free one unless told")
     arguments = parser.parse_args()
     try:
         asyncio.run(main(arguments))

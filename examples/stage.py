@@ -19,8 +19,8 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -191,9 +191,17 @@ def ringback_command() -> str:
 class GatewayProcess:
     """`ringback serve` on its configuration and database in `directory`."""
 
-    def __init__(self, directory: Path, endpoint: str, secret: Secrets, show: Timeline) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        endpoint: str,
+        secret: Secrets,
+        show: Timeline,
+        origins: Sequence[str] = (),
+    ) -> None:
         self.config_path = directory / "ringback.toml"
-        self.ports = dict(zip(("chat", "http", "admin"), _free_ports(3), strict=True))
+        self.ports = dict(zip(("chat", "http", "admin"), free_ports(3), strict=True))
+        self._origins = list(origins)
         self.process = Process("gateway")
         self._endpoint = endpoint
         self._secret = secret
@@ -243,6 +251,9 @@ url = "sqlite:///ringback.db"
 
 [delivery]
 {lines}
+[tenants.{TENANT}]
+origins = {json.dumps(self._origins)}
+
 [tenants.{TENANT}.auth]
 algorithm = "HS256"
 secret = "{self._secret.jwt}"
@@ -288,6 +299,9 @@ class BackendProcess:
         self.process = Process("backend")
         self._url = ""
         self.rings: list[Ring] = []
+        self.rung: list[Ring] = []
+        """Those that it took, in that order: what a real backend would have sent on."""
+        self._asked: dict[str, Ring] = {}
         self._new: asyncio.Queue[Ring] = asyncio.Queue()
         self._ready = asyncio.Event()
         self._secret = secret
@@ -339,12 +353,16 @@ class BackendProcess:
             names = ("at", "kind", "customer", "seq", "device", "text", "badge", "unread")
             ring = Ring(id=told["ring"], **{name: told[name] for name in names})
             self.rings.append(ring)
+            self._asked[ring.id] = ring
             self._new.put_nowait(ring)
             words = "silent" if ring.text is None else f"“{ring.text}”"
             phone = f"{ring.customer}'s device {ring.device}"
             self._show.line("backend", f"rings {phone}: {ring.kind}, badge {ring.badge}, {words}")
-        elif told["event"] == "answered" and told["status"] != 200:
-            self._show.line("backend", f"answers {told['status']}: {told['why']}")
+        elif told["event"] == "answered":
+            if told["why"] == "rung":
+                self.rung.append(self._asked[told["ring"]])
+            elif told["status"] != 200:
+                self._show.line("backend", f"answers {told['status']}: {told['why']}")
 
 
 class Network:
@@ -408,10 +426,17 @@ class Network:
 
 
 class Stage:
-    """Everything that runs, set up and cleared away."""
+    """Everything that runs, set up and cleared away. Web pages of `origins` may connect."""
 
-    def __init__(self, show: Timeline) -> None:
+    def __init__(
+        self,
+        show: Timeline,
+        delays: Mapping[str, float] = QUICK,
+        origins: Sequence[str] = (),
+    ) -> None:
         self.show = show
+        self._delays = delays
+        self._origins = origins
         self.old_token_until = 0
         self._exit = AsyncExitStack()
         self._secret = Secrets()
@@ -425,9 +450,11 @@ class Stage:
             self._exit.push_async_callback(self.backend.process.end)
             await self.backend.start()
             endpoint = self.backend.url("/ring")
-            self.gateway = GatewayProcess(self.directory, endpoint, self._secret, self.show)
+            self.gateway = GatewayProcess(
+                self.directory, endpoint, self._secret, self.show, self._origins
+            )
             self._exit.push_async_callback(self.gateway.process.end)
-            await self.gateway.start(QUICK)
+            await self.gateway.start(self._delays)
             self.config = config.load(self.gateway.config_path, {})
             self.network = Network(self.gateway.ports["chat"])
             await self.network.start()
@@ -453,15 +480,31 @@ class Stage:
 
     async def told(self, customer: str, seq: int) -> Told:
         """What is recorded of a message, read as `ringback why` reads it."""
-        database = await Database(self.config.storage.path).open_to_read()
-        try:
-            store = await Store(database, time.time, self.config.storage.keys).read_only()
+        async with self._recorded() as store:
             told = await store.told(Key(TENANT, customer), seq)
-        finally:
-            await database.close()
         if told is None:
             raise DemoFailed(f"nothing is recorded of {customer}'s message {seq}")
         return told
+
+    async def lately(self, customer: str, limit: int) -> list[Told]:
+        """The same of the agents' messages among the newest `limit`, rising."""
+        key = Key(TENANT, customer)
+        async with self._recorded() as store:
+            conversation = await store.conversation(key)
+            if conversation is None:
+                return []
+            messages, _ = await store.history(conversation, None, limit)
+            told = [await store.told(key, m.seq) for m in messages if m.role != Role.CUSTOMER]
+        return [one for one in told if one is not None]
+
+    @asynccontextmanager
+    async def _recorded(self) -> AsyncIterator[Store]:
+        """The gateway's database, whether the gateway runs or not."""
+        database = await Database(self.config.storage.path).open_to_read()
+        try:
+            yield await Store(database, time.time, self.config.storage.keys).read_only()
+        finally:
+            await database.close()
 
     async def counters(self) -> dict[str, int]:
         """How many messages have come to which outcome, from /metrics."""
@@ -490,7 +533,8 @@ def _awaiting(what: str) -> Iterator[None]:
         raise DemoFailed(f"{what} did not come within {PATIENCE:g} s") from None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(one.getsockname()[1]) for one in sockets]
     for one in sockets:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from playwright.async_api import Page, expect
 
+from tests.web.test_demo_page import ask, played, say
 from tests.web.test_widget import opened, scene, write
 
 PICTURES = Path("docs/images")
@@ -16,8 +17,29 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 async def main() -> None:
-    """Play a short conversation and photograph the widget in both schemes."""
     PICTURES.mkdir(exist_ok=True)
+    await widget()
+    await demo()
+
+
+async def demo() -> None:
+    """The demo's page: Alice's phone is locked, and Ann's message has rung it."""
+    async with played(width=1280) as page:
+        await page.emulate_media(reduced_motion="reduce")
+        await ask(page, "Hi! Where is my parcel?")
+        await say(page, "Hello Alice, let me see.")
+        await expect(page.locator("#thread small")).to_have_text(["read"])
+        await page.get_by_label("Lock phone").check()
+        await expect(page.locator("#presence")).to_have_text("Alice is not in chat")
+        await say(page, "It left Hamburg today and should be with you on Thursday.")
+        await expect(page.locator("article .chip")).to_have_text(["pushed", "acked"])
+        await expect(page.locator("#lock-screen .note")).to_be_visible()
+        await page.locator(":focus").blur()
+        await page.screenshot(path=PICTURES / "demo.png")
+
+
+async def widget() -> None:
+    """Play a short conversation and photograph the widget in both schemes."""
     with tempfile.TemporaryDirectory() as directory:
         async with scene(Path(directory), device_scale_factor=2) as stage:
             await stage.it.write(

@@ -1,0 +1,155 @@
+"""The demo's page in a real browser: gateway, backend, network and switches are real."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+from playwright.async_api import Page, expect
+
+from examples import webdemo
+from examples.stage import Timeline
+from tests.web.packages import packages
+from tests.web.pages import NETWORK, VIOLATIONS, chromium
+
+HOSTILE = '<img src=x onerror="window.pwned=1">'
+
+
+@asynccontextmanager
+async def played(width: int = 1440) -> AsyncIterator[Page]:
+    """The page, once Alice's app has registered; at the end nothing was complained of."""
+    complaints: list[str] = []
+    async with webdemo.opened(Timeline()) as (url, looking), chromium() as browser:
+        page = await browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda said: (
+                complaints.append(said.text)
+                if said.type in ("error", "warning") and not said.text.startswith(NETWORK)
+                else None
+            ),
+        )
+        await page.add_init_script(VIOLATIONS)
+        await page.goto(url)
+        await page.wait_for_selector("body[data-registered]")
+        yield page
+        complaints += await page.evaluate("window.violations")
+        assert complaints == []
+        assert await page.evaluate("window.pwned") is None
+        assert not looking.done()
+
+
+async def say(page: Page, text: str) -> None:
+    await page.get_by_label("Message to Alice").fill(text)
+    await page.keyboard.press("Enter")
+
+
+async def ask(page: Page, text: str) -> None:
+    """Alice writes."""
+    alice = page.locator("ringback-chat textarea")
+    await alice.fill(text)
+    await alice.press("Enter")
+    await expect(page.locator("#thread p").last).to_have_text(text)
+
+
+async def turn(page: Page, name: str, *, on: bool) -> None:
+    """Turn a switch by keyboard, and wait until it has had its effect."""
+    switch = page.get_by_label(name)
+    await switch.focus()
+    await page.keyboard.press("Space")
+    await expect(switch).to_be_enabled()
+    await expect(switch).to_be_checked(checked=on)
+
+
+async def test_in_chat_nothing_rings_and_locked_the_phone_does_until_alice_is_back() -> None:
+    async with played() as page:
+        await ask(page, f"Where is it? {HOSTILE}")
+        await say(page, "On its way.")
+        await expect(page.locator("#thread small")).to_have_text(["read"])
+        await expect(page.locator("article .chip")).to_have_text(["acked"])
+
+        await page.get_by_label("Lock phone").check()
+        await expect(page.locator("#presence")).to_have_text("Alice is not in chat")
+        await say(page, HOSTILE)
+        note = page.locator("#lock-screen .note")
+        await expect(note).to_contain_text(HOSTILE)
+        await expect(note.get_by_label("1 unread")).to_be_visible()
+        await expect(page.locator("article .chip")).to_have_text(["pushed", "acked"])
+        await expect(page.locator("article").first).to_contain_text(HOSTILE)
+
+        await note.press("Enter")
+        await expect(page.locator("ringback-chat .text").last).to_have_text(HOSTILE)
+        await expect(page.locator("#thread small").last).to_have_text("read")
+
+
+async def test_a_message_into_airplane_mode_is_pushed_and_rings_once_the_phone_is_back() -> None:
+    async with played() as page:
+        await say(page, "Hello!")
+        await expect(page.locator("#thread small")).to_have_text(["read"])
+        await turn(page, "Airplane mode", on=True)
+        await expect(page.locator("#signal")).to_contain_text("no network")
+        await say(page, "Are you there?")
+        await expect(page.locator("#thread small").last).to_have_text("the phone rang")
+        await expect(page.locator("article").first).to_contain_text(
+            "nothing was acknowledged in time"
+        )
+        await turn(page, "Airplane mode", on=False)
+        await expect(page.locator("ringback-chat .text").last).to_have_text("Are you there?")
+
+
+async def test_what_ann_writes_while_the_gateway_is_dead_arrives_once_it_is_back() -> None:
+    async with played() as page:
+        await say(page, "Before.")
+        await expect(page.locator("#thread small")).to_have_text(["read"])
+        await turn(page, "Kill gateway", on=True)
+        await say(page, "Meanwhile.")
+        await expect(page.locator("#thread small").last).to_have_text("waiting for the gateway")
+        await turn(page, "Kill gateway", on=False)
+        await expect(page.locator("#thread small")).to_have_text(["read", "read"])
+        await expect(page.locator("ringback-chat .text")).to_have_text(["Before.", "Meanwhile."])
+
+
+async def test_a_backend_that_is_down_rings_once_it_is_up_again() -> None:
+    async with played() as page:
+        await page.get_by_label("Background").check()
+        await turn(page, "Backend down", on=True)
+        await say(page, "Ring!")
+        await expect(page.locator("article")).to_contain_text("HTTP 503")
+        await turn(page, "Backend down", on=False)
+        await expect(page.locator("#home-screen .note")).to_contain_text("Ring!")
+        await page.get_by_role("button", name="Open Acme, 1 unread").press("Enter")
+        await expect(page.locator("ringback-chat .text")).to_have_text(["Ring!"])
+
+
+async def test_axe_finds_nothing_on_the_page_in_light_and_dark_at_every_size() -> None:
+    source = (packages() / "axe-core" / "axe.min.js").read_text()
+    async with played() as page:
+        await say(page, "Hello!")
+        await expect(page.locator("#thread small")).to_have_text(["read"])
+        for switch in ("Lock phone", "Background", None):
+            for width in (375, 768, 1440):
+                await page.set_viewport_size({"width": width, "height": 900})
+                for scheme in ("light", "dark"):
+                    await page.emulate_media(color_scheme=scheme)
+                    await page.evaluate(source)
+                    found = await page.evaluate("axe.run().then((told) => told.violations)")
+                    where = [(one["id"], one["nodes"][0]["target"]) for one in found]
+                    assert where == [], (switch, width, scheme)
+                    wide = "document.documentElement.scrollWidth > innerWidth"
+                    assert not await page.evaluate(wide), width
+            if switch is not None:
+                await page.get_by_label(switch).check()
+
+
+async def test_other_pages_and_other_names_get_no_token_and_turn_no_switch() -> None:
+    async with webdemo.opened(Timeline()) as (url, _), aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/token?role=agent", headers={"Host": "rebound.example"}) as got:
+            assert got.status == 403
+        told, plain = '{"name": "killed", "on": true}', {"Content-Type": "text/plain"}
+        async with http.post(f"{url}/switch", data=told, headers=plain) as got:
+            assert got.status == 415
+        async with http.post(f"{url}/switch", json={"name": "world", "on": True}) as got:
+            assert got.status == 400
