@@ -20,7 +20,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from bench import connections, fairness, growth, latency, push, servers, throughput
+from bench import connections, fairness, growth, latency, neighbours, push, servers, throughput
 from bench.peers import PEERS
 from bench.report import Report
 from bench.size import MILLION, QUICK, Size
@@ -68,6 +68,9 @@ class Bench:
         flow, _ = await self._rate(fairness.CONVERSATIONS)
         await fairness.measure(self.report, flow / 4, self.size)
 
+    async def neighbours(self) -> None:
+        await neighbours.measure(self.report, self.size)
+
     async def deaths(self) -> None:
         await push.deaths(self.report, self.size)
 
@@ -88,6 +91,7 @@ SECTIONS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "push": Bench.push,
     "growth": Bench.growth,
     "fairness": Bench.fairness,
+    "neighbours": Bench.neighbours,
     "deaths": Bench.deaths,
 }
 

@@ -27,6 +27,8 @@ class Size:
     stored: tuple[int, ...] = (0, MILLION)
     customers: int = 100_000
     deaths: int = 40
+    latencies: int = 200
+    """Pushes in each run beside a neighbour."""
 
 
 QUICK = Size(
@@ -42,4 +44,5 @@ QUICK = Size(
     stored=(0, 50_000),
     customers=5000,
     deaths=4,
+    latencies=20,
 )

@@ -370,4 +370,48 @@ FAULTS = (
         '_TAKEN = ("auth", "push", "origins")',
         ("tests/gateway/test_reload.py",),
     ),
+    Fault(
+        "an address inside is called",
+        "push/caller.py",
+        "                return guard.socket_of(info, allowed)\n",
+        "                return socket.socket(*info[:3])\n",
+        ("tests/push/test_outgoing.py",),
+    ),
+    Fault(
+        "a connection that one tenant may have is lent to another",
+        "push/caller.py",
+        "        if allowed not in self._sessions:\n",
+        "        allowed = ()\n        if allowed not in self._sessions:\n",
+        (
+            "tests/push/test_outgoing.py::"
+            "test_a_connection_that_one_tenant_may_have_is_not_lent_to_another",
+        ),
+        also=(
+            (
+                "                return guard.socket_of(info, allowed)\n",
+                "                return guard.socket_of(info, guard.LOOPBACK)\n",
+            ),
+        ),
+    ),
+    Fault(
+        "a tester's phone without a backend rings at production",
+        "push/backends.py",
+        "    return max(fitting, key=lambda backend: backend.app is not None, default=None)\n",
+        "    return max(fitting, key=lambda backend: backend.app is not None, default=OWN)\n",
+        ("tests/test_endpoints.py",),
+    ),
+    Fault(
+        "a backend that fails is called as if nothing were",
+        "push/breaker.py",
+        "    if health.until is None:\n        return Answer(Permit.CALL)\n",
+        "    if True:\n        return Answer(Permit.CALL)\n",
+        ("tests/test_endpoints.py",),
+    ),
+    Fault(
+        "what waited for a backend is forgotten when it works again",
+        "push/lane.py",
+        "        ref = _pop(self.parked or self.waiting)\n",
+        "        self.parked.clear()\n        if not self.waiting:\n            return None\n"
+        "        ref = _pop(self.waiting)\n",
+    ),
 )
