@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from gateway import frames, protocol, why
+from gateway import frames, protocol, sentences, why
 from gateway.auth import Identity, TokenRejected, Verifier
 from gateway.chat import Chat, Posting
 from gateway.devices import Devices, KeyCheck, Registration
@@ -176,6 +176,8 @@ class Api:
         if policy is not None:
             backends = self._chat.tenants[who.tenant].backends
             answer["policy"] = dry_run(told, policy, now=now, backends=backends, after=after)
+        if integer(request, "words", 0, 1):
+            answer = sentences.in_words(answer)
         return as_json(answer)
 
     # Status

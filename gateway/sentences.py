@@ -148,6 +148,12 @@ def summary(answer: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def in_words(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of the deliveries call with its `summary`, and each event with its `words`."""
+    events = [{**entry, "words": told(entry)} for entry in answer["events"]]
+    return {**answer, "summary": summary(answer), "events": events}
+
+
 def _receipt(events: list[Any]) -> str:
     """Who acknowledged it, and who was rung for it."""
     acked = [f"by session {_who(entry)}" for entry in events if entry["event"] == "acked"]

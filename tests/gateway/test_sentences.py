@@ -215,6 +215,16 @@ def test_the_summary_says_the_outcome_who_acknowledged_and_who_was_rung() -> Non
     ]
 
 
+def test_an_answer_in_words_has_a_summary_and_words_for_each_event() -> None:
+    acked = {"at": AT, "event": "acked", "session": "s_1"}
+    answer = {"seq": 9, "outcome": "acked", "reason": "in_chat", "events": [acked]}
+    assert sentences.in_words(answer) == {
+        **answer,
+        "summary": sentences.summary(answer),
+        "events": [{**acked, "words": "by session s_1"}],
+    }
+
+
 @pytest.mark.parametrize(
     ("entry", "said"),
     [

@@ -17,7 +17,7 @@ from tests.web.packages import packages
 
 HERE = Path(__file__).parent
 SERVED = Path("gateway/web")
-PURE = ["connection", "timeline", "notifications", "client"]
+PURE = ["connection", "console", "timeline", "notifications", "client"]
 CUSTOMERS = ["both", "broken", "behind", "past", "device"]
 
 

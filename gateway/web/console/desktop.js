@@ -1,0 +1,46 @@
+/** Notifications of the desktop, for who asked for them, about what nobody looks at. */
+
+import { $ } from "./dom.js";
+
+const WANTED = "ringback console notifications";
+
+export class Desktop {
+  #select;
+
+  constructor(select) {
+    this.#select = select;
+    $("bell").hidden = !globalThis.Notification;
+    $("bell").addEventListener("click", () => this.#toggle());
+    this.#show();
+  }
+
+  get #on() {
+    return globalThis.Notification?.permission === "granted" && localStorage.getItem(WANTED) === "yes";
+  }
+
+  tell(entry) {
+    if (!this.#on) return;
+    const name = entry.name || entry.customer;
+    // One for each customer: a newer one takes its place.
+    const told = new Notification(name, {
+      body: [...entry.last.text].slice(0, 140).join(""), tag: entry.customer, icon: "/web/console/icon.svg",
+    });
+    told.addEventListener("click", () => {
+      window.focus();
+      told.close();
+      this.#select(entry.customer);
+    });
+  }
+
+  async #toggle() {
+    if (this.#on) localStorage.removeItem(WANTED);
+    else if ((await Notification.requestPermission()) === "granted") localStorage.setItem(WANTED, "yes");
+    this.#show();
+  }
+
+  #show() {
+    const refused = globalThis.Notification?.permission === "denied";
+    $("bell").setAttribute("aria-pressed", String(this.#on));
+    $("bell").title = refused ? "The browser’s settings forbid notifications of this page" : "";
+  }
+}

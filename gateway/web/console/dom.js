@@ -1,0 +1,56 @@
+/** Making elements. Texts of others only ever become text nodes here. */
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with properties, `class`, `data-…` and `aria-…` attributes, and children. */
+export function h(tag, given = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(given)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name in element && !name.includes("-")) element[name] = value;
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** A dialog's answer, "" when it was left. Whoever asks says where the focus goes afterwards. */
+export function ask(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      document.activeElement?.blur(); // Chromium gives the focus back, but leaves the caret behind
+      resolve(dialog.returnValue);
+    }, { once: true });
+  });
+}
+
+export function initials(name) {
+  const parts = name.trim().split(/[\s._-]+/).filter(Boolean);
+  return [...(parts[0] ?? "?")][0].toUpperCase() + ([...(parts[1] ?? "")][0] ?? "").toUpperCase();
+}
+
+export function avatar(name, inChat) {
+  const hue = [...name].reduce((sum, char) => sum + char.codePointAt(0), 0) % 6;
+  return h("span", { className: `avatar hue${hue}`, "aria-hidden": "true" }, initials(name),
+    inChat ? h("i", { className: "dot" }) : null);
+}
+
+const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const DAY = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
+const EXACT = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3,
+});
+
+export const time = (at) => TIME.format(new Date(at));
+export const exact = (at) => EXACT.format(new Date(at));
+
+export function day(at, now = new Date()) {
+  const days = Math.round((midnight(now) - midnight(new Date(at))) / 86_400_000);
+  return days === 0 ? "Today" : days === 1 ? "Yesterday" : DAY.format(new Date(at));
+}
+
+function midnight(date) {
+  return new Date(date.getFullYear(), date.getMonth(), date.getDate()).getTime();
+}

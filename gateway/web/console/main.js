@@ -1,0 +1,453 @@
+/**
+ * The agent console: signing in, the connection, and what each frame changes. `state.js` knows what
+ * is so, `inbox.js`, `thread.js` and `panel.js` show it, `keys.js` has the shortcuts.
+ */
+
+import { Connection, claimsOf } from "../connection.js";
+import { Desktop } from "./desktop.js";
+import { $, ask } from "./dom.js";
+import { InboxView } from "./inbox.js";
+import { listenForKeys } from "./keys.js";
+import { Panel } from "./panel.js";
+import { Inbox, Kept, RECENT, Thread, isNews, isUnanswered, neighbour } from "./state.js";
+import { ThreadView } from "./thread.js";
+
+const TOKEN = "ringback console token";
+const PAGE = 100; // conversations a page
+const UNTOLD = 10; // messages whose outcome is asked for when a thread is opened
+const TITLE = document.title;
+const ENDED = {
+  1000: "",
+  4500: "The token was not accepted. It may have expired: sign in with a fresh one.",
+  4501: "This token is not for the console: it needs one with the role agent.",
+  4502: "The gateway does not understand this console; reload the page.",
+  4503: "You were signed out.",
+};
+
+class Console {
+  #inbox = new Inbox();
+  #threads = new Map(); // customer -> Thread, the one used last at the end
+  #cursors = new Map(); // filter -> cursor of its next page; null when there is none
+  #fresh = new Set(); // customers whose thread is followed on this very socket
+  #selected = null;
+  #connection = null;
+  #kept = null;
+  #me = null; // {role, id, name?}
+  #expired = false;
+
+  constructor() {
+    this.inbox = new InboxView({
+      select: (customer) => this.select(customer),
+      show: () => this.#showInbox(),
+      more: (filter) => this.#page(filter),
+    });
+    this.thread = new ThreadView({
+      send: (text) => this.#send(text),
+      again: (ref) => this.#again(ref),
+      draft: (text) => this.#kept.setDraft(this.#selected, text),
+      typing: (on) => this.#note("typing", { on }),
+      past: () => this.#past(),
+      why: (seq) => this.#why(seq),
+      seen: () => this.#seen(),
+    });
+    this.panel = new Panel();
+    this.desktop = new Desktop((customer) => this.select(customer));
+    this.#listen();
+    const token = sessionStorage.getItem(TOKEN);
+    if (token) this.signIn(token);
+    else this.#ask("");
+  }
+
+  // Signing in and out
+
+  signIn(token) {
+    const claims = claimsOf(token);
+    const problem = unusable(claims);
+    if (problem) return this.#ask(problem);
+    sessionStorage.setItem(TOKEN, token);
+    $("sign-in").hidden = true;
+    const owner = JSON.stringify([claims.tenant, claims.sub]);
+    if (this.#kept?.owner !== owner) this.#forget(owner, claims);
+    this.#expired = false;
+    $("app").hidden = false;
+    $("who").textContent = `${claims.name ?? claims.sub} · ${claims.tenant}`;
+    const chat = document.querySelector('meta[name="ringback-chat"]').content;
+    this.#connection = new Connection({
+      url: `${chat}/v1/agent`,
+      token,
+      onWelcome: () => this.#welcome(),
+      onFrame: (frame, request) => this.#frame(frame, request),
+      onChange: (phase, detail) => this.#changed(phase, detail),
+    });
+    this.#connection.start();
+    for (const send of this.#kept.unsent) this.#write(send);
+    return null;
+  }
+
+  signOut() {
+    sessionStorage.removeItem(TOKEN);
+    this.#connection?.stop();
+    this.#ask("");
+  }
+
+  #ask(problem) {
+    $("app").hidden = true;
+    $("sign-in").hidden = false;
+    $("sign-in-error").textContent = problem;
+    $("token").setAttribute("aria-invalid", String(Boolean(problem)));
+    $("token").value = "";
+    $("token").focus();
+  }
+
+  /** Somebody else signs in, or the first one: nothing of the one before stays. */
+  #forget(owner, claims) {
+    this.#kept = Object.assign(new Kept(sessionStorage, owner), { owner });
+    this.#me = { role: "agent", id: claims.sub, ...(claims.name && { name: claims.name }) };
+    this.#inbox = new Inbox();
+    this.#threads.clear();
+    this.#cursors.clear();
+    this.#selected = null;
+    this.panel.close();
+    this.#unselect();
+    this.#showInbox();
+  }
+
+  // The connection
+
+  #changed(phase, { code } = {}) {
+    const away = phase !== "connected";
+    document.body.classList.toggle("away", away);
+    $("link").textContent = away
+      ? "Connecting… what you write is kept, and sent when the gateway is back." : "";
+    if (away) this.#fresh.clear();
+    if (code === 4002) {
+      this.#expired = true;
+      this.#connection.stop();
+    }
+    if (phase !== "ended" || code === 1000 && !this.#expired) return;
+    sessionStorage.removeItem(TOKEN);
+    this.#ask(this.#expired
+      ? "Your token has expired. Sign in with a fresh one; your drafts are kept."
+      : ENDED[code] ?? `The gateway closed the connection (${code}).`);
+  }
+
+  #welcome() {
+    this.#cursors.clear();
+    this.inbox.loading = true;
+    for (const filter of ["unanswered", "live", "all"]) this.#page(filter);
+    if (this.#selected) this.#open(this.#selected);
+  }
+
+  #frame(frame, request) {
+    const thread = this.#threads.get(frame.customer);
+    switch (frame.type) {
+      case "inbox":
+        this.#cursors.set(request.frame.filter, frame.cursor ?? null);
+        for (const entry of frame.conversations) this.#inbox.put(entry);
+        this.inbox.loading = false;
+        this.#showInbox();
+        break;
+      case "inbox_update":
+        this.#updated(frame.conversation);
+        break;
+      case "message":
+        thread?.add(frame);
+        if (thread && frame.from.role === "customer") thread.typing = null;
+        this.#kept.settle(frame.ref);
+        break;
+      case "sent":
+        thread?.sent(frame, request.frame.text, this.#me);
+        this.#kept.settle(frame.ref);
+        break;
+      case "receipt":
+        thread?.receipt(frame);
+        break;
+      case "presence":
+        if (thread) Object.assign(thread.facts, { in_chat: frame.in_chat, sessions: frame.sessions });
+        break;
+      case "typing":
+        if (thread && frame.from.role === "customer") thread.typing = frame.on ? Date.now() : null;
+        break;
+      default:
+    }
+    if (thread && frame.customer === this.#selected && frame.type !== "conversation") {
+      this.#showThread();
+      if (frame.type === "receipt") this.#lastPush();
+    }
+  }
+
+  #updated(entry) {
+    const before = this.#inbox.put(entry);
+    const thread = this.#threads.get(entry.customer);
+    if (thread) {
+      const { live, in_chat, unread } = entry;
+      Object.assign(thread.facts, { live, in_chat, unread });
+    }
+    this.#showInbox();
+    if (entry.customer === this.#selected) this.#showThread();
+    const looked = entry.customer === this.#selected && document.hasFocus();
+    if (isNews(before, entry) && !looked) this.desktop.tell(entry);
+  }
+
+  async #page(filter) {
+    if (this.#cursors.get(filter) === null) return;
+    const cursor = this.#cursors.get(filter);
+    this.#cursors.set(filter, null); // until the answer says that there is another one
+    const frame = { type: "inbox", filter, limit: PAGE, ...(cursor && { cursor }) };
+    await this.#request(frame);
+  }
+
+  /** A look-up, which ends with the socket: it is made anew on the next one. */
+  async #request(frame) {
+    try {
+      return await this.#connection.request(frame, { quiet: true });
+    } catch (error) {
+      return { type: "error", message: error.message, lost: error.code === undefined };
+    }
+  }
+
+  #note(type, fields) {
+    const customer = this.#selected;
+    this.#connection.note({ type, customer, ...fields }, customer);
+  }
+
+  // Conversations
+
+  async select(customer) {
+    if (!customer || !this.#kept) return;
+    const thread = this.#threads.get(customer) ?? new Thread(customer);
+    this.#threads.delete(customer);
+    this.#threads.set(customer, thread);
+    this.#selected = customer;
+    document.body.classList.add("chosen");
+    this.#showInbox();
+    this.thread.begin(thread, this.#kept.draft(customer));
+    this.#showThread();
+    this.panel.begin(customer);
+    if (!this.#fresh.has(customer)) await this.#open(customer);
+    else this.#seen();
+    this.#closeOld();
+  }
+
+  async #open(customer) {
+    const thread = this.#threads.get(customer);
+    if (!this.#connection.connected) return;
+    const after = thread.loaded ? { after: thread.newest } : {};
+    const told = await this.#request({ type: "open", customer, ...after });
+    if (told.type === "conversation") {
+      thread.open(told);
+      this.#fresh.add(customer);
+      this.#untold(thread);
+    } else if (!told.lost) thread.problem = told.message;
+    if (customer !== this.#selected) return;
+    this.#showThread();
+    this.#seen();
+    this.#lastPush();
+  }
+
+  #closeOld() {
+    for (const customer of [...this.#threads.keys()].slice(0, -RECENT)) {
+      if (this.#threads.get(customer).pending.length) continue;
+      this.#threads.delete(customer);
+      if (this.#fresh.delete(customer)) this.#request({ type: "close", customer });
+    }
+  }
+
+  #unselect() {
+    this.#selected = null;
+    document.body.classList.remove("chosen");
+    this.thread.end();
+    this.#showInbox();
+  }
+
+  async #past() {
+    const customer = this.#selected;
+    const thread = this.#threads.get(customer);
+    const before = thread.messages[0]?.seq;
+    const told = await this.#request({ type: "history", customer, before, limit: 50 });
+    if (told.type === "history") thread.past(told);
+    if (customer === this.#selected) this.#showThread();
+  }
+
+  /** Tell that the agents have read the thread, if somebody looks at its end. */
+  #seen() {
+    const thread = this.#threads.get(this.#selected);
+    const waiting = this.#inbox.get(this.#selected)?.waiting;
+    if (!thread?.newest || !waiting || !document.hasFocus() || !this.thread.atEnd) return;
+    this.#note("read", { seq: thread.newest });
+  }
+
+  // Sending
+
+  #send(text) {
+    const send = { ref: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`,
+      customer: this.#selected, text };
+    this.#kept.put(send);
+    this.#kept.setDraft(this.#selected, "");
+    this.#write(send);
+    this.#showThread();
+  }
+
+  #again(ref) {
+    const send = this.#kept.unsent.find((kept) => kept.ref === ref);
+    const thread = this.#threads.get(this.#selected);
+    thread.pending = thread.pending.filter((one) => one.ref !== ref);
+    if (send) this.#write(send);
+    this.#showThread();
+  }
+
+  async #write({ ref, customer, text }) {
+    if (!this.#threads.has(customer)) this.#threads.set(customer, new Thread(customer));
+    const thread = this.#threads.get(customer);
+    const one = { ref, text };
+    thread.pending.push(one);
+    try {
+      await this.#connection.request({ type: "send", customer, text }, { ref, isSend: true });
+    } catch (error) {
+      // The connection's end is not the message's: it is sent after the next sign-in.
+      if (error.code !== undefined && error.name === "RequestFailed") one.failed = error.message;
+      else thread.pending = thread.pending.filter((other) => other !== one);
+    }
+    if (customer === this.#selected) this.#showThread();
+  }
+
+  async #end() {
+    const customer = this.#selected;
+    if (!customer || !this.#threads.get(customer)?.facts.live) return;
+    const answer = await ask($("ending"));
+    this.thread.focus();
+    if (answer !== "end") return;
+    const told = await this.#request({ type: "end", customer });
+    if (told.type === "error") this.thread.problem = told.message;
+  }
+
+  // Deliveries
+
+  async #deliveries(customer, seq) {
+    const path = `/v1/customers/${encodeURIComponent(customer)}/deliveries?seq=${seq}&words=1`;
+    const headers = { Authorization: `Bearer ${sessionStorage.getItem(TOKEN)}` };
+    try {
+      const answer = await fetch(path, { headers });
+      const told = await answer.json();
+      return answer.ok ? told : { problem: told.detail };
+    } catch {
+      return { problem: "The gateway does not answer just now." };
+    }
+  }
+
+  async #why(seq) {
+    const customer = this.#selected;
+    const thread = this.#threads.get(customer);
+    const message = thread.messages.find((one) => one.seq === seq);
+    if (!message) return;
+    this.panel.why(message, null);
+    const told = await this.#deliveries(customer, seq);
+    if (!told.problem) thread.deliveries(told);
+    this.panel.why(message, told);
+    if (customer === this.#selected) this.#showThread();
+  }
+
+  async #untold(thread) {
+    for (const { seq } of thread.untold(UNTOLD)) {
+      const told = await this.#deliveries(thread.customer, seq);
+      if (told.problem) return;
+      thread.deliveries(told);
+    }
+    if (thread.customer === this.#selected) this.#showThread();
+  }
+
+  /** The last push is that of the newest message that has one. */
+  async #lastPush() {
+    const thread = this.#threads.get(this.#selected);
+    if (!this.panel.open || !thread) return;
+    const marked = thread.messages.filter((one) => thread.mark(one) !== null).slice(-5).reverse();
+    for (const { seq } of marked) {
+      const told = await this.#deliveries(thread.customer, seq);
+      const attempt = told.events?.findLast(({ event }) => event === "attempt");
+      if (!attempt) continue;
+      thread.lastPush = attempt;
+      break;
+    }
+    thread.askedForPush = true;
+    if (thread.customer === this.#selected) this.#showThread();
+  }
+
+  // Showing
+
+  #showInbox() {
+    this.inbox.show(this.#inbox, this.#selected, (filter) => Boolean(this.#cursors.get(filter)));
+    const count = this.#inbox.count("unanswered");
+    document.title = count ? `(${count}) ${TITLE}` : TITLE;
+  }
+
+  #showThread() {
+    const thread = this.#threads.get(this.#selected);
+    const entry = this.#inbox.get(this.#selected);
+    this.thread.show(thread, entry);
+    this.panel.show(thread, entry);
+    this.#seen();
+  }
+
+  #togglePanel() {
+    if (!this.#selected) return;
+    this.panel.toggle();
+    this.#showThread();
+    this.#lastPush();
+  }
+
+  // Keys and buttons
+
+  #listen() {
+    $("sign-in-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.signIn($("token").value.trim());
+    });
+    $("sign-out").addEventListener("click", () => this.signOut());
+    $("back").addEventListener("click", () => this.#unselect());
+    $("end").addEventListener("click", () => this.#end());
+    $("details").addEventListener("click", () => this.#togglePanel());
+    $("help-button").addEventListener("click", () => $("help").showModal());
+    addEventListener("online", () => this.#connection?.nudge());
+    addEventListener("focus", () => this.#seen());
+    document.addEventListener("visibilitychange", () => this.#connection?.nudge());
+    const listed = () => this.inbox.listed;
+    listenForKeys({
+      next: () => this.select(neighbour(listed(), this.#selected, 1)),
+      previous: () => this.select(neighbour(listed(), this.#selected, -1)),
+      unanswered: () => this.select(this.#inbox.list("unanswered").find(
+        (entry) => isUnanswered(entry) && entry.customer !== this.#selected)?.customer),
+      nth: (n) => this.select(listed()[n - 1]?.customer),
+      search: () => $("search").focus(),
+      write: () => this.thread.focus(),
+      filter: () => this.inbox.nextFilter(),
+      why: () => this.#whyNewest(),
+      customer: () => this.#togglePanel(),
+      end: () => this.#end(),
+      help: () => $("help").showModal(),
+      leave: () => this.#leave(),
+    });
+  }
+
+  #whyNewest() {
+    const thread = this.#threads.get(this.#selected);
+    const newest = thread?.messages.findLast((one) => thread.mark(one) !== null);
+    if (newest) this.#why(newest.seq);
+  }
+
+  #leave() {
+    if (this.panel.open) {
+      this.panel.close();
+      this.thread.focus();
+    } else $("search").focus();
+  }
+}
+
+/** Why a token cannot be one for here; null if it can. The gateway is asked all the same. */
+function unusable(claims) {
+  if (claims === null) return "This is no token: it has three parts with dots between them.";
+  if (claims.role !== "agent") return `${ENDED[4501].slice(0, -1)}, and this one has ${claims.role}.`;
+  if (claims.exp * 1000 < Date.now()) return "This token has expired. Sign in with a fresh one.";
+  return null;
+}
+
+new Console();

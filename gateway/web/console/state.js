@@ -1,0 +1,296 @@
+/**
+ * What the console knows, without a page: the order of the inbox, threads and the marks of their
+ * messages, and what an agent wrote that must not be lost. Knows no DOM, socket or clock.
+ */
+
+export const RECENT = 8; // threads that stay open, so that going back to one is instant
+
+// The inbox
+
+/** Whether the customer spoke last and somebody is expected to answer. */
+export function isUnanswered(entry) {
+  return entry.live && entry.last?.from.role === "customer";
+}
+
+/** Unanswered ones first, the longest waiting on top; then the live ones; then all, newest first. */
+export function ordered(entries) {
+  const rank = (entry) => (isUnanswered(entry) ? 0 : entry.live ? 1 : 2);
+  return [...entries].sort((a, b) => {
+    const [of_a, of_b] = [rank(a), rank(b)];
+    if (of_a !== of_b) return of_a - of_b;
+    const newestFirst = compare(b.updated_at, a.updated_at);
+    return (of_a === 0 ? -newestFirst : newestFirst) || compare(a.customer, b.customer);
+  });
+}
+
+const FILTERS = {
+  unanswered: isUnanswered,
+  live: (entry) => entry.live,
+  all: () => true,
+};
+
+export class Inbox {
+  #entries = new Map();
+
+  /** Take an entry as the server told it. Frames come in order: the last one is right. */
+  put(entry) {
+    const before = this.#entries.get(entry.customer);
+    this.#entries.set(entry.customer, entry);
+    return before;
+  }
+
+  get(customer) {
+    return this.#entries.get(customer);
+  }
+
+  /** What a filter shows of those whose name, id or last words have `words` in them. */
+  list(filter, words = "") {
+    const wanted = words.trim().toLowerCase();
+    const found = [...this.#entries.values()].filter(FILTERS[filter]).filter((entry) => {
+      const text = `${entry.name ?? ""} ${entry.customer} ${entry.last?.text ?? ""}`;
+      return text.toLowerCase().includes(wanted);
+    });
+    return ordered(found);
+  }
+
+  count(filter) {
+    return [...this.#entries.values()].filter(FILTERS[filter]).length;
+  }
+}
+
+/** The neighbour of `customer` in a list, `step` further; the first one if it is not in there. */
+export function neighbour(entries, customer, step) {
+  if (entries.length === 0) return null;
+  const at = entries.findIndex((entry) => entry.customer === customer);
+  if (at === -1) return entries[0].customer;
+  return entries[(at + step + entries.length) % entries.length].customer;
+}
+
+/** Whether a change of an entry is news for an agent: the customer wrote. */
+export function isNews(before, entry) {
+  return entry.last?.from.role === "customer" && entry.last.seq > (before?.seq ?? 0);
+}
+
+// Threads
+
+const RANK = { sent: 0, undeliverable: 1, expired: 1, pushed: 1, delivered: 2, read: 3 };
+const LABELS = {
+  sent: "Sent", pushed: "Pushed", delivered: "Delivered", read: "Read", expired: "Expired",
+  undeliverable: "Not delivered",
+};
+const ROUTES = { socket: "in chat", push: "to push", none: "no way to the customer" };
+const OUTCOMES = {
+  pending: "sent", acked: "delivered", pushed: "pushed", expired: "expired",
+  undeliverable: "undeliverable",
+};
+
+/** Whether a message has an outcome: those of agents and services do. */
+export function hasOutcome(message) {
+  return message.from.role !== "customer" && message.kind !== "system";
+}
+
+export class Thread {
+  messages = []; // rising seq
+  pending = []; // sends without an answer: {ref, text, failed?}
+  more = false; // there are older ones
+  loaded = false;
+  facts = {}; // the latest of `conversation` and `presence`
+  typing = null;
+  #acked = 0;
+  #read = 0;
+  #told = new Map(); // seq -> {state, reason?, route?}
+
+  constructor(customer) {
+    this.customer = customer;
+  }
+
+  get newest() {
+    return this.messages.at(-1)?.seq ?? 0;
+  }
+
+  /** Take the answer to `open`. What came before is kept if nothing is missing in between. */
+  open(frame) {
+    const first = frame.messages[0]?.seq;
+    if (!this.loaded || (first !== undefined && first > this.newest + 1)) {
+      this.messages = [];
+      this.more = frame.more;
+    }
+    this.loaded = true;
+    for (const message of frame.messages) this.add(message);
+    const { seq, unread, in_chat, live, devices, acked_seq, read_seq } = frame;
+    this.facts = { ...this.facts, seq, unread, in_chat, live, devices };
+    this.#acked = Math.max(this.#acked, acked_seq);
+    this.#read = Math.max(this.#read, read_seq);
+  }
+
+  /** Take a message; false if it was there already. */
+  add(message) {
+    this.pending = this.pending.filter(({ ref }) => ref !== message.ref);
+    let at = this.messages.length;
+    while (at > 0 && this.messages[at - 1].seq > message.seq) at -= 1;
+    if (this.messages[at - 1]?.seq === message.seq) return false;
+    this.messages.splice(at, 0, message);
+    return true;
+  }
+
+  /** Take the answer to a send of our own. `from` is who we are. */
+  sent(frame, text, from) {
+    this.#tell(frame.seq, { state: "sent", route: frame.route, reason: frame.reason });
+    const { ref, seq, id, at } = frame;
+    return this.add({ ref, seq, id, at, from, text, kind: "chat" });
+  }
+
+  /** Take a page of the past. */
+  past(frame) {
+    for (const message of frame.messages) this.add(message);
+    this.more = frame.more;
+  }
+
+  receipt(frame) {
+    const { from_seq, seq, state, reason } = frame;
+    if (state === "delivered") this.#acked = Math.max(this.#acked, seq);
+    if (state === "read") this.#read = Math.max(this.#read, seq);
+    for (const message of this.messages) {
+      if (message.seq < from_seq || message.seq > seq || !hasOutcome(message)) continue;
+      this.#tell(message.seq, { state, reason });
+    }
+  }
+
+  /** Take the answer of the deliveries call. */
+  deliveries(answer) {
+    const { route } = answer.events[0];
+    const { outcome, reason } = answer;
+    if (outcome) this.#tell(answer.seq, { state: OUTCOMES[outcome], reason, route });
+  }
+
+  /** A message's mark: {state, label, detail}; null for one that has no outcome. */
+  mark(message) {
+    if (!hasOutcome(message)) return null;
+    let { state = "sent", reason, route } = this.#told.get(message.seq) ?? {};
+    if (message.seq <= this.#acked) [state, reason] = higher([state, reason], ["delivered"]);
+    if (message.seq <= this.#read) [state, reason] = higher([state, reason], ["read"]);
+    let detail = "";
+    if (state === "undeliverable" && reason) detail = words(reason);
+    if (state === "sent" && route) detail = ROUTES[route] ?? words(route);
+    return { state, label: LABELS[state], detail };
+  }
+
+  /** The newest messages of which nothing is known that a reload would not have lost. */
+  untold(most) {
+    const open = this.messages.filter((m) => hasOutcome(m) && m.seq > this.#acked);
+    return open.filter((m) => m.seq > this.#read && !this.#told.has(m.seq)).slice(-most);
+  }
+
+  #tell(seq, told) {
+    const before = this.#told.get(seq) ?? {};
+    const [state, reason] = higher([before.state, before.reason], [told.state, told.reason]);
+    this.#told.set(seq, { state, reason, route: told.route ?? before.route });
+  }
+}
+
+/** Of two [state, reason], the one that says more; the later one of equals. */
+function higher(before, after) {
+  return (RANK[before[0]] ?? -1) > RANK[after[0]] ? before : after;
+}
+
+/** A reason of the protocol, as words. */
+export function words(reason) {
+  return reason.replaceAll("_", " ");
+}
+
+// What an agent wrote
+
+/**
+ * Drafts and sends without an answer, kept in a `Storage` so that a reload loses neither. `owner`
+ * says whose they are: nobody who signs in after somebody else sees the other's.
+ */
+export class Kept {
+  #storage;
+  #prefix;
+
+  constructor(storage, owner) {
+    this.#storage = storage;
+    this.#prefix = `ringback ${owner} `;
+  }
+
+  draft(customer) {
+    return this.#storage.getItem(`${this.#prefix}draft ${customer}`) ?? "";
+  }
+
+  setDraft(customer, text) {
+    const key = `${this.#prefix}draft ${customer}`;
+    if (text) this.#storage.setItem(key, text);
+    else this.#storage.removeItem(key);
+  }
+
+  /** [{ref, customer, text}], in the order in which they were written. */
+  get unsent() {
+    try {
+      const kept = JSON.parse(this.#storage.getItem(`${this.#prefix}unsent`));
+      return Array.isArray(kept) ? kept : [];
+    } catch {
+      return [];
+    }
+  }
+
+  /** Keep a send before it goes out; under its ref it can be repeated without being doubled. */
+  put(send) {
+    this.#write([...this.unsent.filter(({ ref }) => ref !== send.ref), send]);
+  }
+
+  settle(ref) {
+    this.#write(this.unsent.filter((send) => send.ref !== ref));
+  }
+
+  #write(unsent) {
+    const key = `${this.#prefix}unsent`;
+    if (unsent.length) this.#storage.setItem(key, JSON.stringify(unsent));
+    else this.#storage.removeItem(key);
+  }
+}
+
+// Canned replies
+
+export const REPLIES = [
+  "hello: Hello {name}, thanks for writing. How can I help?",
+  "moment: One moment, please, I am looking into it.",
+  "more: Could you tell me a little more about it?",
+  "bye: Glad that I could help. Have a nice day!",
+].join("\n");
+
+/** From lines `key: text` to [{key, text}]; a line without a key continues the text before it. */
+export function readReplies(lines) {
+  const replies = [];
+  for (const line of lines.split("\n")) {
+    const match = /^(\w{1,20}):\s*(.*)$/.exec(line);
+    if (match) replies.push({ key: match[1], text: match[2] });
+    else if (replies.length && line.trim()) replies.at(-1).text += `\n${line}`;
+  }
+  return replies.filter(({ text }) => text.trim());
+}
+
+/** What fits the draft `/he`; nothing for a draft that is no call for a reply. */
+export function fittingReplies(replies, draft) {
+  const match = /^\/(\w*)$/.exec(draft);
+  if (!match) return [];
+  return replies.filter(({ key }) => key.toLowerCase().startsWith(match[1].toLowerCase()));
+}
+
+export function filled(reply, name) {
+  return reply.text.replace(/ ?\{name\}/g, (found) => (name ? found.replace("{name}", () => name) : ""));
+}
+
+// Times
+
+/** How long ago, shortly: "now", "4 min", "3 h", "2 d". */
+export function ago(at, now) {
+  const minutes = Math.max(0, Math.floor((now - Date.parse(at)) / 60_000));
+  if (minutes < 1) return "now";
+  if (minutes < 60) return `${minutes} min`;
+  if (minutes < 24 * 60) return `${Math.floor(minutes / 60)} h`;
+  return `${Math.floor(minutes / (24 * 60))} d`;
+}
+
+function compare(a, b) {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

@@ -1,0 +1,287 @@
+/** One conversation: its messages with their marks, its past on scrolling up, and the composer. */
+
+import { $, ask, avatar, day, h, time } from "./dom.js";
+import { REPLIES, filled, fittingReplies, readReplies } from "./state.js";
+
+const LINES = "ringback console replies";
+const TYPING_AGAIN = 4_000; // ms between two notes that somebody types
+const TYPING_ENDS = 6_000; // without another note
+const NEAR = 80; // px from the end that still count as being there
+const SIGNS = {
+  sent: "✓", delivered: "✓✓", read: "✓✓", pushed: "↗", expired: "⌛", undeliverable: "!",
+};
+
+export class ThreadView {
+  #actions;
+  #thread = null;
+  #name = "";
+  #rows = new Map(); // seq or ref -> [signature, element]
+  #typedAt = 0;
+  #typingTimer = null;
+  #asking = false;
+  #choice = 0;
+
+  constructor(actions) {
+    this.#actions = actions;
+    const draft = $("draft");
+    $("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#submit();
+    });
+    draft.addEventListener("input", () => this.#typed());
+    draft.addEventListener("keydown", (event) => this.#key(event));
+    $("scroll").addEventListener("scroll", () => this.#scrolled());
+  }
+
+  get atEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = $("scroll");
+    return scrollHeight - scrollTop - clientHeight < NEAR;
+  }
+
+  set problem(text) {
+    $("composer-error").textContent = text;
+  }
+
+  focus() {
+    if (!$("conversation").hidden) $("draft").focus();
+  }
+
+  /** Show another thread from here on. */
+  begin(thread, draft) {
+    this.#notTyping();
+    this.#thread = thread;
+    this.#rows.clear();
+    $("messages").replaceChildren();
+    $("nothing").hidden = true;
+    $("conversation").hidden = false;
+    this.problem = "";
+    this.#set(draft);
+    this.focus();
+    this.#stick = true;
+  }
+
+  end() {
+    this.#notTyping();
+    this.#thread = null;
+    $("nothing").hidden = false;
+    $("conversation").hidden = true;
+  }
+
+  #stick = true;
+
+  show(thread, entry) {
+    if (!thread || thread !== this.#thread) return;
+    this.#name = entry?.name ?? "";
+    $("name").textContent = entry?.name || thread.customer;
+    const { in_chat, live } = { ...entry, ...thread.facts };
+    $("presence").replaceChildren(
+      h("i", { className: in_chat ? "dot on" : "dot", "aria-hidden": "true" }),
+      `${in_chat ? "In chat now" : "Not in chat"} · ${live ? "live" : "ended"}`);
+    $("end").disabled = !live;
+    const stick = this.#stick || this.atEnd;
+    const rows = [...this.#messages(thread), ...thread.pending.map((send) => this.#pending(send))];
+    this.#place(rows);
+    $("past").textContent = thread.problem ?? (!thread.loaded ? "Loading…" : thread.more
+      ? "Scroll up for more" : thread.messages.length ? "The conversation begins here" : "Nothing has been said yet");
+    if (stick) $("scroll").scrollTop = $("scroll").scrollHeight;
+    this.#stick = !thread.loaded;
+    const typing = thread.typing && Date.now() - thread.typing < TYPING_ENDS;
+    $("typing").textContent = typing ? `${entry?.name || "The customer"} is writing…` : "";
+    if (typing) setTimeout(() => this.show(thread, entry), TYPING_ENDS);
+  }
+
+  // Messages
+
+  *#messages(thread) {
+    let before = null;
+    for (const message of thread.messages) {
+      const today = day(message.at);
+      if (before === null || day(before.at) !== today) {
+        yield this.#row(`day ${today}`, "", () => h("li", { className: "day" }, h("span", {}, today)));
+      }
+      const mark = thread.mark(message);
+      const follows = before?.from.id === message.from.id && before.from.role === message.from.role
+        && Date.parse(message.at) - Date.parse(before.at) < 120_000;
+      yield this.#row(message.seq, JSON.stringify([mark, follows]), () => this.#message(message, mark, follows));
+      before = message;
+    }
+  }
+
+  #message(message, mark, follows) {
+    const { from, text, at, kind, seq } = message;
+    const ours = from.role !== "customer";
+    const author = from.name ?? (ours ? from.id : this.#name || from.id);
+    return h("li", { className: `message ${ours ? "ours" : "theirs"} ${kind}${follows ? " follows" : ""}`, "data-seq": seq },
+      ours ? null : avatar(author, false),
+      h("div", { className: "bubble" },
+        h("p", { className: follows ? "author hidden" : "author", dir: "auto" }, kind === "chat" ? author : `${author} · ${kind}`),
+        h("p", { className: "text", dir: "auto" }, ...linked(text))),
+      h("p", { className: "meta" },
+        h("time", { dateTime: at }, time(at)),
+        mark === null ? null : this.#mark(seq, mark)));
+  }
+
+  #mark(seq, { state, label, detail }) {
+    const said = detail ? `${label}, ${detail}` : label;
+    const button = h("button", { type: "button", className: `mark ${state}`, title: "Why?", "aria-label": `${said}: why?` },
+      h("span", { "aria-hidden": "true" }, `${SIGNS[state]} ${said}`));
+    button.addEventListener("click", () => this.#actions.why(seq));
+    return button;
+  }
+
+  #pending({ ref, text, failed }) {
+    return this.#row(ref, failed ?? "", () => {
+      const again = failed ? h("button", { type: "button", className: "mark undeliverable" }, "Try again") : null;
+      again?.addEventListener("click", () => this.#actions.again(ref));
+      return h("li", { className: "message ours pending" },
+        h("div", { className: "bubble" }, h("p", { className: "text", dir: "auto" }, ...linked(text))),
+        h("p", { className: failed ? "meta error" : "meta" }, failed ? `Not sent: ${failed} ` : "Waiting to be sent…", again));
+    });
+  }
+
+  #row(key, signature, make) {
+    const [before, made] = this.#rows.get(key) ?? [];
+    if (before === signature) return made;
+    const row = make();
+    const focused = made?.contains(document.activeElement) ? row.querySelector("button") : null;
+    made?.replaceWith(row);
+    focused?.focus();
+    this.#rows.set(key, [signature, row]);
+    return row;
+  }
+
+  /** Put rows in order with as few moves as there can be: a screen reader reads what is new. */
+  #place(rows) {
+    const list = $("messages");
+    const wanted = new Set(rows);
+    for (const child of [...list.children]) if (!wanted.has(child)) child.remove();
+    rows.forEach((row, i) => {
+      if (list.children[i] !== row) list.insertBefore(row, list.children[i] ?? null);
+    });
+  }
+
+  async #scrolled() {
+    this.#actions.seen();
+    const box = $("scroll");
+    if (box.scrollTop > 120 || this.#asking || !this.#thread?.more) return;
+    this.#asking = true;
+    const before = box.scrollHeight - box.scrollTop;
+    await this.#actions.past();
+    box.scrollTop = box.scrollHeight - before;
+    this.#asking = false;
+  }
+
+  // Writing
+
+  #typed() {
+    const text = $("draft").value;
+    this.problem = "";
+    this.#fit();
+    this.#actions.draft(text);
+    this.#choice = 0;
+    this.#showReplies();
+    clearTimeout(this.#typingTimer);
+    if (!text.trim() || text.startsWith("/")) return this.#notTyping();
+    this.#typingTimer = setTimeout(() => this.#notTyping(), TYPING_AGAIN);
+    if (Date.now() - this.#typedAt < TYPING_AGAIN / 2) return undefined;
+    this.#typedAt = Date.now();
+    return this.#actions.typing(true);
+  }
+
+  #notTyping() {
+    clearTimeout(this.#typingTimer);
+    if (this.#typedAt) this.#actions.typing(false);
+    this.#typedAt = 0;
+  }
+
+  #key(event) {
+    const replies = this.#fitting();
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (replies.length && step && !event.altKey) {
+      event.preventDefault();
+      this.#choice = (this.#choice + step + replies.length + 1) % (replies.length + 1);
+      this.#showReplies();
+    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      this.#submit();
+    } else if (event.key === "Tab" && replies.length && !event.shiftKey) {
+      event.preventDefault();
+      this.#take(this.#choice);
+    } else if (event.key === "Escape" && replies.length) {
+      event.preventDefault();
+      event.stopPropagation();
+      this.#set("");
+      this.#actions.draft("");
+    }
+  }
+
+  #submit() {
+    if (!$("replies").hidden) return this.#take(this.#choice);
+    const text = $("draft").value.trim();
+    if (!text || !this.#thread) return undefined;
+    this.#notTyping();
+    this.#set("");
+    this.#stick = true;
+    return this.#actions.send(text);
+  }
+
+  #set(text) {
+    $("draft").value = text;
+    this.#fit();
+    this.#showReplies();
+  }
+
+  #fit() {
+    const draft = $("draft");
+    draft.style.height = "auto";
+    draft.style.height = `${Math.min(draft.scrollHeight + 2, 200)}px`;
+  }
+
+  // Canned replies
+
+  #fitting() {
+    return fittingReplies(readReplies(localStorage.getItem(LINES) ?? REPLIES), $("draft").value);
+  }
+
+  #showReplies() {
+    const calls = /^\/\w*$/.test($("draft").value);
+    const found = calls ? this.#fitting() : [];
+    const options = found.map(({ key, text }) => [h("b", {}, `/${key}`), " ", text]);
+    if (calls) options.push(["Edit the replies…"]);
+    const list = $("replies");
+    list.hidden = !calls;
+    list.replaceChildren(...options.map((parts, i) => {
+      const option = h("li", { id: `reply-${i}`, role: "option", "aria-selected": String(i === this.#choice) }, parts);
+      option.addEventListener("click", () => this.#take(i));
+      return option;
+    }));
+    const draft = $("draft");
+    if (calls) draft.setAttribute("aria-activedescendant", `reply-${this.#choice}`);
+    else draft.removeAttribute("aria-activedescendant");
+  }
+
+  async #take(i) {
+    const reply = this.#fitting()[i];
+    if (reply) {
+      this.#set(filled(reply, this.#name));
+      this.#actions.draft($("draft").value);
+      return this.focus();
+    }
+    this.#set("");
+    this.#actions.draft("");
+    $("lines").value = localStorage.getItem(LINES) ?? REPLIES;
+    if ((await ask($("editing"))) === "save") localStorage.setItem(LINES, $("lines").value);
+    return this.focus();
+  }
+}
+
+/** A text with its web addresses as links; everything else stays text. */
+function* linked(text) {
+  let at = 0;
+  for (const match of text.matchAll(/https?:\/\/[^\s<>"']+[^\s<>"'.,;:!?)\]]/g)) {
+    if (match.index > at) yield text.slice(at, match.index);
+    yield h("a", { href: match[0], target: "_blank", rel: "noopener noreferrer" }, match[0]);
+    at = match.index + match[0].length;
+  }
+  if (at < text.length) yield text.slice(at);
+}

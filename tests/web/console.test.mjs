@@ -1,0 +1,220 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import {
+  Inbox, Kept, REPLIES, Thread, ago, filled, fittingReplies, isNews, isUnanswered, neighbour,
+  ordered, readReplies,
+} from "../../gateway/web/console/state.js";
+
+const at = (minute) => `2026-11-24T09:${String(minute).padStart(2, "0")}:00.000Z`;
+
+function entry(customer, { live = true, by = "customer", minute = 0, seq = 1, ...more } = {}) {
+  const last = { seq, from: { role: by, id: "x" }, text: `words of ${customer}` };
+  return { customer, live, seq, last, waiting: 0, updated_at: at(minute), ...more };
+}
+
+const names = (entries) => entries.map(({ customer }) => customer).join(" ");
+
+// The inbox
+
+test("who has waited longest is first, then what is live, then the rest, each newest first", () => {
+  const entries = [
+    entry("ended", { live: false, minute: 9 }), entry("late", { minute: 5 }),
+    entry("answered", { by: "agent", minute: 8 }), entry("early", { minute: 1 }),
+    entry("answered-before", { by: "agent", minute: 2 }), entry("ended-before", { live: false, minute: 1 }),
+  ];
+  assert.equal(names(ordered(entries)), "early late answered answered-before ended ended-before");
+});
+
+test("an ended conversation, and one that an agent or a service spoke in last, is answered", () => {
+  assert.ok(isUnanswered(entry("c")));
+  assert.ok(!isUnanswered(entry("c", { live: false })));
+  assert.ok(!isUnanswered(entry("c", { by: "agent" })));
+  assert.ok(!isUnanswered(entry("c", { by: "service" })));
+  assert.ok(!isUnanswered({ ...entry("c"), last: undefined }));
+});
+
+test("an inbox shows and counts what its filter wants, found by name, id or last words", () => {
+  const inbox = new Inbox();
+  for (const one of [entry("c-1", { name: "Mira" }), entry("c-2", { by: "agent" }),
+    entry("c-3", { live: false })]) inbox.put(one);
+  assert.equal(names(inbox.list("unanswered")), "c-1");
+  assert.equal(names(inbox.list("live")), "c-1 c-2");
+  assert.equal(inbox.count("all"), 3);
+  assert.equal(names(inbox.list("all", " MIRA ")), "c-1");
+  assert.equal(names(inbox.list("all", "words of c-3")), "c-3");
+  assert.equal(names(inbox.list("all", "nobody")), "");
+});
+
+test("a later entry of a conversation takes the place of the one before", () => {
+  const inbox = new Inbox();
+  inbox.put(entry("c-1"));
+  const before = inbox.put(entry("c-1", { by: "agent", seq: 2 }));
+  assert.equal(before.seq, 1);
+  assert.equal(names(inbox.list("unanswered")), "");
+});
+
+test("only what a customer newly wrote is news", () => {
+  assert.ok(isNews(undefined, entry("c")));
+  assert.ok(isNews(entry("c"), entry("c", { seq: 2 })));
+  assert.ok(!isNews(entry("c"), entry("c")));
+  assert.ok(!isNews(entry("c"), entry("c", { seq: 2, by: "agent" })));
+});
+
+test("going on goes round, and begins at the first", () => {
+  const entries = [entry("a"), entry("b"), entry("c")];
+  assert.equal(neighbour(entries, "c", 1), "a");
+  assert.equal(neighbour(entries, "a", -1), "c");
+  assert.equal(neighbour(entries, "elsewhere", 1), "a");
+  assert.equal(neighbour([], "a", 1), null);
+});
+
+// Threads
+
+const said = (seq, role = "agent", more = {}) =>
+  ({ seq, from: { role, id: role }, text: `${seq}`, kind: "chat", at: at(seq), ...more });
+
+function opened(messages, more = {}) {
+  const thread = new Thread("c-42");
+  thread.open({ messages, more: false, seq: messages.at(-1)?.seq ?? 0, read_seq: 0, acked_seq: 0,
+    unread: 0, in_chat: true, live: true, devices: 1, ...more });
+  return thread;
+}
+
+const seqs = (thread) => thread.messages.map(({ seq }) => seq).join(" ");
+
+test("messages stand in the order of seq, each once", () => {
+  const thread = opened([said(3), said(4)], { more: true });
+  assert.equal(thread.add(said(5)), true);
+  assert.equal(thread.add(said(5)), false);
+  thread.past({ messages: [said(1), said(2), said(3)], more: false });
+  assert.equal(seqs(thread), "1 2 3 4 5");
+  assert.equal(thread.more, false);
+});
+
+test("opened again, a thread goes on where it was, or begins anew when something is missing", () => {
+  const thread = opened([said(1), said(2)]);
+  const frame = { more: true, read_seq: 0, acked_seq: 0 };
+  thread.open({ ...frame, messages: [] });
+  assert.equal(seqs(thread), "1 2");
+  thread.open({ ...frame, messages: [said(3)] });
+  assert.equal(seqs(thread), "1 2 3");
+  assert.equal(thread.more, false);
+  thread.open({ ...frame, messages: [said(60), said(61)] });
+  assert.equal(seqs(thread), "60 61");
+  assert.equal(thread.more, true);
+});
+
+test("an answered send is a message, whether by its answer or by a replay", () => {
+  const thread = opened([]);
+  thread.pending.push({ ref: "r1", text: "one" }, { ref: "r2", text: "two" });
+  thread.sent({ ref: "r1", seq: 1, id: "m1", at: at(1), route: "socket", reason: "in_chat" }, "one",
+    { role: "agent", id: "a" });
+  assert.deepEqual([seqs(thread), thread.pending.length], ["1", 1]);
+  thread.add(said(2, "agent", { ref: "r2" }));
+  assert.deepEqual([seqs(thread), thread.pending.length], ["1 2", 0]);
+});
+
+test("a mark says the most that is known, however the receipts come", () => {
+  const thread = opened([said(1), said(2, "customer"), said(3)]);
+  const mark = (seq) => thread.mark(thread.messages.find((one) => one.seq === seq));
+  assert.equal(mark(1).label, "Sent");
+  assert.equal(mark(2), null);
+  thread.receipt({ from_seq: 1, seq: 3, state: "pushed" });
+  assert.deepEqual([mark(1).label, mark(3).label], ["Pushed", "Pushed"]);
+  thread.receipt({ from_seq: 1, seq: 1, state: "read" });
+  thread.receipt({ from_seq: 1, seq: 3, state: "delivered" });
+  assert.deepEqual([mark(1).label, mark(3).label], ["Read", "Delivered"]);
+});
+
+test("a mark says the route, and why a message was not delivered", () => {
+  const thread = opened([]);
+  thread.sent({ ref: "r", seq: 1, id: "m", at: at(1), route: "push", reason: "not_in_chat" }, "x",
+    { role: "agent", id: "a" });
+  assert.equal(thread.mark(thread.messages[0]).detail, "to push");
+  thread.receipt({ from_seq: 1, seq: 1, state: "undeliverable", reason: "token_dead" });
+  assert.deepEqual(thread.mark(thread.messages[0]),
+    { state: "undeliverable", label: "Not delivered", detail: "token dead" });
+});
+
+test("what was opened late is asked for, and marked as the answer says", () => {
+  const thread = opened([said(1), said(2), said(3), said(4, "customer"), said(5)], { acked_seq: 1, read_seq: 0 });
+  assert.deepEqual(thread.untold(2).map(({ seq }) => seq), [3, 5]);
+  thread.deliveries({ seq: 5, outcome: "expired", events: [{ event: "committed", route: "none" }] });
+  assert.equal(thread.mark(thread.messages.at(-1)).label, "Expired");
+  assert.deepEqual(thread.untold(9).map(({ seq }) => seq), [2, 3]);
+  assert.equal(thread.mark(thread.messages[0]).label, "Delivered");
+});
+
+test("system messages have no mark, proactive ones of a service have", () => {
+  const thread = opened([said(1, "service", { kind: "proactive" }), said(2, "agent", { kind: "system" })]);
+  assert.equal(thread.mark(thread.messages[0]).label, "Sent");
+  assert.equal(thread.mark(thread.messages[1]), null);
+});
+
+// What must not be lost
+
+class FakeStorage {
+  kept = new Map();
+  getItem(key) { return this.kept.get(key) ?? null; }
+  setItem(key, text) { this.kept.set(key, text); }
+  removeItem(key) { this.kept.delete(key); }
+}
+
+test("drafts and unsent messages are there after a reload, and only for who wrote them", () => {
+  const storage = new FakeStorage();
+  const kept = new Kept(storage, "ada");
+  kept.setDraft("c-1", "half a sen");
+  kept.put({ ref: "r1", customer: "c-1", text: "one" });
+  kept.put({ ref: "r2", customer: "c-2", text: "two" });
+  kept.put({ ref: "r1", customer: "c-1", text: "one" });
+  const later = new Kept(storage, "ada");
+  assert.equal(later.draft("c-1"), "half a sen");
+  assert.deepEqual(later.unsent.map(({ ref }) => ref), ["r2", "r1"]);
+  assert.equal(new Kept(storage, "bob").draft("c-1"), "");
+  assert.deepEqual(new Kept(storage, "bob").unsent, []);
+});
+
+test("what was sent or emptied leaves nothing behind", () => {
+  const storage = new FakeStorage();
+  const kept = new Kept(storage, "ada");
+  kept.setDraft("c-1", "x");
+  kept.setDraft("c-1", "");
+  kept.put({ ref: "r", customer: "c-1", text: "x" });
+  kept.settle("r");
+  assert.equal(storage.kept.size, 0);
+  storage.setItem("ringback ada unsent", "{broken");
+  assert.deepEqual(kept.unsent, []);
+});
+
+// Canned replies
+
+test("replies are lines with a key; one without goes on with the text before", () => {
+  assert.deepEqual(readReplies("a: one\ntwo\n\nb:  three\nc:\n"), [
+    { key: "a", text: "one\ntwo" }, { key: "b", text: "three" },
+  ]);
+  assert.equal(readReplies("no key\n").length, 0);
+  assert.equal(readReplies(REPLIES).length, 4);
+});
+
+test("a draft that begins with a slash calls for replies, any other does not", () => {
+  const replies = readReplies("hello: x\nhelp: y\nbye: z");
+  assert.deepEqual(fittingReplies(replies, "/HE").map(({ key }) => key), ["hello", "help"]);
+  assert.equal(fittingReplies(replies, "/").length, 3);
+  for (const draft of ["", "hello", "/he llo", "see /he", "/nothing"]) {
+    assert.equal(fittingReplies(replies, draft).length, 0, draft);
+  }
+});
+
+test("a reply names the customer, or leaves the name out", () => {
+  const reply = { text: "Hello {name}, {name}!" };
+  assert.equal(filled(reply, "$& Mira"), "Hello $& Mira, $& Mira!");
+  assert.equal(filled(reply, ""), "Hello,!");
+});
+
+test("how long ago something was is said shortly", () => {
+  const now = Date.parse(at(0));
+  const said = (minutes) => ago(new Date(now - minutes * 60_000).toISOString(), now);
+  assert.deepEqual([-1, 0, 4, 59, 60, 1439, 1440].map(said),
+    ["now", "now", "4 min", "59 min", "1 h", "23 h", "1 d"]);
+});

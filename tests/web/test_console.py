@@ -1,0 +1,434 @@
+"""The agent console in a real browser against a real gateway, as an agent and customers see it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import expect
+
+from gateway import auth
+from gateway.protocol import Role
+from tests.faults.process import process
+from tests.running import PATIENT, QUICK, Running, Wire, backend, running
+from tests.web.desk import Desk, desk
+from tests.web.packages import packages
+from tests.web.pages import chromium
+
+HOSTILE = (
+    '<img src=x onerror="window.pwned=1">',
+    "<script>window.pwned=1</script>",
+    "javascript:window.pwned=1",
+    "https://x.example/\"onmouseover=window.pwned=1 <b>'",
+    "{{chat}}",
+)
+
+
+@asynccontextmanager
+async def scene(
+    directory: Path,
+    *,
+    delivery: dict[str, float] = PATIENT,
+    limits: dict[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[tuple[Running, Desk]]:
+    async with (
+        chromium() as browser,
+        running(directory, delivery=delivery, limits=limits) as it,
+        desk(browser, it, **options) as at,
+    ):
+        yield it, at
+
+
+async def customer(it: Running, sub: str = "c-42", name: str = "Mira", text: str = "hi") -> Wire:
+    """A customer in chat who has written."""
+    token = auth.issue(it.gateway.config, "acme", Role.CUSTOMER, sub, name=name, ttl=600.0)
+    wire = await it.customer(sub, token=token)
+    await wire.ask("send", "sent", text=text)
+    return wire
+
+
+# Signing in
+
+
+async def test_a_token_that_is_none_for_agents_is_refused_with_what_would_be_right(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        problem = at.page.locator("#sign-in-error")
+        for token, said in (
+            ("nonsense", "This is no token"),
+            (it.token(Role.CUSTOMER, "c-42"), "the role agent, and this one has customer"),
+            (at.token()[:-6] + "AAAAAA", "The token was not accepted"),
+        ):
+            await at.sign_in(token)
+            await expect(problem).to_contain_text(said)
+        await at.sign_in()
+        await expect(at.page.locator("#who")).to_have_text("Ada · acme")
+
+
+async def test_a_token_stays_in_the_tab_and_out_of_the_address(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (_, at):
+        await at.sign_in()
+        await expect(at.page.locator("#list-state")).to_contain_text("All quiet")
+        assert at.page.url.endswith("/console")
+        kept = await at.page.evaluate("JSON.stringify([{...localStorage}, document.cookie])")
+        assert json.loads(kept) == [{}, ""]
+        await at.page.reload()
+        await expect(at.page.locator("#list-state")).to_contain_text("All quiet")
+        await at.page.get_by_role("button", name="Sign out").click()
+        await expect(at.page.locator("#token")).to_be_focused()
+        await at.page.reload()
+        await expect(at.page.locator("#token")).to_be_focused()
+
+
+async def test_an_expired_token_asks_for_a_fresh_one_and_keeps_the_draft(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it)
+        await at.sign_in(at.token(ttl=4.0))
+        await at.open()
+        await at.page.keyboard.type("half a sen")
+        await expect(at.page.locator("#sign-in-error")).to_contain_text("Your token has expired")
+        await at.sign_in()
+        await expect(at.page.locator("#draft")).to_have_value("half a sen")
+        await at.write("half a sentence")
+        await expect(at.messages()).to_have_count(2)
+
+
+# Conversations
+
+
+async def test_messages_go_both_ways_with_typing_and_receipts(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        await at.sign_in()
+        await expect(at.row()).to_contain_text("hi")
+        await at.open()
+        await at.page.keyboard.type("Hello")
+        assert (await mira.take("typing"))["on"] is True
+        await at.page.keyboard.press("Enter")
+        told = await mira.take("message")
+        assert (told["text"], told["from"]["name"]) == ("Hello", "Ada")
+        mark = at.page.locator(".message.ours .mark")
+        await expect(mark).to_have_text("✓ Sent, in chat")
+        await mira.send("ack", seq=told["seq"])
+        await expect(mark).to_have_text("✓✓ Delivered")
+        await mira.send("read", seq=told["seq"])
+        await expect(mark).to_have_text("✓✓ Read")
+        await mira.send("typing", on=True)
+        await expect(at.page.locator("#typing")).to_have_text("Mira is writing…")
+        await mira.ask("send", "sent", text="Thanks")
+        await expect(at.messages().last).to_contain_text("Thanks")
+        await expect(at.page.locator("#typing")).to_have_text("")
+        await expect(at.row().locator(".badge")).to_have_count(0)  # the agents have read it
+        await mira.send("bye")
+        await expect(at.page.locator("#presence")).to_contain_text("Not in chat")
+
+
+async def test_a_push_is_marked_and_the_timeline_says_why(tmp_path: Path) -> None:
+    async with scene(tmp_path, delivery=QUICK) as (it, at):
+        await it.register()
+        mira = await customer(it)
+        await mira.send("bye")
+        await at.sign_in()
+        await at.open()
+        await at.write("Are you there?")
+        await it.backend.take()
+        mark = at.page.locator(".message.ours .mark")
+        await expect(mark).to_have_text("↗ Pushed")
+        await at.page.keyboard.press("Alt+i")
+        await expect(at.page.locator("#panel")).to_contain_text("accepted, ")
+        await expect(at.page.locator("#panel dd").nth(1)).to_have_text("1")
+        await mark.click()
+        panel = at.page.locator("#panel")
+        await expect(panel).to_contain_text("The customer backend accepted a ring that covers it")
+        await expect(panel).to_contain_text("accepted by the customer backend (HTTP 200")
+        await at.page.keyboard.press("Escape")
+        await expect(panel).to_be_hidden()
+        await expect(at.page.locator("#draft")).to_be_focused()
+
+
+async def test_what_became_of_a_message_is_known_after_a_reload(tmp_path: Path) -> None:
+    async with scene(tmp_path, delivery=QUICK) as (it, at):
+        mira = await customer(it)
+        await mira.send("bye")
+        agent = await it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="No phone of yours")
+        await agent.take("receipt", state="undeliverable")
+        await at.sign_in()
+        await at.open()
+        mark = at.page.locator(".message.ours .mark")
+        await expect(mark).to_have_text("! Not delivered, no device")
+
+
+async def test_the_inbox_has_the_unanswered_first_and_its_filters(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await at.sign_in()
+        for sub in ("c-1", "c-2", "c-3"):
+            await customer(it, sub, name=f"N {sub}")
+            await expect(at.row(sub)).to_be_visible()
+        agent = await it.agent(open="c-1")
+        await agent.ask("send", "sent", customer="c-1", text="answered")
+        names = at.page.locator("#list .name")
+        await expect(names).to_have_text(["N c-2", "N c-3", "N c-1"])
+        await agent.ask("open", "conversation", customer="c-3")
+        await agent.ask("end", "ok", customer="c-3")
+        await expect(names).to_have_text(["N c-2", "N c-1"])
+        await at.page.locator("[data-filter=all]").click()
+        await expect(names).to_have_text(["N c-2", "N c-1", "N c-3"])
+        await at.page.locator("[data-filter=unanswered]").click()
+        await expect(names).to_have_text(["N c-2"])
+        await at.page.locator("#search").fill("nobody")
+        await expect(at.page.locator("#list-state")).to_contain_text("Nothing found")
+        await expect(at.page).to_have_title("(1) Ringback console")
+
+
+async def test_the_past_comes_with_scrolling(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        agent = await it.agent(open="c-42")
+        for n in range(70):
+            await agent.ask("send", "sent", customer="c-42", text=f"line {n}")
+        assert mira.welcome["customer"] == "c-42"
+        await at.sign_in()
+        await at.open()
+        await expect(at.messages()).to_have_count(50)
+        await at.page.locator("#scroll").evaluate("(box) => box.scrollTo(0, 0)")
+        await expect(at.messages()).to_have_count(71)
+        await expect(at.page.locator("#past")).to_have_text("The conversation begins here")
+
+
+async def test_a_thread_of_a_proactive_message_says_what_it_is(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await it.write(text="An offer")
+        await at.sign_in()
+        await at.page.locator("[data-filter=all]").click()
+        await at.open()
+        await expect(at.messages()).to_contain_text(["proactive"])
+        await expect(at.page.locator("#end")).to_be_disabled()
+
+
+# When things go wrong
+
+
+async def test_a_killed_gateway_costs_neither_a_draft_nor_a_message_nor_doubles_one(
+    tmp_path: Path,
+) -> None:
+    environment = {
+        f"RINGBACK_SERVER__{name}": f"127.0.0.1:{_free()}" for name in ("CHAT", "HTTP", "ADMIN")
+    }
+    async with chromium() as browser, backend() as rings, AsyncExitStack() as gateways:
+        start = partial(process, tmp_path, rings, environment=environment, delivery=PATIENT)
+        first = await gateways.enter_async_context(start())
+        await customer(first)
+        async with desk(browser, first) as at:
+            await at.sign_in()
+            await at.open()
+            await at.write("before")
+            await expect(at.page.locator(".message.ours .mark")).to_be_visible()
+            await first.kill()
+            await expect(at.page.locator("#link")).to_contain_text("is kept")
+            await at.write("meanwhile")
+            await expect(at.messages().last).to_contain_text("Waiting to be sent")
+            await at.page.locator("#draft").fill("half a sen")
+            second = await gateways.enter_async_context(start())
+            await expect(at.page.locator(".message.ours .mark")).to_have_count(2)
+            await expect(at.page.locator("#draft")).to_have_value("half a sen")
+            await expect(at.page.locator("#link")).to_have_text("")
+            _, told = await second.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
+            assert [m["text"] for m in told["messages"]] == ["hi", "before", "meanwhile"]
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_a_reload_while_offline_keeps_drafts_and_sends_what_waits_once(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        await at.sign_in()
+        await at.open()
+        await at.page.evaluate(
+            """() => { const sent = {ref: "kept-1", customer: "c-42", text: "kept"};
+            const key = Object.keys(sessionStorage).find((k) => k.endsWith("draft c-42"));
+            sessionStorage.setItem(`ringback ["acme","a-1"] unsent`, JSON.stringify([sent])); }"""
+        )
+        await at.page.locator("#draft").fill("draft")
+        await at.page.reload()
+        assert (await mira.take("message"))["text"] == "kept"
+        await at.open()
+        await expect(at.page.locator("#draft")).to_have_value("draft")
+        await expect(at.messages().last).to_contain_text("kept")
+        await at.page.reload()
+        await at.open()
+        await expect(at.messages()).to_have_count(2)
+
+
+async def test_a_refused_message_says_why_and_may_be_tried_again(tmp_path: Path) -> None:
+    async with scene(tmp_path, limits={"text_chars": 20}) as (it, at):
+        await customer(it)
+        await at.sign_in()
+        await at.open()
+        await at.write("x" * 21)
+        await expect(at.messages().last).to_contain_text("Not sent: too_large")
+        again = at.page.get_by_role("button", name="Try again")
+        await again.click()
+        await expect(again).to_be_visible()
+
+
+async def test_texts_names_and_ids_of_anybody_stay_text(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        wires = []
+        for n, text in enumerate(HOSTILE):
+            wires.append(await customer(it, f"{n}{text[:60]}", name=text, text=text))
+        await at.sign_in(at.token(sub=HOSTILE[0], name=HOSTILE[1]))
+        await expect(at.page.locator("#list .row")).to_have_count(len(HOSTILE))
+        for _ in HOSTILE:
+            await at.page.keyboard.press("Alt+u")
+            await expect(at.messages()).to_have_count(1)
+            shown = await at.messages().locator(".text").inner_text()
+            assert shown in HOSTILE
+            await expect(at.page.locator("#name")).to_have_text(shown)
+            await at.write(HOSTILE[0])
+            await expect(at.messages()).to_have_count(2)
+            await at.page.locator(".message.ours .mark").click()
+            await expect(at.page.locator("blockquote")).to_have_text(HOSTILE[0])
+            await at.page.keyboard.press("Escape")
+        await at.page.locator("#search").fill(HOSTILE[0])
+        await at.page.evaluate(
+            "(text) => localStorage.setItem('ringback console replies', `x: ${text}`)", HOSTILE[0]
+        )
+        await at.page.locator("#draft").fill("/x")
+        await expect(at.page.locator("#reply-0")).to_contain_text(HOSTILE[0])
+        assert await at.page.evaluate("window.pwned") is None
+        assert await at.page.locator("#app main img, #app main script, b b").count() == 0
+
+
+# By keyboard, and for everybody
+
+
+async def test_an_agent_serves_several_customers_by_keyboard_alone(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it, "c-1", name="Mira")
+        jonas = await customer(it, "c-2", name="Jonas")
+        keys = at.page.keyboard
+        await at.sign_in()
+        await expect(at.page.locator("#list .row")).to_have_count(2)
+        await keys.press("Alt+u")
+        await expect(at.page.locator("#name")).to_have_text("Mira")
+        await keys.type("/hel")
+        await keys.press("Enter")
+        await expect(at.page.locator("#draft")).to_have_value(
+            "Hello Mira, thanks for writing. How can I help?"
+        )
+        await keys.press("Enter")
+        assert (await mira.take("message"))["text"].startswith("Hello Mira,")
+        await keys.type("a draft for Mira")
+        await keys.press("Alt+u")
+        await expect(at.page.locator("#name")).to_have_text("Jonas")
+        await expect(at.page.locator("#draft")).to_have_value("")
+        await keys.type("Hi Jonas")
+        await keys.press("Enter")
+        assert (await jonas.take("message"))["text"] == "Hi Jonas"
+        await expect(at.page.locator(".message.ours .mark")).to_be_visible()
+        await keys.press("Alt+w")
+        await expect(at.page.locator("#panel")).to_contain_text("It has no outcome yet")
+        await keys.press("Escape")
+        await keys.press("Alt+ArrowUp")
+        await expect(at.page.locator("#name")).to_have_text("Mira")
+        await expect(at.page.locator("#draft")).to_have_value("a draft for Mira")
+        await keys.press("Alt+e")
+        await expect(at.page.locator("#ending")).to_be_visible()
+        await keys.press("Tab")
+        await keys.press("Enter")
+        assert (await mira.take("status", live=False))["live"] is False
+        await expect(at.page.locator("#list .row")).to_have_count(1)
+        await keys.press("Alt+h")
+        await expect(at.page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
+        await keys.press("Escape")
+        await expect(at.page.locator("#help")).to_be_hidden()
+        await keys.press("Alt+s")
+        await expect(at.page.locator("#search")).to_be_focused()
+
+
+async def test_canned_replies_are_edited_and_kept(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it)
+        await at.sign_in()
+        await at.open()
+        await at.page.keyboard.type("/")
+        await at.page.keyboard.press("ArrowUp")  # the last: edit
+        await at.page.keyboard.press("Enter")
+        await at.page.locator("#lines").fill("own: Mine, {name}.")
+        await at.page.get_by_role("button", name="Save").click()
+        await at.page.keyboard.type("/own")
+        await at.page.keyboard.press("Tab")
+        await expect(at.page.locator("#draft")).to_have_value("Mine, Mira.")
+
+
+async def test_the_desktop_is_told_of_what_nobody_looks_at(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await at.page.add_init_script(
+            """window.told = []; window.Notification = class extends EventTarget {
+            static permission = "default";
+            static async requestPermission() { return (this.permission = "granted"); }
+            constructor(title, {body}) { super(); told.push([title, body]); } };"""
+        )
+        await at.page.reload()
+        await at.sign_in()
+        await at.page.locator("#bell").click()
+        await expect(at.page.locator("#bell")).to_have_attribute("aria-pressed", "true")
+        mira = await customer(it)
+        await expect(at.row()).to_be_visible()
+        assert await at.page.evaluate("told") == [["Mira", "hi"]]
+        await at.open()
+        await mira.ask("send", "sent", text="seen")
+        await expect(at.messages()).to_have_count(2)
+        assert len(await at.page.evaluate("told")) == 1
+
+
+async def test_axe_finds_nothing_on_any_screen_in_light_and_dark(tmp_path: Path) -> None:
+    source = (packages() / "axe-core" / "axe.min.js").read_text()
+    async with scene(tmp_path, bypass_csp=True) as (it, at):
+        mira = await customer(it)
+        await customer(it, "c-7", name="Jonas")
+        found = await _violations(at, source)
+        await at.sign_in()
+        await expect(at.page.locator("#list .row")).to_have_count(2)
+        found += await _violations(at, source)
+        await at.open()
+        await at.write("Look at https://acme.example/1")
+        await mira.send("ack", seq=2)
+        await at.page.keyboard.press("Alt+w")
+        await expect(at.page.locator(".timeline")).to_be_visible()
+        found += await _violations(at, source)
+        await at.page.keyboard.press("Alt+i")
+        await at.page.keyboard.press("Alt+c")
+        await at.page.keyboard.type("/")
+        found += await _violations(at, source)
+        await at.page.keyboard.press("Alt+h")
+        found += await _violations(at, source)
+        assert found == []
+
+
+async def _violations(at: Desk, source: str) -> list[str]:
+    found: list[str] = []
+    await at.page.evaluate(source)
+    for scheme in ("light", "dark"):
+        for width in (375, 1440):
+            await at.page.emulate_media(color_scheme=scheme)
+            await at.page.set_viewport_size({"width": width, "height": 850})
+            found += await at.page.evaluate(
+                "axe.run().then((r) => r.violations.flatMap((v) => "
+                "v.nodes.map((n) => `${v.id}: ${n.html} ${n.failureSummary}`)))"
+            )
+    return found
