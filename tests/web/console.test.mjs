@@ -146,6 +146,15 @@ test("what was opened late is asked for, and marked as the answer says", () => {
   assert.equal(thread.mark(thread.messages[0]).label, "Delivered");
 });
 
+test("a message of our own is asked for again when its receipt may have been missed", () => {
+  const thread = opened([]);
+  thread.sent({ ref: "r", seq: 1, id: "m", at: at(1), route: "push", reason: "not_in_chat" }, "x",
+    { role: "agent", id: "a" });
+  assert.deepEqual(thread.untold(9).map(({ seq }) => seq), [1]);
+  thread.deliveries({ seq: 1, outcome: "pushed", events: [{ event: "committed", route: "push" }] });
+  assert.deepEqual(thread.untold(9), []);
+});
+
 test("system messages have no mark, proactive ones of a service have", () => {
   const thread = opened([said(1, "service", { kind: "proactive" }), said(2, "agent", { kind: "system" })]);
   assert.equal(thread.mark(thread.messages[0]).label, "Sent");

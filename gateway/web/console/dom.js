@@ -39,12 +39,11 @@ export function avatar(name, inChat) {
 
 const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
-const EXACT = new Intl.DateTimeFormat(undefined, {
-  hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3,
-});
 
 export const time = (at) => TIME.format(new Date(at));
-export const exact = (at) => EXACT.format(new Date(at));
+
+/** As the sentences of the timeline say times: UTC, to the millisecond. */
+export const exact = (at) => at.slice(11, 23);
 
 export function day(at, now = new Date()) {
   const days = Math.round((midnight(now) - midnight(new Date(at))) / 86_400_000);

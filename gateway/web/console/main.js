@@ -3,7 +3,7 @@
  * is so, `inbox.js`, `thread.js` and `panel.js` show it, `keys.js` has the shortcuts.
  */
 
-import { Connection, claimsOf } from "../connection.js";
+import { Connection, ConnectionEnded, claimsOf } from "../connection.js";
 import { Desktop } from "./desktop.js";
 import { $, ask } from "./dom.js";
 import { InboxView } from "./inbox.js";
@@ -43,7 +43,8 @@ class Console {
     });
     this.thread = new ThreadView({
       send: (text) => this.#send(text),
-      again: (ref) => this.#again(ref),
+      again: (ref) => this.#again(ref, false),
+      edit: (ref) => this.#again(ref, true),
       draft: (text) => this.#kept.setDraft(this.#selected, text),
       typing: (on) => this.#note("typing", { on }),
       past: () => this.#past(),
@@ -288,11 +289,16 @@ class Console {
     this.#showThread();
   }
 
-  #again(ref) {
+  /** Try a failed send again, or (with `edit`) take it back into the composer. */
+  #again(ref, edit) {
     const send = this.#kept.unsent.find((kept) => kept.ref === ref);
     const thread = this.#threads.get(this.#selected);
-    thread.pending = thread.pending.filter((one) => one.ref !== ref);
-    if (send) this.#write(send);
+    thread.pending = without(thread.pending, ref);
+    if (send && !edit) this.#write(send);
+    if (send && edit) {
+      this.#kept.settle(ref);
+      this.thread.put(send.text);
+    }
     this.#showThread();
   }
 
@@ -305,8 +311,8 @@ class Console {
       await this.#connection.request({ type: "send", customer, text }, { ref, isSend: true });
     } catch (error) {
       // The connection's end is not the message's: it is sent after the next sign-in.
-      if (error.code !== undefined && error.name === "RequestFailed") one.failed = error.message;
-      else thread.pending = thread.pending.filter((other) => other !== one);
+      if (error instanceof ConnectionEnded) thread.pending = without(thread.pending, ref);
+      else one.failed = error.message;
     }
     if (customer === this.#selected) this.#showThread();
   }
@@ -448,6 +454,10 @@ function unusable(claims) {
   if (claims.role !== "agent") return `${ENDED[4501].slice(0, -1)}, and this one has ${claims.role}.`;
   if (claims.exp * 1000 < Date.now()) return "This token has expired. Sign in with a fresh one.";
   return null;
+}
+
+function without(sends, ref) {
+  return sends.filter((send) => send.ref !== ref);
 }
 
 new Console();

@@ -81,7 +81,7 @@ export class Panel {
     } else {
       $("panel-body").replaceChildren(quote,
         ...told.summary.map((line) => h("p", { className: "summary" }, line)),
-        h("h3", {}, "What happened"),
+        h("h3", {}, "What happened, in UTC"),
         h("ol", { className: "timeline" }, told.events.map((event) => h("li", { className: event.event },
           h("p", {}, h("b", {}, words(event.event)), " ", h("time", { dateTime: event.at }, exact(event.at))),
           h("p", {}, event.words)))));

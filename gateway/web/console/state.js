@@ -175,10 +175,10 @@ export class Thread {
     return { state, label: LABELS[state], detail };
   }
 
-  /** The newest messages of which nothing is known that a reload would not have lost. */
+  /** The newest messages whose outcome may have come while nobody here was told. */
   untold(most) {
-    const open = this.messages.filter((m) => hasOutcome(m) && m.seq > this.#acked);
-    return open.filter((m) => m.seq > this.#read && !this.#told.has(m.seq)).slice(-most);
+    const open = this.messages.filter((message) => this.mark(message)?.state === "sent");
+    return open.slice(-most);
   }
 
   #tell(seq, told) {

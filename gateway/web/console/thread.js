@@ -46,6 +46,14 @@ export class ThreadView {
     if (!$("conversation").hidden) $("draft").focus();
   }
 
+  /** Put a text into the composer, before what is there. */
+  put(text) {
+    const draft = [text, $("draft").value].filter(Boolean).join("\n");
+    this.#set(draft);
+    this.#actions.draft(draft);
+    this.focus();
+  }
+
   /** Show another thread from here on. */
   begin(thread, draft) {
     this.#notTyping();
@@ -131,12 +139,18 @@ export class ThreadView {
 
   #pending({ ref, text, failed }) {
     return this.#row(ref, failed ?? "", () => {
-      const again = failed ? h("button", { type: "button", className: "mark undeliverable" }, "Try again") : null;
-      again?.addEventListener("click", () => this.#actions.again(ref));
+      const buttons = failed ? [this.#button("Try again", () => this.#actions.again(ref)),
+        this.#button("Edit", () => this.#actions.edit(ref))] : [];
       return h("li", { className: "message ours pending" },
         h("div", { className: "bubble" }, h("p", { className: "text", dir: "auto" }, ...linked(text))),
-        h("p", { className: failed ? "meta error" : "meta" }, failed ? `Not sent: ${failed} ` : "Waiting to be sent…", again));
+        h("p", { className: failed ? "meta error" : "meta" }, failed ? `Not sent: ${failed} ` : "Waiting to be sent…", ...buttons));
     });
+  }
+
+  #button(text, act) {
+    const button = h("button", { type: "button", className: "mark undeliverable" }, text);
+    button.addEventListener("click", act);
+    return button;
   }
 
   #row(key, signature, make) {
