@@ -1,0 +1,128 @@
+"""The operations page in a real browser: what it shows, to whom, and what it does when nobody
+answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import ConsoleMessage, Page, expect
+
+from gateway.protocol import Role
+from tests.running import QUICK, Running, running
+from tests.web.packages import packages
+from tests.web.pages import NETWORK, VIOLATIONS, chromium
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@asynccontextmanager
+async def operations(it: Running, **options: Any) -> AsyncIterator[Page]:
+    """The page, as opened by somebody who has not signed in; nothing may be complained of."""
+    complaints: list[str] = []
+    async with chromium() as browser:
+        page = await browser.new_page(**options)
+
+        def said(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning") and not message.text.startswith(NETWORK):
+                complaints.append(message.text)
+
+        page.on("console", said)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.add_init_script(VIOLATIONS)
+        await page.goto(it.url("/console/ops"))
+        yield page
+        complaints += await page.evaluate("window.violations ?? []")
+    assert not complaints, "\n".join(complaints)
+
+
+async def sign_in(page: Page, token: str) -> None:
+    """By keyboard alone: the field has the focus."""
+    await page.keyboard.insert_text(token)
+    await page.keyboard.press("Enter")
+
+
+async def some(it: Running) -> None:
+    """One message that was pushed at the second attempt, and somebody in chat."""
+    await it.register("anna", "phone", "t-1")
+    it.backend.answers += [503]
+    await it.write("anna", "x")
+    await it.settled(1, "pushed", "anna")
+    await it.customer("ben")
+
+
+async def test_an_operator_sees_how_it_goes_and_the_page_follows(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=QUICK) as it:
+        await some(it)
+        async with operations(it) as page:
+            await sign_in(page, it.token(Role.SERVICE, "ops"))
+            await expect(page.locator("#who")).to_have_text("acme")
+            await expect(page.locator("#active")).to_have_text("1")
+            await expect(page.locator("#health")).to_have_text("Up")
+            await expect(page.get_by_role("status")).to_have_text("Live")
+            await expect(page.get_by_label("0 acknowledged in chat, 1 pushed")).to_be_visible()
+            answers = page.get_by_role("table", name="Answers of backends")
+            await expect(answers.get_by_role("row", name="retry http 503 1")).to_be_visible()
+            await expect(answers.get_by_role("row", name="accepted http 200 1")).to_be_visible()
+            await it.write("anna", "y")
+            await expect(answers.get_by_role("row", name="accepted http 200 2")).to_be_visible()
+
+
+@pytest.mark.parametrize("role", [Role.AGENT, Role.CUSTOMER])
+async def test_only_a_service_token_opens_it_and_nothing_is_kept_of_another(
+    tmp_path: Path, role: Role
+) -> None:
+    async with running(tmp_path) as it, operations(it) as page:
+        await sign_in(page, it.token(role, "x"))
+        await expect(page.get_by_role("alert")).to_contain_text("its role must be service")
+        await expect(page.locator("#figures")).to_be_hidden()
+        assert await page.evaluate("sessionStorage.length") == 0
+
+
+async def test_what_is_typed_as_a_token_is_never_markup(tmp_path: Path) -> None:
+    async with running(tmp_path) as it, operations(it) as page:
+        await sign_in(page, "<img src=x onerror=alert(1)>")
+        await expect(page.get_by_role("alert")).to_contain_text("not accepted")
+        assert await page.locator("img").count() == 0
+
+
+async def test_a_gateway_that_does_not_answer_is_told_and_its_return_is_seen(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=QUICK) as it, operations(it) as page:
+        await sign_in(page, it.token(Role.SERVICE, "ops"))
+        await expect(page.get_by_role("status")).to_have_text("Live")
+        await page.context.set_offline(True)
+        await expect(page.get_by_role("status")).to_contain_text("Not reached since")
+        await page.context.set_offline(False)
+        await expect(page.get_by_role("status")).to_have_text("Live")
+
+
+async def test_it_stays_signed_in_over_a_reload_until_it_is_left(tmp_path: Path) -> None:
+    async with running(tmp_path) as it, operations(it) as page:
+        await sign_in(page, it.token(Role.SERVICE, "ops"))
+        await expect(page.locator("#who")).to_have_text("acme")
+        await page.reload()
+        await expect(page.locator("#who")).to_have_text("acme")
+        await page.get_by_role("button", name="Sign out").click()
+        await page.reload()
+        await expect(page.get_by_label("Service token")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_on_it(tmp_path: Path, scheme: str) -> None:
+    axe = packages() / "axe-core" / "axe.min.js"
+    async with running(tmp_path, delivery=QUICK) as it:
+        await some(it)
+        async with operations(it, color_scheme=scheme, bypass_csp=True) as page:
+            await page.add_script_tag(path=axe)
+            found = await page.evaluate("axe.run().then((told) => told.violations)")
+            assert found == []
+            await sign_in(page, it.token(Role.SERVICE, "ops"))
+            await expect(page.locator("#who")).to_have_text("acme")
+            found = await page.evaluate("axe.run().then((told) => told.violations)")
+            assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
