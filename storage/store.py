@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 import msgspec
 
-from storage import campaigns, sql
+from storage import campaigns, outcomes, sql
 from storage.database import Database
 from storage.errors import Overloaded, RefTaken, Unavailable
 from storage.records import Conversation, Cut, Event, Key, Message, Outcome
@@ -86,7 +86,7 @@ class Store:
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     UNACKED = 1_000
-    """Messages that one change looks at for expiry or re-arming; the rest follow in the next."""
+    """Messages that one change looks at for expiry, and as many for re-arming."""
 
     def __init__(
         self, database: Database, clock: Callable[[], float], keys: Keys | None = None
@@ -324,10 +324,24 @@ class Store:
         behind = {c.id: c for c in found if c.acked_ord < c.last_ord}
         if not behind:
             return
-        wanted = [(c.id, c.acked_seq, c.acked_ord + self.UNACKED) for c in behind.values()]
+        wanted = [window for c in behind.values() for window in self._windows(c)]
         for row in await self._database.read_for_write(sql.LOAD_UNACKED, sql.rows(wanted)):
             m = sql.to_message(row)
             loaded.unacked.setdefault(behind[m.conversation].key, []).append(m)
+
+    def _windows(self, c: Conversation) -> Iterator[tuple[int, int, int, int]]:
+        """Which unacked messages are read: after which seq and ord, and up to which ord.
+
+        All, or of very many the newest, which have not expired, and the oldest that are pending,
+        which expire next. What lies between has its outcome, or its turn when those have theirs.
+        """
+        newest = max(c.acked_ord, c.last_ord - self.UNACKED)
+        if newest > c.acked_ord:
+            for oldest in outcomes.pending(c)[:1]:
+                upto = min(oldest.lo_ord + self.UNACKED, newest)
+                if upto > oldest.lo_ord:
+                    yield c.id, oldest.lo_seq, oldest.lo_ord, upto
+        yield c.id, c.acked_seq, newest, c.last_ord
 
     async def _load_owners(
         self, devices: set[tuple[str, str, str | None]], loaded: Loaded

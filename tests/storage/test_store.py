@@ -462,19 +462,18 @@ async def test_a_mark_gives_ranks_and_when_the_next_counted_message_came(path: P
         ]
 
 
-async def test_a_change_sees_so_many_unacked_messages_and_no_more_than_the_bound(
+async def test_a_change_sees_the_oldest_pending_and_the_newest_of_very_many_unacked_messages(
     path: Path,
 ) -> None:
     async with opened(path) as (store, _):
-        store.UNACKED = 3
+        store.UNACKED = 2
         for key in (KEY, OTHER):
-            for role in ("agent", "customer", "agent", "agent", "agent", "agent"):
+            for role in ("agent", "customer", *["agent"] * 6):
                 await post(store, draft("x", role=role), key)
 
-        def acking(tx: Transaction) -> None:
-            tx.acknowledge(known(tx, KEY), Cut(1, 1))
-
-        await store.submit(acking, Needs(keys=(KEY,)))
+        def change(tx: Transaction) -> None:
+            c, _ = tx.acknowledge(known(tx, KEY), Cut(1, 1))
+            tx.transition(c, Cut(1, 1), Cut(4, 3), Trigger.ACCEPTANCE)
 
         def unacked(key: Key) -> asyncio.Future[list[int]]:
             def change(tx: Transaction) -> list[int]:
@@ -482,7 +481,34 @@ async def test_a_change_sees_so_many_unacked_messages_and_no_more_than_the_bound
 
             return store.submit(change, Needs(keys=(key,), unacked=key))
 
-        assert [*await asyncio.gather(unacked(KEY), unacked(OTHER))] == [[3, 4, 5], [1, 3, 4]]
+        assert await unacked(KEY) == [1, 3, 7, 8]
+        await store.submit(change, Needs(keys=(KEY,)))
+        assert await unacked(KEY) == [5, 6, 7, 8]
+        assert await unacked(OTHER) == [1, 3, 7, 8]
+
+
+async def test_what_expires_behind_very_many_that_nobody_acknowledged_is_reached(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        store.UNACKED = 2
+        for _ in range(9):
+            await post(store, draft("x"))
+
+        def expiring(tx: Transaction) -> list[int]:
+            c = known(tx, KEY)
+            seen = [m for m in tx.unacked(c) if m.seq <= 7]
+            for message in seen:
+                before = Cut(message.seq - 1, message.ord - 1)
+                c, _ = tx.transition(c, before, message.cut, Trigger.EXPIRY, "expired")
+            return [m.seq for m in seen]
+
+        found = []
+        while seen := await store.submit(expiring, Needs(keys=(KEY,), unacked=KEY)):
+            found += [seq for seq in seen if seq not in found]
+            if len(found) == 7:
+                break
+        assert found == [1, 2, 3, 4, 5, 6, 7]
 
 
 # Devices
