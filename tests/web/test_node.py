@@ -17,8 +17,7 @@ from tests.web.packages import packages
 
 HERE = Path(__file__).parent
 SERVED = Path("gateway/web")
-PURE = ["connection", "console", "timeline", "notifications", "client"]
-PURE = ["connection", "timeline", "notifications", "client", "ops-figures"]
+PURE = ["connection", "console", "timeline", "notifications", "client", "ops-figures"]
 CUSTOMERS = ["both", "broken", "behind", "past", "device"]
 
 
