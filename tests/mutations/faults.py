@@ -320,7 +320,7 @@ FAULTS = (
     Fault(
         "a replay rings where somebody was told since",
         "gateway/deadletters.py",
-        "    if Outcome.PUSHED in own | since:\n",
+        "    if Outcome.PUSHED in found:\n",
         "    if False:\n",
         (
             "tests/test_deadletters.py::test_where_another_device_rang_or_a_newer_message_did_nobody_is_rung_again",
