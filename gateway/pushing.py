@@ -485,6 +485,7 @@ class Book:
             locale=device.locale,
             installation=device.installation,
             claimed_at=tx.now,
+            since=min(max(device.covered_seq, c.acked_seq) + 1, seq),
         )
         device = replace(
             device,
@@ -499,7 +500,7 @@ class Book:
         tx.put(c.with_device(device))
         tx.event(
             c,
-            min(device.covered_seq + 1, upto.seq) if newest else c.last_seq,
+            ring.since if newest else c.last_seq,
             upto.seq if newest else c.last_seq,
             "claimed",
             ring=ring.id,
@@ -554,7 +555,8 @@ class Book:
         verdict = attempt.verdict
         silent = claim.ring.kind is RingKind.BADGE
         upto = device.ring_seq if mine and device and not silent else claim.ring.seq
-        from_seq = device.covered_seq + 1 if mine and device and not silent else upto
+        first = max(device.covered_seq + 1, claim.ring.since) if device else upto
+        from_seq = first if mine and not silent else upto
         tx.event(
             c,
             min(from_seq, upto),

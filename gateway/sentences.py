@@ -206,7 +206,9 @@ def _committed(e: Mapping[str, Any]) -> str:
     if "route" not in e:
         return "on disk; nobody is rung for a message of this kind"
     said = f"on disk; {ROUTES[Route(e['route'])]}: {_because(e['reason'])}"
-    if "due" in e:
+    if "due" in e and e["due"] == e.get("at"):
+        said += "; a push is due at once"
+    elif "due" in e:
         said += f"; a push is due at {clock(e['due'])} unless acknowledged"
     return said
 

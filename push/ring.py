@@ -84,8 +84,9 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     Survives `msgspec.json` in both directions unchanged, so that a retry after a restart sends
     the same bytes. `title` and `text` are those of the newest covered message (None for `badge`),
     `seq` is that message's place (for `badge`: the read mark or newest seq, as the book chose),
-    `unread` was exact at the claim, times are epoch seconds. `platform` to `installation` are what
-    the app had told of its installation by then: registering anew concerns the next ring.
+    `since` the first that was neither acknowledged nor rung for by then (0: not kept), `unread` was
+    exact at the claim, times are epoch seconds. `platform` to `installation` are what the app had
+    told of its installation by then: registering anew concerns the next ring.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     locale: str | None = None
     installation: str | None = None
     claimed_at: float = 0.0
+    since: int = 0
 
     def __repr__(self) -> str:
         """Leave the message text out: a repr ends up in logs and in asyncio's debug output."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests import canary
 
@@ -22,6 +23,8 @@ SECONDS = 60.0
 
 def pytest_configure() -> None:
     canary.watch()
+    settings.register_profile("no deadline", deadline=None)  # a slow machine is no failure
+    settings.load_profile("no deadline")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -54,6 +54,25 @@ async def test_messages_while_the_backend_is_slow_become_one_further_ring(tmp_pa
         assert len(it.backend.calls) == 2
 
 
+async def test_what_was_acknowledged_before_a_ring_was_claimed_is_told_as_not_rung(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=QUICK) as it:
+        await it.register()
+        phone = await it.customer()
+        first = await it.write(text="one")
+        await phone.take("message", seq=first)
+        await phone.send("ack", seq=first)
+        await it.settled(first, "acked")
+        await phone.send("state", state="background")
+        it.backend.answers += [503]
+        second = await it.write(text="two")
+        await it.settled(second, "pushed")
+        assert len(await events(it, second, "attempt")) == 2
+        for name in ("claimed", "attempt"):
+            assert await events(it, first, name) == []
+
+
 async def test_a_thousand_messages_in_an_outage_cost_one_ring_and_one_further(
     tmp_path: Path,
 ) -> None:

@@ -110,6 +110,17 @@ def test_every_look_that_there_can_be_is_told_as_a_decision_with_its_reason() ->
             " 09:00:05.000 unless acknowledged",
         ),
         (
+            {
+                "event": "committed",
+                "route": "push",
+                "reason": "not_in_chat",
+                "at": AT,
+                "due": AT,
+            },
+            "on disk; it goes to push: the customer does not have the chat open; a push is due at"
+            " once",
+        ),
+        (
             {"event": "committed", "route": "none", "reason": "no_device"},
             "on disk; there is no way to the customer now: no device was registered",
         ),
