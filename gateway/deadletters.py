@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from enum import StrEnum
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -32,7 +33,7 @@ from storage.deadletters import (
     dead_letters_forget,
 )
 from storage.outcomes import Trigger
-from storage.records import Conversation, Cut, Device, Message, Outcome, Span
+from storage.records import Conversation, Cut, Device, Key, Message, Outcome, Span
 from storage.store import Needs
 from storage.transaction import Transaction
 
@@ -148,10 +149,20 @@ class DeadLetters:
         return await self._replay(await self._found(tenant, id))
 
     async def replay_range(self, tenant: str, wanted: Wanted, cursor: str | None) -> Ranged:
-        """Replay the newest `AT_ONCE` of those that are wanted. Newest first, so that what one
-        device owes becomes one ring."""
+        """Replay the newest `AT_ONCE` of those that are wanted.
+
+        A customer's one after the other, the oldest first: it takes along what was refused after
+        it, so that what one device owes becomes one ring.
+        """
         letters = await self._rows.page(tenant, wanted, cursor, AT_ONCE)
-        results = await asyncio.gather(*(self._replay(letter) for letter in letters))
+        theirs: dict[Key, list[DeadLetter]] = {}
+        for letter in reversed(letters):
+            theirs.setdefault(letter.key, []).append(letter)
+
+        async def in_turn(some: list[DeadLetter]) -> list[Replay]:
+            return [await self._replay(letter) for letter in some]
+
+        results = chain(*await asyncio.gather(*map(in_turn, theirs.values())))
         return Ranged(Counter(results), letters[-1].id if len(letters) == AT_ONCE else None)
 
     async def forget(self, before: float) -> None:

@@ -77,20 +77,30 @@ async def test_json_lines_and_all_devices_are_audiences_too(tmp_path: Path) -> N
             assert told["recipients"] == recipients
 
 
+def _heed_ctrl_c() -> None:
+    """As in a terminal, also where the tests run in the background and SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def test_ctrl_c_leaves_it_running_and_says_so(tmp_path: Path, people: str) -> None:
     async with running(tmp_path) as it:
         process = await asyncio.create_subprocess_exec(
             RINGBACK, "campaign", "send", people, "--text", "hi", "--rate", "0.01",
-            env=environ_of(here(it)), stderr=asyncio.subprocess.PIPE,
+            env=environ_of(here(it)), stderr=asyncio.subprocess.PIPE, preexec_fn=_heed_ctrl_c,
         )  # fmt: skip
         assert process.stderr is not None
-        async with asyncio.timeout(3 * PATIENCE):
-            said = ""
-            while "Campaign cp_" not in said:
-                said += (await process.stderr.read(1_000)).decode()
-            process.send_signal(signal.SIGINT)
-            said += (await process.stderr.read()).decode()
-            assert await process.wait() == 130
+        try:
+            async with asyncio.timeout(3 * PATIENCE):
+                said = ""
+                while "Campaign cp_" not in said:
+                    said += (await process.stderr.read(1_000)).decode()
+                process.send_signal(signal.SIGINT)
+                said += (await process.stderr.read()).decode()
+                assert await process.wait() == 130
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         assert "The campaign goes on without this command." in said
         assert "Traceback" not in said
         id = re.findall("cp_[0-9a-f]+", said)[0]
