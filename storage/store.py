@@ -78,11 +78,12 @@ class Store:
     BATCH = 128
     """Changes in one commit at the most, where all that wait are one tenant's: the loop does
     nothing else while they are judged, and who comes meanwhile waits for two such commits."""
-    LATER = 48
-    """The same of what nobody in chat waits for."""
-    SHARE = 8
-    """The same of either kind and of each tenant, where others wait too: so that one tenant's
-    flood does not hold them up (I8)."""
+    LATER = 32
+    """Of what nobody in chat waits for, so many beside changes of those who do."""
+    SHARE = 16
+    LATER_SHARE = 8
+    """Of each tenant, where others wait too, so many changes and so many of what may wait: so that
+    one tenant's flood does not hold them up (I8)."""
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     UNACKED = 1_000
@@ -198,9 +199,12 @@ class Store:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            alone = len(self._queue.tenants | self._later.tenants) == 1
-            chat = self._queue.take(self.BATCH if alone else self.SHARE)
-            later = self._later.take(self.LATER if alone else self.SHARE)
+            if len(self._queue.tenants | self._later.tenants) == 1:
+                chat = self._queue.take(self.BATCH)
+                later = self._later.take(self.LATER if chat else self.BATCH)
+            else:
+                chat = self._queue.take(self.SHARE)
+                later = self._later.take(self.LATER_SHARE)
             await self._commit_or_fail(chat + later)
 
     async def _commit_or_fail(self, batch: list[_Change]) -> None:

@@ -299,8 +299,8 @@ FAULTS = (
     Fault(
         "a tenant's flood takes the whole commit",
         "storage/store.py",
-        "            alone = len(self._queue.tenants | self._later.tenants) == 1\n",
-        "            alone = True\n",
+        "            if len(self._queue.tenants | self._later.tenants) == 1:\n",
+        "            if True:\n",
         ("tests/storage/test_store.py",),
     ),
     Fault(
