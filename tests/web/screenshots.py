@@ -9,6 +9,10 @@ from typing import Literal
 
 from playwright.async_api import Page, expect
 
+from gateway.protocol import Role
+from tests.running import QUICK
+from tests.web.test_console import customer
+from tests.web.test_console import scene as console
 from tests.web.test_demo_page import ask, played, say
 from tests.web.test_widget import opened, scene, write
 
@@ -20,6 +24,7 @@ async def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     await widget()
     await demo()
+    await desks()
 
 
 async def demo() -> None:
@@ -59,6 +64,43 @@ async def widget() -> None:
             await expect(page.locator("li.own .mark").last).to_have_text("Sent")
             for scheme in SCHEMES:
                 await photograph(page, scheme)
+
+
+async def desks() -> None:
+    """The agents' console with the story of a push, and how it goes for who runs it."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with console(
+            Path(directory), delivery=QUICK, viewport={"width": 1280, "height": 760}
+        ) as (it, at):
+            for sub, name, text in (
+                ("c-44", "Jonas Weber", "Can I change the address?"),
+                ("c-43", "Amina Diallo", "Thank you, that was quick!"),
+                ("c-42", "Mira Novak", "Hi! Where is my parcel?"),
+            ):
+                phone = await customer(it, sub, name)
+                await phone.ask("send", "sent", text=text)
+            await it.register("c-42", "phone-1", "t-1")
+            await at.sign_in(at.token(name="Ada"))
+            await at.open()
+            await at.write("Hello Mira, let me see.")
+            mark = at.page.locator(".message.ours .mark").last
+            told = await phone.take("message")
+            await phone.send("read", seq=told["seq"])
+            await expect(mark).to_have_text("✓✓ Read")
+            await phone.send("bye")
+            await expect(at.page.locator("#presence")).to_contain_text("Not in chat")
+            it.backend.answers += [503]
+            await at.write("It left Hamburg today and should be with you on Thursday.")
+            await expect(mark).to_have_text("↗ Pushed")
+            await mark.click()
+            await expect(at.page.locator("#panel")).to_contain_text("(HTTP 200")
+            await at.page.screenshot(path=PICTURES / "console.png")
+            await at.page.goto(it.url("/console/ops"))
+            await at.page.get_by_label("Service token").fill(it.token(Role.SERVICE, "ops"))
+            await at.page.keyboard.press("Enter")
+            await expect(at.page.locator("#health")).to_have_text("Up")
+            await at.page.wait_for_timeout(9_000)  # until there is something to draw
+            await at.page.screenshot(path=PICTURES / "ops.png")
 
 
 async def photograph(page: Page, scheme: Literal["light", "dark"]) -> None:
