@@ -127,6 +127,7 @@ async def test_a_backend_that_is_down_rings_once_it_is_up_again() -> None:
 async def test_axe_finds_nothing_on_the_page_in_light_and_dark_at_every_size() -> None:
     source = (packages() / "axe-core" / "axe.min.js").read_text()
     async with played() as page:
+        await page.emulate_media(reduced_motion="reduce")  # or it may be half faded in
         await say(page, "Hello!")
         await expect(page.locator("#thread small")).to_have_text(["read"])
         for switch in ("Lock phone", "Background", None):

@@ -393,6 +393,7 @@ async def test_axe_finds_nothing_in_light_and_dark_at_every_size(tmp_path: Path)
     source = (packages() / "axe-core" / "axe.min.js").read_text()
     async with scene(tmp_path) as stage:
         page = await stage.visit.page()
+        await page.emulate_media(reduced_motion="reduce")  # or it may be half faded in
         await page.evaluate(source)
         await stage.it.write(text="Have a look at https://acme.example/offers")
         await expect(launcher(page)).to_have_accessible_name("Open chat, 1 unread message")
