@@ -1,5 +1,6 @@
 """What a setting's value may be, and in which words another is refused."""
 
+from base64 import b64encode
 from pathlib import Path
 
 import msgspec
@@ -48,6 +49,16 @@ def test_a_duration_is_read_as_seconds(tmp_path: Path, text: str, seconds: float
 def test_an_origin_that_a_browser_sends_is_taken(tmp_path: Path, origin: str) -> None:
     config = read(tmp_path, with_line("tenants.acme", f'origins = ["{origin}"]'))
     assert config.tenants["acme"].origins == (origin,)
+
+
+def test_the_origins_that_a_proxy_shows_and_a_key_of_32_bytes_are_taken(tmp_path: Path) -> None:
+    server = 'public_http = "https://chat.acme.example"\npublic_chat = "wss://chat.acme.example"'
+    config = read(tmp_path, with_line("server", server))
+    assert config.server.public_http == "https://chat.acme.example"
+    assert config.server.public_chat == "wss://chat.acme.example"
+    key = b64encode(bytes(32)).decode()
+    config = read(tmp_path, with_line("storage", f'encryption_key = "{key}"'))
+    assert config.storage.encryption_key == Secret(key)
 
 
 def test_a_secret_shows_only_when_it_is_revealed() -> None:
@@ -106,6 +117,8 @@ def test_equal_secrets_are_equal_and_only_to_secrets() -> None:
         ("server", "public_http = 5", "is not a text", "a web page, such as"),
         ("server", 'public_chat = "https://a.example"', "is 'https", "a WebSocket origin"),
         ("server", 'public_chat = "wss://a.example:443"', "is 'wss", "a WebSocket origin"),
+        ("storage", 'encryption_key = "hush"', "has 3 bytes of key", "the base64 of 32"),
+        ("storage", 'encryption_key = "hush!"', "is not base64", "the base64 of 32"),
         (AUTH, 'secret = ""', "is empty", "a secret text"),
         (AUTH, "secret = 5", "is not a text", "a secret text"),
         (AUTH, 'audience = ""', "is empty", "a text that is not empty"),

@@ -134,3 +134,8 @@ def test_a_fingerprint_names_a_token_and_does_not_tell_it() -> None:
     assert fingerprint("the-device-token") == fingerprint("the-device-token")
     assert fingerprint("the-device-token") != fingerprint("another")
     assert re.fullmatch("[0-9a-f]{12}", fingerprint("the-device-token"))
+
+
+def test_a_registration_is_found_by_its_token_or_by_the_hash_that_stands_for_it() -> None:
+    assert device(1).found_by == f"{SECRET} 1"
+    assert device(1, lookup="ab12").found_by == "ab12"
