@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 
 from bench import chat, servers
-from bench.chat import Chat, Echo, Window
+from bench.chat import Chat, Echo, Load, Window
 from bench.peers import PEERS, Missing, Peer
 from bench.report import Report, Row
 from bench.servers import Process
@@ -17,11 +17,14 @@ from bench.size import Size
 BARS = {100: 0.35, 1000: 0.60}
 
 
+async def _saturated(load: Load, lanes: int, size: Size) -> Window:
+    return await chat.saturate(load, lanes * size.in_flight, size.warm, size.seconds)
+
+
 async def echo(connections: int, size: Size) -> Window:
     with servers.bare_echo() as process:
         load = await Echo.open(process, connections)
-        in_flight = connections * size.in_flight
-        window = await chat.saturate(load, in_flight, size.warm, size.seconds)
+        window = await _saturated(load, connections, size)
         load.close()
         return window
 
@@ -29,8 +32,7 @@ async def echo(connections: int, size: Size) -> Window:
 async def floor(conversations: int, size: Size) -> Window:
     with servers.floor() as process:
         load = await Chat.open(process, chat.names(conversations), size.agents)
-        in_flight = conversations * size.in_flight
-        window = await chat.saturate(load, in_flight, size.warm, size.seconds)
+        window = await _saturated(load, conversations, size)
         load.close()
         return window
 
@@ -38,8 +40,7 @@ async def floor(conversations: int, size: Size) -> Window:
 async def full_path(conversations: int, size: Size) -> Window:
     with servers.gateway() as process:
         load = await Chat.open(process, chat.names(conversations), size.agents)
-        in_flight = conversations * size.in_flight
-        window = await chat.saturate(load, in_flight, size.warm, size.seconds)
+        window = await _saturated(load, conversations, size)
         _recount(process, load)
         load.close()
         return window
@@ -49,8 +50,7 @@ async def relayed(peer: Peer, conversations: int, size: Size) -> Window:
     """The same load through another's server. Raises `Missing`."""
     with peer.serve() as process:
         load = await peer.load(process, conversations)
-        in_flight = conversations * size.in_flight
-        return await chat.saturate(load, in_flight, size.warm, size.seconds)
+        return await _saturated(load, conversations, size)
 
 
 def _recount(process: Process, load: Chat) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -25,7 +24,18 @@ from rich.table import Table
 from gateway.audience import Format
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say
 from gateway.protocol import RATE_DEFAULT, Unknown
-from gateway.service import Access, Service, Token, Unreachable, Url, access, run
+from gateway.service import (
+    Access,
+    Service,
+    Token,
+    Unreachable,
+    Url,
+    access,
+    ask,
+    in_path,
+    in_utc,
+    run,
+)
 
 POLL = 0.5  # seconds between two looks at how far it is
 LOST = 120.0  # seconds for which a gateway that does not answer is waited for
@@ -160,7 +170,7 @@ def _follow(to: Access, campaign: dict[str, Any], *, wait: bool = True) -> None:
         if not wait or campaign["state"] == "scheduled":
             return
         campaign = run(_until_over(to, campaign))
-        _show_report(run(_get(to, f"/{_in_path(id)}/report")))
+        _show_report(run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report")))
     except KeyboardInterrupt:
         say(
             f"The campaign goes on without this command.\n  how far it is:  ringback campaign show"
@@ -172,7 +182,7 @@ def _follow(to: Access, campaign: dict[str, Any], *, wait: bool = True) -> None:
 
 
 async def _until_over(to: Access, campaign: dict[str, Any]) -> dict[str, Any]:
-    path = f"/v1/campaigns/{_in_path(campaign['id'])}"
+    path = f"/v1/campaigns/{in_path(campaign['id'])}"
     silent_since: float | None = None
     async with Service(to) as service:
         with _bar() as progress:
@@ -200,15 +210,6 @@ def _verb(state: str) -> str:
 # The others
 
 
-def _in_path(id: str) -> str:
-    return quote(id, safe="")
-
-
-async def _get(to: Access, path: str, method: str = "GET") -> Any:
-    async with Service(to) as service:
-        return await service.call(method, f"/v1/campaigns{path}")
-
-
 @app.command("list")
 def show_all(
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
@@ -221,7 +222,7 @@ def show_all(
     """The campaigns, newest first."""
     with clearly():
         to = access(config_path, tenant, url, token)
-        page = run(_get(to, f"?limit={limit}"))
+        page = run(ask(to, "GET", f"/v1/campaigns?limit={limit}"))
         if as_json:
             print(json.dumps(page))
             return
@@ -230,7 +231,7 @@ def show_all(
             table.add_column(name, justify="right")
         for c in page["campaigns"]:
             counts = (f"{c[name]:,}" for name in ("recipients", "sent", "skipped", "left"))
-            table.add_row(c["id"], c["created_at"][:19].replace("T", " "), c["state"], *counts)
+            table.add_row(c["id"], in_utc(c["created_at"]), c["state"], *counts)
         Console(highlight=False, markup=False).print(table)
         if page["more"]:
             say("There are older ones: --limit shows up to 200.")
@@ -249,7 +250,7 @@ def show(
     """One campaign, and how far it is."""
     with clearly():
         to = access(config_path, tenant, url, token)
-        campaign = run(_get(to, f"/{_in_path(id)}"))
+        campaign = run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}"))
         if follow:
             _follow(to, campaign)
         elif as_json:
@@ -278,7 +279,8 @@ def report(
 ) -> None:
     """What became of everybody: rung, in chat, read, skipped why, failed why."""
     with clearly():
-        told = run(_get(access(config_path, tenant, url, token), f"/{_in_path(id)}/report"))
+        to = access(config_path, tenant, url, token)
+        told = run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report"))
         if as_json:
             print(json.dumps(told))
         else:
@@ -310,7 +312,7 @@ def _step(name: str, told: str) -> Callable[..., None]:
     ) -> None:
         with clearly():
             to = access(config_path, tenant, url, token)
-            campaign = run(_get(to, f"/{_in_path(id)}/{name}", "POST"))
+            campaign = run(ask(to, "POST", f"/v1/campaigns/{in_path(id)}/{name}"))
             say(
                 f"Campaign {campaign['id']} is {campaign['state']}: {campaign['sent']:,} sent,"
                 f" {campaign['left']:,} left."

@@ -6,14 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say
-from gateway.service import Access, Service, Token, Url, access, run
+from gateway.service import Access, Service, Token, Url, access, ask, in_path, in_utc, run
 from storage.deadletters import Cause
 
 app = typer.Typer(help="Rings that were given up.", no_args_is_help=True)
@@ -22,11 +22,6 @@ Customer = Annotated[str | None, typer.Option(help="Only those of this customer.
 OfCause = Annotated[Cause | None, typer.Option(help="Only those given up for this.")]
 Since = Annotated[str | None, typer.Option(help="Not before then: 2026-11-25T08:00:00Z.")]
 Until = Annotated[str | None, typer.Option(help="Not after then.")]
-
-
-async def _call(to: Access, method: str, path: str, **options: Any) -> Any:
-    async with Service(to) as service:
-        return await service.call(method, f"/v1/dead_letters{path}", **options)
 
 
 def _range(
@@ -53,7 +48,7 @@ def show_all(
     """Those that there are, newest first."""
     with clearly():
         query = urlencode({**_range(customer, cause, since, until), "limit": limit})
-        page = run(_call(access(config_path, tenant, url, token), "GET", f"?{query}"))
+        page = run(ask(access(config_path, tenant, url, token), "GET", f"/v1/dead_letters?{query}"))
         if as_json:
             print(json.dumps(page))
             return
@@ -73,7 +68,7 @@ def show_all(
 
 def _cells(letter: dict[str, Any]) -> Iterator[str]:
     yield letter["id"]
-    yield _clock(letter["at"])
+    yield in_utc(letter["at"])
     yield letter["customer"]
     yield str(letter["seq"])
     yield letter["device"]
@@ -81,11 +76,7 @@ def _cells(letter: dict[str, Any]) -> Iterator[str]:
     yield str(letter["attempts"])
     status = f" ({letter['status']})" if "status" in letter else ""
     yield letter.get("answer", "") + status
-    yield _clock(letter["replayed_at"]) if "replayed_at" in letter else ""
-
-
-def _clock(at: str) -> str:
-    return at[:19].replace("T", " ")
+    yield in_utc(letter["replayed_at"]) if "replayed_at" in letter else ""
 
 
 @app.command()
@@ -100,7 +91,7 @@ def show(
     """One, and what a replay would do now."""
     with clearly():
         to = access(config_path, tenant, url, token)
-        letter = run(_call(to, "GET", f"/{quote(id, safe='')}"))
+        letter = run(ask(to, "GET", f"/v1/dead_letters/{in_path(id)}"))
         if as_json:
             print(json.dumps(letter))
             return
@@ -148,7 +139,7 @@ async def _one_by_one(to: Access, ids: list[str]) -> Counter[str]:
     results: Counter[str] = Counter()
     async with Service(to) as service:
         for id in ids:
-            path = f"/v1/dead_letters/{quote(id, safe='')}/replay"
+            path = f"/v1/dead_letters/{in_path(id)}/replay"
             results[(await service.call("POST", path))["replay"]] += 1
     return results
 

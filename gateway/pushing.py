@@ -95,12 +95,9 @@ class Book:
         if c.expires_at is not None and c.expires_at < when:
             when = c.expires_at
         for device in c.devices:
-            ref = DeviceRef(c.tenant, c.customer, device.id)
-            if (
-                device.wake_at is not None
-                and device.wake_at < when
-                and not self._is_busy(device, ref)
-            ):
+            if device.wake_at is None or device.wake_at >= when:
+                continue
+            if not self._is_busy(device, DeviceRef(c.tenant, c.customer, device.id)):
                 when = device.wake_at
         if when != float("inf"):
             self.alarms.set(c.key, when)

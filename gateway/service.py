@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -128,6 +129,22 @@ class Service:
             detail = told.get("detail") if isinstance(told, dict) else None
             raise Refused(status, str(detail or f"{self._to.url} answered HTTP {status}"))
         return told
+
+
+async def ask(to: Access, method: str, path: str, **options: Any) -> Any:
+    """One call by itself: as `Service.call`."""
+    async with Service(to) as service:
+        return await service.call(method, path, **options)
+
+
+def in_path(id: str) -> str:
+    """An id as part of a path."""
+    return quote(id, safe="")
+
+
+def in_utc(at: str) -> str:
+    """A timestamp of the API as tables show it: date and time, to the second."""
+    return at[:19].replace("T", " ")
 
 
 def _json(raw: bytes) -> Any:

@@ -60,6 +60,15 @@ def with_line(section: str, line: str) -> str:
     return f"{head}[{section}]\n" + "\n".join([line, *kept]) + "\n" + bracket.strip("\n") + rest
 
 
+def refused_line(directory: Path, section: str, line: str, problem: str, expected: str) -> None:
+    """The line is refused under its key, with what is wrong and what would be right."""
+    error = refused(directory, with_line(section, line))
+    assert error.key == f"{section}.{line.partition(' =')[0]}"
+    assert problem in error.problem
+    assert expected in error.expected
+    assert str(error) == f"{error.key}: {error.problem}; expected {error.expected}"
+
+
 def push_of(config: Config, tenant: str = "acme") -> Push:
     push = config.tenants[tenant].push
     assert push is not None

@@ -41,7 +41,16 @@ from gateway.config import (
     load,
     settings,
 )
-from tests.gateway.configured import GOOD, SECRET, WHSEC, push_of, read, refused, with_line
+from tests.gateway.configured import (
+    GOOD,
+    SECRET,
+    WHSEC,
+    push_of,
+    read,
+    refused,
+    refused_line,
+    with_line,
+)
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
 RSA_PEM = RSA_KEY.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -208,11 +217,7 @@ PUSH, AUTH = "tenants.acme.push", "tenants.acme.auth"
 def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
     tmp_path: Path, section: str, line: str, problem: str, expected: str
 ) -> None:
-    error = refused(tmp_path, with_line(section, line))
-    assert error.key == f"{section}.{line.partition(' =')[0]}"
-    assert problem in error.problem
-    assert expected in error.expected
-    assert str(error) == f"{error.key}: {error.problem}; expected {error.expected}"
+    refused_line(tmp_path, section, line, problem, expected)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from push.adapters import Adapter, AdapterBroken, OptionError
 from push.adapters.named import ADAPTERS
-from tests.gateway.configured import GOOD, WHSEC, push_of, read, refused, with_line
+from tests.gateway.configured import GOOD, WHSEC, push_of, read, refused, refused_line, with_line
 
 PUSH = "tenants.acme.push"
 BROKEN = "broke when it was given its options (ZeroDivisionError: division by zero)"
@@ -120,11 +120,7 @@ def test_an_error_never_shows_a_secret(tmp_path: Path, section: str, key: str, v
 def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
     tmp_path: Path, section: str, line: str, problem: str, expected: str
 ) -> None:
-    error = refused(tmp_path, with_line(section, line))
-    assert error.key == f"{section}.{line.partition(' =')[0]}"
-    assert problem in error.problem
-    assert expected in error.expected
-    assert str(error) == f"{error.key}: {error.problem}; expected {error.expected}"
+    refused_line(tmp_path, section, line, problem, expected)
 
 
 def test_an_old_signing_secret_needs_a_present_one(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from gateway.config import Address, Secret
-from tests.gateway.configured import GOOD, push_of, read, refused, with_line
+from tests.gateway.configured import GOOD, push_of, read, refused, refused_line, with_line
 
 PUSH, AUTH = "tenants.acme.push", "tenants.acme.auth"
 
@@ -146,11 +146,7 @@ def test_equal_secrets_are_equal_and_only_to_secrets() -> None:
 def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
     tmp_path: Path, section: str, line: str, problem: str, expected: str
 ) -> None:
-    error = refused(tmp_path, with_line(section, line))
-    assert error.key == f"{section}.{line.partition(' =')[0]}"
-    assert problem in error.problem
-    assert expected in error.expected
-    assert str(error) == f"{error.key}: {error.problem}; expected {error.expected}"
+    refused_line(tmp_path, section, line, problem, expected)
 
 
 @pytest.mark.parametrize(("title", "problem"), [("", "is empty"), ("x" * 65537, "is too long")])
