@@ -412,6 +412,17 @@ async def test_axe_finds_nothing_in_light_and_dark_at_every_size(tmp_path: Path)
                 assert await violations(page) == []
 
 
+async def test_nothing_moves_for_who_asked_for_less_motion(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        for wish, animation in (("no-preference", "rise"), ("reduce", "none")):
+            await page.emulate_media(reduced_motion=wish)  # type: ignore[arg-type]
+            await launcher(page).click()
+            panel = page.locator("ringback-chat .panel")
+            assert await panel.evaluate("(it) => getComputedStyle(it).animationName") == animation
+            await page.keyboard.press("Escape")
+
+
 async def violations(page: Page) -> list[str]:
     found: list[str] = await page.evaluate(
         "axe.run().then((r) => r.violations.flatMap((v) => "
