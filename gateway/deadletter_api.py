@@ -36,8 +36,9 @@ class DeadLetterCalls:
         wanted = Wanted(
             query.get("customer"),
             _cause(query.get("cause")),
-            _moment(query.get("since"), "since"),
-            _moment(query.get("until"), "until"),
+            *protocol.span(
+                _moment(query.get("since"), "since"), _moment(query.get("until"), "until")
+            ),
         )
         found = await self._letters.page(who.tenant, wanted, query.get("cursor"), limit + 1)
         told: dict[str, Any] = {"dead_letters": [_told(letter) for letter in found[:limit]]}
@@ -65,8 +66,10 @@ class DeadLetterCalls:
         wanted = Wanted(
             body.customer,
             _cause(body.cause),
-            body.since.timestamp() if body.since else None,
-            body.until.timestamp() if body.until else None,
+            *protocol.span(
+                body.since.timestamp() if body.since else None,
+                body.until.timestamp() if body.until else None,
+            ),
         )
         ranged = await self._letters.replay_range(who.tenant, wanted, body.cursor)
         told: dict[str, Any] = {"replay": {r.value: many for r, many in ranged.results.items()}}

@@ -788,6 +788,14 @@ def timestamp(seconds: float) -> str:
     return f"{_second(whole)}.{milli:03d}Z"
 
 
+def span(since: float | None, until: float | None) -> tuple[float | None, float | None]:
+    """Between which times lies what `timestamp` tells to be from `since` to `until`, both included
+    (all in seconds since the epoch): who asks by a time that was told finds what it was told of."""
+    first = None if since is None else since - 0.000_05
+    last = None if until is None else until + 0.000_95
+    return first, last
+
+
 def parse_timestamp(text: str) -> float:
     """Seconds since the epoch from an RFC 3339 time with a zone. Raises ValueError."""
     try:

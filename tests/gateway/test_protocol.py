@@ -881,6 +881,17 @@ def test_every_millisecond_survives_being_written_and_read(milliseconds: int) ->
     assert round(parse_timestamp(text) * 1000) == milliseconds
 
 
+@given(st.floats(0, 4e9))
+@example(1764108961.44996)
+def test_what_was_told_of_a_time_is_found_by_it(seconds: float) -> None:
+    told = parse_timestamp(timestamp(seconds))
+    first, last = protocol.span(told, told)
+    assert first is not None
+    assert last is not None
+    assert first - 1e-6 <= seconds <= last + 1e-6
+    assert protocol.span(None, None) == (None, None)
+
+
 def test_a_time_with_another_zone_is_the_same_moment() -> None:
     assert parse_timestamp("2026-11-24T10:00:00+01:00") == parse_timestamp("2026-11-24T09:00:00Z")
 

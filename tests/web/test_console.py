@@ -376,6 +376,8 @@ async def test_canned_replies_are_edited_and_kept(tmp_path: Path) -> None:
         await at.page.keyboard.press("Enter")
         await at.page.locator("#lines").fill("own: Mine, {name}.")
         await at.page.get_by_role("button", name="Save").click()
+        await expect(at.page.locator("#lines")).to_be_hidden()
+        await expect(at.page.locator("#draft")).to_be_focused()
         await at.page.keyboard.type("/own")
         await at.page.keyboard.press("Tab")
         await expect(at.page.locator("#draft")).to_have_value("Mine, Mira.")

@@ -1,5 +1,6 @@
 /** One conversation: its messages with their marks, its past on scrolling up, and the composer. */
 
+import { linked } from "../elements.js";
 import { $, ask, avatar, day, h, time } from "./dom.js";
 import { REPLIES, filled, fittingReplies, readReplies } from "./state.js";
 
@@ -287,15 +288,4 @@ export class ThreadView {
     if ((await ask($("editing"))) === "save") localStorage.setItem(LINES, $("lines").value);
     return this.focus();
   }
-}
-
-/** A text with its web addresses as links; everything else stays text. */
-function* linked(text) {
-  let at = 0;
-  for (const match of text.matchAll(/https?:\/\/[^\s<>"']+[^\s<>"'.,;:!?)\]]/g)) {
-    if (match.index > at) yield text.slice(at, match.index);
-    yield h("a", { href: match[0], target: "_blank", rel: "noopener noreferrer" }, match[0]);
-    at = match.index + match[0].length;
-  }
-  if (at < text.length) yield text.slice(at);
 }
