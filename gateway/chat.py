@@ -42,7 +42,7 @@ from storage import outcomes
 from storage.errors import Unavailable
 from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message, Outcome
 from storage.store import Needs, Store
-from storage.transaction import Transaction
+from storage.transaction import Mark, Transaction
 
 R = TypeVar("R")
 Change = tuple[Callable[[Transaction], R], Needs]
@@ -195,6 +195,8 @@ class Chat:
             "read_seq": c.read_seq,
             "unread": c.unread,
             "live": c.live,
+            "agents_acked_seq": c.agent_acked_seq,
+            "agents_read_seq": c.agent_read_seq,
             "resumed": joined.resumed,
             "limits": self.welcome_limits,
             "server_time": protocol.timestamp(self.clock()),
@@ -344,12 +346,15 @@ class Chat:
             session.acked = seq
 
     def _cut(self, tx: Transaction, c: Conversation, seq: int) -> Cut:
+        return self._mark(tx, c, seq).cut
+
+    def _mark(self, tx: Transaction, c: Conversation, seq: int) -> Mark:
         mark = tx.mark(c, seq)
         if mark is None:
             raise FrameError(
                 ErrorCode.BAD_FRAME, f"seq {seq} is beyond the newest message, {c.last_seq}"
             )
-        return mark.cut
+        return mark
 
     def _acknowledge(
         self, tx: Transaction, c: Conversation, cut: Cut, seq: int, session: CustomerSession
@@ -534,22 +539,38 @@ class Chat:
 
         return self._submit(change, Needs(keys=(key,)))
 
+    def agent_ack(self, key: Key, seq: int) -> Change[None]:
+        """An agent's client has everything up to `seq`: move the mark that agents share."""
+
+        def change(tx: Transaction) -> None:
+            self._agents_received(tx, _known(tx, key), seq)
+
+        return change, Needs(keys=(key,), mark=(key, seq))
+
     def agent_read(self, key: Key, seq: int) -> Change[None]:
-        """Move the agents' shared read mark."""
+        """Move the agents' shared read mark: an ack too."""
 
         def change(tx: Transaction) -> None:
             c = _known(tx, key)
             if seq <= c.agent_read_seq:
                 return
-            mark = tx.mark(c, seq)
-            if mark is None:
-                raise FrameError(
-                    ErrorCode.BAD_FRAME, f"seq {seq} is beyond the newest message, {c.last_seq}"
-                )
-            c = tx.put(replace(c, agent_read_seq=mark.cut.seq, agent_read_said=mark.said))
+            said = self._mark(tx, c, seq).said
+            c = self._agents_received(tx, c, seq)
+            before, c = c, tx.put(replace(c, agent_read_seq=seq, agent_read_said=said))
+            if said > before.agent_read_said:
+                tx.after_commit(lambda: self.tell.agents_marks(c))
             tx.after_commit(lambda: self.tell.inboxes(c))
 
         return change, Needs(keys=(key,), mark=(key, seq))
+
+    def _agents_received(self, tx: Transaction, c: Conversation, seq: int) -> Conversation:
+        if seq <= c.agent_acked_seq:
+            return c
+        said = self._mark(tx, c, seq).said
+        before, c = c, tx.put(replace(c, agent_acked_seq=seq, agent_acked_said=said))
+        if said > before.agent_acked_said:
+            tx.after_commit(lambda: self.tell.agents_marks(c))
+        return c
 
     async def open(self, session: AgentSession, frame: protocol.Open) -> None:
         """Answer with the conversation as it is, then follow it without a gap."""

@@ -139,7 +139,7 @@ class CustomerClient:
         self.welcome: Welcome | None = None
         """How the newest session began."""
         self.status: Status | None = None
-        """What the server last told: unread, read_seq, badge_seq, live."""
+        """What the server last told: unread, live, read_seq, badge_seq, the agents' marks."""
         self._link = Link(
             url,
             token,
@@ -336,6 +336,8 @@ class CustomerClient:
             unread=welcome.unread,
             live=welcome.live,
             badge_seq=badge_seq,
+            agents_acked_seq=welcome.agents_acked_seq,
+            agents_read_seq=welcome.agents_read_seq,
         )
         self._reload_ref = None
         if not same:
@@ -541,8 +543,14 @@ class AgentClient:
             frame["data"] = dict(data)
         return understood(await self._link.ask(frame, is_send=True), AgentSent)
 
+    async def ack(self, customer: str, seq: int) -> None:
+        """This desk has everything of the customer's up to `seq`: they are shown that it was
+        delivered. Nothing while away."""
+        self._link.note({"type": "ack", "customer": customer, "seq": seq}, customer)
+        await self._link.written()
+
     async def read(self, customer: str, seq: int) -> None:
-        """Move the agents' shared read mark; nothing while away."""
+        """Move the agents' shared read mark, and so ack; nothing while away."""
         self._link.note({"type": "read", "customer": customer, "seq": seq}, customer)
         await self._link.written()
 

@@ -128,6 +128,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool
     limits: Limits
     server_time: str
+    agents_acked_seq: int = 0
+    agents_read_seq: int = 0
 
 
 class AgentWelcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,13 +143,18 @@ class AgentWelcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the conversation stands, as last told. `badge_seq` is None until a `status` came."""
+    """Where the conversation stands, as last told. `badge_seq` is None until a `status` came.
+
+    A message of one's own is delivered up to `agents_acked_seq`, read up to `agents_read_seq`.
+    """
 
     seq: int
     read_seq: int
     unread: int
     live: bool
     badge_seq: int | None = None
+    agents_acked_seq: int = 0
+    agents_read_seq: int = 0
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):

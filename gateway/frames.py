@@ -97,6 +97,8 @@ def facts(conversation: Conversation) -> dict[str, Any]:
         "unread": conversation.unread,
         "badge_seq": conversation.badge_seq,
         "live": conversation.live,
+        "agents_acked_seq": conversation.agent_acked_seq,
+        "agents_read_seq": conversation.agent_read_seq,
     }
 
 

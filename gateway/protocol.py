@@ -373,8 +373,16 @@ class AgentSend(Struct, frozen=True, kw_only=True, tag_field="type", tag="send")
     data: Data | None = None
 
 
+class AgentAck(Struct, frozen=True, kw_only=True, tag_field="type", tag="ack"):
+    """An agent's client has everything of `customer`'s conversation up to `seq`."""
+
+    ref: Ref | None = None
+    customer: Id
+    seq: Seq
+
+
 class AgentRead(Struct, frozen=True, kw_only=True, tag_field="type", tag="read"):
-    """Moves the agents' shared read mark."""
+    """Moves the agents' shared read mark. Implies `ack`."""
 
     ref: Ref | None = None
     customer: Id
@@ -425,6 +433,7 @@ AgentFrame = (
     | Open
     | Close
     | AgentSend
+    | AgentAck
     | AgentRead
     | AgentTyping
     | AgentHistory
@@ -545,6 +554,8 @@ class Welcome(TypedDict):
     read_seq: int
     unread: int
     live: bool
+    agents_acked_seq: int
+    agents_read_seq: int
     resumed: bool
     limits: Mapping[str, int | float]
     server_time: str
@@ -591,7 +602,7 @@ class AgentTypingNotice(TypingNotice):
 
 
 class Status(TypedDict):
-    """Where the conversation stands, after a change of read mark, unread or live."""
+    """Where the conversation stands, after a change of `live` or of somebody's marks."""
 
     type: Literal["status"]
     seq: int
@@ -599,6 +610,8 @@ class Status(TypedDict):
     unread: int
     badge_seq: int
     live: bool
+    agents_acked_seq: int
+    agents_read_seq: int
 
 
 class HistoryPage(TypedDict):

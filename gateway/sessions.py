@@ -311,6 +311,8 @@ class Sessions:
             case protocol.AgentSend():
                 key = Key(session.tenant, frame.customer)
                 return chat.send(_posting(session, key, frame), session)
+            case protocol.AgentAck():
+                return chat.agent_ack(Key(session.tenant, frame.customer), frame.seq)
             case protocol.AgentRead():
                 return chat.agent_read(Key(session.tenant, frame.customer), frame.seq)
             case protocol.AgentTyping():

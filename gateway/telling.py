@@ -106,6 +106,12 @@ class Telling:
         self._hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
         self.inboxes(c)
 
+    def agents_marks(self, c: Conversation) -> None:
+        """Tell the customer's sessions how far the agents are, once for a commit: its last."""
+        now = self._peek(c.key) or c
+        if (now.agent_acked_said, now.agent_read_said) == (c.agent_acked_said, c.agent_read_said):
+            self._hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
+
     def read(self, before: Conversation, c: Conversation) -> None:
         """Tell how far the customer has read."""
         self.status(c)

@@ -120,6 +120,8 @@ class _Row(NamedTuple):
     acked_ord: int
     read_seq: int
     read_ord: int
+    agent_acked_seq: int
+    agent_acked_said: int
     agent_read_seq: int
     agent_read_said: int
     newest_counted_seq: int
@@ -307,7 +309,7 @@ def _conversation(db: sqlite3.Connection, c: _Row, now: float, report: _Report) 
     of_it = "WHERE conversation = ? ORDER BY"
     spans = list(_select(db, _Span, "outcomes", f"{of_it} lo_seq", c.id))
     devices = list(_select(db, _Device, "devices", f"{of_it} id", c.id))
-    places = {c.last_seq, c.acked_seq, c.read_seq, c.agent_read_seq}
+    places = {c.last_seq, c.acked_seq, c.read_seq, c.agent_acked_seq, c.agent_read_seq}
     places.update(*((span.lo_seq, span.hi_seq) for span in spans))
     places.update(*((device.covered_seq, device.ring_seq) for device in devices))
     messages = _select(db, _Message, "messages", f"{of_it} seq", c.id)
@@ -400,12 +402,16 @@ def _cursors(c: _Row, walk: _Walk, report: _Report) -> None:
         ("last_said", c.last_seq, c.last_said, walk.said),
         ("acked_ord", c.acked_seq, c.acked_ord, walk.ords),
         ("read_ord", c.read_seq, c.read_ord, walk.ords),
+        ("agent_acked_said", c.agent_acked_seq, c.agent_acked_said, walk.said),
         ("agent_read_said", c.agent_read_seq, c.agent_read_said, walk.said),
     ):
         if seq not in ranks:
             report(Rule.CURSOR, f"{name}: its cursor {seq} is at no message", c, seq=seq)
         elif rank != ranks[seq]:
             report(Rule.CURSOR, f"{name} is {rank}, counted {ranks[seq]}", c, seq=seq)
+    if (c.agent_acked_seq or 0) < c.agent_read_seq:
+        problem = f"agents have read up to {c.agent_read_seq}, received up to {c.agent_acked_seq}"
+        report(Rule.CURSOR, problem, c, seq=c.agent_read_seq)
     for name, told, counted in (
         ("unread", c.last_ord - c.read_ord, walk.unread),
         ("waiting", c.last_said - c.agent_read_said, walk.waiting),

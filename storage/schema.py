@@ -259,6 +259,17 @@ _DEAD_LETTERS = (
     "CREATE INDEX dead_letters_at ON dead_letters (at)",
 )
 
+_AGENTS_ACKED = (
+    """
+    ALTER TABLE conversations ADD COLUMN agent_acked_seq INTEGER
+    CHECK (agent_acked_seq BETWEEN agent_read_seq AND last_seq)
+    """,
+    "ALTER TABLE conversations ADD COLUMN agent_acked_said INTEGER NOT NULL DEFAULT 0",
+    "UPDATE conversations SET agent_acked_seq = agent_read_seq, agent_acked_said = agent_read_said",
+)
+"""What agents have read they have received. Until that is written the column is null: a check is
+judged of every row that is there as soon as it is added."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _CHAINED_EVENTS,
@@ -266,5 +277,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _WISHES,
     _SEALED_TOKENS,
     _DEAD_LETTERS,
+    _AGENTS_ACKED,
 )
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

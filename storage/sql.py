@@ -35,8 +35,9 @@ DEVICE = tuple(name for name in Device.__struct_fields__ if name != "lookup")
 WISHES = tuple(Wishes.__struct_fields__)
 CONVERSATION = (
     "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord", "last_said",
-    "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_read_seq", "agent_read_said",
-    "badge_seq", "push_due_at", "hold_from", "expires_at", "updated_at", "last_event",
+    "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_acked_seq", "agent_acked_said",
+    "agent_read_seq", "agent_read_said", "badge_seq", "push_due_at", "hold_from", "expires_at",
+    "updated_at", "last_event",
 )  # fmt: skip
 
 
@@ -106,9 +107,10 @@ DELETE_SPANS = """
 def conversation_row(c: Conversation) -> tuple[Any, ...]:
     return (
         c.id, c.tenant, c.customer, c.name, int(c.live), int(c.unanswered), c.last_seq,
-        c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord, c.agent_read_seq,
-        c.agent_read_said, c.badge_seq, c.push_due_at, c.hold_from, c.expires_at, c.updated_at,
-        c.last_event, c.newest_counted.seq if c.newest_counted else 0,
+        c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord,
+        c.agent_acked_seq, c.agent_acked_said, c.agent_read_seq, c.agent_read_said, c.badge_seq,
+        c.push_due_at, c.hold_from, c.expires_at, c.updated_at, c.last_event,
+        c.newest_counted.seq if c.newest_counted else 0,
     )  # fmt: skip
 
 

@@ -77,11 +77,12 @@ def conversation(db: sqlite3.Connection, id: int) -> list[Told]:
     """
     row = db.execute(
         "SELECT tenant, customer, acked_seq, read_seq, last_seq, acked_ord, read_ord, last_ord,"
-        " last_said, agent_read_seq, agent_read_said, push_due_at FROM conversations WHERE id = ?",
+        " last_said, agent_acked_seq, agent_acked_said, agent_read_seq, agent_read_said,"
+        " push_due_at FROM conversations WHERE id = ?",
         (id,),
     ).fetchone()
     tenant, customer, acked, read, last, acked_ord, read_ord, last_ord, said, *rest = row
-    agent_read, agent_read_said, due = rest
+    agent_acked, agent_acked_said, agent_read, agent_read_said, due = rest
     name = f"{tenant}/{customer}"
     messages = db.execute(
         "SELECT seq, ord, said, role, kind, id, text FROM messages"
@@ -107,6 +108,8 @@ def conversation(db: sqlite3.Connection, id: int) -> list[Told]:
     assert (acked_ord, read_ord, last_ord) == (ords[acked], ords[read], ords[last]), f"{name}: ords"
     assert last_ord - read_ord == sum(m.seq > read for m in told), f"{name}: unread (I5)"
     assert (said, agent_read_said) == (words[last], words[agent_read]), f"{name}: said"
+    assert agent_acked_said == words[agent_acked], f"{name}: said, up to what agents received"
+    assert agent_read <= agent_acked <= last, f"{name}: the agents' marks"
     if any(m.outcome == "pending" for m in told):
         (owing,) = db.execute(
             "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'"

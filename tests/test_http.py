@@ -231,6 +231,7 @@ async def test_status_is_the_same_for_the_customer_and_for_the_company(tmp_path:
     async with running(tmp_path, delivery=PATIENT) as it:
         _, mine = await it.call("GET", "/v1/me/status", Role.CUSTOMER, "c-42")
         nothing = {"unread": 0, "live": False, "in_chat": False, "seq": 0, "read_seq": 0}
+        nothing |= {"agents_acked_seq": 0, "agents_read_seq": 0}
         assert mine == nothing | {"badge_seq": 0}
         status, _ = await it.call("GET", "/v1/customers/c-42/status", Role.SERVICE)
         assert status == 404, "asking for the badge makes nobody known"

@@ -423,9 +423,11 @@ async def test_without_auto_ack_a_resume_acks_nothing_that_the_program_did_not(
 
 
 async def test_status_tells_what_the_server_last_told(server: Scripted) -> None:
-    async with customer(server, 3, {"unread": 3, "live": True}) as (client, socket):
+    told = {"unread": 3, "live": True, "agents_acked_seq": 2, "agents_read_seq": 1}
+    async with customer(server, 3, told) as (client, socket):
         assert client.status is not None
         assert (client.status.unread, client.status.live) == (3, True)
+        assert (client.status.agents_acked_seq, client.status.agents_read_seq) == (2, 1)
         await socket.say("status", seq=3, read_seq=2, unread=1, badge_seq=17, live=False)
         await client.wait_for(lambda frame: frame["type"] == "status")
         status = client.status
@@ -1193,8 +1195,10 @@ async def test_receipts_and_presence_can_be_waited_for_also_if_they_came_first(
             await client.wait_for(lambda frame: frame["type"] == "presence", 0, since=mark)
 
 
-async def test_agents_read_type_page_and_end(server: Scripted) -> None:
+async def test_agents_ack_read_type_page_and_end(server: Scripted) -> None:
     async with agent(server) as (client, socket):
+        await client.ack("c-42", 4)
+        assert await socket.take("ack") == {"type": "ack", "customer": "c-42", "seq": 4}
         await client.read("c-42", 3)
         assert await socket.take("read") == {"type": "read", "customer": "c-42", "seq": 3}
         await client.typing("c-42", False)
@@ -1247,7 +1251,13 @@ async def test_customer_and_agent_hold_a_conversation(tmp_path: Path) -> None:
         await desk.wait_for(lambda f: f["type"] == "receipt" and f["state"] == "read")
         answer = await app.send("where is my order?")
         assert (await desk.wait_for(lambda f: f["type"] == "message"))["seq"] == answer.seq
+        await desk.ack("c-42", answer.seq)
+        await app.wait_for(lambda f: f["type"] == "status" and f["agents_acked_seq"] == answer.seq)
+        assert app.status is not None
+        assert (app.status.agents_acked_seq, app.status.agents_read_seq) == (answer.seq, 0)
         await desk.read("c-42", answer.seq)
+        await app.wait_for(lambda f: f["type"] == "status" and f["agents_read_seq"] == answer.seq)
+        assert app.status.agents_read_seq == answer.seq
         await app.typing()
         await desk.wait_for(lambda f: f["type"] == "typing" and f["on"])
         page = await desk.inbox()

@@ -55,6 +55,8 @@ CONVERSATION = Conversation(
     acked_ord=3,
     read_seq=5,
     read_ord=1,
+    agent_acked_seq=6,
+    agent_acked_said=4,
     agent_read_seq=2,
     agent_read_said=2,
     badge_seq=17,
@@ -218,6 +220,8 @@ def test_the_status_is_computed_from_the_cursors() -> None:
         "unread": 3,
         "badge_seq": 17,
         "live": True,
+        "agents_acked_seq": 6,
+        "agents_read_seq": 2,
     }
     assert frames.status(CONVERSATION) == {"type": "status", **frames.facts(CONVERSATION)}
 

@@ -139,6 +139,7 @@ def test_each_customer_frame_decodes_to_its_own_type(raw: str, expected: object)
             frame("send", ref="r", customer="c", text="hi"),
             protocol.AgentSend(ref="r", customer="c", text="hi"),
         ),
+        (frame("ack", customer="c", seq=3), protocol.AgentAck(customer="c", seq=3)),
         (frame("read", customer="c", seq=3), protocol.AgentRead(customer="c", seq=3)),
         (frame("typing", customer="c", on=True), protocol.AgentTyping(customer="c", on=True)),
         (

@@ -51,6 +51,27 @@ FAULTS = (
         "            return tx.put(replace(c, push_due_at=None))\n",
     ),
     Fault(
+        "a customer's message is delivered when it was written to agents' sockets",
+        "gateway/chat.py",
+        "            changes = {",
+        '            changes = {"agent_acked_seq": c.last_seq + 1, ',
+        ("tests/test_marks.py",),
+    ),
+    Fault(
+        "what an agent acks late moves back how far another had acked",
+        "gateway/chat.py",
+        "        if seq <= c.agent_acked_seq:\n            return c\n",
+        "        if seq == c.agent_acked_seq:\n            return c\n",
+        ("tests/test_marks.py",),
+    ),
+    Fault(
+        "agents' marks of one commit are told one by one",
+        "gateway/telling.py",
+        "        now = self._peek(c.key) or c\n",
+        "        now = c\n",
+        ("tests/test_marks.py",),
+    ),
+    Fault(
         "no new look before a retry (rule 7)",
         "gateway/delivery.py",
         "    if ring.expired:\n        return Decision(Action.CANCEL, Reason.EXPIRED)\n",

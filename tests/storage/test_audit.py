@@ -36,6 +36,9 @@ async def _live(directory: Path) -> None:
         await it.register("anna", "phone-1", "t-1")
         anna = await it.customer("anna")
         await anna.ask("send", "sent", text=TEXT)
+        agent = await it.agent()
+        await agent.send("read", customer="anna", seq=1)
+        await anna.take("status", agents_read_seq=1)
         for _ in range(3):
             await it.write("anna", TEXT)
         await anna.take("message", seq=4)
@@ -137,7 +140,15 @@ SPAN = (
         (CONVERSATION.format("read_ord = 2"), Rule.CURSOR, "anna 2: read_ord is 2, counted 1"),
         (CONVERSATION.format("read_ord = 2"), Rule.UNREAD, "unread would be told as 1, counted 2"),
         (CONVERSATION.format("read_seq = 3"), Rule.UNREAD, "unread would be told as 2, counted 1"),
-        (CONVERSATION.format("last_said = 3"), Rule.UNREAD, "waiting would be told as 3"),
+        (CONVERSATION.format("last_said = 3"), Rule.UNREAD, "waiting would be told as 2"),
+        (CONVERSATION.format("agent_acked_seq = 0"), Rule.CURSOR, "read up to 1, received up to 0"),
+        (
+            CONVERSATION.format("agent_acked_seq = NULL"),
+            Rule.CURSOR,
+            "cursor None is at no message",
+        ),
+        (CONVERSATION.format("agent_acked_said = 0"), Rule.CURSOR, "is 0, counted 1"),
+        (CONVERSATION.format("agent_acked_seq = 5"), Rule.CURSOR, "its cursor 5 is at no message"),
         (CONVERSATION.format("last_seq = 3"), Rule.CURSOR, "last_seq is 3, the newest message 4"),
         (CONVERSATION.format("acked_seq = 8"), Rule.CURSOR, "its cursor 8 is at no message"),
         (CONVERSATION.format("newest_counted_seq = 2"), Rule.CURSOR, "is 2, counted 4"),

@@ -442,3 +442,21 @@ async def test_events_of_an_older_database_are_chained(path: Path) -> None:
             [(2, 2, 2)],
             [],
         ]
+
+
+async def test_what_agents_had_read_in_an_older_database_they_have_received(path: Path) -> None:
+    """Schema 7: the mark of what agents received begins at that of what they read."""
+    old = sqlite3.connect(path, isolation_level=None)
+    for statement in (statement for migration in MIGRATIONS[:6] for statement in migration):
+        old.execute(statement)
+    old.execute("PRAGMA user_version = 6")
+    for id, read, said in ((1, 0, 0), (2, 3, 2)):
+        old.execute(
+            "INSERT INTO conversations VALUES (?, 'acme', ?, NULL, 1, 0, 4, 1, 3, 0, 0, 0, 0, ?, ?,"
+            " 0, 0, NULL, NULL, NULL, 5.0, 0)",
+            (id, f"c-{id}", read, said),
+        )
+    old.close()
+    async with Database(path) as db:
+        marks = "agent_acked_seq, agent_acked_said, agent_read_seq, agent_read_said"
+        assert await db.read(f"SELECT {marks} FROM conversations") == [(0, 0, 0, 0), (3, 2, 3, 2)]

@@ -34,9 +34,9 @@ def conversation(db: sqlite3.Connection, id: int = 1, tenant: str = "acme", **fi
     names = [row[1] for row in db.execute("PRAGMA table_info(conversations)")]
     order = (
         "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord",
-        "last_said", "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_read_seq",
-        "agent_read_said", "badge_seq", "push_due_at", "hold_from", "expires_at", "updated_at",
-        "last_event", "newest_counted_seq",
+        "last_said", "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_acked_seq",
+        "agent_acked_said", "agent_read_seq", "agent_read_said", "badge_seq", "push_due_at",
+        "hold_from", "expires_at", "updated_at", "last_event", "newest_counted_seq",
     )  # fmt: skip
     assert sorted(names) == sorted(order)
     insert(db, "conversations", dict(zip(order, conversation_row(c), strict=True)))
@@ -125,7 +125,8 @@ def test_a_customer_has_one_conversation_per_tenant(db: sqlite3.Connection) -> N
             "INSERT INTO conversations SELECT 2, tenant, customer, name, live, unanswered,"
             " last_seq, last_ord, last_said, acked_seq, acked_ord, read_seq, read_ord,"
             " agent_read_seq, agent_read_said, badge_seq, newest_counted_seq, push_due_at,"
-            " hold_from, expires_at, updated_at, last_event FROM conversations"
+            " hold_from, expires_at, updated_at, last_event, agent_acked_seq, agent_acked_said"
+            " FROM conversations"
         )
 
 
@@ -137,6 +138,8 @@ def test_a_customer_has_one_conversation_per_tenant(db: sqlite3.Connection) -> N
         {"last_seq": 3, "last_ord": 1, "acked_seq": 3, "acked_ord": 2},
         {"last_seq": 3, "last_ord": 2, "acked_seq": 3, "acked_ord": 1, "read_ord": 2},
         {"last_seq": 3, "last_ord": 4},
+        {"last_seq": 3, "agent_acked_seq": 4},
+        {"last_seq": 3, "agent_acked_seq": 1, "agent_read_seq": 2},
     ],
 )
 def test_cursors_stay_in_their_order(db: sqlite3.Connection, cursors: dict[str, Any]) -> None:
