@@ -284,7 +284,10 @@ export class RingbackChat extends HTMLElement {
     const say = this.#labels;
     const again = () => {
       const button = element("button", { type: "button" }, [say.retry]);
-      button.addEventListener("click", () => this.#client?.start());
+      button.addEventListener("click", () => {
+        this.#client?.start();
+        this.#parts.text.focus();
+      });
       return button;
     };
     const shown = notice.childNodes.length > 0;

@@ -13,10 +13,11 @@ from typing import Any
 
 from playwright.async_api import Browser, Locator, Page, expect
 
+from gateway import auth
 from gateway.protocol import Role
 from tests.faults.process import process
 from tests.faults.proxy import proxy
-from tests.running import PATIENCE, PATIENT, QUICK, Running, backend, running
+from tests.running import PATIENCE, PATIENT, QUICK, Running, Wire, backend, running
 from tests.web.packages import packages
 from tests.web.pages import Site, Visit, chromium, site, visit
 
@@ -38,6 +39,7 @@ CONNECTED = """async () => {
     await new Promise((done) => client.on("phase", ({ phase }) => phase === "connected" && done()));
   }
 }"""  # the page's policy forbids the eval of wait_for_function
+CHAT = "document.querySelector('ringback-chat')"
 HOSTILE = (
     '<img src=x onerror="window.pwned=1">',
     "<script>window.pwned=1</script>",
@@ -267,11 +269,10 @@ async def test_signed_out_by_the_company_a_send_fails_visibly_and_may_be_retried
 async def test_signing_out_deregisters_the_device_and_leaves_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         page = await opened(stage)
-        chat = "document.querySelector('ringback-chat')"
-        await page.evaluate(f"{chat}.client.registerDevice('browser-token')")
+        await page.evaluate(f"{CHAT}.client.registerDevice('browser-token')")
         await write(page, "private")
         await expect(page.locator("li.own .mark")).to_have_text("Sent")
-        assert await page.evaluate(f"{chat}.signOut()") is True
+        assert await page.evaluate(f"{CHAT}.signOut()") is True
         status, told = await stage.it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
         assert (status, told) == (200, {"devices": []})
         await expect(texts(page)).to_have_count(0)
@@ -292,39 +293,66 @@ async def test_two_tabs_show_the_same_and_read_for_each_other(tmp_path: Path) ->
         await expect(texts(one)).to_have_text(["from one", "to both", "from two"])
 
 
-async def test_a_slow_network_delays_and_loses_nothing(tmp_path: Path) -> None:
-    async with scene(tmp_path) as stage:
-        page = await stage.visit.page()
-        slow = {"offline": False, "latency": 300, "downloadThroughput": 60_000}
+async def test_of_two_tabs_the_one_that_somebody_looks_at_counts(tmp_path: Path) -> None:
+    async with scene(tmp_path, delivery=QUICK) as stage:
+        await stage.it.register()
+        one, two = await opened(stage), await opened(stage)
+        await two.evaluate(HIDE, True)
+        agent = await stage.it.agent(open="c-42")
+        await agent.ask("send", "sent", customer="c-42", text="to both")
+        await expect(texts(two)).to_have_text(["to both"])
+        await stage.it.settled(1, "acked")
+        await one.evaluate(HIDE, True)
+        await agent.take("presence", in_chat=False)
+        await agent.ask("send", "sent", customer="c-42", text="Anybody there?")
+        assert (await stage.it.backend.take()).ring["seq"] == 2
+        await two.evaluate(HIDE, False)
+        assert (await stage.it.backend.take()).badge == 0
+        assert await one.evaluate(f"{CHAT}.unread") == 0
+
+
+async def test_a_slow_network_that_breaks_delays_and_neither_loses_nor_doubles(
+    tmp_path: Path,
+) -> None:
+    said = [f"{number}{' all work and no play' * 200}" for number in range(6)]
+    async with scene(tmp_path) as stage, proxy(stage.it.gateway.ports["chat"]) as line:
+        stage.site.attributes["url"] = f"ws://127.0.0.1:{line.port}/v1/chat"
+        page = await opened(stage)
         devtools = await stage.visit.context.new_cdp_session(page)
         await devtools.send("Network.enable")
-        await devtools.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": 60_000})
-        await page.reload()
-        await launcher(page).click()
-        for number in range(3):
-            await write(page, f"line {number}")
+        slow = {"offline": False, "latency": 300, "downloadThroughput": 4_000}
+        await devtools.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": 4_000})
+        for text in said[:3]:
+            await write(page, text)
+        await expect(page.locator("li.own .mark").last).to_have_text("Sending…")
+        line.close()
+        await expect(page.locator(".notice")).to_contain_text("No connection")
+        for text in said[3:]:
+            await write(page, text)
+        fair = slow | {"downloadThroughput": 200_000, "uploadThroughput": 200_000}
+        await devtools.send("Network.emulateNetworkConditions", fair)
         await expect(page.locator("li.own .mark").last).to_have_text("Sent")
-        await expect(texts(page)).to_have_text([f"line {number}" for number in range(3)])
+        await expect(texts(page)).to_have_text(said)
+        _, told = await stage.it.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
+        assert [message["text"] for message in told["messages"]] == said
 
 
 async def test_text_and_names_from_anybody_stay_text(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
-        stage.site.name = HOSTILE[0]
+        stage.site.name = stage.site.attributes["heading"] = HOSTILE[0]
         page = await opened(stage)
+        await expect(page.get_by_role("dialog", name=HOSTILE[0])).to_be_visible()
         for hostile in HOSTILE:
             await write(page, hostile)
-            await stage.it.write(text=hostile)
-        await expect(texts(page)).to_have_count(2 * len(HOSTILE))
-        agent = await stage.it.agent(open="c-42")
-        await agent.ask("send", "sent", customer="c-42", text="x", data={"html": HOSTILE[0]})
-        name = stage.it.token
-        hostile_name = await stage.it.raw("/v1/agent")
-        told = name(Role.AGENT, HOSTILE[0])
-        await hostile_name.send("hello", token=told)
-        await hostile_name.take("welcome")
-        await hostile_name.send("typing", customer="c-42", on=True)
-        await hostile_name.ask("send", "sent", customer="c-42", text="from a hostile agent")
-        await expect(texts(page)).to_have_count(2 * len(HOSTILE) + 2)
+            await expect(page.locator("li.own .mark").last).to_have_text("Sent")
+            await stage.it.write(text=hostile, title=hostile, data={"html": hostile})
+            agent = await named(stage.it, hostile)
+            await agent.send("typing", customer="c-42", on=True)
+            await expect(page.locator(".typing")).to_have_text(f"{hostile} is typing…")
+            told = {"customer": "c-42", "text": hostile, "data": {hostile: [hostile]}}
+            await agent.ask("send", "sent", **told)
+            await expect(page.locator("li .author").last).to_have_text(hostile)
+        await expect(texts(page)).to_have_text([text for text in HOSTILE for _ in range(3)])
         assert await page.evaluate("window.pwned") is None
         assert await page.locator("ringback-chat :is(img, script, b)").count() == 0
         links = await page.locator("ringback-chat li a").evaluate_all(
@@ -333,6 +361,15 @@ async def test_text_and_names_from_anybody_stay_text(tmp_path: Path) -> None:
         assert {tuple(link) for link in links} == {
             ("https:", "noopener noreferrer nofollow", "_blank")
         }
+
+
+async def named(it: Running, name: str) -> Wire:
+    """An agent of this name."""
+    wire = await it.raw("/v1/agent")
+    token = auth.issue(it.gateway.config, "acme", Role.AGENT, "a-1", name=name, ttl=600.0)
+    await wire.send("hello", token=token)
+    await wire.take("welcome")
+    return wire
 
 
 async def test_long_and_right_to_left_text_and_links_are_shown_as_they_are(tmp_path: Path) -> None:
@@ -383,6 +420,23 @@ async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
         await page.keyboard.type("line two")
         await page.keyboard.press("Enter")
         await expect(texts(page)).to_have_text(["line one\nline two"])
+        await expect(field(page)).to_be_focused()
+        await stage.it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        await expect(page.locator(".notice")).to_contain_text("You were signed out.")
+        await page.keyboard.type("line three")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("li.own .mark").last).to_have_text("Not sent")
+        await page.keyboard.press("Shift+Tab")
+        await expect(page.get_by_role("button", name="Delete")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(texts(page)).to_have_count(1)
+        await expect(field(page)).to_be_focused()
+        await page.keyboard.press("Shift+Tab")
+        await expect(page.get_by_role("region", name="Messages")).to_be_focused()
+        await page.keyboard.press("Shift+Tab")
+        await expect(page.get_by_role("button", name="Try again")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await connected(page)
         await expect(field(page)).to_be_focused()
         await page.keyboard.press("Escape")
         await expect(launcher(page)).to_be_focused()
