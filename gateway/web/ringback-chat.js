@@ -33,6 +33,8 @@ const LABELS = {
   sending: "Sending…",
   waiting: "Waiting for a connection",
   sent: "Sent",
+  delivered: "Delivered",
+  read: "Read",
   failed: "Not sent",
   retry: "Try again",
   discard: "Delete",
@@ -165,7 +167,7 @@ export class RingbackChat extends HTMLElement {
     on("pending", () => this.#render());
     on("reload", () => this.#render({ down: true }));
     on("older", () => this.#render());
-    on("status", () => this.#status());
+    on("status", () => this.#render());
     on("typing", (from) => this.#typing(from));
     on("phase", (told) => this.#phase(told));
     on("frame", () => this.#fill());
@@ -364,8 +366,7 @@ export class RingbackChat extends HTMLElement {
     if (!this.#parts) return;
     const { list, thread, greeting } = this.#parts;
     const height = thread.scrollHeight - thread.scrollTop;
-    const { messages = [], pending = [], connected } = this.#client ?? {};
-    const rows = rowsOf(messages, pending, connected);
+    const rows = this.#client ? rowsOf(this.#client) : [];
     greeting.hidden = rows.length > 0;
     const keys = new Set(rows.map((row) => row.key));
     for (const [key, { node }] of this.#rows) {
@@ -404,7 +405,7 @@ export class RingbackChat extends HTMLElement {
     return element("li", { class: "day" }, [element("span", {}, [text])]);
   }
 
-  #messageNode({ message, at, own, system, first, last, state }) {
+  #messageNode({ message, at, own, system, first, last, state, mark }) {
     const say = this.#labels;
     const name = own ? say.you : message.from.name ?? say.agent;
     const children = [];
@@ -417,17 +418,19 @@ export class RingbackChat extends HTMLElement {
       const time = element("time", { datetime: at.toISOString() }, [
         this.#format(at, { hour: "numeric", minute: "2-digit" }),
       ]);
-      children.push(element("span", { class: "about" }, [time, ...this.#mark(message, own, state)]));
+      children.push(element("span", { class: "about" }, [time, ...this.#mark(message, state, mark)]));
     }
     const kind = system ? "system" : own ? "own" : "other";
-    const classes = [kind, first && "first", last && "last", state].filter(Boolean).join(" ");
+    const classes = [kind, first && "first", last && "last", state ?? mark].filter(Boolean).join(" ");
     return element("li", { class: classes }, children);
   }
 
-  #mark(message, own, state) {
+  #mark(message, state, mark) {
     const say = this.#labels;
-    if (!own) return [];
-    if (!state) return [element("span", { class: "mark" }, [say.sent]), icon("check")];
+    if (mark) {
+      return [element("span", { class: "mark" }, [say[mark]]), icon(mark === "sent" ? "check" : "checks")];
+    }
+    if (!state) return [];
     if (state === "waiting") {
       return [element("span", { class: "mark" }, [this.#client.connected ? say.sending : say.waiting])];
     }
@@ -472,7 +475,7 @@ export class RingbackChat extends HTMLElement {
 }
 
 /** What the thread shows, in order: days, messages, what is not confirmed. */
-function rowsOf(messages, pending, connected) {
+function rowsOf({ messages, pending, connected, status }) {
   const entries = [
     ...messages.map((message) => ({ message, key: `m${message.seq}`, at: new Date(message.at) })),
     ...pending.map((message) => ({
@@ -495,9 +498,16 @@ function rowsOf(messages, pending, connected) {
     previous = entry;
   }
   for (const row of rows) {
-    row.look ??= `${row.first} ${row.last} ${row.state} ${row.state === "waiting" && connected}`;
+    const { first, last, state } = row;
+    if (row.own && last && !state) row.mark = markOf(row.message.seq, status);
+    row.look ??= `${first} ${last} ${state} ${state === "waiting" && connected} ${row.mark}`;
   }
   return rows;
+}
+
+/** How far the customer's own message came, as agents' clients said. */
+function markOf(seq, status) {
+  return seq <= status?.agentsReadSeq ? "read" : seq <= status?.agentsAckedSeq ? "delivered" : "sent";
 }
 
 function follows(previous, { author, at }) {

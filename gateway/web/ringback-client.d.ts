@@ -38,6 +38,10 @@ export interface Status {
   unread: number;
   live: boolean;
   badgeSeq: number | null;
+  /** agents' clients have everything up to it: one's own messages up to there are delivered */
+  agentsAckedSeq: number;
+  /** agents have read up to it */
+  agentsReadSeq: number;
 }
 
 export interface Sent {

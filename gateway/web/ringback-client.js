@@ -332,10 +332,8 @@ export class RingbackClient {
   #welcomed(welcome) {
     if (welcome.epoch !== this.#timeline.epoch) this.#read = 0;
     this.#customer = welcome.customer;
-    this.status = {
-      seq: welcome.seq, readSeq: welcome.read_seq, unread: welcome.unread, live: welcome.live,
-      badgeSeq: welcome.epoch === this.#timeline.epoch ? this.status?.badgeSeq ?? null : null,
-    };
+    const badge = welcome.epoch === this.#timeline.epoch ? this.status?.badgeSeq ?? null : null;
+    this.status = statusOf(welcome, badge);
     this.#pageRef = null;
     if (this.#read > welcome.read_seq) this.#connection.note({ type: "read", seq: this.#read });
     this.#read = Math.max(this.#read, welcome.read_seq);
@@ -370,10 +368,7 @@ export class RingbackClient {
 
   #told(frame) {
     this.#read = Math.max(this.#read, frame.read_seq);
-    this.status = {
-      seq: frame.seq, readSeq: frame.read_seq, unread: frame.unread, live: frame.live,
-      badgeSeq: frame.badge_seq,
-    };
+    this.status = statusOf(frame, frame.badge_seq);
     this.#emit("status", this.status);
   }
 
@@ -539,4 +534,12 @@ function readJson(storage, key) {
   } catch {
     return null;
   }
+}
+
+/** What `welcome` and `status` tell alike; an older gateway tells nothing of the agents' marks. */
+function statusOf(told, badgeSeq) {
+  return {
+    seq: told.seq, readSeq: told.read_seq, unread: told.unread, live: told.live, badgeSeq,
+    agentsAckedSeq: told.agents_acked_seq ?? 0, agentsReadSeq: told.agents_read_seq ?? 0,
+  };
 }

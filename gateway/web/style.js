@@ -93,6 +93,7 @@ li.day, li.system { align-self: center; align-items: center; max-width: 92%; mar
 .text a { color: inherit; text-underline-offset: 2px; }
 .about { display: flex; flex-wrap: wrap; align-items: center; gap: 0 6px; margin: 3px 6px 0; font-size: 12px; color: var(--muted); }
 .about svg { width: 14px; height: 14px; margin-inline-start: -3px; }
+.read svg { color: var(--accent); }
 .failed .mark { color: var(--alarm); font-weight: 600; }
 .about button { min-width: 24px; min-height: 24px; padding: 0 2px; color: var(--text); text-decoration: underline; text-underline-offset: 2px; }
 .typing { min-height: 26px; display: flex; align-items: center; gap: 8px; padding: 4px 2px 0; font-size: 13px; color: var(--muted); }

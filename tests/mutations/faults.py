@@ -65,6 +65,20 @@ FAULTS = (
         ("tests/test_marks.py",),
     ),
     Fault(
+        "the widget shows as delivered what was only sent",
+        "gateway/web/ringback-chat.js",
+        'seq <= status?.agentsAckedSeq ? "delivered" : "sent"',
+        '"delivered"',
+        ("tests/web/test_marks.py",),
+    ),
+    Fault(
+        "the console acknowledges each message for itself",
+        "gateway/web/console/main.js",
+        "    this.#acking ??= setTimeout(() => this.#acknowledge(), ACK_WITHIN);\n",
+        "    this.#acknowledge();\n",
+        ("tests/web/test_marks.py",),
+    ),
+    Fault(
         "agents' marks of one commit are told one by one",
         "gateway/telling.py",
         "        now = self._peek(c.key) or c\n",

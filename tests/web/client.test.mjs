@@ -74,6 +74,18 @@ test("messages are acknowledged at once, and read while somebody looks", async (
   assert.equal(it.unread, 0);
 });
 
+test("how far the agents are is told as the server last told it, and survives what is counted here", async () => {
+  const world = new World();
+  const { it } = await world.started({}, { agents_acked_seq: 2, agents_read_seq: 1 });
+  assert.deepEqual([it.status.agentsAckedSeq, it.status.agentsReadSeq], [2, 1]);
+  const told = { type: "status", seq: 3, read_seq: 0, unread: 0, badge_seq: 1, live: true };
+  await world.says({ ...told, agents_acked_seq: 3, agents_read_seq: 2 });
+  await world.says(messageFrame(1));
+  assert.deepEqual([it.status.agentsAckedSeq, it.status.agentsReadSeq], [3, 2]);
+  await world.says(told); // by an older gateway
+  assert.deepEqual([it.status.agentsAckedSeq, it.status.agentsReadSeq], [0, 0]);
+});
+
 test("a hidden page is background: acknowledged, not read, counted as unread", async () => {
   const world = new World();
   const { it } = await world.started();

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  Inbox, Kept, REPLIES, Thread, ago, filled, fittingReplies, isNews, isUnanswered, neighbour,
+  Acks, Inbox, Kept, REPLIES, Thread, ago, filled, fittingReplies, isNews, isUnanswered, neighbour,
   ordered, readReplies,
 } from "../../gateway/web/console/state.js";
 
@@ -67,6 +67,31 @@ test("going on goes round, and begins at the first", () => {
   assert.equal(neighbour(entries, "a", -1), "c");
   assert.equal(neighbour(entries, "elsewhere", 1), "a");
   assert.equal(neighbour([], "a", 1), null);
+});
+
+// What is acknowledged
+
+test("of many messages that came together one is acknowledged for each customer, once", () => {
+  const acks = new Acks();
+  for (const seq of [1, 2, 3]) acks.received(entry("c-1", { seq, waiting: seq }));
+  acks.received(entry("c-2", { seq: 7, waiting: 1 }));
+  assert.deepEqual(acks.take(), [{ customer: "c-1", seq: 3 }, { customer: "c-2", seq: 7 }]);
+  acks.received(entry("c-1", { seq: 3, waiting: 3 }));
+  assert.deepEqual(acks.take(), []);
+  acks.received(entry("c-1", { seq: 4, waiting: 4 }));
+  assert.deepEqual(acks.take(), [{ customer: "c-1", seq: 4 }]);
+});
+
+test("what agents have read needs no ack", () => {
+  const acks = new Acks();
+  acks.received(entry("c-1", { seq: 1, waiting: 0 }));
+  acks.received(entry("c-2", { seq: 2, waiting: 1 }));
+  acks.read("c-2", 2);
+  acks.received(entry("c-3", { seq: 2, waiting: 1 }));
+  acks.read("c-3", 1);
+  assert.deepEqual(acks.take(), [{ customer: "c-3", seq: 2 }]);
+  acks.received(entry("c-2", { seq: 2, waiting: 1 }));
+  assert.deepEqual(acks.take(), []);
 });
 
 // Threads

@@ -173,7 +173,7 @@ async def test_the_inbox_has_the_unanswered_first_and_its_filters(tmp_path: Path
             await customer(it, sub, name=f"N {sub}")
             await expect(at.row(sub)).to_be_visible()
         agent = await it.agent(open="c-1")
-        await agent.ask("send", "sent", customer="c-1", text="answered")
+        await agent.ask("send", "sent", customer="c-1", text="At once")
         names = at.page.locator("#list .name")
         await expect(names).to_have_text(["N c-2", "N c-3", "N c-1"])
         await agent.ask("open", "conversation", customer="c-3")

@@ -9,11 +9,12 @@ import { $, ask } from "./dom.js";
 import { InboxView } from "./inbox.js";
 import { listenForKeys } from "./keys.js";
 import { Panel } from "./panel.js";
-import { Inbox, Kept, RECENT, Thread, isNews, isUnanswered, neighbour } from "./state.js";
+import { Acks, Inbox, Kept, RECENT, Thread, isNews, isUnanswered, neighbour } from "./state.js";
 import { ThreadView } from "./thread.js";
 
 const TOKEN = "ringback console token";
 const PAGE = 100; // conversations a page
+const ACK_WITHIN = 200; // ms in which what came is acknowledged together
 const UNTOLD = 10; // messages whose outcome is asked for when a thread is opened
 const TITLE = document.title;
 const ENDED = {
@@ -26,6 +27,8 @@ const ENDED = {
 
 class Console {
   #inbox = new Inbox();
+  #acks = new Acks();
+  #acking = null; // the timer
   #threads = new Map(); // customer -> Thread, the one used last at the end
   #cursors = new Map(); // filter -> cursor of its next page; null when there is none
   #fresh = new Set(); // customers whose thread is followed on this very socket
@@ -134,6 +137,7 @@ class Console {
 
   #welcome() {
     this.#cursors.clear();
+    this.#acks = new Acks(); // what the last socket was told may have been lost with it
     this.inbox.loading = true;
     for (const filter of ["unanswered", "live", "all"]) this.#page(filter);
     if (this.#selected) this.#open(this.#selected);
@@ -144,7 +148,7 @@ class Console {
     switch (frame.type) {
       case "inbox":
         this.#cursors.set(request.frame.filter, frame.cursor ?? null);
-        for (const entry of frame.conversations) this.#inbox.put(entry);
+        for (const entry of frame.conversations) this.#put(entry);
         this.inbox.loading = false;
         this.#showInbox();
         break;
@@ -177,8 +181,20 @@ class Console {
     }
   }
 
+  #put(entry) {
+    this.#acks.received(entry);
+    this.#acking ??= setTimeout(() => this.#acknowledge(), ACK_WITHIN);
+    return this.#inbox.put(entry);
+  }
+
+  /** Tell that the customers' messages are here: they are shown it as delivered. */
+  #acknowledge() {
+    this.#acking = null;
+    for (const { customer, seq } of this.#acks.take()) this.#note("ack", { seq }, customer);
+  }
+
   #updated(entry) {
-    const before = this.#inbox.put(entry);
+    const before = this.#put(entry);
     const thread = this.#threads.get(entry.customer);
     if (thread) {
       const { live, in_chat, unread } = entry;
@@ -207,8 +223,7 @@ class Console {
     }
   }
 
-  #note(type, fields) {
-    const customer = this.#selected;
+  #note(type, fields, customer = this.#selected) {
     this.#connection.note({ type, customer, ...fields }, customer);
   }
 
@@ -276,6 +291,7 @@ class Console {
     const waiting = this.#inbox.get(this.#selected)?.waiting;
     if (!thread?.newest || !waiting || !document.hasFocus() || !this.thread.atEnd) return;
     this.#note("read", { seq: thread.newest });
+    this.#acks.read(this.#selected, thread.newest);
   }
 
   // Sending

@@ -58,6 +58,36 @@ export class Inbox {
   }
 }
 
+/** Which messages of customers came here and are yet to be acknowledged: for each only the newest. */
+export class Acks {
+  #told = new Map(); // customer -> seq
+  #due = new Map();
+
+  /** Take an entry. One whose messages agents have all read has none to acknowledge. */
+  received({ customer, seq, waiting }) {
+    if (waiting && this.#raise(customer, seq)) this.#due.set(customer, seq);
+  }
+
+  /** A read that is told says that it was received, too. */
+  read(customer, seq) {
+    this.#raise(customer, seq);
+    if (this.#due.get(customer) <= seq) this.#due.delete(customer);
+  }
+
+  /** [{customer, seq}] to acknowledge now. */
+  take() {
+    const due = [...this.#due].map(([customer, seq]) => ({ customer, seq }));
+    this.#due.clear();
+    return due;
+  }
+
+  #raise(customer, seq) {
+    if (seq <= (this.#told.get(customer) ?? 0)) return false;
+    this.#told.set(customer, seq);
+    return true;
+  }
+}
+
 /** The neighbour of `customer` in a list, `step` further; the first one if it is not in there. */
 export function neighbour(entries, customer, step) {
   if (entries.length === 0) return null;
