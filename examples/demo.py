@@ -7,7 +7,7 @@ the timeline are in `examples/stage.py`; the backend is `ringback backend`.
 
 `make demo ARGS=--serve` leaves everything running afterwards, with everyday timeouts, to try by
 hand; `--web` serves a page to play with instead (`examples/webdemo.py`). Exit code: 0 if all was as
-it should be, 1 with one clear line if not.
+it should be, 1 with one clear line if not, 130 if it was ended before.
 """
 
 from __future__ import annotations
@@ -464,7 +464,7 @@ def run() -> int:
     except FAILURES as error:
         Timeline().failed(f"{type(error).__name__}: {error}")
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
+        return 0 if arguments.web or arguments.serve else 130  # those run until somebody ends them
     else:
         return 0
     return 1

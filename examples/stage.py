@@ -465,9 +465,11 @@ class Stage:
     async def __aexit__(self, *_: object) -> None:
         await self._exit.aclose()
 
-    def token(self, role: Role, sub: str, name: str | None = None) -> str:
+    def token(
+        self, role: Role, sub: str, name: str | None = None, lasts: float = 12 * 3600.0
+    ) -> str:
         """What the company's own server gives to its users: a JWT signed with its secret."""
-        return auth.issue(self.config, TENANT, role, sub, name=name, ttl=12 * 3600.0)
+        return auth.issue(self.config, TENANT, role, sub, name=name, ttl=lasts)
 
     async def call(
         self, method: str, path: str, token: str, body: object, headers: Mapping[str, str] = {}

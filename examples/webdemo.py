@@ -44,8 +44,9 @@ PEOPLE: Final[Mapping[str, tuple[Role, str, str]]] = {
 class WebDemo:
     """The page's server. It changes the stage only by the page's switches."""
 
-    def __init__(self, stage: Stage, port: int) -> None:
+    def __init__(self, stage: Stage, port: int, token_lasts: float) -> None:
         self._stage = stage
+        self._token_lasts = token_lasts
         self._names = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self._on = dict.fromkeys(("airplane", "killed", "broken"), False)
         self._turning = asyncio.Lock()
@@ -128,7 +129,7 @@ class WebDemo:
         who = PEOPLE.get(request.query.get("role", ""))
         if who is None:
             raise web.HTTPBadRequest(text="role: give customer or agent\n")
-        return web.json_response({"token": self._stage.token(*who)})
+        return web.json_response({"token": self._stage.token(*who, self._token_lasts)})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -201,15 +202,17 @@ def _decisions(told: Told) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def opened(show: Timeline, port: int = 0) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
+async def opened(
+    show: Timeline, port: int = 0, token_lasts: float = 600.0
+) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
     """Everything runs: the page's address, and what ends only if something went wrong.
 
-    `port` 0 takes a free one.
+    `port` 0 takes a free one. `token_lasts` in seconds: the page renews its tokens by itself.
     """
     port = port or free_ports(1)[0]
     origins = (f"http://127.0.0.1:{port}", f"http://localhost:{port}")
     async with Stage(show, DELAYS, origins) as stage:
-        demo = WebDemo(stage, port)
+        demo = WebDemo(stage, port, token_lasts)
         runner = web.AppRunner(demo.application(), access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         looking = asyncio.create_task(demo.look())

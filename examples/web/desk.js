@@ -35,7 +35,7 @@ export function desk(places, at) {
     },
     onFrame: heard,
     onChange: (phase) => {
-      if (phase === "waiting") at("presence").textContent = "The gateway is away; Ann’s desk waits for it.";
+      if (phase === "waiting") presence(false, "The gateway is away; Ann’s desk waits for it.");
     },
   });
 
@@ -54,7 +54,7 @@ export function desk(places, at) {
       render();
     } catch {
       // She has not connected yet: an inbox_update will say when; or the socket was lost.
-      if (connection.connected) at("presence").textContent = "Alice has not opened her app yet.";
+      if (connection.connected) presence(false, "Alice has not opened her app yet.");
     }
   }
 
@@ -83,8 +83,8 @@ export function desk(places, at) {
     message.reason = reason;
   }
 
-  function presence(inChat) {
-    at("presence").textContent = inChat ? "Alice is in chat" : "Alice is not in chat";
+  function presence(inChat, words = inChat ? "Alice is in chat" : "Alice is not in chat") {
+    at("presence").textContent = words;
     at("presence").classList.toggle("here", inChat);
   }
 

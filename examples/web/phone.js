@@ -3,12 +3,13 @@
 import "/web/ringback-chat.js";
 
 const DEVICE_TOKEN = "alices-device-token";
+const NOTES = 4; // at most, on a screen
 const at = (id) => document.getElementById(id);
 
 export class Phone {
   #chat;
-  #came = 0; // how many of the backend's rings have reached the phone
-  #notes = [];
+  #came = null; // how many of the backend's rings have reached the phone
+  #notes = []; // the newest first
 
   constructor(places) {
     const attributes = {
@@ -33,8 +34,9 @@ export class Phone {
   /** What has become so: the rings that the backend passed on, and whether they can arrive. */
   take({ airplane, rings, ringsBefore }) {
     at("signal").textContent = airplane ? "✈ no network" : "5G";
-    if (airplane) return;
     const all = ringsBefore + rings.length;
+    this.#came ??= all; // the page was opened, and so was the app: those are of before
+    if (airplane) return;
     const fresh = rings.slice(Math.max(0, this.#came - ringsBefore));
     this.#came = all;
     for (const ring of fresh) this.#ring(ring);
@@ -48,7 +50,7 @@ export class Phone {
     this.#setBadge(badge);
     if (badge === 0) this.#notes = [];
     if (text !== null && !this.#looking) {
-      this.#notes.unshift({ text, badge });
+      this.#notes = [this.#note({ text, badge }), ...this.#notes].slice(0, NOTES);
       at("rang").textContent = `The phone rings: ${text}. ${badge} unread.`;
     }
     this.#show();
@@ -63,6 +65,7 @@ export class Phone {
   #open() {
     at("background").checked = at("locked").checked = false;
     this.#look();
+    this.#chat.shadowRoot.querySelector("textarea").focus(); // what was pressed is gone
   }
 
   /** As the app is told by its system: shown, hidden, or suspended, which ends its connection. */
@@ -79,10 +82,13 @@ export class Phone {
     this.#show();
   }
 
+  /** The notes that stay are not touched: one may have the focus. */
   #show() {
-    for (const list of document.querySelectorAll("[data-notes]")) {
-      list.replaceChildren(...this.#notes.slice(0, 4).map((ring) => this.#note(ring)));
-    }
+    for (const note of document.querySelectorAll(".note")) if (!this.#notes.includes(note)) note.remove();
+    const list = document.querySelector(".screen:not([hidden]) > .notes");
+    this.#notes.forEach((note, i) => {
+      if (list && list.children[i] !== note) list.insertBefore(note, list.children[i] ?? null);
+    });
   }
 
   #note({ text, badge }) {

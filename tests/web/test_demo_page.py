@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, Route, WebSocket, expect
 
 from examples import webdemo
 from examples.stage import Timeline
@@ -17,11 +18,15 @@ HOSTILE = '<img src=x onerror="window.pwned=1">'
 
 
 @asynccontextmanager
-async def played(width: int = 1440) -> AsyncIterator[Page]:
+async def played(width: int = 1440, token_lasts: float = 600.0) -> AsyncIterator[Page]:
     """The page, once Alice's app has registered; at the end nothing was complained of."""
     complaints: list[str] = []
-    async with webdemo.opened(Timeline()) as (url, looking), chromium() as browser:
-        page = await browser.new_page(viewport={"width": width, "height": 900})
+    async with (
+        webdemo.opened(Timeline(), token_lasts=token_lasts) as (url, looking),
+        chromium() as browser,
+    ):
+        context = await browser.new_context(viewport={"width": width, "height": 900})
+        page = await context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
@@ -58,10 +63,117 @@ async def ask(page: Page, text: str) -> None:
 async def turn(page: Page, name: str, *, on: bool) -> None:
     """Turn a switch by keyboard, and wait until it has had its effect."""
     switch = page.get_by_label(name)
-    await switch.focus()
+    await reach(page, switch)
     await page.keyboard.press("Space")
     await expect(switch).to_be_enabled()
     await expect(switch).to_be_checked(checked=on)
+    await expect(switch).to_be_focused()
+
+
+async def reach(page: Page, it: Locator) -> None:
+    """With the Tab key alone."""
+    for _ in range(25):
+        if await it.evaluate("(it) => it.matches(':focus')"):
+            return
+        await page.keyboard.press("Tab")
+    raise AssertionError(f"Tab does not lead to {it}")
+
+
+async def test_every_step_goes_by_keyboard() -> None:
+    async with played() as page:
+        alice = page.locator("ringback-chat textarea")
+        ann = page.get_by_label("Message to Alice")
+        marks = page.locator("#thread small")
+        note = page.locator("#lock-screen .note")
+        await reach(page, alice)
+        await page.keyboard.type("Where is it?")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#thread p")).to_have_text(["Where is it?"])
+        await reach(page, page.get_by_role("button", name="Your parcel left Hamburg today."))
+        await page.keyboard.press("Enter")
+        await expect(marks).to_have_text(["read"])
+
+        await turn(page, "Background", on=True)
+        await reach(page, ann)
+        await page.keyboard.type("In the background.")
+        await page.keyboard.press("Enter")
+        await reach(page, page.get_by_role("button", name="Open Acme, 1 unread"))
+        await page.keyboard.press("Enter")
+        await expect(alice).to_be_focused()
+        await expect(marks).to_have_text(["read", "read"])
+
+        await turn(page, "Lock phone", on=True)
+        await expect(page.locator("#presence")).to_have_text("Alice is not in chat")
+        await reach(page, page.get_by_role("button", name="Unlock"))
+        await page.keyboard.press("Enter")
+        await expect(alice).to_be_focused()
+        await expect(page.locator("#presence")).to_have_text("Alice is in chat")
+
+        await turn(page, "Lock phone", on=True)
+        await expect(page.locator("#presence")).to_have_text("Alice is not in chat")
+        await reach(page, ann)
+        await page.keyboard.type("Locked.")
+        await page.keyboard.press("Enter")
+        await expect(note).to_contain_text(["Locked."])
+        await reach(page, note)
+        await page.evaluate("document.getElementById('canned').firstChild.click()")
+        await expect(note).to_contain_text(["Hello Alice", "Locked."])
+        await expect(note.last).to_be_focused()  # what rings meanwhile does not take it away
+        await page.keyboard.press("Enter")
+        await expect(alice).to_be_focused()
+        await expect(marks.last).to_have_text("read")
+
+        for name in ("Airplane mode", "Kill gateway", "Backend down"):
+            await turn(page, name, on=True)
+            await turn(page, name, on=False)
+        await expect(page.locator("#presence")).to_have_text("Alice is in chat")
+
+
+async def test_tokens_that_end_meanwhile_are_renewed_and_nobody_notices() -> None:
+    async with played(token_lasts=2.0) as page:
+        await ask(page, "Before.")
+        opened: list[WebSocket] = []
+        page.on("websocket", lambda it: opened.append(it))
+        for role in ("customer", "agent"):
+            for _ in range(2):
+                await page.wait_for_event("request", lambda it, r=role: it.url.endswith(r))
+        await ask(page, "After.")
+        await say(page, "I am here, too.")
+        await expect(page.locator("#thread small")).to_have_text(["read"])
+        assert opened == [], "both sockets are still the first ones"
+
+
+async def test_a_page_that_is_reloaded_and_a_second_one_show_what_is_so() -> None:
+    async with played() as page:
+        await turn(page, "Lock phone", on=True)
+        await expect(page.locator("#presence")).to_have_text("Alice is not in chat")
+        await say(page, "Ring!")
+        await expect(page.locator("#lock-screen .note")).to_contain_text(["Ring!"])
+        await turn(page, "Backend down", on=True)
+        looked = asyncio.Event()
+
+        async def later(route: Route) -> None:
+            await looked.wait()
+            await route.continue_()
+
+        await page.route("**/events", later)
+        await page.reload()
+        await expect(page.locator("ringback-chat .text")).to_have_text(["Ring!"])
+        await expect(page.locator("#thread small")).to_have_text(["read"])
+        await page.get_by_label("Background").check()
+        looked.set()
+        await expect(page.locator("#signal")).to_have_text("5G")
+        await expect(page.get_by_role("button", name="Open Acme", exact=True)).to_be_visible()
+        await expect(page.locator("#home-screen .note")).to_have_count(0)
+        other = await page.context.new_page()
+        await other.goto(page.url)
+        await expect(other.get_by_label("Backend down")).to_be_checked()
+        await expect(other.locator("#thread small")).to_have_text(["read"])
+        await turn(other, "Backend down", on=False)
+        await expect(page.get_by_label("Backend down")).not_to_be_checked()
+        await say(other, "One of the two is looked at.")
+        await expect(page.locator("#thread small").last).to_have_text("read")
+        await expect(page.locator("#home-screen .note")).to_have_count(0)
 
 
 async def test_in_chat_nothing_rings_and_locked_the_phone_does_until_alice_is_back() -> None:
@@ -105,6 +217,8 @@ async def test_what_ann_writes_while_the_gateway_is_dead_arrives_once_it_is_back
         await say(page, "Before.")
         await expect(page.locator("#thread small")).to_have_text(["read"])
         await turn(page, "Kill gateway", on=True)
+        await expect(page.locator("#presence")).to_contain_text("The gateway is away")
+        await expect(page.locator("#presence")).not_to_have_class("here")
         await say(page, "Meanwhile.")
         await expect(page.locator("#thread small").last).to_have_text("waiting for the gateway")
         await turn(page, "Kill gateway", on=False)
