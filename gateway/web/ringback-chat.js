@@ -64,6 +64,7 @@ export class RingbackChat extends HTMLElement {
   #loading = false;
   #pinned = true; // the thread is at its newest message, and stays there when its size changes
   #resizes = null;
+  #size = ""; // of the thread
 
   /** The RingbackClient behind it, once there is an address and a token. */
   get client() {
@@ -236,7 +237,10 @@ export class RingbackChat extends HTMLElement {
     });
     thread.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#resizes?.disconnect();
-    this.#resizes = new ResizeObserver(() => this.#pinned && this.#toNewest());
+    this.#resizes = new ResizeObserver(() => {
+      this.#size = sizeOf(thread);
+      if (this.#pinned) this.#toNewest();
+    });
     this.#resizes.observe(thread);
     const kept = this.#parts?.text.value ?? "";
     this.#parts = { launcher, panel, thread, list, greeting, typing, down, text, problem, notice, said, live };
@@ -337,6 +341,7 @@ export class RingbackChat extends HTMLElement {
   }
 
   #scrolled() {
+    if (this.#size !== sizeOf(this.#parts.thread)) return; // another size scrolls by itself
     this.#pinned = this.#atNewest;
     if (this.#pinned) this.#parts.down.hidden = true;
     if (this.#parts.thread.scrollTop < NEAR) this.#older();
@@ -513,6 +518,10 @@ function markOf(seq, status) {
 function follows(previous, { author, at }) {
   return previous?.author === author && at - previous.at < GROUP
     && at.toDateString() === previous.at.toDateString();
+}
+
+function sizeOf({ clientWidth, clientHeight }) {
+  return `${clientWidth} ${clientHeight}`;
 }
 
 function grow(text) {

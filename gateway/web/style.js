@@ -62,9 +62,9 @@ h2 { font-size: 17px; line-height: 1.3; font-weight: 650; letter-spacing: -.01em
 .close svg { width: 20px; height: 20px; }
 .notice:not(:empty) {
   display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; justify-content: space-between;
-  padding: 9px 20px; font-size: 13px; background: var(--raised);
+  min-height: 42px; padding: 4px 20px; font-size: 13px; background: var(--raised);
 }
-.notice button { min-height: 24px; font-weight: 600; color: var(--accent); text-decoration: underline; }
+.notice button { min-height: 32px; font-weight: 600; color: var(--accent); text-decoration: underline; }
 .middle { position: relative; flex: 1; min-height: 0; display: flex; }
 .thread {
   flex: 1; overflow-y: auto; overflow-anchor: none; overscroll-behavior: contain;
@@ -74,6 +74,7 @@ h2 { font-size: 17px; line-height: 1.3; font-weight: 650; letter-spacing: -.01em
 .greeting { padding: 8px 24px; text-align: center; color: var(--muted); }
 .list { display: flex; flex-direction: column; padding: 0; list-style: none; }
 li { display: flex; flex-direction: column; align-items: flex-start; max-width: 84%; margin-top: 3px; }
+li.last + li:not(.first, .day, .system) { margin-top: 10px; }
 li.first { margin-top: 14px; }
 li.own { align-self: flex-end; align-items: flex-end; }
 li.day, li.system { align-self: center; align-items: center; max-width: 92%; margin: 14px 0 2px; }
@@ -95,7 +96,7 @@ li.day, li.system { align-self: center; align-items: center; max-width: 92%; mar
 .about svg { width: 14px; height: 14px; margin-inline-start: -3px; }
 .read svg { color: var(--accent); }
 .failed .mark { color: var(--alarm); font-weight: 600; }
-.about button { min-width: 24px; min-height: 24px; padding: 0 2px; color: var(--text); text-decoration: underline; text-underline-offset: 2px; }
+.about button { min-height: 32px; padding: 0 4px; color: var(--text); text-decoration: underline; text-underline-offset: 2px; }
 .typing { min-height: 26px; display: flex; align-items: center; gap: 8px; padding: 4px 2px 0; font-size: 13px; color: var(--muted); }
 .dots { display: inline-flex; gap: 4px; padding: 8px 10px; border-radius: 14px; background: var(--raised); }
 .dots i { width: 6px; height: 6px; border-radius: 50%; background: currentColor; animation: blink 1.2s infinite; }

@@ -61,12 +61,18 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    directory: Path, *, delivery: dict[str, float] = PATIENT, **options: Any
+    directory: Path,
+    *,
+    delivery: dict[str, float] = PATIENT,
+    limits: dict[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Scene]:
     async with (
         site() as company,
         chromium() as browser,
-        running(directory, delivery=delivery, origins={"acme": [company.origin]}) as it,
+        running(
+            directory, delivery=delivery, limits=limits, origins={"acme": [company.origin]}
+        ) as it,
         visit(browser, company, **options) as visitor,
     ):
         company.gateway = it
@@ -405,6 +411,18 @@ async def test_older_messages_come_with_scrolling_and_leave_the_view_where_it_wa
         await expect(page.get_by_text("offer 81", exact=True)).to_be_in_viewport()
         await page.locator(".thread").evaluate("(it) => it.scrollTo(0, 0)")
         await expect(texts(page)).to_have_count(130)
+
+
+async def test_the_newest_message_stays_in_sight_when_the_page_changes_its_size(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        for number in range(12):
+            await stage.it.write(text=f"offer {number}")
+        for width, height in ((375, 812), (1440, 900), (1440, 500), (375, 420)):
+            await page.set_viewport_size({"width": width, "height": height})
+            await expect(texts(page).last).to_be_in_viewport(ratio=1)
 
 
 async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
