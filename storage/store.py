@@ -80,10 +80,13 @@ class Store:
     nothing else while they are judged, and who comes meanwhile waits for two such commits."""
     LATER = 32
     """Of what nobody in chat waits for, so many beside changes of those who do."""
-    SHARE = 16
-    LATER_SHARE = 8
-    """Of each tenant, where others wait too, so many changes and so many of what may wait: so that
+    SHARE = 8
+    LATER_SHARE = 4
+    """Of each tenant, where others are about, so many changes and so many of what may wait: so that
     one tenant's flood does not hold them up (I8)."""
+    ABOUT = 1_000
+    """A tenant is about for so many commits after its last change: one who comes while a flood's
+    commit runs must not have found that long because nobody else waited when it began."""
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     UNACKED = 1_000
@@ -101,6 +104,8 @@ class Store:
         self._later = Turns[_Change]()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._turn = 0  # commits that were tried
+        self._about: OrderedDict[str, int] = OrderedDict()  # tenants, by when they last came
         self._cache: OrderedDict[Key, Conversation] = OrderedDict()
         self._next_conversation = 1
         self._next_device = 1
@@ -189,8 +194,12 @@ class Store:
         if self._task is None:
             raise Unavailable("the store is closed")
         queue = self._later if later else self._queue
-        if not queue.put(needs.tenant, _Change(needs, apply, done), self.QUEUE):
+        tenant = needs.tenant
+        if not queue.put(tenant, _Change(needs, apply, done), self.QUEUE):
             raise Overloaded(f"{self.QUEUE} changes are waiting for the disk")
+        if tenant:
+            self._about[tenant] = self._turn
+            self._about.move_to_end(tenant)
         self._wake.set()
 
     async def _run(self) -> None:
@@ -199,13 +208,18 @@ class Store:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            if len(self._queue.tenants | self._later.tenants) == 1:
-                chat = self._queue.take(self.BATCH)
-                later = self._later.take(self.LATER if chat else self.BATCH)
-            else:
-                chat = self._queue.take(self.SHARE)
-                later = self._later.take(self.LATER_SHARE)
-            await self._commit_or_fail(chat + later)
+            await self._commit_or_fail(self._take())
+
+    def _take(self) -> list[_Change]:
+        """What the next commit does: of a tenant that is alone much, else of each its share."""
+        self._turn += 1
+        while self._about and next(iter(self._about.values())) < self._turn - self.ABOUT:
+            self._about.popitem(last=False)
+        about = self._about.keys() | self._queue.tenants | self._later.tenants
+        if len(about - {""}) <= 1:
+            chat = self._queue.take(self.BATCH)
+            return chat + self._later.take(self.LATER if chat else self.BATCH)
+        return self._queue.take(self.SHARE) + self._later.take(self.LATER_SHARE)
 
     async def _commit_or_fail(self, batch: list[_Change]) -> None:
         try:

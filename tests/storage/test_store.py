@@ -344,6 +344,25 @@ async def test_a_flood_of_one_tenant_holds_another_up_by_no_more_than_its_share(
         assert [m.seq for m in await asyncio.gather(*flood)] == list(range(1, 31))
 
 
+async def test_who_comes_in_the_middle_of_a_flood_waits_for_no_commit_of_its_alone(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        store.BATCH, store.SHARE, store.ABOUT = 10, 2, 3
+        other = Key("other", KEY.customer)
+        commits: list[int] = []
+        await store.submit(Post(draft("theirs"), other), Needs(keys=(other,)))
+        for n in range(30):
+            store.enqueue(Post(draft(str(n))), Needs(keys=(KEY,)), note_commit(store, commits))
+        await store.stop()
+        sizes = [commits.count(number) for number in sorted(set(commits))]
+        assert sizes == [2, 2, 10, 10, 6]  # about for three commits, its own too
+
+
+def note_commit(store: Store, commits: list[int]) -> Callable[[Any, Exception | None], None]:
+    return lambda value, error: commits.append(store.commits)
+
+
 async def test_a_commit_takes_no_more_than_its_share_of_a_long_queue(path: Path) -> None:
     async with opened(path) as (store, _):
         store.BATCH = 10
