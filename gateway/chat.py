@@ -421,7 +421,7 @@ class Chat:
         """
         key, ref = posting.key, posting.ref
         data = None if posting.data is None else orjson.dumps(posting.data).decode()
-        id = f"m_{self._ids.pop() if self._ids else self._more_ids()}"
+        id = f"m_{self.new_id()}"
 
         def change(tx: Transaction) -> Posted:
             c = tx.conversation(key)
@@ -441,9 +441,11 @@ class Chat:
         slot = None if ref is None else (key, posting.role.value, posting.author, ref)
         return change, Needs(keys=(key,), ref=slot)
 
-    def _more_ids(self) -> str:
-        pool = secrets.token_hex(8 * IDS)
-        self._ids = [pool[at : at + 16] for at in range(0, len(pool), 16)]
+    def new_id(self) -> str:
+        """16 hex digits that nothing else has."""
+        if not self._ids:
+            pool = secrets.token_hex(8 * IDS)
+            self._ids = [pool[at : at + 16] for at in range(0, len(pool), 16)]
         return self._ids.pop()
 
     def _append(

@@ -14,7 +14,6 @@ worker's hands is not woken again; while its call is out, joins and leaves do no
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -466,7 +465,7 @@ class Book:
             title, text, seq = words.title, words.text, newest.seq
             expires_at = newest.expires_at or expires_at
         ring = Ring(
-            id=f"r_{secrets.token_hex(8)}",
+            id=f"r_{self._chat.new_id()}",
             kind=kind,
             customer=c.customer,
             seq=seq,

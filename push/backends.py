@@ -36,5 +36,10 @@ OWN: Final = Backend()
 def choose(backends: Iterable[Backend], environment: str | None, app: str | None) -> Backend | None:
     """Return the backend of a device that told `environment` and `app`, or None: it has none."""
     meant = environment or PRODUCTION
-    fitting = [r for r in backends if r.environment == meant and r.app in (None, app)]
-    return max(fitting, key=lambda backend: backend.app is not None, default=None)
+    found: Backend | None = None
+    for backend in backends:
+        if backend.environment == meant and backend.app in (None, app):
+            if backend.app is not None:
+                return backend
+            found = found or backend
+    return found

@@ -88,7 +88,7 @@ def in_language(table: Mapping[str, str], locale: str | None) -> str | None:
 
 def language_tag(locale: str) -> str:
     """`de_AT.UTF-8`, as some systems write it, as the language tag `de-at`."""
-    return regex.split(r"[.@]", locale)[0].replace("_", "-").lower()
+    return locale.partition(".")[0].partition("@")[0].replace("_", "-").lower()
 
 
 def is_blank(text: str) -> bool:

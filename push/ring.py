@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -120,8 +120,7 @@ class Target:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRef:
+class DeviceRef(NamedTuple):
     """Names one device row. What is woken, worked on and kept apart is a `DeviceRef`."""
 
     tenant: str

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -127,6 +128,7 @@ class Draft(msgspec.Struct, frozen=True):
         return f"Draft(id={self.id!r}, kind={self.kind!r})"
 
 
+@lru_cache(maxsize=4096)  # a ring needs it for each of its events
 def fingerprint(token: str) -> str:
     """What a device token is called wherever it is not used: 12 hex digits of its SHA-256."""
     return hashlib.sha256(token.encode()).hexdigest()[:12]
