@@ -43,6 +43,10 @@ class Bench:
             found = await throughput.measure(self.report, conversations, self.size)
             self._rates[conversations] = found
 
+    async def floor(self) -> None:
+        for conversations in self.size.conversations:
+            await throughput.parts(self.report, conversations, self.size)
+
     async def latency(self) -> None:
         for conversations in self.size.conversations:
             flow, echo = await self._rate(conversations)
@@ -85,6 +89,7 @@ class Bench:
 
 SECTIONS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "throughput": Bench.throughput,
+    "floor": Bench.floor,
     "latency": Bench.latency,
     "memory": Bench.memory,
     "connects": Bench.connects,

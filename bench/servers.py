@@ -194,13 +194,13 @@ def _tenants(**endpoints: str) -> str:
 
 
 @contextmanager
-def floor() -> Iterator[Process]:
+def floor(part: str) -> Iterator[Process]:
     """The floor (`bench.floor`) in its own process, over a database that is thrown away."""
     with scratch() as where:
         path = where / "tokens.toml"
         path.write_text(_tenants(acme=NOWHERE))
         code = "import uvloop; from bench.floor import main; uvloop.run(main())"
-        with python(code, str(where / "floor.db")) as process:
+        with python(code, str(where / "floor.db"), part) as process:
             process.config = config.load(path, {})
             yield process
 

@@ -9,6 +9,7 @@ import statistics
 
 from bench import chat, servers
 from bench.chat import Chat, Echo, Load, Window
+from bench.floor import Part
 from bench.peers import PEERS, Missing, Peer
 from bench.report import Report, Row
 from bench.servers import Process
@@ -29,8 +30,8 @@ async def echo(connections: int, size: Size) -> Window:
         return window
 
 
-async def floor(conversations: int, size: Size) -> Window:
-    with servers.floor() as process:
+async def floor(conversations: int, size: Size, part: Part) -> Window:
+    with servers.floor(part.name) as process:
         load = await Chat.open(process, chat.names(conversations), size.agents)
         window = await _saturated(load, conversations, size)
         load.close()
@@ -66,7 +67,7 @@ async def measure(report: Report, conversations: int, size: Size) -> tuple[float
     others: dict[str, list[Window]] = {name: [] for name in size.peers}
     for _ in range(size.rounds):
         echoes.append(await echo(conversations, size))
-        floors.append(await floor(conversations, size))
+        floors.append(await floor(conversations, size, Part.CHECKED))
         flows.append(await full_path(conversations, size))
         for name in list(others):
             try:
@@ -102,7 +103,7 @@ async def measure(report: Report, conversations: int, size: Size) -> tuple[float
             "/s",
             [w.rate for w in flows],
             [w.rate for w in floors],
-            "/s, one row a message, nothing promised",
+            "/s, what is promised, as lean as can be",
             load=[w.load for w in floors],
             note=f"load CPU of the floor; {_servers_share(floors)}",
         ),
@@ -122,6 +123,30 @@ async def measure(report: Report, conversations: int, size: Size) -> tuple[float
         for name, windows in others.items()
     ]
     return statistics.median(w.rate for w in flows), statistics.median(w.rate for w in echoes)
+
+
+async def parts(report: Report, conversations: int, size: Size) -> None:
+    """Add rows: what each part of the promise costs at the least, beside the echo and ours."""
+    echoes, flows = list[Window](), list[Window]()
+    floors: dict[Part, list[Window]] = {part: [] for part in Part}
+    for _ in range(size.rounds):
+        echoes.append(await echo(conversations, size))
+        for part, windows in floors.items():
+            windows.append(await floor(conversations, size, part))
+        flows.append(await full_path(conversations, size))
+    costs = {part.name.lower(): windows for part, windows in floors.items()}
+    for number, (name, windows) in enumerate({**costs, "ringback": flows}.items()):
+        report.rows.append(
+            Row(
+                "" if number else "1 floor",
+                f"{conversations:,} conversations, CPU per message: {name}",
+                "µs",
+                [w.cpu_us for w in windows],
+                [w.cpu_us for w in echoes],
+                "µs per echo",
+                load=[w.load for w in windows],
+            )
+        )
 
 
 def _servers_share(windows: list[Window]) -> str:
