@@ -148,6 +148,8 @@ class Peer(asyncio.Protocol):
     async def stream(self, data: bytes) -> None:
         core = self._core
         self._send(data)
+        if not self._unflushed:  # so much was written at once: now it is the others' turn
+            await asyncio.sleep(0)
         while self._writable is not None:
             await asyncio.shield(self._writable)
         if core.state is not OPEN:

@@ -573,6 +573,24 @@ async def test_a_stream_waits_for_its_reader(tmp_path: Path) -> None:
         assert peer.code is None
 
 
+async def test_a_stream_that_its_reader_takes_gives_others_their_turns(tmp_path: Path) -> None:
+    async with listening(tmp_path) as it:
+        _, peer = await it.open()
+        loop = asyncio.get_running_loop()
+        turns = 0
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            loop.call_soon(turn)
+
+        turn()
+        size, parts = wire.TOGETHER // 4, 10
+        for _ in range(4 * parts):
+            await peer.stream(b"x" * size)
+        assert turns >= parts
+
+
 @pytest.mark.parametrize("end", ["reset", "close"])
 async def test_a_stream_ends_with_the_connection(tmp_path: Path, end: str) -> None:
     async with listening(tmp_path) as it:
