@@ -77,18 +77,18 @@ class Api:
         app.add_routes(
             [
                 web.post("/v1/messages", self.post_message),
-                web.get("/v1/customers/{customer}/messages", self.messages),
-                web.get("/v1/customers/{customer}/status", self.status),
-                web.get("/v1/customers/{customer}/devices", self.list_devices),
-                web.get("/v1/customers/{customer}/deliveries", self.deliveries),
-                web.post("/v1/customers/{customer}/sign_out", self.sign_out),
-                web.get("/v1/customers/{customer}/preferences", self.preferences),
-                web.put("/v1/customers/{customer}/preferences", self.put_preferences),
+                web.get("/v1/customers/{customer:[^/]+}/messages", self.messages),
+                web.get("/v1/customers/{customer:[^/]+}/status", self.status),
+                web.get("/v1/customers/{customer:[^/]+}/devices", self.list_devices),
+                web.get("/v1/customers/{customer:[^/]+}/deliveries", self.deliveries),
+                web.post("/v1/customers/{customer:[^/]+}/sign_out", self.sign_out),
+                web.get("/v1/customers/{customer:[^/]+}/preferences", self.preferences),
+                web.put("/v1/customers/{customer:[^/]+}/preferences", self.put_preferences),
                 web.get("/v1/me/status", self.my_status),
                 web.get("/v1/me/preferences", self.my_preferences),
                 web.put("/v1/me/preferences", self.put_my_preferences),
-                web.put("/v1/devices/{installation}", self.put_device),
-                web.delete("/v1/devices/{installation}", self.delete_device),
+                web.put("/v1/devices/{installation:[^/]+}", self.put_device),
+                web.delete("/v1/devices/{installation:[^/]+}", self.delete_device),
                 *chain.from_iterable(others),
             ]
         )

@@ -261,8 +261,16 @@ class Running:
         self.http = aiohttp.ClientSession()
         self._wires: list[Wire] = []
 
-    def token(self, role: Role, sub: str, tenant: str = "acme", ttl: float = 600.0) -> str:
-        return auth.issue(self.gateway.config, tenant, role, sub, ttl=ttl)
+    def token(
+        self,
+        role: Role,
+        sub: str,
+        tenant: str = "acme",
+        *,
+        name: str | None = None,
+        ttl: float = 600.0,
+    ) -> str:
+        return auth.issue(self.gateway.config, tenant, role, sub, name=name, ttl=ttl)
 
     def url(self, path: str, listener: str = "http") -> str:
         return f"http://127.0.0.1:{self.gateway.ports[listener]}{path}"
@@ -283,9 +291,16 @@ class Running:
         wire.welcome = await wire.take("welcome")
         return wire
 
-    async def agent(self, sub: str = "a-1", tenant: str = "acme", open: str | None = None) -> Wire:
+    async def agent(
+        self,
+        sub: str = "a-1",
+        tenant: str = "acme",
+        *,
+        open: str | None = None,
+        name: str | None = None,
+    ) -> Wire:
         wire = await self.raw("/v1/agent")
-        await wire.send("hello", token=self.token(Role.AGENT, sub, tenant))
+        await wire.send("hello", token=self.token(Role.AGENT, sub, tenant, name=name))
         wire.welcome = await wire.take("welcome")
         if open is not None:
             await wire.ask("open", "conversation", customer=open)

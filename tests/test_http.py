@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -225,6 +226,18 @@ async def test_deliveries_tell_what_became_of_a_message(tmp_path: Path) -> None:
 
 
 # Status and devices
+
+
+async def test_an_id_in_the_path_may_have_any_character(tmp_path: Path) -> None:
+    id = "{a}/b?c#d%2F+ é<b>\\"
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write(id)
+        key = await it.register(id, quote(id, safe=""))
+        path = f"/v1/customers/{quote(id, safe='')}/devices"
+        status, told = await it.call("GET", path, Role.SERVICE)
+        assert (status, told["devices"][0]["installation"]) == (200, id)
+        path, headers = f"/v1/devices/{quote(id, safe='')}", {"Ringback-Deregistration-Key": key}
+        assert (await it.call("DELETE", path, headers=headers))[0] == 204
 
 
 async def test_status_is_the_same_for_the_customer_and_for_the_company(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page
 
-from gateway import auth
 from gateway.protocol import Role
 from tests.running import Running
 from tests.web.pages import NETWORK, VIOLATIONS
@@ -26,7 +25,7 @@ class Desk:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def token(self, sub: str = "a-1", name: str | None = "Ada", ttl: float = 600.0) -> str:
-        return auth.issue(self.it.gateway.config, "acme", Role.AGENT, sub, name=name, ttl=ttl)
+        return self.it.token(Role.AGENT, sub, name=name, ttl=ttl)
 
     async def sign_in(self, token: str | None = None) -> None:
         """By keyboard: the field has the focus."""

@@ -77,7 +77,7 @@ async def desks() -> None:
                 ("c-43", "Amina Diallo", "Thank you, that was quick!"),
                 ("c-42", "Mira Novak", "Hi! Where is my parcel?"),
             ):
-                phone = await customer(it, sub, name)
+                phone = await customer(it, sub, name=name)
                 await phone.ask("send", "sent", text=text)
             await it.register("c-42", "phone-1", "t-1")
             await at.sign_in(at.token(name="Ada"))

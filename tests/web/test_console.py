@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -12,7 +14,6 @@ from typing import Any
 
 from playwright.async_api import expect
 
-from gateway import auth
 from gateway.protocol import Role
 from tests.faults.process import process
 from tests.running import PATIENT, QUICK, Running, Wire, backend, running
@@ -45,10 +46,11 @@ async def scene(
         yield it, at
 
 
-async def customer(it: Running, sub: str = "c-42", name: str = "Mira", text: str = "hi") -> Wire:
+async def customer(
+    it: Running, sub: str = "c-42", *, name: str = "Mira", text: str = "hi", **hello: Any
+) -> Wire:
     """A customer in chat who has written."""
-    token = auth.issue(it.gateway.config, "acme", Role.CUSTOMER, sub, name=name, ttl=600.0)
-    wire = await it.customer(sub, token=token)
+    wire = await it.customer(sub, token=it.token(Role.CUSTOMER, sub, name=name), **hello)
     await wire.ask("send", "sent", text=text)
     return wire
 
@@ -87,17 +89,38 @@ async def test_a_token_stays_in_the_tab_and_out_of_the_address(tmp_path: Path) -
         await expect(at.page.locator("#token")).to_be_focused()
 
 
-async def test_an_expired_token_asks_for_a_fresh_one_and_keeps_the_draft(tmp_path: Path) -> None:
+async def test_an_expired_token_asks_for_a_fresh_one_and_keeps_what_was_written(
+    tmp_path: Path,
+) -> None:
     async with scene(tmp_path) as (it, at):
-        await customer(it)
-        await at.sign_in(at.token(ttl=4.0))
+        mira = await customer(it)
+        token = at.token(ttl=4.0)
+        await at.sign_in(token)
         await at.open()
+        await at.page.context.set_offline(True)
+        await at.write("into the tunnel")
+        await expect(at.messages().last).to_contain_text("Waiting to be sent")
         await at.page.keyboard.type("half a sen")
+        await at.page.evaluate(
+            "(end) => new Promise((done) => setTimeout(done, end - Date.now()))", 1000 * end(token)
+        )
+        await at.page.context.set_offline(False)
         await expect(at.page.locator("#sign-in-error")).to_contain_text("Your token has expired")
         await at.sign_in()
-        await expect(at.page.locator("#draft")).to_have_value("half a sen")
-        await at.write("half a sentence")
-        await expect(at.messages()).to_have_count(2)
+        assert (await mira.take("message"))["text"] == "into the tunnel"
+        await expect(at.page.locator("#draft")).to_be_focused()
+        await at.page.keyboard.type("tence")
+        await at.page.keyboard.press("Enter")
+        assert (await mira.take("message"))["text"] == "half a sentence"
+        await expect(at.page.locator(".message.ours .mark")).to_have_count(2)
+        _, told = await it.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
+        assert len(told["messages"]) == 3
+
+
+def end(token: str) -> float:
+    """When a token ends, in epoch seconds."""
+    claims = json.loads(urlsafe_b64decode(token.split(".")[1] + "=="))
+    return float(claims["exp"])
 
 
 # Conversations
@@ -250,6 +273,48 @@ def _free() -> int:
         return int(probe.getsockname()[1])
 
 
+async def test_a_slow_network_and_airplane_mode_delay_and_lose_nothing(tmp_path: Path) -> None:
+    said = ["slowly " * 1000, "into the tunnel", "and out again"]
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        await at.sign_in()
+        await at.open()
+        marks = at.page.locator(".message.ours .mark")
+        slow = {"offline": False, "latency": 300, "downloadThroughput": 8_000}
+        devtools = await at.page.context.new_cdp_session(at.page)
+        await devtools.send("Network.enable")
+        await devtools.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": 8_000})
+        await at.write(said[0])
+        await expect(at.messages().last).to_contain_text("Waiting to be sent")
+        await expect(marks).to_have_text(["✓ Sent, in chat"])
+        await at.page.context.set_offline(True)
+        await at.write(said[1])
+        await expect(at.messages().last).to_contain_text("Waiting to be sent")
+        await at.page.context.set_offline(False)
+        await at.write(said[2])
+        await expect(marks).to_have_count(3)
+        assert [(await mira.take("message"))["text"] for _ in said] == [t.strip() for t in said]
+
+
+async def test_two_tabs_of_an_agent_show_the_same_and_keep_their_own_drafts(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        other = Desk(it, await at.page.context.new_page())
+        await other.page.goto(at.page.url)
+        for one in (at, other):
+            await one.sign_in()
+            await one.open()
+        await at.page.locator("#draft").fill("a draft")
+        await other.write("from the other tab")
+        await expect(at.messages().last).to_contain_text("from the other tab")
+        await expect(at.page.locator("#draft")).to_have_value("a draft")
+        await at.write("and from this one")
+        await mira.send("read", seq=3)
+        for one in (at, other):
+            await expect(one.page.locator(".message.ours .mark")).to_have_text(["✓✓ Read"] * 2)
+        await other.check()
+
+
 async def test_a_reload_while_offline_keeps_drafts_and_sends_what_waits_once(
     tmp_path: Path,
 ) -> None:
@@ -281,9 +346,15 @@ async def test_a_refused_message_says_why_and_may_be_tried_again(tmp_path: Path)
         await at.write("x" * 21)
         await expect(at.messages().last).to_contain_text("Not sent: too_large")
         again = at.page.get_by_role("button", name="Try again")
-        await again.click()
+        await at.page.keyboard.press("Shift+Tab")
+        await at.page.keyboard.press("Shift+Tab")
+        await expect(again).to_be_focused()
+        await at.page.keyboard.press("Enter")
+        await expect(at.page.locator("#draft")).to_be_focused()
         await expect(again).to_be_visible()
-        await at.page.get_by_role("button", name="Edit").click()
+        await at.page.keyboard.press("Shift+Tab")
+        await expect(at.page.get_by_role("button", name="Edit")).to_be_focused()
+        await at.page.keyboard.press("Enter")
         await expect(at.page.locator("#draft")).to_have_value("x" * 21)
         await at.page.keyboard.press("Backspace")
         await at.page.keyboard.press("Enter")
@@ -293,30 +364,58 @@ async def test_a_refused_message_says_why_and_may_be_tried_again(tmp_path: Path)
 
 async def test_texts_names_and_ids_of_anybody_stay_text(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
-        wires = []
+        await at.sign_in(forged(role=HOSTILE[0]))
+        await expect(at.page.locator("#sign-in-error")).to_contain_text(HOSTILE[0])
+        await at.sign_in(forged(role="agent", tenant=HOSTILE[0], sub="a-1", name=HOSTILE[1]))
+        await expect(at.page.locator("#sign-in-error")).to_contain_text("not accepted")
+        await expect(at.page.locator("#who")).to_have_text(f"{HOSTILE[1]} · {HOSTILE[0]}")
+
+        wires = {}
         for n, text in enumerate(HOSTILE):
-            wires.append(await customer(it, f"{n}{text[:60]}", name=text, text=text))
+            sub = f"{n}{text[:60]}"
+            wires[text] = sub, await customer(it, sub, name=text, text=text, installation=text)
+        colleague = await it.agent("a-2", name=HOSTILE[1])
         await at.sign_in(at.token(sub=HOSTILE[0], name=HOSTILE[1]))
         await expect(at.page.locator("#list .row")).to_have_count(len(HOSTILE))
+        panel = at.page.locator("#panel")
         for _ in HOSTILE:
             await at.page.keyboard.press("Alt+u")
             await expect(at.messages()).to_have_count(1)
             shown = await at.messages().locator(".text").inner_text()
-            assert shown in HOSTILE
+            sub, wire = wires[shown]
             await expect(at.page.locator("#name")).to_have_text(shown)
+            await wire.send("typing", on=True)
+            await expect(at.page.locator("#typing")).to_have_text(f"{shown} is writing…")
             await at.write(HOSTILE[0])
-            await expect(at.messages()).to_have_count(2)
             await at.page.locator(".message.ours .mark").click()
             await expect(at.page.locator("blockquote")).to_have_text(HOSTILE[0])
+            await expect(panel).to_contain_text(f"({shown})")  # why: its session's installation
+            told = {"customer": sub, "text": shown, "data": {shown: [shown]}}
+            await colleague.ask("send", "sent", **told)
+            await expect(at.page.locator(".message .author").last).to_have_text(HOSTILE[1])
+            await at.page.keyboard.press("Alt+i")
+            await expect(panel).to_contain_text(sub)
             await at.page.keyboard.press("Escape")
+        await it.write(sub, text=HOSTILE[0], title=HOSTILE[0], data={"html": HOSTILE[0]})
+        await expect(at.page.locator(".message .author").last).to_have_text("crm · proactive")
         await at.page.locator("#search").fill(HOSTILE[0])
         await at.page.evaluate(
-            "(text) => localStorage.setItem('ringback console replies', `x: ${text}`)", HOSTILE[0]
+            "(text) => localStorage.setItem('ringback console replies', `x: ${text} {name}`)",
+            HOSTILE[0],
         )
         await at.page.locator("#draft").fill("/x")
         await expect(at.page.locator("#reply-0")).to_contain_text(HOSTILE[0])
+        await at.page.keyboard.press("Enter")
+        await expect(at.page.locator("#draft")).to_have_value(f"{HOSTILE[0]} {shown}")
         assert await at.page.evaluate("window.pwned") is None
         assert await at.page.locator("#app main img, #app main script, b b").count() == 0
+
+
+def forged(**claims: Any) -> str:
+    """A token of nobody's, as anybody may paste it."""
+    parts = ({"alg": "HS256"}, {"exp": time.time() + 600, **claims})
+    told = [urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*told, "c2ln"])
 
 
 # By keyboard, and for everybody
@@ -349,6 +448,12 @@ async def test_an_agent_serves_several_customers_by_keyboard_alone(tmp_path: Pat
         await keys.press("Alt+w")
         await expect(at.page.locator("#panel")).to_contain_text("It has no outcome yet")
         await keys.press("Escape")
+        await expect(at.page.locator("#draft")).to_be_focused()
+        await keys.press("Shift+Tab")
+        await expect(at.page.locator(".message.ours .mark")).to_be_focused()
+        await keys.press("Enter")
+        await expect(at.page.locator("#panel")).to_contain_text("It has no outcome yet")
+        await keys.press("Escape")
         await keys.press("Alt+ArrowUp")
         await expect(at.page.locator("#name")).to_have_text("Mira")
         await expect(at.page.locator("#draft")).to_have_value("a draft for Mira")
@@ -364,6 +469,14 @@ async def test_an_agent_serves_several_customers_by_keyboard_alone(tmp_path: Pat
         await expect(at.page.locator("#help")).to_be_hidden()
         await keys.press("Alt+s")
         await expect(at.page.locator("#search")).to_be_focused()
+        await keys.press("Alt+f")
+        await expect(at.page.locator("#list .name")).to_have_text(["Jonas", "Mira"])
+        await keys.press("Alt+2")
+        await expect(at.page.locator("#name")).to_have_text("Mira")
+        await keys.press("Alt+s")
+        for _ in range(2):
+            await keys.press("Shift+Tab")
+        await expect(at.page.locator("#help-button")).to_be_focused()
 
 
 async def test_canned_replies_are_edited_and_kept(tmp_path: Path) -> None:
@@ -374,8 +487,12 @@ async def test_canned_replies_are_edited_and_kept(tmp_path: Path) -> None:
         await at.page.keyboard.type("/")
         await at.page.keyboard.press("ArrowUp")  # the last: edit
         await at.page.keyboard.press("Enter")
-        await at.page.locator("#lines").fill("own: Mine, {name}.")
-        await at.page.get_by_role("button", name="Save").click()
+        await expect(at.page.locator("#lines")).to_be_focused()
+        await at.page.keyboard.press("Control+a")
+        await at.page.keyboard.type("own: Mine, {name}.")
+        await at.page.keyboard.press("Tab")
+        await at.page.keyboard.press("Tab")
+        await at.page.keyboard.press("Enter")
         await expect(at.page.locator("#lines")).to_be_hidden()
         await expect(at.page.locator("#draft")).to_be_focused()
         await at.page.keyboard.type("/own")

@@ -13,11 +13,10 @@ from typing import Any
 
 from playwright.async_api import Browser, Locator, Page, expect
 
-from gateway import auth
 from gateway.protocol import Role
 from tests.faults.process import process
 from tests.faults.proxy import proxy
-from tests.running import PATIENCE, PATIENT, QUICK, Running, Wire, backend, running
+from tests.running import PATIENCE, PATIENT, QUICK, Running, backend, running
 from tests.web.packages import packages
 from tests.web.pages import Site, Visit, chromium, site, visit
 
@@ -352,7 +351,7 @@ async def test_text_and_names_from_anybody_stay_text(tmp_path: Path) -> None:
             await write(page, hostile)
             await expect(page.locator("li.own .mark").last).to_have_text("Sent")
             await stage.it.write(text=hostile, title=hostile, data={"html": hostile})
-            agent = await named(stage.it, hostile)
+            agent = await stage.it.agent(name=hostile)
             await agent.send("typing", customer="c-42", on=True)
             await expect(page.locator(".typing")).to_have_text(f"{hostile} is typing…")
             told = {"customer": "c-42", "text": hostile, "data": {hostile: [hostile]}}
@@ -367,15 +366,6 @@ async def test_text_and_names_from_anybody_stay_text(tmp_path: Path) -> None:
         assert {tuple(link) for link in links} == {
             ("https:", "noopener noreferrer nofollow", "_blank")
         }
-
-
-async def named(it: Running, name: str) -> Wire:
-    """An agent of this name."""
-    wire = await it.raw("/v1/agent")
-    token = auth.issue(it.gateway.config, "acme", Role.AGENT, "a-1", name=name, ttl=600.0)
-    await wire.send("hello", token=token)
-    await wire.take("welcome")
-    return wire
 
 
 async def test_long_and_right_to_left_text_and_links_are_shown_as_they_are(tmp_path: Path) -> None:

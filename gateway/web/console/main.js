@@ -74,6 +74,7 @@ class Console {
     if (this.#kept?.owner !== owner) this.#forget(owner, claims);
     this.#expired = false;
     $("app").hidden = false;
+    this.thread.focus(); // on what was being written when the last token ended
     $("who").textContent = `${claims.name ?? claims.sub} · ${claims.tenant}`;
     const chat = document.querySelector('meta[name="ringback-chat"]').content;
     this.#connection = new Connection({
@@ -310,7 +311,10 @@ class Console {
     const send = this.#kept.unsent.find((kept) => kept.ref === ref);
     const thread = this.#threads.get(this.#selected);
     thread.pending = without(thread.pending, ref);
-    if (send && !edit) this.#write(send);
+    if (send && !edit) {
+      this.#write(send);
+      this.thread.focus();
+    }
     if (send && edit) {
       this.#kept.settle(ref);
       this.thread.put(send.text);
