@@ -46,6 +46,7 @@ export function desk(places, at) {
       const told = await ask({ type: "open", customer: CUSTOMER });
       opened = true;
       for (const message of told.messages) keep(message);
+      connection.note({ type: "read", customer: CUSTOMER, seq: told.seq });
       for (const message of messages.values()) {
         if (message.seq <= told.read_seq) mark(message, "read");
         else if (message.seq <= told.acked_seq) mark(message, "delivered");

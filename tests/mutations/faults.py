@@ -55,14 +55,18 @@ FAULTS = (
         "gateway/chat.py",
         "            changes = {",
         '            changes = {"agent_acked_seq": c.last_seq + 1, ',
-        ("tests/test_marks.py",),
     ),
     Fault(
         "what an agent acks late moves back how far another had acked",
         "gateway/chat.py",
         "        if seq <= c.agent_acked_seq:\n            return c\n",
         "        if seq == c.agent_acked_seq:\n            return c\n",
-        ("tests/test_marks.py",),
+    ),
+    Fault(
+        "the last of a commit's marks is not told",
+        "gateway/telling.py",
+        "(now.agent_acked_said, now.agent_read_said) == (",
+        "(now.agent_acked_said, now.agent_read_said) != (",
     ),
     Fault(
         "the widget shows as delivered what was only sent",

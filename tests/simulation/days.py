@@ -122,8 +122,10 @@ class Day:
             world.start()
         getattr(self, name)(rng, world.person(*who))
         world.run(pause)
-        if world.core is not None and not world.fresh:
-            world.model.overdue()
+        if world.core is not None:
+            world.model.untold()
+            if not world.fresh:
+                world.model.overdue()
             world.verify()
 
     def end(self) -> None:
@@ -217,6 +219,14 @@ class Day:
         if agent.line is not None:
             agent.line.say("open", ref=f"o-{rng.random()}", customer=customer.id)
 
+    def agent_tells(self, rng: Random, customer: Customer) -> None:
+        """That an agent's client has messages, or somebody read them: the newest, or older ones."""
+        agent = self.world.agents[customer.tenant]
+        newest = agent.known.get(customer.id)
+        if newest:
+            seq = rng.choice((newest, newest, rng.randint(1, newest)))
+            agent.tell(rng.choice(("ack", "ack", "read")), customer, seq)
+
     def agent_goes(self, rng: Random, customer: Customer) -> None:
         line = self.world.agents[customer.tenant].line
         if line is not None:
@@ -288,6 +298,7 @@ STEPS = {
     "vanish": 5,
     "write": 8,
     "open": 2,
+    "agent_tells": 6,
     "agent_goes": 1,
     "finish": 1,
     "register": 10,

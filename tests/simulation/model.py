@@ -104,6 +104,9 @@ class Model:
         self._due: dict[int, tuple[int, int]] = {}
         """The messages that the last fan-out asked for: what is due takes along what is newer."""
         self._names: dict[int, tuple[str, str]] = {}
+        self._marks: dict[int, tuple[int, int]] = {}
+        self._marked: dict[int, float] = {}
+        """When the agents' marks last moved."""
 
     @property
     def empty(self) -> bool:
@@ -140,6 +143,7 @@ class Model:
                 "SELECT tenant, customer FROM conversations WHERE id = ?", (id,)
             )
             self._names[id] = (tenant, customer)
+        self._agents(db, id)
         for message in recount.conversation(db, id):
             before = self.outcomes.get((id, message.seq), "")
             if before == message.outcome:
@@ -149,6 +153,46 @@ class Model:
             place = f"{message.customer} {message.seq}: {before or 'new'} -> {message.outcome}"
             assert (before, message.outcome) in REACHABLE, f"{place} is no lawful transition"
             self._evidence(db, id, message, place)
+
+    def _agents(self, db: sqlite3.Connection, id: int) -> None:
+        """The agents' marks are what agents said, and never go back."""
+        ((acked, read),) = db.execute(
+            "SELECT agent_acked_seq, agent_read_seq FROM conversations WHERE id = ?", (id,)
+        )
+        before = self._marks.get(id, (0, 0))
+        if (acked, read) == before:
+            return
+        self._marks[id] = (acked, read)
+        self._marked[id] = self.world.now
+        name = self._names[id]
+        place = f"{name[1]}: the agents' marks {before} -> {(acked, read)}"
+        assert min(acked - before[0], read - before[1]) >= 0, f"{place} went back"
+        assert self.world.customers[name].agents.said(acked, read), f"{place}, but none said so"
+
+    def untold(self) -> None:
+        """Who is connected has been told how far the agents are with what the customer wrote."""
+        world = self.world
+        for id, marks in self._marks.items():
+            if world.now - self._marked[id] <= SETTLE:
+                continue
+            here = [
+                visit
+                for visit in world.customers[self._names[id]].visits
+                if visit.expect is not None and not (visit.line.over or visit.line.silent)
+            ]
+            wrote = [
+                seq
+                for (seq,) in world.look(
+                    "SELECT seq FROM messages WHERE conversation = ? AND role = 'customer'", (id,)
+                )
+            ]
+            for visit in here:
+                if any(
+                    told < seq <= mark
+                    for told, mark in zip(visit.marks, marks, strict=True)
+                    for seq in wrote
+                ):
+                    world.violate(f"{self._names[id][1]}: was told {visit.marks}, it is {marks}")
 
     def _evidence(self, db: sqlite3.Connection, id: int, message: recount.Told, place: str) -> None:
         name = (message.tenant, message.customer)

@@ -140,6 +140,8 @@ class Visit:
     """The seq that has to come next; None before the welcome."""
     noted: int = 0
     seen: int = 0
+    marks: tuple[int, int] = (0, 0)
+    """How far the agents had received and read, as last told."""
     left_at: float | None = None
     code: int | None = None
 
@@ -201,13 +203,24 @@ class Visit:
                 self.customer.sent(frame)
             case "status":
                 self.customer.recount(frame)
+                self._marked(frame)
             case "error" if frame["code"] not in ("unavailable", "rate_limited"):
                 say(f"error {frame['code']}: {frame['message']}")
             case _:
                 pass
 
+    def _marked(self, frame: Frame) -> None:
+        """The agents' marks are such as agents said, and never go back."""
+        acked, read = frame["agents_acked_seq"], frame["agents_read_seq"]
+        if not self.customer.agents.said(acked, read):
+            self.customer.complain(f"the marks {acked} and {read} are no agent's")
+        if acked < self.marks[0] or read < self.marks[1]:
+            self.customer.complain(f"the marks {self.marks} went back to {acked} and {read}")
+        self.marks = (acked, read)
+
     def _welcomed(self, frame: Frame) -> None:
         self.customer.recount(frame)
+        self._marked(frame)
         self.customer.epoch = frame["epoch"]
         if frame["resumed"]:
             assert self.resume is not None
@@ -236,6 +249,18 @@ class Wished:
     quiet_until: float = 0.0
 
 
+@dataclass(slots=True)
+class Said:
+    """Which seqs of one customer's agents ever told that they received, and read."""
+
+    ack: set[int] = field(default_factory=lambda: {0})
+    read: set[int] = field(default_factory=lambda: {0})
+
+    def said(self, acked: int, read: int) -> bool:
+        """Whether these marks may be the agents': a read is an ack too."""
+        return acked in self.ack | self.read and read in self.read and read <= acked
+
+
 @dataclass(eq=False, slots=True)
 class Customer:
     """A person with an app: what it remembers, and what it ever confirmed."""
@@ -252,6 +277,7 @@ class Customer:
     """The furthest seq that the server may take for acknowledged."""
     left_at: float = -1.0
     """When the last session left chat."""
+    agents: Said = field(default_factory=Said)
     ends: list[tuple[float, float]] = field(default_factory=list)
     """Every end of an active session, and the grace that it leaves."""
 
@@ -286,6 +312,8 @@ class Agent:
     line: Line | None = None
     unanswered: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What was sent under a ref: to whom, and the text."""
+    known: dict[str, int] = field(default_factory=dict)
+    """The newest seq of each customer's that this agent has heard of."""
 
     def send(self, ref: str, customer: str, text: str) -> None:
         self.unanswered[ref] = (customer, text)
@@ -297,7 +325,16 @@ class Agent:
         for ref, (customer, text) in list(self.unanswered.items()):
             self.send(ref, customer, text)
 
+    def tell(self, what: str, customer: Customer, seq: int) -> None:
+        """Tell that everything up to `seq` came here (`ack`), or was seen (`read`)."""
+        if self.line is not None and not self.line.over:
+            self.line.say(what, customer=customer.id, seq=seq)
+            (customer.agents.ack if what == "ack" else customer.agents.read).add(seq)
+
     def hear(self, frame: Frame) -> None:
+        if frame.get("customer") and "seq" in frame:
+            customer = frame["customer"]
+            self.known[customer] = max(self.known.get(customer, 0), frame["seq"])
         match frame["type"]:
             case "sent":
                 self.sent(frame)
