@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from aiohttp import web
 
 from gateway.protocol import Role, timestamp
 from storage.audit import audit
+from storage.sql import Statement
 from tests.running import PATIENCE, PATIENT, QUICK, Call, Running, running
 
 
@@ -123,6 +125,31 @@ async def test_refused_again_it_is_a_dead_letter_of_its_own(tmp_path: Path) -> N
         assert await replay(it, found[0]["id"]) == "replayed"
         await it.settled(1, "pushed")
         assert len(it.backend.calls) == 3
+
+
+async def test_a_letter_that_is_found_before_its_commit_has_returned_is_no_less_certain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        write, returned = it.gateway.core.database.write, asyncio.Event()
+
+        async def slowly(statements: Sequence[Statement]) -> None:
+            await write(statements)
+            if any("INTO dead_letters" in sql for sql, _ in statements):
+                await returned.wait()
+
+        monkeypatch.setattr(it.gateway.core.database, "write", slowly)
+        it.backend.answers.append(422)
+        await it.write()
+        async with asyncio.timeout(PATIENCE):
+            while not (found := await letters(it)):
+                await asyncio.sleep(0.01)
+        replaying = asyncio.create_task(replay(it, found[0]["id"]))
+        for _ in range(10):
+            await letters(it)  # in turn with what the replay reads
+        returned.set()
+        assert await replaying == "replayed"
 
 
 async def test_who_has_acknowledged_or_read_it_is_not_rung_again(tmp_path: Path) -> None:
