@@ -49,6 +49,7 @@ class WebDemo:
         self._token_lasts = token_lasts
         self._names = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self._on = dict.fromkeys(("airplane", "killed", "broken"), False)
+        self._turns = 0  # switches turned so far: a state tells up to which it is
         self._turning = asyncio.Lock()
         self._state = ""
         self._changed = asyncio.Condition()
@@ -82,6 +83,7 @@ class WebDemo:
         rings = self._stage.backend.rung
         return {
             **self._on,
+            "turns": self._turns,
             "rings": [_ring(ring) for ring in rings[-RINGS:]],
             "ringsBefore": max(0, len(rings) - RINGS),
             "messages": [_decisions(told) for told in await self._stage.lately(CUSTOMER, MESSAGES)],
@@ -162,7 +164,8 @@ class WebDemo:
                 except FAILURES as error:
                     raise web.HTTPInternalServerError(text=str(error)) from None
                 self._on[name] = on
-        return web.Response(status=204)
+                self._turns += 1
+            return web.json_response({"turns": self._turns})
 
     async def _turn(self, name: str, *, on: bool) -> None:
         stage = self._stage

@@ -10,6 +10,7 @@ import { Phone } from "./phone.js";
 const at = (id) => document.getElementById(id);
 const GONE = "The demo’s server does not answer: is it still running?";
 const SERVERS = ["airplane", "killed", "broken"]; // switches that the server turns
+let turns = 0; // how many it had turned when it last answered: a state of before may still come
 
 const places = await (await fetch("/places")).json();
 const phone = new Phone(places);
@@ -21,7 +22,8 @@ for (const name of SERVERS) {
     const body = JSON.stringify({ name, on: target.checked });
     const answer = await fetch("/switch", { method: "POST", headers, body }).catch(() => null);
     at("trouble").textContent = answer?.ok ? "" : await reason(answer);
-    if (!answer?.ok) target.checked = !target.checked;
+    if (answer?.ok) turns = Math.max(turns, (await answer.json()).turns);
+    else target.checked = !target.checked;
     target.disabled = false;
     target.focus();
   });
@@ -35,7 +37,9 @@ let lost = false;
 const events = new EventSource("/events");
 events.onmessage = ({ data }) => {
   const state = JSON.parse(data);
-  for (const name of SERVERS) if (!at(name).disabled) at(name).checked = state[name];
+  for (const name of SERVERS) {
+    if (!at(name).disabled && state.turns >= turns) at(name).checked = state[name];
+  }
   phone.take(state);
   decisions(state.messages);
   if (lost) at("trouble").textContent = "";
@@ -43,6 +47,7 @@ events.onmessage = ({ data }) => {
 };
 events.onerror = () => {
   lost = true;
+  turns = 0;
   at("trouble").textContent = GONE;
 };
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -224,6 +225,26 @@ async def test_what_ann_writes_while_the_gateway_is_dead_arrives_once_it_is_back
         await turn(page, "Kill gateway", on=False)
         await expect(page.locator("#thread small")).to_have_text(["read", "read"])
         await expect(page.locator("ringback-chat .text")).to_have_text(["Before.", "Meanwhile."])
+
+
+async def test_a_state_of_before_a_switch_was_turned_does_not_turn_it_back() -> None:
+    told = {"seq": 7, "text": "late", "outcome": "pending", "summary": "", "events": []}
+    rest = {"rings": [], "ringsBefore": 0, "messages": [told]}
+    before = dict.fromkeys(("airplane", "killed", "broken"), False) | {"turns": 0} | rest
+    turned = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await turned.wait()
+        body = f"data: {json.dumps(before)}\n\n"
+        await route.fulfill(body=body, content_type="text/event-stream")
+
+    async with played() as page:
+        await page.route("**/events", late)
+        await page.reload()
+        await turn(page, "Backend down", on=True)
+        turned.set()
+        await expect(page.locator("article")).to_contain_text("late")
+        assert await page.get_by_label("Backend down").is_checked()
 
 
 async def test_a_backend_that_is_down_rings_once_it_is_up_again() -> None:
