@@ -11,6 +11,7 @@ import asyncio
 import base64
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -536,12 +537,18 @@ def _awaiting(what: str) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports of loopback that nobody listens on now.
+
+    Below those that Linux gives to outgoing connections: nobody gets one of these by chance while
+    who listens there is restarted, and a client that finds it closed never meets itself.
+    """
+    ports: list[int] = []
+    for port in random.Random().sample(range(20_000, 32_000), 1_000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise DemoFailed("there is no free port between 20000 and 32000")
 
 
 def _environment() -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from examples.stage import free_ports
 from tests.faults.accounts import Result, audit
 from tests.faults.lines import LOOPBACK, App, Desk, many_sockets, now
 from tests.faults.process import ROOMY, Process, process
@@ -60,7 +60,7 @@ async def storm(
 ) -> Result:
     """Kill (or drain) a gateway with all `customers` in chat, start it again, let all come back."""
     many_sockets()
-    port = _free_port()
+    (port,) = free_ports(1)
     options: dict[str, Any] = {
         "delivery": {
             "ack_timeout": 5.0,
@@ -174,18 +174,6 @@ def _account(
     )
     result = audit(fault, len(it.apps), it.path, it.confirmed, it.ears.calls, note=note)
     return replace(result, unaccounted=[*result.unaccounted, *wrong])
-
-
-def _free_port() -> int:
-    """Below the range of outgoing ports: a client that finds it closed must not meet itself."""
-    for port in range(20_000, 30_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port below 30000")
 
 
 LONG = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from playwright.async_api import expect
 
+from examples.stage import free_ports
 from gateway.protocol import Role
 from tests.faults.process import process
 from tests.running import PATIENT, QUICK, Running, Wire, backend, running
@@ -242,9 +242,8 @@ async def test_a_thread_of_a_proactive_message_says_what_it_is(tmp_path: Path) -
 async def test_a_killed_gateway_costs_neither_a_draft_nor_a_message_nor_doubles_one(
     tmp_path: Path,
 ) -> None:
-    environment = {
-        f"RINGBACK_SERVER__{name}": f"127.0.0.1:{_free()}" for name in ("CHAT", "HTTP", "ADMIN")
-    }
+    ports = zip(("CHAT", "HTTP", "ADMIN"), free_ports(3), strict=True)
+    environment = {f"RINGBACK_SERVER__{name}": f"127.0.0.1:{port}" for name, port in ports}
     async with chromium() as browser, backend() as rings, AsyncExitStack() as gateways:
         start = partial(process, tmp_path, rings, environment=environment, delivery=PATIENT)
         first = await gateways.enter_async_context(start())
@@ -265,12 +264,6 @@ async def test_a_killed_gateway_costs_neither_a_draft_nor_a_message_nor_doubles_
             await expect(at.page.locator("#link")).to_have_text("")
             _, told = await second.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
             assert [m["text"] for m in told["messages"]] == ["hi", "before", "meanwhile"]
-
-
-def _free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_slow_network_and_airplane_mode_delay_and_lose_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from playwright.async_api import Browser, Locator, Page, expect
 
+from examples.stage import free_ports
 from gateway.protocol import Role
 from tests.faults.process import process
 from tests.faults.proxy import proxy
@@ -201,8 +201,8 @@ async def test_what_is_written_offline_survives_a_reload(tmp_path: Path) -> None
 
 
 async def test_a_killed_gateway_is_found_again_with_every_message_once(tmp_path: Path) -> None:
-    ports = free_ports(2)
-    fixed = {f"RINGBACK_SERVER__{k}": f"127.0.0.1:{p}" for k, p in ports.items()}
+    ports = zip(("CHAT", "HTTP"), free_ports(2), strict=True)
+    fixed = {f"RINGBACK_SERVER__{name}": f"127.0.0.1:{port}" for name, port in ports}
     async with site() as company, chromium() as browser, backend() as rings:
         options: dict[str, Any] = {"delivery": PATIENT, "origins": {"acme": [company.origin]}}
         async with visit(browser, company) as visitor:
@@ -220,14 +220,6 @@ async def test_a_killed_gateway_is_found_again_with_every_message_once(tmp_path:
                 await expect(page.locator("li.own .mark").last).to_have_text("Sent")
                 await second.write(text="after")
                 await expect(texts(page)).to_have_text(["before", "meanwhile", "after"])
-
-
-def free_ports(count: int) -> dict[str, int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [it.getsockname()[1] for it in held]
-    for it in held:
-        it.close()
-    return dict(zip(("CHAT", "HTTP"), ports, strict=True))
 
 
 async def test_a_token_is_renewed_on_the_open_socket(tmp_path: Path) -> None:
