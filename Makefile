@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
+
+# Hundreds of processes start in the tests: each would compile the same files once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
 PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway/why \
@@ -25,8 +29,8 @@ demo: $(READY)            ## the whole story, live, in the terminal (ARGS=--serv
 demo-web: $(READY)        ## the same to play with in a browser (ARGS="--port 8090" to choose)
 	$(BIN)/python -m examples.demo --web $(ARGS)
 
-test: $(READY)            ## the whole suite (ARGS="-k resume" to choose)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY)            ## the whole suite, on all cores (ARGS="-k resume" to choose, ARGS="-n0" in one process)
+	$(BIN)/python -m pytest -n $(CORES) --maxprocesses 8 --dist worksteal $(ARGS)
 
 soak: $(READY)            ## every fault at its long scale, and one table (ARGS="--only kill")
 	$(BIN)/python -m tests.soak $(ARGS)
@@ -35,13 +39,19 @@ mutate: $(READY)          ## break the code on purpose, and see that something n
 	$(BIN)/python -m tests.mutations $(ARGS)
 
 cover: $(READY)           ## each pure module is covered to 100 % by its own test file
-	@for module in $(PURE); do \
-	    $(BIN)/python -m pytest -q -p no:cacheprovider --no-header \
-	        tests/$$(dirname $$module)/test_$$(basename $$module).py \
-	        --cov=$$(echo $$module | tr / .) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered \
-	        >.cover.log 2>&1 \
-	        && echo "100 %  $$module" || { cat .cover.log; echo "not 100 %: $$module"; exit 1; }; \
-	done; rm -f .cover.log .coverage
+	@$(MAKE) --no-print-directory -j $(CORES) $(PURE:%=.cover/%)
+	@rm -rf .cover
+
+# FORCE: what is made is a report, not this file, and a directory may have its name.
+.cover/%: FORCE
+	@mkdir -p $(@D)
+	@COVERAGE_FILE=$@.data $(BIN)/python -m pytest -q -p no:cacheprovider --no-header \
+	    tests/$(*D)/test_$(*F).py \
+	    --cov=$(subst /,.,$*) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered \
+	    >$@.log 2>&1 \
+	    && echo "100 %  $*" || { cat $@.log; echo "not 100 %: $*"; exit 1; }
+
+FORCE:
 
 lint: $(READY)            ## ruff and mypy --strict
 	$(BIN)/ruff check .

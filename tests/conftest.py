@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import traceback
+from asyncio import constants
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -19,9 +21,16 @@ from hypothesis import settings
 from tests import canary
 
 SECONDS = 60.0
+FRAMES = 4
+"""Asyncio's debug mode notes where each task, future and handle was made: so much of the stack.
+
+The C futures would note all of it, pytest's own part too: half of what such a test costs.
+"""
 
 
 def pytest_configure() -> None:
+    constants.__dict__["DEBUG_STACK_DEPTH"] = FRAMES
+    traceback.extract_stack.__defaults__ = (None, FRAMES)
     canary.watch()
     settings.register_profile("no deadline", deadline=None)  # a slow machine is no failure
     settings.load_profile("no deadline")

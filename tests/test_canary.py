@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 LEAKS = """
 import sys
@@ -49,9 +51,11 @@ FOUND = {
 }
 
 
-def test_a_test_that_tells_a_secret_fails_and_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_test_that_tells_a_secret_fails_and_no_other(tmp_path: Path, workers: str) -> None:
     (tmp_path / "test_leaks.py").write_text(LEAKS)
     options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    options += ["-n", workers]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-rE", tmp_path / "test_leaks.py"],
         cwd=ROOT,
