@@ -338,8 +338,15 @@ FAULTS = (
     Fault(
         "a tenant's flood takes the whole commit",
         "storage/store.py",
-        "            if len(self._queue.tenants | self._later.tenants) == 1:\n",
-        "            if True:\n",
+        '        if len(about - {""}) <= 1:\n',
+        "        if True:\n",
+        ("tests/storage/test_store.py",),
+    ),
+    Fault(
+        "who comes in the middle of a flood waits for a whole commit of it",
+        "storage/store.py",
+        "        about = self._about.keys() | self._queue.tenants | self._later.tenants\n",
+        "        about = self._queue.tenants | self._later.tenants\n",
         ("tests/storage/test_store.py",),
     ),
     Fault(
@@ -435,8 +442,8 @@ FAULTS = (
     Fault(
         "a tester's phone without a backend rings at production",
         "push/backends.py",
-        "    return max(fitting, key=lambda backend: backend.app is not None, default=None)\n",
-        "    return max(fitting, key=lambda backend: backend.app is not None, default=OWN)\n",
+        "    return found\n",
+        "    return found or OWN\n",
         ("tests/test_endpoints.py",),
     ),
     Fault(
