@@ -27,6 +27,7 @@ from push import content, credentials, guard, signing, verdicts
 from push.adapters import Adapter, Request, adapter_named
 from push.credentials import OAuth
 from push.failures import failure_of
+from push.names import Names
 from push.oauth import NoToken, Token, read_token, token_request
 from push.ring import Claim, Endpoint, Verdict
 from push.tls import Contexts
@@ -87,11 +88,11 @@ class Caller:
     There is one pool of connections for each set of allowed networks: a connection into a network
     that one tenant may reach is never taken for another's call. The pools have no limit: a limit
     shared by all tenants would let one slow backend hold up the others. What bounds them is each
-    tenant's `in_flight`. `resolver` is aiohttp's own unless given.
+    tenant's `in_flight`. `resolver` is `push.names` unless given.
     """
 
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
-        self._resolver = resolver
+        self._resolver = resolver or Names()
         self._sessions: dict[tuple[guard.Network, ...], aiohttp.ClientSession] = {}
         self._closed = False
         self._contexts = Contexts()
