@@ -195,6 +195,8 @@ async def test_an_agents_bad_frames_are_answered_and_the_socket_goes_on(tmp_path
             {"type": "inbox", "cursor": "MS4wIDk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk="},
             {"type": "inbox", "cursor": "\N{SNOWMAN}"},
             {"type": "ack", "seq": 1},
+            {"type": "ack", "customer": "c-42", "seq": 1},
+            {"type": "state", "state": "active"},
             {"type": "hello"},
         ]
         for frame in bad:
@@ -205,11 +207,12 @@ async def test_an_agents_bad_frames_are_answered_and_the_socket_goes_on(tmp_path
             assert await agent.quiet() == [], frame
 
 
-@pytest.mark.parametrize("frame", ["open", "history", "end", "send", "read"])
+@pytest.mark.parametrize("frame", ["open", "history", "end", "send", "ack", "read"])
 async def test_a_customer_nobody_has_seen_is_not_found(tmp_path: Path, frame: str) -> None:
     async with running(tmp_path) as it:
         agent = await it.agent()
-        fields: dict[str, dict[str, Any]] = {"send": {"text": "anyone?"}, "read": {"seq": 1}}
+        fields: dict[str, dict[str, Any]] = {"send": {"text": "anyone?"}}
+        fields |= {"ack": {"seq": 1}, "read": {"seq": 1}}
         error = await agent.ask(frame, "error", customer="nobody", **fields.get(frame, {}))
         assert error["code"] == "not_found"
         status, _ = await it.call("GET", "/v1/customers/nobody/status", Role.SERVICE)

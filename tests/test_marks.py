@@ -130,6 +130,17 @@ async def test_marks_of_one_commit_are_told_once(tmp_path: Path) -> None:
         assert await customer.quiet() == []
 
 
+async def test_an_ack_that_moves_no_mark_writes_nothing(tmp_path: Path) -> None:
+    async with talking(tmp_path) as (it, customer, agent):
+        await agent.send("ack", customer="c-42", seq=2)
+        await customer.take("status")
+        before = it.gateway.core.store.commits
+        for other in (agent, await it.agent("a-2")):  # every console says it
+            await other.send("ack", customer="c-42", seq=2)
+            await other.ask("open", "conversation", customer="c-42")
+        assert it.gateway.core.store.commits == before
+
+
 async def test_a_restart_keeps_the_marks(tmp_path: Path) -> None:
     async with talking(tmp_path) as (_, customer, agent):
         await agent.send("ack", customer="c-42", seq=2)

@@ -229,6 +229,7 @@ async def test_nothing_of_one_tenant_is_there_for_the_other_on_sockets(tmp_path:
             ("history", {}),
             ("end", {}),
             ("send", {"text": "from abroad"}),
+            ("ack", {"seq": 1}),
             ("read", {"seq": 1}),
         ):
             error = await foreign.ask(type, "error", customer="c-42", **more)

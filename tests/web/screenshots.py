@@ -53,15 +53,18 @@ async def widget() -> None:
             page = await opened(stage)
             await write(page, "Hi! It says delivered, but nothing is here.")
             await write(page, "Could you have a look?")
-            await expect(page.locator("li.own .mark")).to_have_text("Sent")
+            await expect(page.locator("li.own .mark")).to_have_text(["Sent"])
             agent = await stage.it.agent("zoe")
+            await agent.send("read", customer="c-42", seq=3)
+            await expect(page.locator("li.own .mark")).to_have_text("Read")
             for text in (
                 "Of course, one moment please.",
                 "The driver left it with your neighbour at number 12. Shall we deliver it again?",
             ):
                 await agent.ask("send", "sent", customer="c-42", text=text)
             await write(page, "No need. Thank you!")
-            await expect(page.locator("li.own .mark").last).to_have_text("Sent")
+            await agent.send("ack", customer="c-42", seq=6)
+            await expect(page.locator("li.own .mark").last).to_have_text("Delivered")
             for scheme in SCHEMES:
                 await photograph(page, scheme)
 
