@@ -51,12 +51,13 @@ async def test_a_browser_is_registered_by_the_page_and_shows_each_ring_once(
             browsing(origin) as page,
         ):
             await registered(page, it, at.browser.subscription)
-            seq = await it.write(text="Grüße 👋", title="Shipped")
+            title, text = "<img src=x onerror=alert(1)>", "Grüße 👋 & <b>more</b>"
+            seq = await it.write(text=text, title=title)
             await it.settled(seq, "pushed")
             (sent,) = at.push_service.sent
             await deliver(page, origin, sent.body, sent.body)  # a double that nobody could stop
             await page.wait_for_function(f"{SHOWN}.then(all => all.length > 0)")
-            assert await page.evaluate(SHOWN) == [["Shipped", "Grüße 👋"]]
+            assert await page.evaluate(SHOWN) == [[title, text]]
 
 
 SHOWN = """navigator.serviceWorker.getRegistration()

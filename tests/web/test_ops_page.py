@@ -4,19 +4,22 @@ answers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import ConsoleMessage, Page, expect
+from playwright.async_api import ConsoleMessage, Page, Route, expect
 
+from gateway import auth
 from gateway.protocol import Role
 from tests.running import QUICK, Running, running
 from tests.web.packages import packages
 from tests.web.pages import NETWORK, VIOLATIONS, chromium
 
+HOSTILE = '<img src=x onerror="window.pwned=1">'
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -88,6 +91,52 @@ async def test_what_is_typed_as_a_token_is_never_markup(tmp_path: Path) -> None:
         await sign_in(page, "<img src=x onerror=alert(1)>")
         await expect(page.get_by_role("alert")).to_contain_text("not accepted")
         assert await page.locator("img").count() == 0
+
+
+async def test_names_and_reasons_are_never_markup(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=QUICK) as it, operations(it) as page:
+        await some(it)
+
+        async def answer(route: Route) -> None:
+            got = await route.fetch()
+            told = await got.json()
+            told |= {"tenant": HOSTILE, "draining": True}
+            for entry in told["backends"]:
+                entry["name"] = HOSTILE
+            for entry in told["attempts"] + told["looks"]:
+                entry |= dict.fromkeys(entry.keys() - {"count"}, HOSTILE)
+            await route.fulfill(response=got, json=told)
+
+        await page.route("**/v1/ops", answer)
+        await sign_in(page, it.token(Role.SERVICE, "ops"))
+        await expect(page.locator("#who")).to_have_text(HOSTILE)
+        await expect(page.get_by_role("alert")).to_contain_text("shutting down")
+        for table in ("Backends", "Answers of backends", "Decisions about devices"):
+            cell = page.get_by_role("table", name=table).get_by_role("cell", name=HOSTILE)
+            await expect(cell.first).to_be_visible()
+        assert await page.evaluate("window.pwned") is None
+        assert await page.locator("img").count() == 0
+
+
+async def test_a_token_that_ends_is_asked_for_anew_and_all_goes_by_keyboard(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it, operations(it) as page:
+        long_ago = time.time() - 10.0  # it has ended 5 s ago, of 10 s that are forgiven
+        token = auth.issue(it.gateway.config, "acme", Role.SERVICE, "ops", ttl=5.0, now=long_ago)
+        await sign_in(page, token)
+        await expect(page.locator("#who")).to_have_text("acme")
+        await expect(page.get_by_role("alert")).to_contain_text("may have expired")
+        await expect(page.get_by_label("Service token")).to_be_focused()
+        await page.keyboard.insert_text(it.token(Role.SERVICE, "ops"))
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("button", name="Sign in")).to_be_focused()
+        await page.keyboard.press("Space")
+        await expect(page.get_by_role("status")).to_have_text("Live")
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("button", name="Sign out")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_label("Service token")).to_be_focused()
 
 
 async def test_a_gateway_that_does_not_answer_is_told_and_its_return_is_seen(
