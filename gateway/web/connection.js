@@ -503,6 +503,7 @@ export class Connection {
   }
 
   #flush() {
+    if (this.#socket.readyState > 1) return; // closing: its end is about to be told
     for (const note of this.#notes.values()) this.#socket.send(JSON.stringify(note));
     this.#notes.clear();
     const now = this.#env.now();

@@ -26,6 +26,11 @@ export function icon(name) {
   return svg;
 }
 
+/** To tell a scroll that somebody made from the one that comes with a new size. */
+export function sizeOf({ clientWidth, clientHeight }) {
+  return `${clientWidth} ${clientHeight}`;
+}
+
 /** Text with its http(s) addresses as links; nothing else in it means anything. */
 export function linked(text) {
   const nodes = [];

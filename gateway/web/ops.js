@@ -108,15 +108,17 @@ function show(told) {
 
   const { active, background, agent } = told.sessions;
   at("active").textContent = count(active);
-  at("sessions").textContent = `${count(background)} in the background, ${count(agent)} agents`;
+  at("sessions").textContent = `${count(background)} in the background, ${count(agent)} ${agent === 1 ? "agent" : "agents"}`;
   at("backlog").textContent = count(backlog(told));
   at("calling").textContent = `${count(told.backends.reduce((n, one) => n + one.calling, 0))} being called for`;
   at("ring").textContent = duration(told.ring_seconds.p50);
-  at("rings").textContent = `median; p95 ${duration(told.ring_seconds.p95)}, of ${count(told.ring_seconds.count)}`;
+  at("rings").textContent = told.ring_seconds.count
+    ? `median; p95 ${duration(told.ring_seconds.p95)}, of ${count(told.ring_seconds.count)}` : "nothing rang yet";
   const worst = health(told);
   at("health").textContent = HEALTH[worst];
   at("health").className = `value ${worst}`;
-  at("call").textContent = `answers in ${duration(told.call_seconds.p50)}, p95 ${duration(told.call_seconds.p95)}`;
+  at("call").textContent = told.call_seconds.count
+    ? `answers in ${duration(told.call_seconds.p50)}, p95 ${duration(told.call_seconds.p95)}` : "not called yet";
 
   chart("messages-chart", lately.messageRate, "messages a second");
   chart("calls-chart", lately.callRate, "calls a second");
@@ -131,13 +133,13 @@ function show(told) {
     one.calling,
   ]);
   rows("attempts", told.attempts, "Nothing was called yet.", (one) => [
-    one.verdict.replaceAll("_", " "),
-    one.reason.replaceAll("_", " "),
+    words(one.verdict),
+    words(one.reason),
     one.count,
   ]);
   rows("looks", told.looks, "No device was looked at yet.", (one) => [
-    one.action.replaceAll("_", " "),
-    one.reason.replaceAll("_", " "),
+    words(one.action),
+    words(one.reason),
     one.count,
   ]);
 }
@@ -147,20 +149,20 @@ function chart(id, series, unit) {
   const { at: now = 0, value = 0 } = series.at(-1) ?? {};
   const top = ceiling(Math.max(...series.map((one) => one.value), 0));
   const seconds = Math.min(LONGEST, Math.max(SHORTEST, now - (series[0]?.at ?? now)));
-  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT + 18}`);
+  const path = line(series, WIDTH, HEIGHT, top, seconds);
+  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+  svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-label", `${count(value)} ${unit} now, at most ${count(top)} on this axis`);
-  const words = (x, text, kind) => {
-    const node = draw("text", { x, y: HEIGHT + 16, ...(kind ? { class: kind } : {}) });
-    node.textContent = text;
-    return node;
-  };
+  const start = /^M([\d.-]+)/.exec(path)?.[1];
   svg.replaceChildren(
     draw("line", { x1: 0, x2: WIDTH, y1: 0, y2: 0 }),
     draw("line", { x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }),
-    draw("path", { d: line(series, WIDTH, HEIGHT, top, seconds) }),
-    words(0, `up to ${count(top)}, ${Math.ceil(seconds / 60)} min`),
-    words(WIDTH, count(value), "now"),
+    ...(path ? [draw("path", { d: `${path}V${HEIGHT}H${start}Z`, class: "area" }), draw("path", { d: path })] : []),
   );
+  const figure = svg.parentElement;
+  figure.querySelector("b").textContent = count(value);
+  figure.querySelector("span").textContent = `${Math.ceil(seconds / 60)} min ago`;
+  figure.dataset.top = count(top);
 }
 
 function outcomes(messages) {
@@ -205,6 +207,10 @@ function rows(id, list, none, cells) {
       return line;
     }),
   );
+}
+
+function words(reason) {
+  return reason.replaceAll("_", " ").replace(/^http\b/, "HTTP");
 }
 
 function pill(name) {

@@ -10,7 +10,7 @@
  */
 
 import { browser } from "./browser.js";
-import { element, icon, linked } from "./elements.js";
+import { element, icon, linked, sizeOf } from "./elements.js";
 import { RequestFailed, RingbackClient } from "./ringback-client.js";
 import { sheet } from "./style.js";
 
@@ -186,7 +186,7 @@ export class RingbackChat extends HTMLElement {
     ]);
     const notice = element("div", { class: "notice", role: "status" });
     const list = element("ul", { class: "list" });
-    const greeting = element("p", { class: "greeting" }, [say.greeting]);
+    const greeting = element("p", { class: "greeting" }, [icon("chat"), say.greeting]);
     const typing = element("p", { class: "typing", "aria-hidden": "true" });
     const thread = element(
       "div", { class: "thread", tabindex: "0", role: "region", "aria-label": say.messages },
@@ -203,7 +203,7 @@ export class RingbackChat extends HTMLElement {
     const said = element("div", { class: "unseen", "aria-live": "polite" });
     const live = element("p", { class: "live" });
     const close = element("button", { class: "close", type: "button", "aria-label": say.close }, [icon("close")]);
-    const head = element("header", {}, [
+    const head = element("div", { class: "head" }, [
       element("div", {}, [element("h2", { id: "title" }, [title]), live]), close,
     ]);
     const panel = element(
@@ -518,10 +518,6 @@ function markOf(seq, status) {
 function follows(previous, { author, at }) {
   return previous?.author === author && at - previous.at < GROUP
     && at.toDateString() === previous.at.toDateString();
-}
-
-function sizeOf({ clientWidth, clientHeight }) {
-  return `${clientWidth} ${clientHeight}`;
 }
 
 function grow(text) {

@@ -50,11 +50,11 @@ svg { width: 24px; height: 24px; fill: currentColor; flex: none; }
   box-shadow: 0 2px 8px #0000001a, 0 24px 64px #00000038; animation: rise .18s ease-out;
 }
 @keyframes rise { from { opacity: 0; transform: translateY(10px); } }
-header {
+.head {
   display: flex; align-items: center; gap: 12px; padding: 16px 12px 14px 20px;
   border-bottom: 1px solid var(--line);
 }
-header div { flex: 1; min-width: 0; }
+.head div { flex: 1; min-width: 0; }
 h2 { font-size: 17px; line-height: 1.3; font-weight: 650; letter-spacing: -.01em; }
 .live { font-size: 13px; color: var(--muted); }
 .close { display: grid; place-items: center; width: 40px; height: 40px; border-radius: 50%; color: var(--muted); }
@@ -71,7 +71,8 @@ h2 { font-size: 17px; line-height: 1.3; font-weight: 650; letter-spacing: -.01em
   padding: 16px 16px 8px; scrollbar-width: thin;
 }
 .thread:focus-visible { outline-offset: -2px; }
-.greeting { padding: 8px 24px; text-align: center; color: var(--muted); }
+.greeting { padding: 18% 24px 8px; text-align: center; color: var(--muted); }
+.greeting svg { display: block; width: 40px; height: 40px; margin: 0 auto 12px; color: var(--accent); }
 .list { display: flex; flex-direction: column; padding: 0; list-style: none; }
 li { display: flex; flex-direction: column; align-items: flex-start; max-width: 84%; margin-top: 3px; }
 li.last + li:not(.first, .day, .system) { margin-top: 10px; }
@@ -88,7 +89,7 @@ li.day, li.system { align-self: center; align-items: center; max-width: 92%; mar
 .own .text { color: var(--on-accent); background: var(--accent); }
 .other.last .text { border-end-start-radius: 5px; }
 .own.last .text { border-end-end-radius: 5px; }
-.own.waiting .text { opacity: .75; }
+.own.waiting .text { opacity: .85; }
 .own.failed .text { color: var(--alarm); background: none; box-shadow: inset 0 0 0 1px var(--alarm); }
 .system .text { padding: 2px 8px; font-size: 13px; text-align: center; color: var(--muted); background: none; }
 .text a { color: inherit; text-underline-offset: 2px; }

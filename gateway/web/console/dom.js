@@ -37,7 +37,7 @@ export function avatar(name, inChat) {
     inChat ? h("i", { className: "dot" }) : null);
 }
 
-const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const TIME = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 
 export const time = (at) => TIME.format(new Date(at));

@@ -170,6 +170,7 @@ class Console {
         break;
       case "presence":
         if (thread) Object.assign(thread.facts, { in_chat: frame.in_chat, sessions: frame.sessions });
+        if (thread && !frame.in_chat) thread.typing = null;
         break;
       case "typing":
         if (thread && frame.from.role === "customer") thread.typing = frame.on ? Date.now() : null;
@@ -332,7 +333,7 @@ class Console {
     } catch (error) {
       // The connection's end is not the message's: it is sent after the next sign-in.
       if (error instanceof ConnectionEnded) thread.pending = without(thread.pending, ref);
-      else one.failed = error.message;
+      else one.failed = error.message.replace(/^\w+: /, ""); // its code is for programs
     }
     if (customer === this.#selected) this.#showThread();
   }

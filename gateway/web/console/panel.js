@@ -80,13 +80,18 @@ export class Panel {
       $("panel-body").replaceChildren(quote, h("p", { className: "error", role: "alert" }, told.problem));
     } else {
       $("panel-body").replaceChildren(quote,
-        ...told.summary.map((line) => h("p", { className: "summary" }, line)),
+        ...told.summary.map((line) => h("p", { className: "summary" }, unbroken(line))),
         h("h3", {}, "What happened, in UTC"),
-        h("ol", { className: "timeline" }, told.events.map((event) => h("li", { className: event.event },
+        h("ol", { className: "timeline" }, told.events.map((event) => h("li", { className: [event.event, event.verdict ?? event.outcome].join(" ") },
           h("p", {}, h("b", {}, words(event.event)), " ", h("time", { dateTime: event.at }, exact(event.at))),
           h("p", {}, event.words)))));
     }
   }
+}
+
+/** With dates that no line breaks in two. */
+function unbroken(text) {
+  return text.replace(/(\d{4})-(\d\d)-(\d\d)T([\d:]{8})[\d.]*Z/g, "$1\u2011$2\u2011$3 $4 UTC");
 }
 
 function list(facts) {

@@ -1,6 +1,6 @@
 /** One conversation: its messages with their marks, its past on scrolling up, and the composer. */
 
-import { linked } from "../elements.js";
+import { linked, sizeOf } from "../elements.js";
 import { $, ask, avatar, day, h, time } from "./dom.js";
 import { REPLIES, filled, fittingReplies, readReplies } from "./state.js";
 
@@ -21,6 +21,8 @@ export class ThreadView {
   #typingTimer = null;
   #asking = false;
   #choice = 0;
+  #ended = true; // the newest message is in sight, and stays there when the size changes
+  #size = ""; // of the list
 
   constructor(actions) {
     this.#actions = actions;
@@ -31,7 +33,12 @@ export class ThreadView {
     });
     draft.addEventListener("input", () => this.#typed());
     draft.addEventListener("keydown", (event) => this.#key(event));
-    $("scroll").addEventListener("scroll", () => this.#scrolled());
+    const box = $("scroll");
+    box.addEventListener("scroll", () => this.#scrolled());
+    new ResizeObserver(() => {
+      this.#size = sizeOf(box);
+      if (this.#ended) box.scrollTop = box.scrollHeight;
+    }).observe(box);
   }
 
   get atEnd() {
@@ -178,6 +185,8 @@ export class ThreadView {
   async #scrolled() {
     this.#actions.seen();
     const box = $("scroll");
+    if (this.#size !== sizeOf(box)) return; // another size scrolls by itself
+    this.#ended = this.atEnd;
     if (box.scrollTop > 120 || this.#asking || !this.#thread?.more) return;
     this.#asking = true;
     const before = box.scrollHeight - box.scrollTop;
