@@ -69,8 +69,8 @@ lock:                     ## renew requirements.lock from pyproject.toml (needs 
 	    --python-version 3.11 \
 	    --generate-hashes --upgrade --quiet -o requirements.lock
 
-screenshots: $(READY)     ## the README's pictures, of the real thing in Debian's Chromium
-	$(BIN)/python -m tests.web.screenshots
+screenshots: $(READY)     ## the README's pictures, of the real thing in Chromium (ARGS="--all DIR": every page and state)
+	$(BIN)/python -m tests.web.screenshots $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

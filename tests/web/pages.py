@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -37,6 +38,13 @@ VIOLATIONS = """
 window.violations = [];
 addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
 """
+
+CONTENT = """<body><header><b>acme</b><span>Send</span><span>Prices</span></header>
+<main><h1>Parcels, fast.</h1>
+<p>Next day to any door in the country, and a person to talk to while it is on its way.</p>
+<ul><li><b>By noon</b>or you have your money back</li>
+<li><b>To a neighbour</b>if you say so in chat</li>
+<li><b>Until ten</b>we answer, on weekends too</li></ul></main>"""
 
 
 @dataclass(slots=True)
@@ -91,8 +99,9 @@ class Site:
         return web.Response(
             text=f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Acme</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"></head>
-<body><main><h1>Acme</h1><p>Parcels, fast.</p></main>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="/acme.css"></head>
+{CONTENT}
 <script type="module" src="{http}/web/ringback-chat.js"></script>
 <ringback-chat {told}></ringback-chat>
 </body></html>""",
@@ -116,7 +125,18 @@ async def site() -> AsyncIterator[Site]:
         return web.Response(status=204)
 
     app = web.Application()
-    app.add_routes([web.get("/", page), web.get("/token", token), web.get("/favicon.ico", nothing)])
+
+    async def style(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(Path(__file__).with_name("acme.css"))
+
+    app.add_routes(
+        [
+            web.get("/", page),
+            web.get("/acme.css", style),
+            web.get("/token", token),
+            web.get("/favicon.ico", nothing),
+        ]
+    )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

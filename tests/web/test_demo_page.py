@@ -6,27 +6,29 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 from playwright.async_api import Locator, Page, Route, WebSocket, expect
 
 from examples import webdemo
 from examples.stage import Timeline
-from tests.web.packages import packages
 from tests.web.pages import NETWORK, VIOLATIONS, chromium
 
 HOSTILE = '<img src=x onerror="window.pwned=1">'
 
 
 @asynccontextmanager
-async def played(width: int = 1440, token_lasts: float = 600.0) -> AsyncIterator[Page]:
+async def played(
+    width: int = 1440, token_lasts: float = 600.0, **options: Any
+) -> AsyncIterator[Page]:
     """The page, once Alice's app has registered; at the end nothing was complained of."""
     complaints: list[str] = []
     async with (
         webdemo.opened(Timeline(), token_lasts=token_lasts) as (url, looking),
         chromium() as browser,
     ):
-        context = await browser.new_context(viewport={"width": width, "height": 900})
+        context = await browser.new_context(viewport={"width": width, "height": 900}, **options)
         page = await context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -257,27 +259,6 @@ async def test_a_backend_that_is_down_rings_once_it_is_up_again() -> None:
         await expect(page.locator("#home-screen .note")).to_contain_text("Ring!")
         await page.get_by_role("button", name="Open Acme, 1 unread").press("Enter")
         await expect(page.locator("ringback-chat .text")).to_have_text(["Ring!"])
-
-
-async def test_axe_finds_nothing_on_the_page_in_light_and_dark_at_every_size() -> None:
-    source = (packages() / "axe-core" / "axe.min.js").read_text()
-    async with played() as page:
-        await page.emulate_media(reduced_motion="reduce")  # or it may be half faded in
-        await say(page, "Hello!")
-        await expect(page.locator("#thread small")).to_have_text(["read"])
-        for switch in ("Lock phone", "Background", None):
-            for width in (375, 768, 1440):
-                await page.set_viewport_size({"width": width, "height": 900})
-                for scheme in ("light", "dark"):
-                    await page.emulate_media(color_scheme=scheme)
-                    await page.evaluate(source)
-                    found = await page.evaluate("axe.run().then((told) => told.violations)")
-                    where = [(one["id"], one["nodes"][0]["target"]) for one in found]
-                    assert where == [], (switch, width, scheme)
-                    wide = "document.documentElement.scrollWidth > innerWidth"
-                    assert not await page.evaluate(wide), width
-            if switch is not None:
-                await page.get_by_label(switch).check()
 
 
 async def test_other_pages_and_other_names_get_no_token_and_turn_no_switch() -> None:

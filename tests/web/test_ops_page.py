@@ -16,7 +16,6 @@ from playwright.async_api import ConsoleMessage, Page, Route, expect
 from gateway import auth
 from gateway.protocol import Role
 from tests.running import QUICK, Running, running
-from tests.web.packages import packages
 from tests.web.pages import NETWORK, VIOLATIONS, chromium
 
 HOSTILE = '<img src=x onerror="window.pwned=1">'
@@ -160,18 +159,3 @@ async def test_it_stays_signed_in_over_a_reload_until_it_is_left(tmp_path: Path)
         await page.get_by_role("button", name="Sign out").click()
         await page.reload()
         await expect(page.get_by_label("Service token")).to_be_visible()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_axe_finds_nothing_on_it(tmp_path: Path, scheme: str) -> None:
-    axe = packages() / "axe-core" / "axe.min.js"
-    async with running(tmp_path, delivery=QUICK) as it:
-        await some(it)
-        async with operations(it, color_scheme=scheme, bypass_csp=True) as page:
-            await page.add_script_tag(path=axe)
-            found = await page.evaluate("axe.run().then((told) => told.violations)")
-            assert found == []
-            await sign_in(page, it.token(Role.SERVICE, "ops"))
-            await expect(page.locator("#who")).to_have_text("acme")
-            found = await page.evaluate("axe.run().then((told) => told.violations)")
-            assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []

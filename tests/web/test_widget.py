@@ -17,7 +17,6 @@ from gateway.protocol import Role
 from tests.faults.process import process
 from tests.faults.proxy import proxy
 from tests.running import PATIENCE, PATIENT, QUICK, Running, backend, running
-from tests.web.packages import packages
 from tests.web.pages import Site, Visit, chromium, site, visit
 
 SERVED = Path("gateway/web")
@@ -443,32 +442,6 @@ async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
         await expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-async def test_axe_finds_nothing_in_light_and_dark_at_every_size(tmp_path: Path) -> None:
-    source = (packages() / "axe-core" / "axe.min.js").read_text()
-    async with scene(tmp_path) as stage:
-        page = await stage.visit.page()
-        await page.emulate_media(reduced_motion="reduce")  # or it may be half faded in
-        await page.evaluate(source)
-        await stage.it.write(text="Have a look at https://acme.example/offers")
-        await expect(launcher(page)).to_have_accessible_name("Open chat, 1 unread message")
-        assert await violations(page) == []
-        await launcher(page).click()
-        await write(page, "hello")
-        await expect(page.locator("li.own .mark")).to_have_text("Sent")
-        agent = await stage.it.agent()
-        await agent.send("read", customer="c-42", seq=2)
-        await expect(page.locator("li.own .mark")).to_have_text("Read")
-        await stage.it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
-        await expect(page.locator(".notice")).to_contain_text("You were signed out.")
-        await write(page, "hello?")
-        await expect(page.locator("li.own.failed")).to_be_visible()
-        for scheme in ("light", "dark"):
-            for width in (375, 768, 1440):
-                await page.emulate_media(color_scheme=scheme)
-                await page.set_viewport_size({"width": width, "height": 800})
-                assert await violations(page) == []
-
-
 async def test_nothing_moves_for_who_asked_for_less_motion(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         page = await stage.visit.page()
@@ -478,14 +451,6 @@ async def test_nothing_moves_for_who_asked_for_less_motion(tmp_path: Path) -> No
             panel = page.locator("ringback-chat .panel")
             assert await panel.evaluate("(it) => getComputedStyle(it).animationName") == animation
             await page.keyboard.press("Escape")
-
-
-async def violations(page: Page) -> list[str]:
-    found: list[str] = await page.evaluate(
-        "axe.run().then((r) => r.violations.flatMap((v) => "
-        "v.nodes.map((n) => `${v.id}: ${n.html} ${n.failureSummary}`)))"
-    )
-    return found
 
 
 async def test_what_a_page_set_before_the_module_came_counts(tmp_path: Path) -> None:
