@@ -88,11 +88,10 @@ class Database:
             self._reader = await self._connect()
             await self._reader.execute_fetchall("PRAGMA query_only = 1")
             await self._reader.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
-        except (sqlite3.Error, OSError) as error:
+        except BaseException as error:  # cancelled too: the connection's thread would never end
             await self.close()
-            raise CannotOpen(f"cannot open the database {self.path}: {error}") from error
-        except CannotOpen:
-            await self.close()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise CannotOpen(f"cannot open the database {self.path}: {error}") from error
             raise
         return self
 
@@ -112,11 +111,10 @@ class Database:
             if one_moment:
                 await self._reader.execute_fetchall("BEGIN")
             _readable(self.path, owner, version)
-        except sqlite3.Error as error:
+        except BaseException as error:
             await self.close()
-            raise CannotOpen(f"cannot read the database {self.path}: {error}") from error
-        except CannotOpen:
-            await self.close()
+            if isinstance(error, sqlite3.Error):
+                raise CannotOpen(f"cannot read the database {self.path}: {error}") from error
             raise
         return self
 
@@ -185,7 +183,11 @@ class Database:
             timeout=5.0,
             factory=_Transacting,
         )
-        await connection.execute_fetchall("PRAGMA foreign_keys = 1")
+        try:
+            await connection.execute_fetchall("PRAGMA foreign_keys = 1")
+        except BaseException:
+            await connection.close()
+            raise
         return connection
 
     async def _migrate(self, writer: Connection) -> None:

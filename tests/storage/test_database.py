@@ -5,7 +5,7 @@ import os
 import sqlite3
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,43 @@ class Failing:
 
     async def close(self) -> None:
         await self.inner.close()
+
+
+class Cancelling(Failing):
+    """The connection on which whoever runs one statement is cancelled meanwhile."""
+
+    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Any:
+        task = asyncio.current_task()
+        if sql in self.at and task is not None:
+            task.cancel()
+        return await self.inner.execute_fetchall(sql, parameters)
+
+
+@pytest.mark.parametrize(
+    ("opening", "at"),
+    [
+        (Database.open, "PRAGMA foreign_keys = 1"),
+        (Database.open, "PRAGMA user_version"),
+        (Database.open, "PRAGMA query_only = 1"),
+        (Database.open_to_read, "PRAGMA user_version"),
+    ],
+)
+async def test_opening_that_is_cancelled_leaves_no_connection_whose_thread_goes_on(
+    path: Path, opening: Callable[[Database], Coroutine[Any, Any, Database]], at: str
+) -> None:
+    await make(path)
+    connections: list[aiosqlite.Connection] = []
+
+    async def connect(*args: Any, **options: Any) -> Connection:
+        connections.append(await aiosqlite.connect(*args, **options))
+        return Cancelling(connections[-1], at)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(opening(Database(path, connect)))
+    assert connections
+    for connection in connections:
+        with pytest.raises(ValueError, match="no active connection"):
+            await connection.execute("SELECT 1")
 
 
 @pytest.mark.parametrize("at", [("COMMIT",), ("COMMIT", "ROLLBACK"), ("BEGIN IMMEDIATE",)])
