@@ -120,6 +120,7 @@ export function desk(places, at) {
     list.scrollTop = list.scrollHeight;
   }
 
+  new ResizeObserver(({ 0: { target } }) => (target.scrollTop = target.scrollHeight)).observe(at("thread"));
   at("canned").replaceChildren(
     ...CANNED.map((text) => {
       const button = document.createElement("button");

@@ -108,7 +108,7 @@ function show(told) {
 
   const { active, background, agent } = told.sessions;
   at("active").textContent = count(active);
-  at("sessions").textContent = `${count(background)} in the background, ${count(agent)} ${agent === 1 ? "agent" : "agents"}`;
+  at("sessions").textContent = `${count(background)} in background, ${count(agent)} ${agent === 1 ? "agent" : "agents"}`;
   at("backlog").textContent = count(backlog(told));
   at("calling").textContent = `${count(told.backends.reduce((n, one) => n + one.calling, 0))} being called for`;
   at("ring").textContent = duration(told.ring_seconds.p50);

@@ -61,11 +61,11 @@ async def everything(into: Path, only: str) -> None:
         for width, height in tours.SIZES:
             for scheme in tours.SCHEMES:
                 picture = Chosen(name, width, height, scheme)
-                await take(page, picture, into / f"{name}-{width}-{scheme}.png")
+                await take(page, picture, into / f"{name}-{width}-{scheme}.png", whole=True)
 
 
-async def chosen() -> None:
-    async for name, page in states("", device_scale_factor=SCALE):
+async def chosen(only: str) -> None:
+    async for name, page in states(only, device_scale_factor=SCALE):
         for file, picture in CHOSEN.items():
             if picture.state == name:
                 await take(page, picture, PICTURES / f"{file}.png")
@@ -81,7 +81,7 @@ async def states(only: str, **options: Any) -> AsyncIterator[tuple[str, Page]]:
                         yield name, page
 
 
-async def take(page: Page, picture: Chosen, path: Path) -> None:
+async def take(page: Page, picture: Chosen, path: Path, *, whole: bool = False) -> None:
     await page.set_viewport_size({"width": picture.width, "height": picture.height})
     await page.emulate_media(color_scheme=picture.scheme, reduced_motion="reduce")
     clip = None
@@ -90,19 +90,21 @@ async def take(page: Page, picture: Chosen, path: Path) -> None:
         assert box is not None
         x, y = box["x"] - MARGIN, box["y"] - MARGIN
         clip = FloatRect(x=x, y=y, width=picture.width - x, height=picture.height - y)
-    await page.screenshot(path=path, clip=clip)
+    await page.screenshot(path=path, clip=clip, full_page=whole)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", type=Path, metavar="DIRECTORY")
-    parser.add_argument("--only", default="", help="with --all: widget, demo, console or ops")
+    parser.add_argument("--only", default="", help="widget, demo, console or ops")
     arguments = parser.parse_args()
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as fonts:
         fonts.write(FONTS)
         fonts.flush()
         os.environ["FONTCONFIG_FILE"] = fonts.name
-        asyncio.run(everything(arguments.all, arguments.only) if arguments.all else chosen())
+        asyncio.run(
+            everything(arguments.all, arguments.only) if arguments.all else chosen(arguments.only)
+        )
 
 
 if __name__ == "__main__":

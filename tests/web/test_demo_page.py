@@ -249,6 +249,17 @@ async def test_a_state_of_before_a_switch_was_turned_does_not_turn_it_back() -> 
         assert await page.get_by_label("Backend down").is_checked()
 
 
+async def test_anns_newest_message_stays_in_sight_when_the_page_changes_its_width() -> None:
+    async with played() as page:
+        for number in range(4):
+            await say(page, f"{number} " + "Your parcel left Hamburg today. " * 9)
+        await expect(page.locator("#thread small")).to_have_text(["read"] * 4)
+        newest = page.locator("#thread p").last
+        for width in (375, 1440, 768):
+            await page.set_viewport_size({"width": width, "height": 3000})
+            await expect(newest).to_be_in_viewport(ratio=1)
+
+
 async def test_a_backend_that_is_down_rings_once_it_is_up_again() -> None:
     async with played() as page:
         await page.get_by_label("Background").check()
