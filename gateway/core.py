@@ -35,6 +35,7 @@ from gateway.protocol import Role
 from gateway.pushconfig import Calls
 from gateway.pushcredentials import credentials_of
 from gateway.pushing import Book
+from gateway.ringing import Ringing
 from gateway.session import Rates
 from gateway.sessions import Sessions
 from gateway.wishes import House
@@ -84,11 +85,12 @@ class Core:
             clock,
             config.limits.outbound_bytes // 2,
         )
-        self.book = Book(self.chat, self._wake)
-        self.devices = Devices(self.chat, self.book)
+        ringing = Ringing(self.chat)
+        self.book = Book(self.chat, ringing, self._wake)
+        self.devices = Devices(self.chat, ringing)
         self.dead_letters = DeadLetters(self.chat, DeadLetterRows(database))
         self.campaigns = Campaigns(self.chat, CampaignRows(database), self._waiting)
-        self.preferences = Preferences(self.chat, self.book)
+        self.preferences = Preferences(self.chat, ringing)
         self.inbox = Inbox(self.chat, agent_limits(config), clock)
         limits = config.limits
         self.rates = Rates(
@@ -107,8 +109,8 @@ class Core:
             clock,
             self.wall,
         )
-        self.book.decided = self.metrics.decided
-        self.book.buried = self.metrics.buried
+        ringing.decided = self.metrics.decided
+        ringing.buried = self.metrics.buried
         self.campaigns.counted = self.metrics.recipients
         self.metrics.open_campaigns = self.campaigns.open
         self.sessions.rejected = self.metrics.rejected

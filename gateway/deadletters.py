@@ -1,7 +1,7 @@
 """Dead letters: what was given up, and ringing for it again.
 
 A dead letter is a ring that the customer backend refused, or that expired while it was retried
-(`gateway.pushing` writes them down). A replay never repeats the ring: under its id nothing changes
+(`gateway.ringing` writes them down). A replay never repeats the ring: under its id nothing changes
 any more. It asks for a new one, for the messages that nobody has been told of and that have not
 expired: their outcome goes from `undeliverable` back to `pending` (`Trigger.REPLAY`), the device
 is behind again, and the delivery rule goes its way. Who acknowledges meanwhile is not rung.

@@ -25,7 +25,7 @@ from gateway import protocol
 from gateway.chat import Chat
 from gateway.delivery import Reason
 from gateway.protocol import CloseCode
-from gateway.pushing import Book
+from gateway.ringing import Ringing
 from storage import outcomes
 from storage.outcomes import Trigger
 from storage.records import Conversation, Cut, Device, Key, Outcome
@@ -78,9 +78,9 @@ class KeyCheck(StrEnum):
 class Devices:
     """The use cases of registrations."""
 
-    def __init__(self, chat: Chat, book: Book) -> None:
+    def __init__(self, chat: Chat, ringing: Ringing) -> None:
         self._chat = chat
-        self._book = book
+        self._ringing = ringing
         self._store = chat.store
 
     async def register(self, key: Key, name: str | None, told: Registration) -> str:
@@ -102,8 +102,8 @@ class Devices:
                     self._take_away(tx, owner, settle=owner.key != key)
             c = tx.conversation(key) or c
             device = self._device(tx, c, mine, told)
-            c = self._book.reconsider(tx, tx.move_token(c, device), before)
-            c = self._book.settle_undeliverable(tx, c)
+            c = self._ringing.reconsider(tx, tx.move_token(c, device), before)
+            c = self._ringing.settle_undeliverable(tx, c)
             self._rearm(tx, c)
             return device.id
 
@@ -160,7 +160,7 @@ class Devices:
         if c.last_seq:
             tx.event(c, c.last_seq, c.last_seq, "device_removed", reason="moved")
         if settle:
-            self._book.settle_undeliverable(tx, c)
+            self._ringing.settle_undeliverable(tx, c)
 
     def _rearm(self, tx: Transaction, c: Conversation) -> None:
         """Messages that lacked a device, and have not expired, are pending again."""
@@ -216,7 +216,7 @@ class Devices:
             c = tx.remove_device(c, device)
             if c.last_seq:
                 tx.event(c, c.last_seq, c.last_seq, "device_removed", reason=why)
-            self._book.settle_undeliverable(tx, c)
+            self._ringing.settle_undeliverable(tx, c)
 
     async def forget(self, before: float) -> None:
         """Forget registrations whose token died before then (epoch seconds)."""
@@ -251,7 +251,7 @@ class Devices:
                 return False
             for device in c.devices:
                 c = tx.remove_device(c, device)
-            self._book.settle_undeliverable(tx, c)
+            self._ringing.settle_undeliverable(tx, c)
             tx.after_commit(lambda: self._close_all(key))
             return True
 

@@ -1,6 +1,6 @@
 """Policies: which devices a message rings, judged from what is known of one message and one device.
 
-Only `default` rings anybody: the delivery rule of `gateway.delivery` and `gateway.pushing` is that
+Only `default` rings anybody: the delivery rule of `gateway.delivery` and `gateway.ringing` is that
 policy, spread over due times and looks. Here it stands beside the others as one function of facts,
 so that `ringback why --policy` can say what another would have decided, and a test that `default`
 agrees with what really happened. Gathering the facts is left to `gateway.dryrun`.

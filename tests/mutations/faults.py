@@ -112,7 +112,7 @@ FAULTS = (
     ),
     Fault(
         "the content under a ring's id changes at a retry (rule 7)",
-        "gateway/pushing.py",
+        "gateway/ringing.py",
         "                device = replace(device, attempt=device.attempt + 1)\n",
         """                ring = orjson.loads(device.ring or "")
                 ring["unread"] = c.unread
@@ -122,10 +122,10 @@ FAULTS = (
     ),
     Fault(
         "a retry takes a new id (rule 7)",
-        "gateway/pushing.py",
+        "gateway/ringing.py",
         "                device = replace(device, attempt=device.attempt + 1)\n",
         """                ring = orjson.loads(device.ring or "")
-                ring["id"] = f"r_{secrets.token_hex(8)}"
+                ring["id"] = f"r_{self._chat.new_id()}"
                 told = orjson.dumps(ring).decode()
                 device = replace(device, attempt=device.attempt + 1, ring=told)
 """,
@@ -145,7 +145,7 @@ FAULTS = (
     ),
     Fault(
         "a late verdict touches another registration (I6)",
-        "gateway/pushing.py",
+        "gateway/ringing.py",
         """            and device.ring is not None
             and device.generation == claim.generation
             and orjson.loads(device.ring)["id"] == claim.ring.id
@@ -190,19 +190,19 @@ FAULTS = (
     ),
     Fault(
         "unread is counted up instead of computed (I5)",
-        "gateway/pushing.py",
+        "gateway/ringing.py",
         "            unread=c.unread,\n            badge_seq=c.badge_seq,\n",
         "            unread=(device.badge or 0) + 1,\n            badge_seq=c.badge_seq,\n",
     ),
     Fault(
         "an acceptance covers what came after the claim (rule 7)",
-        "gateway/pushing.py",
+        "gateway/ringing.py",
         "            c, moves = tx.transition(c, covered, upto, Trigger.ACCEPTANCE)\n",
         "            c, moves = tx.transition(c, covered, c.last, Trigger.ACCEPTANCE)\n",
     ),
     Fault(
         "a message expires before its time",
-        "gateway/pushing.py",
+        "gateway/ringing.py",
         "            if expires_at <= tx.now:\n                before = Cut",
         "            if expires_at <= tx.now + 60:\n                before = Cut",
     ),
@@ -232,7 +232,7 @@ FAULTS = (
         "a sign-out leaves messages pending for nobody (rule 6)",
         "gateway/devices.py",
         "                c = tx.remove_device(c, device)\n"
-        "            self._book.settle_undeliverable(tx, c)\n"
+        "            self._ringing.settle_undeliverable(tx, c)\n"
         "            tx.after_commit(lambda: self._close_all(key))\n",
         "                c = tx.remove_device(c, device)\n"
         "            tx.after_commit(lambda: self._close_all(key))\n",
@@ -246,7 +246,7 @@ FAULTS = (
     ),
     Fault(
         "a look does not see that the customer has read meanwhile (I3)",
-        "gateway/pushing.py",
+        "gateway/ringing.py",
         "        behind = device.owed_ord - max(device.covered_ord, c.acked_ord)\n",
         "        behind = device.owed_ord - device.covered_ord\n",
         also=(
