@@ -169,6 +169,9 @@ class Ringing:
         ref: DeviceRef,
         pause: Pause | None,
     ) -> Claim | Pause | None:
+        """Look at one device now (rule 7): the claim, or None and in its row what is next; `pause`
+        if it is what would be rung waits for.
+        """
         wanted = to_ring(tx, c, device)
         quiet = self._quiet_until(tx.now, c, device)
         facts = self._facts(tx, c, device, wanted, quiet, pause)
