@@ -140,6 +140,7 @@ class Devices:
             generation=old.generation + 1,
             covered_seq=old.covered_seq,
             covered_ord=old.covered_ord,
+            unrung=old.unrung,
             badge=old.badge,
             owes=old.owes or old.ring is not None,
             owed_ord=max(old.owed_ord, old.ring_ord),

@@ -102,12 +102,10 @@ class Ringing:
             c = c.with_device(owing)
         return self.settle_undeliverable(tx, tx.put(c))
 
-    def settle_undeliverable(
-        self, tx: Transaction, c: Conversation, reason: Reason = Reason.REFUSED
-    ) -> Conversation:
+    def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
         """Pending messages for which no device is left that is not settled become undeliverable.
 
-        `reason` is why the last device that was settled was not rung.
+        The reason is why a device that is left was not rung, or why there is none.
         """
         waiting = outcomes.pending(c)
         if not waiting:
@@ -118,14 +116,14 @@ class Ringing:
             upto = min(device.covered for device in live)
             if upto <= waiting[0].lo:
                 return c
+            reason = next((d.unrung for d in live if d.unrung), Reason.REFUSED.value)
         elif c.push_due_at is None:
             upto = c.last
-            reason = Reason.NO_ENDPOINT
-            if backends and not c.live_devices:
-                reason = no_live_device(c)
+            lacking = bool(backends) and not c.live_devices
+            reason = (no_live_device(c) if lacking else Reason.NO_ENDPOINT).value
         else:
             return c
-        c, moves = tx.transition(c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason.value)
+        c, moves = tx.transition(c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
         self._tell(tx, c, moves)
         return c
 
@@ -269,9 +267,11 @@ class Ringing:
             device = replace(device, owes=False, wake_at=None)
             self.settle_undeliverable(tx, tx.put(c.with_device(device)))
             return
-        device = replace(device, covered_seq=c.last_seq, covered_ord=c.last_ord)
+        device = replace(
+            device, covered_seq=c.last_seq, covered_ord=c.last_ord, unrung=reason.value
+        )
         device = replace(device, owes=correct, wake_at=tx.now if correct else None)
-        self.settle_undeliverable(tx, tx.put(c.with_device(device)), reason)
+        self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
     def _leave_be(
         self, tx: Transaction, c: Conversation, unwanted: tuple[Message, ...]
@@ -363,9 +363,11 @@ class Ringing:
         owed = max(device.owed_ord, device.ring_ord)
         device = _without_ring(device, covered)
         device = replace(device, owes=True, owed_ord=owed, wake_at=tx.now)
-        c = tx.put(c.with_device(device))
         if reason in WISHES:
-            self.settle_undeliverable(tx, c, reason)
+            device = replace(device, unrung=reason.value)
+            self.settle_undeliverable(tx, tx.put(c.with_device(device)))
+        else:
+            tx.put(c.with_device(device))
 
     # The verdict
 
@@ -419,7 +421,7 @@ class Ringing:
                 )
             case VerdictKind.REFUSED:
                 self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)
-                device = _over(tx, device)
+                device = _over(tx, device, Reason.REFUSED)
         return self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
     def _bury(
@@ -536,7 +538,11 @@ def _without_ring(device: Device, covered: Cut) -> Device:
     )
 
 
-def _over(tx: Transaction, device: Device) -> Device:
+def _over(tx: Transaction, device: Device, unrung: Reason | None = None) -> Device:
     """The ring in hand is settled; what came meanwhile is looked at now, or when a hold ends."""
     device = _without_ring(device, max(device.covered, device.ring_to))
-    return replace(device, wake_at=max(tx.now, device.wake_at or 0.0) if device.owes else None)
+    return replace(
+        device,
+        unrung=unrung.value if unrung else None,
+        wake_at=max(tx.now, device.wake_at or 0.0) if device.owes else None,
+    )

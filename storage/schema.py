@@ -270,6 +270,8 @@ _AGENTS_ACKED = (
 """What agents have read they have received. Until that is written the column is null: a check is
 judged of every row that is there as soon as it is added."""
 
+_UNRUNG = ("ALTER TABLE devices ADD COLUMN unrung TEXT",)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _CHAINED_EVENTS,
@@ -278,5 +280,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _SEALED_TOKENS,
     _DEAD_LETTERS,
     _AGENTS_ACKED,
+    _UNRUNG,
 )
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

@@ -126,7 +126,7 @@ def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
         d.id, d.installation, d.found_by, d.generation, d.registered_at, d.platform, d.app,
         d.environment, d.locale, d.time_zone, d.state.value, d.state_at, d.covered_seq,
         d.covered_ord, d.badge, int(d.owes), d.owed_ord, d.wake_at, d.ring, d.ring_seq, d.ring_ord,
-        d.attempt, d.verdict, d.verdict_at, d.sealed, d.sealed_by, c.tenant, c.id,
+        d.attempt, d.verdict, d.verdict_at, d.unrung, d.sealed, d.sealed_by, c.tenant, c.id,
     )  # fmt: skip
 
 

@@ -336,6 +336,13 @@ FAULTS = (
         ("tests/storage/test_store.py",),
     ),
     Fault(
+        "a phone that dies beside one that was muted is laid to a refusal",
+        "gateway/ringing.py",
+        "reason = next((d.unrung for d in live if d.unrung), Reason.REFUSED.value)",
+        "reason = Reason.REFUSED.value",
+        ("tests/simulation/test_scenarios.py",),
+    ),
+    Fault(
         "a tenant's flood takes the whole commit",
         "storage/store.py",
         '        if len(about - {""}) <= 1:\n',

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -11,6 +13,7 @@ import pytest
 import structlog
 
 from gateway.protocol import MessageKind
+from storage.records import Wishes
 from tests.simulation.days import Day
 from tests.simulation.ears import Heard, Mood
 from tests.simulation.peers import ABNORMAL
@@ -208,3 +211,21 @@ def test_what_waited_before_takes_nothing_from_the_hold_of_a_new_message(day: Da
     while not (told := [heard for heard in rung(day) if heard.seq == 2]):
         world.run(0.1)
     assert told[0].at >= came + world.timing.ack_timeout
+
+
+def test_a_phone_that_dies_beside_one_that_was_muted_leaves_no_word_of_a_refusal(day: Day) -> None:
+    """The reason is that of the phone that is left: it was muted, and no backend refused."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.ears.mood = Mood.HANGS
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.wish(anna, Wishes(muted_until=world.now + 8.0), 0.0)
+    world.run(10.0)
+    world.ears.mood = Mood.GONE
+    world.run(60.0)
+    assert world.model.outcomes == {(1, 1): "undeliverable"}
+    with closing(sqlite3.connect(day.world.path)) as db:
+        assert db.execute("SELECT reason FROM outcomes").fetchall() == [("muted",)]
