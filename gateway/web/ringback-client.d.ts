@@ -57,6 +57,8 @@ export interface DeviceDetails {
   app?: string;
   environment?: string;
   locale?: string;
+  /** of the IANA data base: quiet hours are by its clock */
+  time_zone?: string;
 }
 
 /** As `localStorage`; synchronous. */

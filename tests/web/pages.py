@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,6 @@ from gateway.protocol import Role
 from tests.faults.needs import needs
 from tests.running import Running
 
-CHROMIUM = "/usr/bin/chromium"
 expect.set_options(timeout=20_000)  # when a test gives up waiting; never a measure of anything
 NETWORK = ("WebSocket connection to", "Failed to load resource")
 VIOLATIONS = """
@@ -149,11 +149,13 @@ async def site() -> AsyncIterator[Site]:
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """Debian's Chromium, headless; skips or fails where there is none."""
+    """The machine's own Chromium, headless; skips or fails where there is none."""
     needs("chromium")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     async with async_playwright() as playwright:
-        it = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        it = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=arguments
+        )
         try:
             yield it
         finally:
