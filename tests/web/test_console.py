@@ -157,6 +157,7 @@ async def test_who_leaves_in_the_middle_of_a_word_writes_no_more(tmp_path: Path)
         mira = await customer(it)
         await at.sign_in()
         await at.open()
+        await expect(at.messages()).to_have_count(1)  # from here on it is told who writes
         await mira.send("typing", on=True)
         await expect(at.page.locator("#typing")).to_have_text("Mira is writing…")
         await mira.send("bye")
