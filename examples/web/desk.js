@@ -4,6 +4,7 @@ import { Connection } from "/web/connection.js";
 
 const CUSTOMER = "alice";
 const CANNED = ["Hello Alice, how can I help?", "Your parcel left Hamburg today.", "Shall I send you the tracking link?"];
+const AGAIN = 500; // ms
 const TYPING_FOR = 4_000; // ms without a further sign
 const SAID = {
   socket: "on the socket, not acknowledged yet",
@@ -54,8 +55,10 @@ export function desk(places, at) {
       presence(told.in_chat);
       render();
     } catch {
-      // She has not connected yet: an inbox_update will say when; or the socket was lost.
-      if (connection.connected) presence(false, "Alice has not opened her app yet.");
+      // She has not connected yet, and until she writes no inbox_update says so; or the socket was lost.
+      if (!connection.connected) return;
+      presence(false, "Alice has not opened her app yet.");
+      setTimeout(() => opened || open(), AGAIN);
     }
   }
 

@@ -22,7 +22,7 @@ HOSTILE = '<img src=x onerror="window.pwned=1">'
 async def played(
     width: int = 1440, token_lasts: float = 600.0, **options: Any
 ) -> AsyncIterator[Page]:
-    """The page, once Alice's app has registered; at the end nothing was complained of."""
+    """The page, once Alice is in chat and can be rung; at the end nothing was complained of."""
     complaints: list[str] = []
     async with (
         webdemo.opened(Timeline(), token_lasts=token_lasts) as (url, looking),
@@ -43,6 +43,7 @@ async def played(
         await page.add_init_script(VIOLATIONS)
         await page.goto(url)
         await page.wait_for_selector("body[data-registered]")
+        await expect(page.locator("#presence")).to_have_text("Alice is in chat")
         yield page
         complaints += await page.evaluate("window.violations")
         assert complaints == []
@@ -133,13 +134,16 @@ async def test_every_step_goes_by_keyboard() -> None:
 
 
 async def test_tokens_that_end_meanwhile_are_renewed_and_nobody_notices() -> None:
-    async with played(token_lasts=2.0) as page:
+    async with played(token_lasts=6.0) as page:  # a page that is this busy renews in time
         await ask(page, "Before.")
         opened: list[WebSocket] = []
         page.on("websocket", lambda it: opened.append(it))
-        for role in ("customer", "agent"):
+
+        async def renewed_twice(role: str) -> None:
             for _ in range(2):
-                await page.wait_for_event("request", lambda it, r=role: it.url.endswith(r))
+                await page.wait_for_event("request", lambda it: it.url.endswith(role))
+
+        await asyncio.gather(renewed_twice("customer"), renewed_twice("agent"))
         await ask(page, "After.")
         await say(page, "I am here, too.")
         await expect(page.locator("#thread small")).to_have_text(["read"])
