@@ -11,7 +11,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -147,19 +147,36 @@ async def site() -> AsyncIterator[Site]:
         await runner.cleanup()
 
 
+_chromium: Browser | None = None
+_started = AsyncExitStack()
+
+
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """The machine's own Chromium, headless; skips or fails where there is none."""
+    """The machine's own Chromium, headless and as new; skips or fails where there is none.
+
+    It goes on for the next test, on the same loop, until `stop_chromium`.
+    """
+    global _chromium
     needs("chromium")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    async with async_playwright() as playwright:
-        it = await playwright.chromium.launch(
+    if _chromium is None or not _chromium.is_connected():
+        await stop_chromium()
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        playwright = await _started.enter_async_context(async_playwright())
+        _chromium = await playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=arguments
         )
-        try:
-            yield it
-        finally:
-            await it.close()
+        _started.push_async_callback(_chromium.close)
+    try:
+        yield _chromium
+    finally:
+        for context in _chromium.contexts:
+            await context.close()
+
+
+async def stop_chromium() -> None:
+    """End it, if it was started."""
+    await _started.aclose()
 
 
 class Visit:

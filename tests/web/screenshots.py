@@ -20,6 +20,7 @@ from typing import Any
 from playwright.async_api import FloatRect, Page
 
 from tests.web import tours
+from tests.web.pages import stop_chromium
 
 FONTS = """<fontconfig><include>/etc/fonts/fonts.conf</include>
 <match><test name="family" compare="not_eq"><string>monospace</string></test>
@@ -93,6 +94,13 @@ async def take(page: Page, picture: Chosen, path: Path, *, whole: bool = False) 
     await page.screenshot(path=path, clip=clip, full_page=whole)
 
 
+async def take(directory: Path | None, only: str) -> None:
+    try:
+        await (everything(directory, only) if directory else chosen(only))
+    finally:
+        await stop_chromium()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", type=Path, metavar="DIRECTORY")
@@ -102,9 +110,7 @@ def main() -> None:
         fonts.write(FONTS)
         fonts.flush()
         os.environ["FONTCONFIG_FILE"] = fonts.name
-        asyncio.run(
-            everything(arguments.all, arguments.only) if arguments.all else chosen(arguments.only)
-        )
+        asyncio.run(take(arguments.all, arguments.only))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import pytest_asyncio
 from aiohttp import ClientSession, web
 from hatchling.builders.wheel import WheelBuilder
 from websockets.exceptions import InvalidStatus
@@ -105,7 +106,7 @@ def test_behind_a_proxy_the_chat_is_on_the_same_origin_unless_told_otherwise() -
 # Pages
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def pages(tmp_path: Path) -> AsyncIterator[str]:
     """The address of a listener with a page of its own."""
     (tmp_path / "console.html").write_text('<meta name="ringback-chat" content="{{chat}}">')
