@@ -290,7 +290,7 @@ async def test_two_tabs_show_the_same_and_read_for_each_other(tmp_path: Path) ->
 
 
 async def test_of_two_tabs_the_one_that_somebody_looks_at_counts(tmp_path: Path) -> None:
-    async with scene(tmp_path, delivery=QUICK) as stage:
+    async with scene(tmp_path) as stage:
         await stage.it.register()
         one, two = await opened(stage), await opened(stage)
         await two.evaluate(HIDE, True)
