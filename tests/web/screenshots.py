@@ -94,7 +94,7 @@ async def take(page: Page, picture: Chosen, path: Path, *, whole: bool = False) 
     await page.screenshot(path=path, clip=clip, full_page=whole)
 
 
-async def take(directory: Path | None, only: str) -> None:
+async def photographed(directory: Path | None, only: str) -> None:
     try:
         await (everything(directory, only) if directory else chosen(only))
     finally:
@@ -110,7 +110,7 @@ def main() -> None:
         fonts.write(FONTS)
         fonts.flush()
         os.environ["FONTCONFIG_FILE"] = fonts.name
-        asyncio.run(take(arguments.all, arguments.only))
+        asyncio.run(photographed(arguments.all, arguments.only))
 
 
 if __name__ == "__main__":
