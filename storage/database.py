@@ -23,7 +23,7 @@ from storage.errors import CannotOpen, Fault, RefTaken, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
-CHECKPOINT = 4_000  # pages in the WAL; a page written often is folded back once for many commits
+CHECKPOINT = 1_000  # pages in the WAL until it is folded back: 2 ms in which nothing else commits
 
 Rows = list[tuple[Any, ...]]
 
@@ -288,6 +288,7 @@ async def _fetch(connection: Connection | None, sql: str, parameters: tuple[Any,
 async def _durable(writer: Connection) -> None:
     ((mode,),) = await writer.execute_fetchall("PRAGMA journal_mode = WAL")
     await writer.execute_fetchall("PRAGMA synchronous = FULL")
+    await writer.execute_fetchall("PRAGMA temp_store = MEMORY")  # what a statement may undo
     await writer.execute_fetchall(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
     ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")
     if (mode, synchronous) != ("wal", 2):

@@ -80,13 +80,16 @@ class Store:
     nothing else while they are judged, and who comes meanwhile waits for two such commits."""
     LATER = 32
     """Of what nobody in chat waits for, so many beside changes of those who do."""
-    SHARE = 8
-    LATER_SHARE = 4
-    """Of each tenant, where others are about, so many changes and so many of what may wait: so that
-    one tenant's flood does not hold them up (I8)."""
+    SHARED = 16
+    LATER_SHARED = 2
+    """In one commit, where several tenants are about, so many changes of all of them together, and
+    of what may wait so many beside them (`storage.turns`): so that one tenant's flood does not hold
+    the others up (I8)."""
     ABOUT = 1_000
     """A tenant is about for so many commits after its last change: one who comes while a flood's
     commit runs must not have found that long because nobody else waited when it began."""
+    TURNS = 4
+    """Of the loop, at the most, between two commits."""
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     UNACKED = 1_000
@@ -209,9 +212,20 @@ class Store:
                 await self._wake.wait()
                 continue
             await self._commit_or_fail(self._take())
+            await self._gather()
+
+    async def _gather(self) -> None:
+        """Let the loop turn while each turn brings more: what was told leaves before the next is
+        judged, and what comes goes into the same commit, which costs as much for one as for five.
+        """
+        for _ in range(self.TURNS):
+            waiting = self.waiting
+            await asyncio.sleep(0)
+            if self.waiting == waiting:
+                return
 
     def _take(self) -> list[_Change]:
-        """What the next commit does: of a tenant that is alone much, else of each its share."""
+        """What the next commit does: of a tenant that is alone much, else of each its part."""
         self._turn += 1
         while self._about and next(iter(self._about.values())) < self._turn - self.ABOUT:
             self._about.popitem(last=False)
@@ -219,7 +233,8 @@ class Store:
         if len(about - {""}) <= 1:
             chat = self._queue.take(self.BATCH)
             return chat + self._later.take(self.LATER if chat else self.BATCH)
-        return self._queue.take(self.SHARE) + self._later.take(self.LATER_SHARE)
+        chat = self._queue.take(self.SHARED)
+        return chat + self._later.take(max(self.LATER_SHARED, self.SHARED - len(chat)))
 
     async def _commit_or_fail(self, batch: list[_Change]) -> None:
         try:

@@ -1,8 +1,10 @@
 """Turns: what waits for the writer, one queue for each tenant, taken from in turn (I8).
 
 Decides whose change comes next; nothing of what it does. Within a tenant the order is that of
-arrival. Between tenants there is none to keep, because no change touches two. A tenant that floods
-the writer therefore waits for itself, and others wait for no more than its share of a commit.
+arrival. Between tenants there is none to keep, because no change touches two. Each that waits gets
+an equal part of a commit, and who asks for least gets all of it: so a tenant that floods the writer
+waits for itself, the others for no more than its part, and a busy tenant never falls behind because
+the parts are small.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Set
 from typing import Generic, TypeVar
+
+LEAST, MOST = 2, 64  # what a tenant's part is at the least, and what the least asked makes it
 
 T = TypeVar("T")
 
@@ -45,11 +49,16 @@ class Turns(Generic[T]):
         """Those who wait."""
         return self._queues.keys()
 
-    def take(self, most: int) -> list[T]:
-        """Up to `most` of each tenant."""
+    def take(self, budget: int) -> list[T]:
+        """About `budget` in all, in equal parts; of who asks for least all, of others as much."""
+        if not self._queues:
+            return []
+        part = max(budget // len(self._queues), LEAST)
+        if len(self._queues) > 1:
+            part = max(part, min(min(map(len, self._queues.values())), MOST))
         taken: list[T] = []
         for tenant, queue in tuple(self._queues.items()):
-            taken += [queue.popleft() for _ in range(min(most, len(queue)))]
+            taken += [queue.popleft() for _ in range(min(part, len(queue)))]
             if not queue:
                 del self._queues[tenant]
         self._size -= len(taken)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from storage.turns import Turns
+from collections import Counter
+
+from storage.turns import LEAST, MOST, Turns
 
 PLENTY = 1000
 
@@ -26,13 +28,31 @@ def test_a_tenant_is_served_in_the_order_of_arrival() -> None:
     assert len(turns) == 0
 
 
-def test_a_flood_gets_no_more_than_the_others_may_have() -> None:
+def test_a_flood_gets_no_more_than_an_equal_part() -> None:
     turns = filled(flood=9, b=1, c=3)
-    assert turns.take(2) == ["flood0", "flood1", "b0", "c0", "c1"]
+    assert turns.take(6) == ["flood0", "flood1", "b0", "c0", "c1"]
     assert turns.tenants == {"flood", "c"}
-    assert turns.take(2) == ["flood2", "flood3", "c2"]
+    assert turns.take(6) == ["flood2", "flood3", "flood4", "c2"]
     assert turns.tenants == {"flood"}
-    assert len(turns) == 5
+    assert len(turns) == 4
+
+
+def test_who_asks_for_least_gets_all_of_it_and_the_others_as_much() -> None:
+    turns = filled(flood=50, busy=20, third=30)
+    taken = turns.take(6)
+    assert Counter(item.rstrip("0123456789") for item in taken) == dict.fromkeys(
+        ("flood", "busy", "third"), 20
+    )
+
+
+def test_what_the_least_asked_makes_of_a_commit_has_a_bound() -> None:
+    assert len(filled(a=MOST + 5, b=MOST + 9).take(4)) == 2 * MOST
+
+
+def test_of_however_many_tenants_each_gets_something() -> None:
+    many = {f"t{n}": 3 + n for n in range(10)}
+    many["t0"] = 1
+    assert len(filled(**many).take(4)) == 1 + 9 * LEAST
 
 
 def test_a_tenant_that_fills_the_queue_is_refused() -> None:
