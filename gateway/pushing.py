@@ -116,9 +116,10 @@ class Book:
             done(None, error)
 
     def _hand_over(self, ready: dict[DeviceRef, str], c: Conversation) -> None:
-        self._busy.update(ready)
         for ref, backend in ready.items():
-            self._wake(ref, backend)
+            if self._busy.get(ref) != backend:  # else another tick of this commit handed it over
+                self._busy[ref] = backend
+                self._wake(ref, backend)
         self.watch(c)
 
     # What the worker asks

@@ -75,7 +75,8 @@ def _too_soon(directory: Path) -> list[str]:
     """Looks that came before the time that `Retry-After` had asked for, by the record."""
     with recount.reading(directory / "ringback.db") as db:
         rows = db.execute(
-            "SELECT at, event, detail FROM events WHERE event IN ('attempt', 'look') ORDER BY id"
+            "SELECT at, event, detail FROM events WHERE event = 'attempt'"
+            " OR (event = 'look' AND json_extract(detail, '$.action') <> 'wait') ORDER BY id"
         ).fetchall()
     waits = [(row, later) for row, later in pairwise(rows) if row[1] == "attempt"]
     asked = [(row[0], later[0]) for row, later in waits if json.loads(row[2])["status"] == 429]
