@@ -6,8 +6,12 @@ import asyncio
 from pathlib import Path
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from gateway.protocol import Role
+from storage.records import Key
+from storage.store import Needs
+from storage.transaction import Transaction
 from tests.running import PATIENT, QUICK, Call, Running, running
 
 SLOW_ACK = QUICK | {"ack_timeout": 60.0, "max_hold": 60.0}
@@ -513,3 +517,24 @@ async def test_what_the_app_told_of_its_installation_reaches_the_backend(tmp_pat
         await it.write()
         device = (await it.backend.take()).body["device"]
         assert (device["installation"], device["platform"]) == ("phone", "ios")
+
+
+async def test_two_alarms_of_one_commit_are_one_look(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=SLOW_ACK) as it:
+        await it.register()
+        await it.customer()
+        seq = await it.write()
+        it.backend.answers.append(503)
+        core, key = it.gateway.core, Key("acme", "c-42")
+
+        def is_due(tx: Transaction) -> None:
+            c = tx.conversation(key)
+            assert c is not None
+            tx.put(replace(c, push_due_at=tx.now))
+
+        core.store.submit(is_due, Needs(keys=(key,)))
+        for _ in range(2):
+            core.book._tick(key)
+        assert [(await it.backend.take()).badge for _ in range(2)] == [1, 1]
+        told = await it.settled(seq, "pushed")
+        assert [e["action"] for e in told["events"] if e["event"] == "look"] == ["ring", "retry"]
