@@ -79,7 +79,7 @@ class Metrics:
         )
         self.push_loads: Callable[[], Mapping[tuple[str, str], Load]] = dict
         """How each endpoint is, by tenant and backend, and what waits for it."""
-        self._buried = Counter(
+        self.dead_letters = Counter(
             "ringback_dead_letters_total",
             "Rings that were given up: refused, or expired while they were retried",
             ("tenant", "cause"),
@@ -167,7 +167,7 @@ class Metrics:
             self.rings.labels(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
 
     def buried(self, tenant: str, cause: Cause) -> None:
-        self._buried.labels(tenant, cause.value).inc()
+        self.dead_letters.labels(tenant, cause.value).inc()
 
     def recipients(self, tenant: str, result: str, many: int) -> None:
         self._recipients.labels(tenant, result).inc(many)

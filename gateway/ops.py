@@ -50,6 +50,7 @@ class OpsCalls:
                 "messages": {name: counters[tenant, name] for name in names},
                 "looks": _counted(metrics.looks, tenant),
                 "attempts": _counted(metrics.attempts, tenant),
+                "dead_letters": _counted(metrics.dead_letters, tenant),
                 "call_seconds": _seconds(metrics.calls, tenant),
                 "ring_seconds": _seconds(metrics.rings, tenant),
                 "backends": [

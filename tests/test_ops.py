@@ -36,11 +36,22 @@ async def test_a_tenants_figures_tell_its_sessions_messages_calls_and_backends(
             ("retry", "http_503", 1),
             ("accepted", "http_200", 1),
         }
+        assert told["dead_letters"] == []
         assert told["call_seconds"]["count"] == 2
         assert told["ring_seconds"]["count"] == 1
         assert 0 < told["ring_seconds"]["p50"] <= told["ring_seconds"]["p99"]
         (backend,) = told["backends"]
         assert backend["state"] == "up"
+
+
+async def test_a_ring_that_was_given_up_is_counted_by_its_cause(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=QUICK) as it:
+        await it.register("anna", "phone", "t-1")
+        it.backend.answers += [422]
+        await it.write("anna")
+        await it.settled(1, "undeliverable", "anna")
+        assert (await figures(it))["dead_letters"] == [{"cause": "refused", "count": 1}]
+        assert (await figures(it, "other"))["dead_letters"] == []
 
 
 async def test_a_tenants_figures_tell_nothing_of_another(tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ function show(told) {
     words(one.reason),
     one.count,
   ]);
+  rows("dead-letters", told.dead_letters, "No ring was given up.", (one) => [words(one.cause), one.count]);
   rows("looks", told.looks, "No device was looked at yet.", (one) => [
     words(one.action),
     words(one.reason),

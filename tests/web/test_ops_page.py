@@ -72,6 +72,11 @@ async def test_an_operator_sees_how_it_goes_and_the_page_follows(tmp_path: Path)
             await expect(answers.get_by_role("row", name="accepted http 200 1")).to_be_visible()
             await it.write("anna", "y")
             await expect(answers.get_by_role("row", name="accepted http 200 2")).to_be_visible()
+            letters = page.get_by_role("table", name="Dead letters")
+            await expect(letters).to_contain_text("No ring was given up.")
+            it.backend.answers += [422]
+            await it.write("anna", "z")
+            await expect(letters.get_by_role("row", name="refused 1")).to_be_visible()
 
 
 @pytest.mark.parametrize("role", [Role.AGENT, Role.CUSTOMER])
