@@ -22,6 +22,7 @@ from tests.examples.test_customer_backend import world
 from tests.faults.needs import needs
 from tests.push.scripted import SECRET
 from tests.running import PATIENCE, Backend, Running, running
+from tests.web.test_axe import axe_source, violations
 
 
 @asynccontextmanager
@@ -51,6 +52,7 @@ async def test_a_browser_is_registered_by_the_page_and_shows_each_ring_once(
             browsing(origin) as page,
         ):
             await registered(page, it, at.browser.subscription)
+            assert await violations(page, axe_source()) == []
             title, text = "<img src=x onerror=alert(1)>", "Grüße 👋 & <b>more</b>"
             seq = await it.write(text=text, title=title)
             await it.settled(seq, "pushed")

@@ -23,12 +23,16 @@ LOOKED = """() => axe.run().then(({ violations }) => [
 async def test_axe_finds_nothing_in_any_state_at_every_size_in_light_and_dark(
     tmp_path: Path, tour: Tour
 ) -> None:
-    axe = (packages() / "axe-core" / "axe.min.js").read_text()
+    axe = axe_source()
     found: list[str] = []
     async with aclosing(tour(tmp_path)) as states:
         async for state, page in states:
             found += [f"{state}, {one}" for one in await violations(page, axe)]
     assert not found, "\n".join(found)
+
+
+def axe_source() -> str:
+    return (packages() / "axe-core" / "axe.min.js").read_text()
 
 
 async def violations(page: Page, axe: str) -> list[str]:
