@@ -18,6 +18,7 @@ from tests.running import PATIENCE, Running
 R = TypeVar("R")
 
 PUSH = {
+    "breaker_after": 1_000_000,  # each device is to try by itself, however many fail
     "timeout": 1.5,
     "connect_timeout": 1.0,
     "retry_first": 0.02,
