@@ -34,6 +34,9 @@ replace = msgspec.structs.replace
 
 WISHES = frozenset({Reason.MUTED, Reason.OPTED_OUT})
 """Reasons for which what was not rung is settled: it is never rung any more."""
+UNRUNG = (Reason.OPTED_OUT, Reason.MUTED, Reason.REFUSED)
+"""Why a device may be left unrung for good. A later one speaks for more: an opt-out is of one kind
+of message, a mute of one time."""
 PAUSES = frozenset(Reason(pause) for pause in Pause)
 AGAIN = 1.0  # seconds until what one change could not look at is looked at
 
@@ -116,7 +119,8 @@ class Ringing:
             upto = min(device.covered for device in live)
             if upto <= waiting[0].lo:
                 return c
-            reason = next((d.unrung for d in live if d.unrung), Reason.REFUSED.value)
+            reasons = [Reason(device.unrung) for device in live if device.unrung is not None]
+            reason = max(reasons, key=UNRUNG.index, default=Reason.REFUSED).value
         elif c.push_due_at is None:
             upto = c.last
             lacking = bool(backends) and not c.live_devices
@@ -267,9 +271,7 @@ class Ringing:
             device = replace(device, owes=False, wake_at=None)
             self.settle_undeliverable(tx, tx.put(c.with_device(device)))
             return
-        device = replace(
-            device, covered_seq=c.last_seq, covered_ord=c.last_ord, unrung=reason.value
-        )
+        device = replace(_unrung(c, device, reason), covered_seq=c.last_seq, covered_ord=c.last_ord)
         device = replace(device, owes=correct, wake_at=tx.now if correct else None)
         self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
@@ -361,13 +363,13 @@ class Ringing:
         covered = device.ring_to if settled else device.covered
         # What the ring covered beyond the fan-out is owed still: nothing else asks for it.
         owed = max(device.owed_ord, device.ring_ord)
+        if reason in WISHES:
+            device = _unrung(c, device, reason)
         device = _without_ring(device, covered)
         device = replace(device, owes=True, owed_ord=owed, wake_at=tx.now)
+        c = tx.put(c.with_device(device))
         if reason in WISHES:
-            device = replace(device, unrung=reason.value)
-            self.settle_undeliverable(tx, tx.put(c.with_device(device)))
-        else:
-            tx.put(c.with_device(device))
+            self.settle_undeliverable(tx, c)
 
     # The verdict
 
@@ -421,7 +423,7 @@ class Ringing:
                 )
             case VerdictKind.REFUSED:
                 self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)
-                device = _over(tx, device, Reason.REFUSED)
+                device = _over(tx, _unrung(c, device, Reason.REFUSED))
         return self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
     def _bury(
@@ -538,11 +540,18 @@ def _without_ring(device: Device, covered: Cut) -> Device:
     )
 
 
-def _over(tx: Transaction, device: Device, unrung: Reason | None = None) -> Device:
+def _unrung(c: Conversation, device: Device, reason: Reason) -> Device:
+    """`device`, about to cover more, with why it is not rung for that: the reason that speaks for
+    all that it covers and that is still pending.
+    """
+    reasons = [reason]
+    waiting = outcomes.pending(c)
+    if device.unrung is not None and waiting and waiting[0].lo_ord < device.covered_ord:
+        reasons.append(Reason(device.unrung))
+    return replace(device, unrung=max(reasons, key=UNRUNG.index).value)
+
+
+def _over(tx: Transaction, device: Device) -> Device:
     """The ring in hand is settled; what came meanwhile is looked at now, or when a hold ends."""
     device = _without_ring(device, max(device.covered, device.ring_to))
-    return replace(
-        device,
-        unrung=unrung.value if unrung else None,
-        wake_at=max(tx.now, device.wake_at or 0.0) if device.owes else None,
-    )
+    return replace(device, wake_at=max(tx.now, device.wake_at or 0.0) if device.owes else None)

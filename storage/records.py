@@ -162,8 +162,8 @@ class Device(msgspec.Struct, frozen=True):
     `ring` is the claim in hand (JSON, as sent), covering from `covered` to `ring_to`; `attempt`
     counts its calls. `owes` says that a look is wanted, `wake_at` when, `owed_ord` up to which
     counted message a fan-out asked for. `badge` is the unread count
-    that was last attempted to be shown on it. `unrung` is why it was not rung for what it covers,
-    unless it was.
+    that was last attempted to be shown on it. `unrung` is why it was last not rung for some of
+    what it covers.
     """
 
     id: int

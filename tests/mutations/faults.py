@@ -338,7 +338,7 @@ FAULTS = (
     Fault(
         "a phone that dies beside one that was muted is laid to a refusal",
         "gateway/ringing.py",
-        "reason = next((d.unrung for d in live if d.unrung), Reason.REFUSED.value)",
+        "reason = max(reasons, key=UNRUNG.index, default=Reason.REFUSED).value",
         "reason = Reason.REFUSED.value",
         ("tests/simulation/test_scenarios.py",),
     ),
