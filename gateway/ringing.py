@@ -1,6 +1,6 @@
 """Ringing: what may become of a device's row, from owing a ring to its verdict.
 
-Theory of operation. A device owes a ring from a fan-out on (`fan_out`). When its time has come it
+Theory of operation. A device owes a ring from a fan-out on (`come_due`). When its time has come it
 is looked at (`judge`): the facts are gathered, `gateway.delivery` decides, and the decision is
 carried out as a claim, a skip or a cancel. What a call came to is written by `settle`. Everything
 here is a part of one change of the writer: it judges and writes a `Transaction`, and tells of it
@@ -271,8 +271,14 @@ class Ringing:
             device = replace(device, owes=False, wake_at=None)
             self.settle_undeliverable(tx, tx.put(c.with_device(device)))
             return
-        device = replace(_unrung(c, device, reason), covered_seq=c.last_seq, covered_ord=c.last_ord)
-        device = replace(device, owes=correct, wake_at=tx.now if correct else None)
+        device = replace(
+            device,
+            unrung=_unrung(c, device, reason),
+            covered_seq=c.last_seq,
+            covered_ord=c.last_ord,
+            owes=correct,
+            wake_at=tx.now if correct else None,
+        )
         self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
     def _leave_be(
@@ -363,19 +369,20 @@ class Ringing:
         covered = device.ring_to if settled else device.covered
         # What the ring covered beyond the fan-out is owed still: nothing else asks for it.
         owed = max(device.owed_ord, device.ring_ord)
-        if reason in WISHES:
-            device = _unrung(c, device, reason)
-        device = _without_ring(device, covered)
-        device = replace(device, owes=True, owed_ord=owed, wake_at=tx.now)
-        c = tx.put(c.with_device(device))
-        if reason in WISHES:
-            self.settle_undeliverable(tx, c)
+        ended = _without_ring(device, covered)
+        ended = replace(ended, owes=True, owed_ord=owed, wake_at=tx.now)
+        if reason not in WISHES:
+            tx.put(c.with_device(ended))
+            return
+        ended = replace(ended, unrung=_unrung(c, device, reason))
+        self.settle_undeliverable(tx, tx.put(c.with_device(ended)))
 
     # The verdict
 
     def settle(
         self, tx: Transaction, c: Conversation, claim: Claim, attempt: Attempt
     ) -> Conversation:
+        """Write what came of a call, unless the registration or its ring is another by now."""
         device = c.device(claim.ref.device)
         mine = (
             device is not None
@@ -423,7 +430,8 @@ class Ringing:
                 )
             case VerdictKind.REFUSED:
                 self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)
-                device = _over(tx, _unrung(c, device, Reason.REFUSED))
+                unrung = _unrung(c, device, Reason.REFUSED)
+                device = replace(_over(tx, device), unrung=unrung)
         return self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
     def _bury(
@@ -540,15 +548,15 @@ def _without_ring(device: Device, covered: Cut) -> Device:
     )
 
 
-def _unrung(c: Conversation, device: Device, reason: Reason) -> Device:
-    """`device`, about to cover more, with why it is not rung for that: the reason that speaks for
-    all that it covers and that is still pending.
+def _unrung(c: Conversation, device: Device, reason: Reason) -> str:
+    """Why `device`, about to cover more for this reason, was not rung: the reason that speaks for
+    all that it will cover and that is still pending.
     """
     reasons = [reason]
     waiting = outcomes.pending(c)
     if device.unrung is not None and waiting and waiting[0].lo_ord < device.covered_ord:
         reasons.append(Reason(device.unrung))
-    return replace(device, unrung=max(reasons, key=UNRUNG.index).value)
+    return max(reasons, key=UNRUNG.index).value
 
 
 def _over(tx: Transaction, device: Device) -> Device:

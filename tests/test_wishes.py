@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from gateway.protocol import Role, timestamp
-from tests.running import PATIENCE, QUICK, Running, running
+from tests.running import PATIENCE, QUICK, Call, Running, running
 from tests.test_transitions import balance
 
 FOREVER = "9999-12-31T23:59:59Z"
@@ -370,3 +371,26 @@ async def test_quiet_hours_are_by_the_clock_where_the_phone_is(tmp_path: Path) -
         await it.register(time_zone=far)  # the phone has travelled
         assert (await it.backend.take()).ring["seq"] == 1
         await it.settled(1, "pushed")
+
+
+async def test_what_was_refused_stays_so_beside_what_was_then_opted_out_of(tmp_path: Path) -> None:
+    """The opt-out is of the later message; it speaks for no chat that a backend had refused."""
+    gone = asyncio.Event()
+
+    async def by_phone(call: Call) -> web.StreamResponse:
+        if call.body["deviceToken"] == "t-1":
+            return web.Response(status=422)
+        await gone.wait()
+        return web.Response(status=410)
+
+    async with running(tmp_path, delivery=QUICK) as it:
+        await it.register(installation="phone-1", token="t-1")
+        await it.register(installation="phone-2", token="t-2")
+        it.backend.answers += [by_phone] * 2
+        chat = await it.write(kind="chat")
+        for _ in range(2):
+            await it.backend.take()
+        await wish(it, proactive=False)
+        await looked(it, await it.write(), "skip", "opted_out")
+        gone.set()
+        assert (await it.settled(chat, "undeliverable"))["reason"] == "refused"

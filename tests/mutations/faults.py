@@ -343,6 +343,13 @@ FAULTS = (
         ("tests/simulation/test_scenarios.py",),
     ),
     Fault(
+        "an opt-out speaks for a chat that was refused",
+        "gateway/ringing.py",
+        "    return max(reasons, key=UNRUNG.index).value\n",
+        "    return reason.value\n",
+        ("tests/test_wishes.py",),
+    ),
+    Fault(
         "a tenant's flood takes the whole commit",
         "storage/store.py",
         '        if len(about - {""}) <= 1:\n',
