@@ -30,7 +30,7 @@ async def rate(store: Store, writers: int) -> float:
 
         def change(tx: Transaction) -> None:
             c = tx.conversation(key) or tx.create(key, None)
-            tx.append_message(c, Draft(f"m_{count}", "agent", "a", "chat", "x" * 150, True))
+            tx.append_message(c, Draft(f"m_{count}", "agent", "a", None, "chat", "x" * 150))
 
         while time.perf_counter() < until:
             await store.submit(change, Needs(keys=(key,)))

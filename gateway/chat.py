@@ -113,7 +113,7 @@ class Chat:
         self.limits = limits
         self.welcome_limits = limits.as_field()
         self.tenants = tenants
-        self.tell = Telling(hub, clock, store.peek)
+        self.tell = Telling(hub, store.peek)
         self.clock = clock
         self.draining = False
         self._ids: list[str] = []
@@ -315,7 +315,7 @@ class Chat:
             if c.unread != before.unread:
                 tx.event(c, before.read_seq + 1, c.read_seq, "read", **_who(session))
                 c = self._correct_badges(tx, c, session.installation)
-            tx.after_commit(lambda: self.tell.read(before, c))
+            tx.after_commit(lambda: self.tell.read(before, c, tx.now))
 
         return change, Needs(keys=(key,), mark=(key, seq))
 
@@ -383,7 +383,7 @@ class Chat:
             self._moved(tx, c, Reason.ACKED, due)
         tx.after_commit(
             lambda: self.tell.receipt(
-                c.key, before.acked_seq + 1, c.acked_seq, ReceiptState.DELIVERED
+                c.key, before.acked_seq + 1, c.acked_seq, ReceiptState.DELIVERED, tx.now
             )
         )
         return c
@@ -465,10 +465,9 @@ class Chat:
             id=id,
             role=posting.role.value,
             author=posting.author,
+            name=posting.name,
             kind=posting.kind.value,
             text=posting.text,
-            counted=counted,
-            name=posting.name,
             data=data,
             title=posting.title,
             ref=posting.ref,

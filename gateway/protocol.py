@@ -793,6 +793,7 @@ def _second(whole: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
 
 
+@lru_cache(maxsize=1024)  # a commit's messages have one time, and each is told in several frames
 def timestamp(seconds: float) -> str:
     """RFC 3339, UTC, milliseconds (rounded down), from seconds since the epoch, 1970 to 9999."""
     # A time that was parsed from milliseconds stays in its own: in the year 9999 a float of epoch

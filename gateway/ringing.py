@@ -498,7 +498,7 @@ class Ringing:
             if state is not None:
                 tx.after_commit(
                     lambda s=span, state=state: self._chat.tell.receipt(  # type: ignore[misc]
-                        c.key, s.lo_seq + 1, s.hi_seq, state, s.reason
+                        c.key, s.lo_seq + 1, s.hi_seq, state, tx.now, s.reason
                     )
                 )
 

@@ -115,6 +115,9 @@ class Held:
         self.frames.clear()
 
 
+_SENDS = (protocol.Send, protocol.AgentSend)
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """What customers' and agents' sessions have in common: identity, output, error counting."""
@@ -148,7 +151,7 @@ class Session:
                     raise Hangup(CloseCode.PROTOCOL_BROKEN) from error
             raise
         self.bad_in_a_row = 0
-        if isinstance(frame, protocol.Send | protocol.AgentSend):
+        if isinstance(frame, _SENDS):
             wait = self.bucket.take(now)
             if wait is not None:
                 raise FrameError(

@@ -22,11 +22,9 @@ class Telling:
     def __init__(
         self,
         hub: Hub,
-        clock: Callable[[], float],
         peek: Callable[[Key], Conversation | None],
     ) -> None:
         self._hub = hub
-        self._clock = clock
         self._peek = peek
 
     def sent(
@@ -112,18 +110,25 @@ class Telling:
         if (now.agent_acked_said, now.agent_read_said) == (c.agent_acked_said, c.agent_read_said):
             self._hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
 
-    def read(self, before: Conversation, c: Conversation) -> None:
+    def read(self, before: Conversation, c: Conversation, at: float) -> None:
         """Tell how far the customer has read."""
         self.status(c)
         if c.read_ord != before.read_ord:
-            self.receipt(c.key, before.read_seq + 1, c.read_seq, ReceiptState.READ)
+            self.receipt(c.key, before.read_seq + 1, c.read_seq, ReceiptState.READ, at)
 
     def receipt(
-        self, key: Key, from_seq: int, seq: int, state: ReceiptState, reason: str | None = None
+        self,
+        key: Key,
+        from_seq: int,
+        seq: int,
+        state: ReceiptState,
+        at: float,
+        reason: str | None = None,
     ) -> None:
-        """Tell the agents that have the conversation open what became of their messages."""
+        """Tell the agents that have the conversation open what became of their messages, and when:
+        at the time of the commit, as it is recorded."""
         if self._hub.watched(key):
-            frame = frames.receipt(key.customer, from_seq, seq, state, self._clock(), reason)
+            frame = frames.receipt(key.customer, from_seq, seq, state, at, reason)
             self._hub.tell_watchers(key, protocol.encode_bytes(frame))
 
     def presence(self, key: Key, was_in_chat: bool) -> None:

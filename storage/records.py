@@ -71,7 +71,8 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One entry of a conversation. Times are seconds since the epoch; `data` is JSON text.
+    """One entry of a conversation: its place, given at its commit, and all that its `Draft` says,
+    in the same order. Times are seconds since the epoch; `data` is JSON text.
 
     `route`, `reason`, `sessions` and `due_at` are what was decided at commit. `sessions` are those
     that it was written to, space-separated, each `id:state:installation` as far as known.
@@ -81,6 +82,7 @@ class Message(msgspec.Struct, frozen=True):
     seq: int
     ord: int
     said: int
+    at: float
     id: str
     role: str
     author: str
@@ -89,7 +91,6 @@ class Message(msgspec.Struct, frozen=True):
     text: str
     data: str | None
     title: str | None
-    at: float
     expires_at: float | None
     ref: str | None
     route: str | None
@@ -111,10 +112,9 @@ class Draft(msgspec.Struct, frozen=True):
     id: str
     role: str
     author: str
+    name: str | None
     kind: str
     text: str
-    counted: bool
-    name: str | None = None
     data: str | None = None
     title: str | None = None
     expires_at: float | None = None
@@ -123,6 +123,10 @@ class Draft(msgspec.Struct, frozen=True):
     reason: str | None = None
     sessions: str | None = None
     due_at: float | None = None
+
+    @property
+    def counted(self) -> bool:
+        return self.role != "customer" and self.kind != "system"
 
     def __repr__(self) -> str:
         return f"Draft(id={self.id!r}, kind={self.kind!r})"
@@ -275,7 +279,7 @@ class Conversation(msgspec.Struct, frozen=True):
 
     @property
     def live_devices(self) -> tuple[Device, ...]:
-        return tuple(d for d in self.devices if d.live)
+        return tuple([d for d in self.devices if d.live])
 
     def device(self, id: int) -> Device | None:
         return next((d for d in self.devices if d.id == id), None)

@@ -8,7 +8,7 @@ performance.md`). Reading functions map rows to records; writing functions retur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -114,13 +114,6 @@ def conversation_row(c: Conversation) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def message_row(m: Message) -> tuple[Any, ...]:
-    return (
-        m.conversation, m.seq, m.ord, m.said, m.id, m.role, m.author, m.name, m.kind, m.text,
-        m.data, m.title, m.at, m.expires_at, m.ref, m.route, m.reason, m.sessions, m.due_at,
-    )  # fmt: skip
-
-
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
     return (
         d.id, d.installation, d.found_by, d.generation, d.registered_at, d.platform, d.app,
@@ -134,21 +127,16 @@ def wishes_row(conversation: int, w: Wishes) -> tuple[Any, ...]:
     return (conversation, w.muted_until, int(w.proactive), w.time_zone, w.quiet_hours)
 
 
-def event_row(id: int, prev: int, e: Event) -> tuple[Any, ...]:
-    return (id, prev, e.conversation, e.from_seq, e.seq, e.at, e.event, e.detail)
-
-
 def span_row(conversation: int, s: Span) -> tuple[Any, ...]:
     return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, s.outcome.value, s.reason)
 
 
-def written(into: Into, values: Iterable[Sequence[Any]]) -> list[Statement]:
-    """The statements that write `values`: one for each `LARGEST` of them.
+def written(into: Into, given: Sequence[Sequence[Any]]) -> list[Statement]:
+    """The statements that write the rows `given`: one for each `LARGEST` of them.
 
     They come in sizes that are powers of two, filled up with zeros that are never looked at, so
     that SQLite finds nearly every one prepared.
     """
-    given = list(values)
     statements: list[Statement] = []
     for at in range(0, len(given), LARGEST):
         part = given[at : at + LARGEST]
@@ -160,10 +148,9 @@ def written(into: Into, values: Iterable[Sequence[Any]]) -> list[Statement]:
     return statements
 
 
-def deletion(sql: str, values: Iterable[Any]) -> list[Statement]:
+def deletion(sql: str, values: Collection[Any]) -> list[Statement]:
     """`sql` over `values`, or nothing to do."""
-    given = list(values)
-    return [(sql, rows(given))] if given else []
+    return [(sql, rows(values))] if values else []
 
 
 LARGEST = 1024  # rows in one statement; SQLite takes 32,766 parameters

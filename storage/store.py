@@ -59,6 +59,13 @@ class _Change(msgspec.Struct, frozen=True):
     done: Done
 
 
+_Answer = tuple[Any, Exception | None]
+
+
+class _Refused(Exception):
+    """One of a batch was refused: it has to be judged again, so that it is undone alone."""
+
+
 class Told(msgspec.Struct, frozen=True):
     """All that is recorded of one message: for `ringback why` and the deliveries call."""
 
@@ -229,8 +236,7 @@ class Store:
         self._turn += 1
         while self._about and next(iter(self._about.values())) < self._turn - self.ABOUT:
             self._about.popitem(last=False)
-        about = self._about.keys() | self._queue.tenants | self._later.tenants
-        if len(about - {""}) <= 1:
+        if max(len(self._about), self._queue.tenants, self._later.tenants) <= 1:
             chat = self._queue.take(self.BATCH)
             return chat + self._later.take(self.LATER if chat else self.BATCH)
         chat = self._queue.take(self.SHARED)
@@ -252,14 +258,18 @@ class Store:
                 self._tell(batch[0].done, None, error)
 
     async def _commit(self, batch: list[_Change]) -> None:
-        """Commit the batch as if all its refs were new, as nearly all are; if one is not, again."""
+        """Commit the batch as if all its refs were new and nothing in it were refused, as is nearly
+        always so; if it is not, again."""
         try:
-            await self._commit_knowing(batch, refs=False)
-        except RefTaken:
-            await self._commit_knowing(batch, refs=True)
+            await self._commit_together(batch, careful=False)
+            return
+        except (RefTaken, _Refused):
+            pass  # out of here first: else every refusal would hold this one, and all of its batch
+        await self._commit_together(batch, careful=True)
 
-    async def _commit_knowing(self, batch: list[_Change], *, refs: bool) -> None:
-        committed, loaded = await self._load([change.needs for change in batch], refs=refs)
+    async def _commit_together(self, batch: list[_Change], *, careful: bool) -> None:
+        """`careful`: with the refs that were sent before, and each refusal undone alone."""
+        committed, loaded = await self._load([change.needs for change in batch], refs=careful)
         tx = Transaction(
             self._clock(),
             committed,
@@ -270,19 +280,29 @@ class Store:
             self._vault,
         )
         try:
-            await self._commit_together(tx, batch, refs=refs)
+            answers = await self._write(tx, batch, careful=careful)
+            self._next_conversation = tx.next_conversation
+            self._next_device = tx.next_device
+            self._next_event = tx.next_event
+            for slot, by in tx.counted.items():
+                self.counters[slot] += by
+            for key, conversation in tx.changed.items():
+                self._remember(key, conversation)
+                self._tell(self.changed, conversation)
+            for callback in tx.callbacks:
+                self._tell(callback)
+            for change, (value, refusal) in zip(batch, answers, strict=True):
+                self._tell(change.done, value, refusal)
         finally:
             tx.close()
 
-    async def _commit_together(self, tx: Transaction, batch: list[_Change], *, refs: bool) -> None:
+    async def _write(
+        self, tx: Transaction, batch: list[_Change], *, careful: bool
+    ) -> list[_Answer]:
+        """Judge the batch and put it on disk; what each change is to be told then."""
         start = tx.savepoint()
-        answers = [self._apply(tx, change) for change in batch]
         try:
-            if not refs and any(
-                error is not None and change.needs.ref is not None
-                for change, (_, error) in zip(batch, answers, strict=True)
-            ):
-                raise RefTaken("what was refused may have been accepted under its ref before")
+            answers = self._judge(tx, batch, careful=careful)
             statements = tx.statements()
             if statements:
                 await self._database.write(statements)
@@ -292,17 +312,15 @@ class Store:
         except Exception:
             tx.rollback(start)
             raise
-        self._next_conversation = tx.next_conversation
-        self._next_device = tx.next_device
-        self._next_event = tx.next_event
-        self.counters.update(tx.counted)
-        for key, conversation in tx.changed.items():
-            self._remember(key, conversation)
-            self._tell(self.changed, conversation)
-        for callback in tx.callbacks:
-            self._tell(callback)
-        for change, (value, refusal) in zip(batch, answers, strict=True):
-            self._tell(change.done, value, refusal)
+        return answers
+
+    def _judge(self, tx: Transaction, batch: list[_Change], *, careful: bool) -> list[_Answer]:
+        if careful:
+            return [self._apply(tx, change) for change in batch]
+        try:
+            return [(change.apply(tx), None) for change in batch]
+        except Exception:
+            raise _Refused from None
 
     def _tell(self, callback: Callable[..., None], *told: Any) -> None:
         """What is committed stays so, whatever those say who are told of it."""
@@ -311,7 +329,7 @@ class Store:
         except Exception as error:
             self.failed(error)
 
-    def _apply(self, tx: Transaction, change: _Change) -> tuple[Any, Exception | None]:
+    def _apply(self, tx: Transaction, change: _Change) -> _Answer:
         savepoint = tx.savepoint()
         try:
             return change.apply(tx), None
@@ -325,35 +343,33 @@ class Store:
         self, needs: list[Needs], *, refs: bool
     ) -> tuple[dict[Key, Conversation], Loaded]:
         loaded = Loaded()
-        keys: set[Key] = set()
-        devices: set[tuple[str, str, str | None]] = set()
-        for need in needs:
-            keys.update(need.keys)
-            if need.device is not None:
-                devices.add(need.device)
+        keys = {key for need in needs for key in need.keys}
+        devices = {need.device for need in needs if need.device is not None}
         if devices:
             keys.update(await self._load_owners(devices, loaded))
         committed = await self._load_conversations(keys)
         if refs:
             asked = [ref for n in needs for ref in (n.ref, *n.refs) if ref is not None]
             await self._load_refs(asked, committed, loaded)
-        await self._load_marks({n.mark for n in needs if n.mark}, committed, loaded)
-        await self._load_unacked({n.unacked for n in needs if n.unacked}, committed, loaded)
-        await self._load_campaigns({n.campaign for n in needs if n.campaign}, loaded)
+        marks = {need.mark for need in needs if need.mark is not None}
+        places = self._known_marks(marks, committed, loaded)
+        if places:
+            await self._load_marks(places, loaded)
+        loaded.asked = {need.unacked for need in needs if need.unacked is not None}
+        if loaded.asked:
+            await self._load_unacked(committed, loaded)
+        wanted = {need.campaign for need in needs if need.campaign is not None}
+        if wanted:
+            await self._load_campaigns(wanted, loaded)
         return committed, loaded
 
     async def _load_campaigns(self, asked: set[str], loaded: Loaded) -> None:
-        if asked:
-            read = self._database.read_for_write
-            for row in await read(campaigns.LOAD, sql.rows(asked)):
-                campaign = campaigns.to_campaign(row)
-                loaded.campaigns[campaign.id] = campaign
+        for row in await self._database.read_for_write(campaigns.LOAD, sql.rows(asked)):
+            campaign = campaigns.to_campaign(row)
+            loaded.campaigns[campaign.id] = campaign
 
-    async def _load_unacked(
-        self, asked: set[Key], committed: dict[Key, Conversation], loaded: Loaded
-    ) -> None:
-        loaded.asked = asked
-        found = [committed[key] for key in asked if key in committed]
+    async def _load_unacked(self, committed: dict[Key, Conversation], loaded: Loaded) -> None:
+        found = [committed[key] for key in loaded.asked if key in committed]
         behind = {c.id: c for c in found if c.acked_ord < c.last_ord}
         if not behind:
             return
@@ -453,11 +469,11 @@ class Store:
             m = sql.to_message(row)
             loaded.refs[names[m.conversation], m.role, m.author, m.ref or ""] = m
 
-    async def _load_marks(
+    def _known_marks(
         self, marks: set[tuple[Key, int]], committed: dict[Key, Conversation], loaded: Loaded
-    ) -> None:
-        wanted: dict[int, Key] = {}
-        places: list[tuple[int, int]] = []
+    ) -> dict[tuple[int, int], Key]:
+        """Note what the conversations themselves tell; where the others are to be read."""
+        places: dict[tuple[int, int], Key] = {}
         for key, seq in marks:
             conversation = committed.get(key)
             if conversation is None or seq < 0 or seq > conversation.last_seq:
@@ -468,12 +484,13 @@ class Store:
             elif seq == 0:
                 loaded.marks[key, seq] = Mark(Cut(0, 0), 0, None)
             else:
-                wanted[conversation.id] = key
-                places.append((conversation.id, seq))
-        if places:
-            read = self._database.read_for_write
-            for id, seq, ord, said, next_at in await read(sql.LOAD_MARKS, sql.rows(places)):
-                loaded.marks[wanted[id], seq] = Mark(Cut(seq, ord), said, next_at)
+                places[conversation.id, seq] = key
+        return places
+
+    async def _load_marks(self, places: dict[tuple[int, int], Key], loaded: Loaded) -> None:
+        read = self._database.read_for_write
+        for id, seq, ord, said, next_at in await read(sql.LOAD_MARKS, sql.rows(places)):
+            loaded.marks[places[id, seq], seq] = Mark(Cut(seq, ord), said, next_at)
 
     def _remember(self, key: Key, conversation: Conversation) -> None:
         self._cache[key] = conversation

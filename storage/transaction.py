@@ -12,8 +12,8 @@ and who is in chat is not known here; callers set those fields with `put`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,7 +36,7 @@ from storage.records import (
 from storage.sql import Statement
 from storage.vault import Vault
 
-replace = msgspec.structs.replace
+astuple, replace = msgspec.structs.astuple, msgspec.structs.replace
 
 
 class Mark(NamedTuple):
@@ -111,7 +111,7 @@ class Transaction:
         self._undo: list[Callable[[], Any]] = []
         self._also: list[Statement] = []
         self._touched = False
-        self.counted: Counter[tuple[str, str]] = Counter()
+        self.counted: Mapping[tuple[str, str], int] = {}
         """By how much each of the tenants' counters changes, as `statements` found it."""
 
     def close(self) -> None:
@@ -183,45 +183,33 @@ class Transaction:
         A counted message becomes pending and unread.
         """
         c = conversation
-        mine = draft.role == "customer"
-        message = Message(
-            conversation=c.id,
-            seq=c.last_seq + 1,
-            ord=c.last_ord + draft.counted,
-            said=c.last_said + mine,
-            id=draft.id,
-            role=draft.role,
-            author=draft.author,
-            name=draft.name,
-            kind=draft.kind,
-            text=draft.text,
-            data=draft.data,
-            title=draft.title,
-            at=self.now,
-            expires_at=draft.expires_at,
-            ref=draft.ref,
-            route=draft.route,
-            reason=draft.reason,
-            sessions=draft.sessions,
-            due_at=draft.due_at,
-        )
+        counted = draft.counted
+        ord = c.last_ord + counted
+        said = c.last_said + (draft.role == "customer")
+        message = Message(c.id, c.last_seq + 1, ord, said, self.now, *astuple(draft))
         self._messages.append(message)
         if draft.ref is not None:
             slot = (c.key, draft.role, draft.author, draft.ref)
             self._loaded.refs[slot] = message
             self._undo.append(lambda: self._loaded.refs.pop(slot, None))
-        changes |= {"newest": message, "updated_at": self.now}
-        if draft.counted:
+        if counted:
             self._accepted.append(c.tenant)
             unacked = self._loaded.unacked.setdefault(c.key, [])
             unacked.append(message)
             self._undo.append(unacked.pop)
             changes["newest_counted"] = message
             changes["badge_seq"] = c.badge_seq + 1
-            known = (c.expires_at, draft.expires_at)
-            changes["expires_at"] = min((t for t in known if t is not None), default=None)
+            expires_at = draft.expires_at
+            if c.expires_at is None or (expires_at is not None and expires_at < c.expires_at):
+                changes["expires_at"] = expires_at
         updated = replace(
-            c, last_seq=message.seq, last_ord=message.ord, last_said=message.said, **changes
+            c,
+            last_seq=message.seq,
+            last_ord=ord,
+            last_said=said,
+            newest=message,
+            updated_at=self.now,
+            **changes,
         )
         return self.put(updated), message
 
@@ -381,19 +369,17 @@ class Transaction:
             undo()
         del self._undo[to.undo :]
 
-    def counters(self) -> Counter[tuple[str, str]]:
+    def counters(self) -> Mapping[tuple[str, str], int]:
         """By how much each of the tenants' counters changes."""
-        delta: Counter[tuple[str, str]] = Counter()
-        for tenant, accepted in Counter(self._accepted).items():
-            delta[tenant, "accepted"] += accepted
-            delta[tenant, Outcome.PENDING.value] += accepted
-        moved: Counter[tuple[str, Outcome, Outcome]] = Counter()
+        delta: defaultdict[tuple[str, str], int] = defaultdict(int)
+        for tenant in self._accepted:
+            delta[tenant, "accepted"] += 1
+            delta[tenant, "pending"] += 1
         for tenant, (origin, span) in self._moves:
-            moved[tenant, origin, span.outcome] += span.hi_ord - span.lo_ord
-        for (tenant, origin, outcome), count in moved.items():
-            delta[tenant, origin.value] -= count
-            delta[tenant, outcome.value] += count
-        return delta
+            count = span.hi_ord - span.lo_ord
+            delta[tenant, origin] -= count
+            delta[tenant, span.outcome] += count
+        return {(tenant, str(name)): by for (tenant, name), by in delta.items() if by}
 
     def statements(self) -> list[Statement]:
         """What to write: a few statements, parents first, deletions before insertions."""
@@ -406,8 +392,10 @@ class Transaction:
         ids = [(sql.KEEP_DEVICE_IDS, (self.next_device - 1,))] if given else []
         return [
             *([(probe, ()) for probe in sql.TOUCH] if self._touched else []),
-            *sql.written(sql.CONVERSATIONS, map(sql.conversation_row, self.changed.values())),
-            *sql.written(sql.MESSAGES, map(sql.message_row, self._messages)),
+            *sql.written(
+                sql.CONVERSATIONS, [sql.conversation_row(c) for c in self.changed.values()]
+            ),
+            *sql.written(sql.MESSAGES, [astuple(message) for message in self._messages]),
             *sql.deletion(sql.DELETE_SPANS, spans),
             *sql.written(
                 sql.SPANS,
@@ -418,10 +406,7 @@ class Transaction:
             *sql.written(sql.DEVICES, kept),
             *ids,
             *sql.written(sql.EVENTS, events),
-            *sql.written(
-                sql.COUNTERS,
-                [(*slot, value) for slot, value in self.counted.items() if value],
-            ),
+            *sql.written(sql.COUNTERS, [(*slot, by) for slot, by in self.counted.items()]),
             *self._also,
         ]
 
@@ -434,7 +419,7 @@ class Transaction:
             if prev is None:
                 before = self._committed.get(key)
                 prev = before.last_event if before is not None else 0
-            rows.append(sql.event_row(id, prev, event))
+            rows.append((id, prev, *astuple(event)))
             last[key] = id
         self.next_event += len(rows)
         for key, id in last.items():
@@ -449,6 +434,8 @@ class Transaction:
         kept: list[tuple[Any, ...]] = []
         for key, now in self.changed.items():
             committed = self._committed.get(key)
+            if now.devices is (committed.devices if committed else ()):
+                continue
             before = {d.id: d for d in committed.devices} if committed else {}
             for device in now.devices:
                 old = before.pop(device.id, None)

@@ -63,8 +63,7 @@ def draft(
     author: str = "a-1",
     expires_at: float | None = None,
 ) -> Draft:
-    counted = role != "customer" and kind != "system"
-    return Draft(f"m_{text}", role, author, kind, text, counted, ref=ref, expires_at=expires_at)
+    return Draft(f"m_{text}", role, author, None, kind, text, ref=ref, expires_at=expires_at)
 
 
 def known(tx: Transaction, key: Key) -> Conversation:

@@ -119,7 +119,7 @@ def test_records_cannot_be_changed_in_place() -> None:
 
 
 def test_no_repr_tells_a_token_a_ring_or_a_text() -> None:
-    draft = Draft("m_9", "agent", "a", "chat", SECRET, True, data=SECRET, title=SECRET)
+    draft = Draft("m_9", "agent", "a", SECRET, "chat", SECRET, data=SECRET, title=SECRET)
     rung = device(1, ring=f'{{"text":"{SECRET}"}}')
     full = msgspec.structs.replace(
         CONVERSATION, devices=(rung,), newest=message(), newest_counted=message()
