@@ -39,6 +39,12 @@ class Out(Protocol):
     def close(self, code: CloseCode) -> None: ...
 
 
+class Timer(Protocol):
+    """What a clock will call."""
+
+    def cancel(self) -> None: ...
+
+
 @dataclass(slots=True)
 class TokenBucket:
     """A rate limit: `per_minute` on average, `burst` at once."""
@@ -131,6 +137,7 @@ class Session:
     page_at: float = 0.0  # by the loop's clock: the next page that was asked for is not read before
     bad_in_a_row: int = 0
     closed: bool = False
+    expiry: Timer | None = None
 
     @property
     def tenant(self) -> str:
@@ -161,6 +168,12 @@ class Session:
                     retry_after=wait,
                 )
         return frame
+
+    def expire_with(self, expiry: Timer | None) -> None:
+        """End with this timer, with the token's time, and no longer with the one before it."""
+        if self.expiry is not None:
+            self.expiry.cancel()
+        self.expiry = expiry
 
     def send(self, frame: Any) -> None:
         """Send one frame to this session alone."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import structlog
 
@@ -27,12 +28,17 @@ from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionStat
 from gateway.session import AgentSession, CustomerSession, Hangup, Out, Rates, Session
 from storage.errors import Unavailable
 from storage.records import Key
-from storage.store import Done
+from storage.store import Store
 
 IN_FLIGHT = 256  # sends of one session that wait for their commit, before its frames wait too
 YEAR = 365 * 86_400.0
 
 S = TypeVar("S", bound=Session)
+Later = Callable[[], Awaitable[None]]
+"""What of a frame takes longer: to be called, and awaited before the next frame is taken."""
+Take = Callable[[str | bytes], Later | None]
+Act = Callable[[S, Any], Change[Any] | Later | None]
+"""What a frame asks for: a change, what takes longer, or nothing more."""
 _log = structlog.get_logger("gateway.sessions")
 
 
@@ -40,8 +46,12 @@ class Closed(Exception):
     """The socket has ended, whoever ended it."""
 
 
+class _Goodbye(Exception):
+    """The peer said bye."""
+
+
 class Socket(Out, Protocol):
-    """One accepted WebSocket. `recv` and `stream` raise `Closed`."""
+    """One accepted WebSocket. `recv`, `converse` and `stream` raise `Closed`."""
 
     @property
     def bearer(self) -> str | None:
@@ -60,6 +70,10 @@ class Socket(Out, Protocol):
 
     async def recv(self) -> str | bytes:
         """The next frame."""
+        ...
+
+    async def converse(self, take: Take) -> NoReturn:
+        """Give frame after frame to `take`, until the end. Raises what `take` raises, too."""
         ...
 
     async def hang_up(self, code: CloseCode) -> None:
@@ -198,61 +212,25 @@ class Sessions:
         if said_bye:
             await socket.hang_up(CloseCode.GOODBYE)
 
-    async def _converse(
-        self,
-        socket: Socket,
-        session: S,
-        act: Callable[[S, Any], Coroutine[Any, Any, Change[Any] | None]],
-    ) -> bool:
+    async def _converse(self, socket: Socket, session: S, act: Act[S]) -> bool:
         """Take frames until the socket closes; True when the peer said bye."""
-        expiry = self._expire_at(session, None)
-        in_flight = asyncio.Semaphore(IN_FLIGHT)
+        self._expire_in_time(session)
         try:
-            while True:
-                raw = await socket.recv()
-                frame = None
-                try:
-                    frame = session.receive(raw, self._clock())
-                    if isinstance(frame, protocol.Bye):
-                        return True
-                    if isinstance(frame, protocol.Refresh):
-                        self._refresh(session, frame)
-                        expiry = self._expire_at(session, expiry)
-                        continue
-                    change = await act(session, frame)
-                    if change is not None:
-                        await in_flight.acquire()
-                        self._take(session, frame, change, in_flight)
-                except FrameError as error:
-                    session.send(frames.error(_with_ref(error, getattr(frame, "ref", None))))
-                    continue
-                except Unavailable:
-                    session.send(frames.error(_unavailable(getattr(frame, "ref", None))))
-                    continue
+            await socket.converse(_Talk(session, act, self._chat.store, self._clock).take)
+        except _Goodbye:
+            return True
         except Closed:
             return False
         finally:
-            expiry.cancel()
+            session.expire_with(None)
 
-    def _take(
-        self, session: Session, frame: Any, change: Change[Any], in_flight: asyncio.Semaphore
-    ) -> None:
-        """Give the change to the store; if it takes none, the frame is answered like any other."""
-        try:
-            self._chat.store.enqueue(*change, _settled(session, frame, in_flight))
-        except Unavailable:
-            in_flight.release()
-            raise
-
-    def _expire_at(
-        self, session: Session, before: asyncio.TimerHandle | None
-    ) -> asyncio.TimerHandle:
-        if before is not None:
-            before.cancel()
+    def _expire_in_time(self, session: Session) -> None:
         delay = max(0.0, session.identity.expires_at - self._wall())
         # A century is more than an event loop's timer takes, and than a socket lives.
         loop = asyncio.get_running_loop()
-        return loop.call_later(min(delay, YEAR), session.close, CloseCode.TOKEN_EXPIRED)
+        session.expire_with(
+            loop.call_later(min(delay, YEAR), session.close, CloseCode.TOKEN_EXPIRED)
+        )
 
     def _refresh(self, session: Session, frame: protocol.Refresh) -> None:
         old = session.identity
@@ -266,11 +244,12 @@ class Sessions:
         if (new.tenant, new.role, new.sub) != (old.tenant, old.role, old.sub):
             raise FrameError(ErrorCode.FORBIDDEN, "the new token is for somebody else", frame.ref)
         session.identity = new
+        self._expire_in_time(session)
         session.send({"type": "ok", "ref": frame.ref})
 
     # Frames
 
-    async def _customer_frame(self, session: CustomerSession, frame: Any) -> Change[Any] | None:
+    def _customer_frame(self, session: CustomerSession, frame: Any) -> Change[Any] | Later | None:
         chat = self._chat
         match frame:
             case protocol.Send():
@@ -284,28 +263,32 @@ class Sessions:
             case protocol.State():
                 chat.set_state(session, SessionState(frame.state))
             case protocol.History():
-                await self._inbox.history(session, session.key, frame)
+                return partial(self._inbox.history, session, session.key, frame)
             case protocol.RegisterDevice():
-                told = Registration.of(frame, frame.installation)
-                key = await self._devices.register(session.key, session.identity.name, told)
-                session.send(
-                    {
-                        "type": "device",
-                        "ref": frame.ref,
-                        "installation": frame.installation,
-                        "deregistration_key": key,
-                    }
-                )
+                return partial(self._register, session, frame)
             case protocol.DeregisterDevice():
-                await self._devices.deregister(session.key, frame.installation)
-                session.send({"type": "ok", "ref": frame.ref})
-            case protocol.Ping():
-                _pong(session, frame)
+                return partial(self._deregister, session, frame)
             case _:
-                raise _out_of_place(frame)
+                self._common_frame(session, frame)
         return None
 
-    async def _agent_frame(self, session: AgentSession, frame: Any) -> Change[Any] | None:
+    async def _register(self, session: CustomerSession, frame: protocol.RegisterDevice) -> None:
+        told = Registration.of(frame, frame.installation)
+        key = await self._devices.register(session.key, session.identity.name, told)
+        session.send(
+            {
+                "type": "device",
+                "ref": frame.ref,
+                "installation": frame.installation,
+                "deregistration_key": key,
+            }
+        )
+
+    async def _deregister(self, session: CustomerSession, frame: protocol.DeregisterDevice) -> None:
+        await self._devices.deregister(session.key, frame.installation)
+        session.send({"type": "ok", "ref": frame.ref})
+
+    def _agent_frame(self, session: AgentSession, frame: Any) -> Change[Any] | Later | None:
         chat, inbox = self._chat, self._inbox
         match frame:
             case protocol.AgentSend():
@@ -318,22 +301,92 @@ class Sessions:
             case protocol.AgentTyping():
                 chat.tell.agent_typing(session, Key(session.tenant, frame.customer), on=frame.on)
             case protocol.Open():
-                await chat.open(session, frame)
+                return partial(chat.open, session, frame)
             case protocol.Close():
                 chat.hub.unwatch(session, Key(session.tenant, frame.customer))
                 session.send({"type": "ok", "ref": frame.ref})
             case protocol.End():
-                await chat.end(session, Key(session.tenant, frame.customer))
-                session.send({"type": "ok", "ref": frame.ref})
+                return partial(self._end, session, frame)
             case protocol.Inbox():
-                await inbox.page(session, frame)
+                return partial(inbox.page, session, frame)
             case protocol.AgentHistory():
-                await inbox.history(session, Key(session.tenant, frame.customer), frame)
+                key = Key(session.tenant, frame.customer)
+                return partial(inbox.history, session, key, frame)
+            case _:
+                self._common_frame(session, frame)
+        return None
+
+    async def _end(self, session: AgentSession, frame: protocol.End) -> None:
+        await self._chat.end(session, Key(session.tenant, frame.customer))
+        session.send({"type": "ok", "ref": frame.ref})
+
+    def _common_frame(self, session: Session, frame: Any) -> None:
+        match frame:
             case protocol.Ping():
                 _pong(session, frame)
+            case protocol.Refresh():
+                self._refresh(session, frame)
+            case protocol.Bye():
+                raise _Goodbye
             case _:
                 raise _out_of_place(frame)
-        return None
+
+
+class _Talk(Generic[S]):
+    """Takes the frames of one session, each after what the one before it asked for has begun."""
+
+    def __init__(self, session: S, act: Act[S], store: Store, clock: Callable[[], float]) -> None:
+        self._session = session
+        self._act = act
+        self._store = store
+        self._clock = clock
+        self._in_flight = 0
+        self._room: asyncio.Future[None] | None = None  # made when too many are in flight
+
+    def take(self, raw: str | bytes) -> Later | None:
+        """Raises `Hangup` and `_Goodbye`."""
+        frame = None
+        try:
+            frame = self._session.receive(raw, self._clock())
+            asked = self._act(self._session, frame)
+            if isinstance(asked, tuple):
+                self._store.enqueue(*asked, partial(self._settled, frame))
+                self._in_flight += 1
+                return self._wait_for_room if self._in_flight >= IN_FLIGHT else None
+            return None if asked is None else partial(self._finish, frame, asked)
+        except (FrameError, Unavailable) as error:
+            self._refuse(frame, error)
+            return None
+
+    async def _finish(self, frame: Any, asked: Later) -> None:
+        try:
+            await asked()
+        except (FrameError, Unavailable) as error:
+            self._refuse(frame, error)
+
+    async def _wait_for_room(self) -> None:
+        if self._in_flight >= IN_FLIGHT:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def _settled(self, frame: Any, value: Any, error: Exception | None) -> None:
+        """Answer a change that failed; one that did not was answered in its commit's order."""
+        self._in_flight -= 1
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if error is not None:
+            self._refuse(frame, error)
+
+    def _refuse(self, frame: Any, error: Exception) -> None:
+        ref = getattr(frame, "ref", None)
+        if isinstance(error, FrameError):
+            refusal = _with_ref(error, ref)
+        elif isinstance(error, Unavailable):
+            refusal = _unavailable(ref)
+        else:
+            _log.error("a change failed", error=type(error).__name__, exc_info=error)
+            refusal = FrameError(ErrorCode.INTERNAL, "internal fault", ref)
+        self._session.send(frames.error(refusal))
 
 
 def _posting(session: Session, key: Key, frame: protocol.Send | protocol.AgentSend) -> Posting:
@@ -347,25 +400,6 @@ def _posting(session: Session, key: Key, frame: protocol.Send | protocol.AgentSe
         data=frame.data,
         ref=frame.ref,
     )
-
-
-def _settled(session: Session, frame: Any, in_flight: asyncio.Semaphore) -> Done:
-    """Answer a change that failed; one that did not was answered in its commit's order."""
-
-    def done(value: Any, error: Exception | None) -> None:
-        in_flight.release()
-        if error is None:
-            return
-        ref = getattr(frame, "ref", None)
-        if isinstance(error, FrameError):
-            session.send(frames.error(_with_ref(error, ref)))
-        elif isinstance(error, Unavailable):
-            session.send(frames.error(_unavailable(ref)))
-        else:
-            _log.error("a change failed", error=type(error).__name__, exc_info=error)
-            session.send(frames.error(FrameError(ErrorCode.INTERNAL, "internal fault", ref)))
-
-    return done
 
 
 def _with_ref(error: FrameError, ref: str | None) -> FrameError:

@@ -22,7 +22,7 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 from websockets.datastructures import Headers
 from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
@@ -33,7 +33,7 @@ from websockets.typing import Subprotocol
 
 from gateway import protocol
 from gateway.config import Limits
-from gateway.sessions import Closed
+from gateway.sessions import Closed, Later, Take
 
 SUBPROTOCOL = Subprotocol("ringback.v1")
 CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
@@ -85,6 +85,7 @@ class Peer(asyncio.Protocol):
         "_over",
         "_ping",
         "_received",
+        "_take",
         "_taker",
         "_transport",
         "_unflushed",
@@ -111,7 +112,8 @@ class Peer(asyncio.Protocol):
         self._fragments = bytearray()  # of a message whose last fragment has yet to come
         self._is_text = True  # that message
         self._held_back = False
-        self._taker: asyncio.Future[None] | None = None
+        self._taker: asyncio.Future[Later | None] | None = None  # made when somebody waits
+        self._take: Take | None = None  # what the taker has done with frames as they come
         self._unflushed = 0  # bytes
         self._live = False  # whether some of them do not wait for their reader
         self._writable: asyncio.Future[None] | None = None  # while too much waits to be written
@@ -124,22 +126,23 @@ class Peer(asyncio.Protocol):
 
     async def recv(self) -> str | bytes:
         """The next frame. What came before the end is still given out after it."""
-        received = self._received
-        if not received:
-            if self._over:
+        if not self._received:
+            await self._until_told()
+            if not self._received:
                 raise Closed
-            self._taker = asyncio.get_running_loop().create_future()
-            try:
-                await self._taker
-            finally:
-                self._taker = None
-            if not received:
-                raise Closed
-        frame = received.popleft()
-        if self._held_back and len(received) < RECEIVED // 2:
-            self._held_back = False
-            self._transport.resume_reading()
-        return frame
+        return self._next()
+
+    async def converse(self, take: Take) -> NoReturn:
+        """Frames are taken as they come, within the loop's call that read them; those that come
+        while one takes longer wait in the queue."""
+        while True:
+            while self._received:
+                later = take(self._next())
+                if later is not None:
+                    await later()
+            later = await self._until_told(take)
+            if later is not None:
+                await later()
 
     def send(self, data: bytes) -> None:
         self._live = True
@@ -223,14 +226,13 @@ class Peer(asyncio.Protocol):
         try:
             for event in core.events_received():
                 if isinstance(event, Frame):
-                    self._take(event)
+                    self._receive(event)
                 elif isinstance(event, Request):
                     self._shake_hands(event)
         except UnicodeDecodeError as error:
             core.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
         if self._received:
-            if self._taker is not None and not self._taker.done():
-                self._taker.set_result(None)
+            self._tell_taker()
             if len(self._received) > RECEIVED and not self._held_back:
                 self._held_back = True
                 self._transport.pause_reading()
@@ -281,7 +283,41 @@ class Peer(asyncio.Protocol):
             self.due = _now() + self._listener.limits.ping_interval
             self._listener.opened(self, path)
 
-    def _take(self, frame: Frame) -> None:
+    async def _until_told(self, take: Take | None = None) -> Later | None:
+        """Wait for a frame; with `take`, for one that takes longer. Raises `Closed` after the end,
+        and what `take` raises."""
+        if self._over:
+            raise Closed
+        self._take, self._taker = take, asyncio.get_running_loop().create_future()
+        try:
+            return await self._taker
+        finally:
+            self._take = self._taker = None
+
+    def _tell_taker(self) -> None:
+        taker, take = self._taker, self._take
+        if taker is None or taker.done():
+            return
+        if take is None:
+            taker.set_result(None)
+            return
+        try:
+            while self._received:
+                later = take(self._received.popleft())
+                if later is not None:
+                    taker.set_result(later)
+                    return
+        except Exception as error:
+            taker.set_exception(error)
+
+    def _next(self) -> str | bytes:
+        frame = self._received.popleft()
+        if self._held_back and len(self._received) < RECEIVED // 2:
+            self._held_back = False
+            self._transport.resume_reading()
+        return frame
+
+    def _receive(self, frame: Frame) -> None:
         """Put what a frame brings into the queue. Raises `UnicodeDecodeError`."""
         opcode = frame.opcode
         if opcode is TEXT and frame.fin:

@@ -16,7 +16,7 @@ import pytest
 from gateway import sockets, wire
 from gateway.config import Address
 from gateway.protocol import CloseCode, Role
-from gateway.sessions import Closed, Sessions
+from gateway.sessions import Closed, Later, Sessions
 from gateway.sockets import Peer, Sockets
 from tests.running import PATIENCE, settings
 
@@ -532,6 +532,123 @@ async def test_a_recv_that_was_given_up_loses_nothing(tmp_path: Path) -> None:
         assert await peer.recv() == "in the same moment"
         await line.write(frame(TEXT, b"next"))
         assert await peer.recv() == "next"
+
+
+class Taking:
+    """Takes frames as a conversation does: those that begin with `long` take until `go_on`."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.took: list[str | bytes] = []
+        self.go_on = asyncio.Event()
+        self.task = asyncio.create_task(self._converse(peer))
+
+    async def _converse(self, peer: Peer) -> None:
+        await peer.converse(self._take)
+
+    def _take(self, raw: str | bytes) -> Later | None:
+        self.took.append(raw)
+        if raw == "wrong":
+            raise LookupError(raw)
+        return self._long if str(raw).startswith("long") else None
+
+    async def _long(self) -> None:
+        await self.go_on.wait()
+        self.go_on.clear()
+        self.took.append("done")
+
+
+async def test_frames_are_taken_in_the_call_that_read_them(tmp_path: Path) -> None:
+    async with listening(tmp_path) as it:
+        line, peer = await it.open()
+        await line.write(frame(TEXT, b"early"))
+        while not peer._received:
+            await asyncio.sleep(0)
+        taking = Taking(peer)
+        await asyncio.sleep(0)
+        assert taking.took == ["early"]
+        peer.data_received(frame(TEXT, b"one") + frame(TEXT, b"two"))
+        assert taking.took == ["early", "one", "two"]
+        line.writer.close()
+        with pytest.raises(Closed):
+            await taking.task
+
+
+async def test_behind_a_frame_that_takes_longer_the_others_wait_in_order(tmp_path: Path) -> None:
+    async with listening(tmp_path) as it:
+        _, peer = await it.open()
+        taking = Taking(peer)
+        await asyncio.sleep(0)
+        peer.data_received(frame(TEXT, b"one") + frame(TEXT, b"long") + frame(TEXT, b"two"))
+        peer.data_received(frame(TEXT, b"long too") + frame(TEXT, b"three"))
+        await asyncio.sleep(0.01)
+        peer.data_received(frame(TEXT, b"four"))
+        assert taking.took == ["one", "long"]
+        taking.go_on.set()
+        await asyncio.sleep(0.01)
+        assert taking.took == ["one", "long", "done", "two", "long too"]
+        taking.go_on.set()
+        await asyncio.sleep(0.01)
+        assert taking.took[5:] == ["done", "three", "four"]
+        peer.data_received(frame(TEXT, b"five"))
+        assert taking.took[8:] == ["five"]
+        taking.task.cancel()
+
+
+async def test_while_one_takes_longer_the_peer_is_held_back_and_then_goes_on(
+    tmp_path: Path,
+) -> None:
+    async with listening(tmp_path) as it:
+        line, peer = await it.open()
+        taking = Taking(peer)
+        await line.write(frame(TEXT, b"long"))
+        count = 3_000
+        told = b"".join(frame(TEXT, b"%d" % i + b"x" * 1_000) for i in range(count))
+        telling = asyncio.create_task(line.write(told))
+        while peer._transport.is_reading():
+            await asyncio.sleep(0)
+        assert len(taking.took) == 1
+        taking.go_on.set()
+        await telling
+        while len(taking.took) < count + 2:
+            await asyncio.sleep(0)
+        assert [str(told).partition("x")[0] for told in taking.took[2:]] == [
+            str(i) for i in range(count)
+        ]
+        assert peer._transport.is_reading()
+        taking.task.cancel()
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_what_taking_a_frame_raises_ends_the_conversation(
+    tmp_path: Path, early: bool
+) -> None:
+    async with listening(tmp_path) as it:
+        _, peer = await it.open()
+        if early:
+            peer.data_received(frame(TEXT, b"wrong") + frame(TEXT, b"next"))
+        taking = Taking(peer)
+        await asyncio.sleep(0)
+        if not early:
+            peer.data_received(frame(TEXT, b"wrong") + frame(TEXT, b"next"))
+        with pytest.raises(LookupError):
+            await taking.task
+        assert taking.took == ["wrong"]
+        peer.data_received(frame(TEXT, b"later"))
+        assert [await peer.recv(), await peer.recv()] == ["next", "later"]
+
+
+async def test_what_came_before_the_end_is_taken_after_what_takes_longer(tmp_path: Path) -> None:
+    async with listening(tmp_path) as it:
+        line, peer = await it.open()
+        taking = Taking(peer)
+        await line.write(frame(TEXT, b"long") + frame(TEXT, b"last words") + closing(1000))
+        line.writer.close()
+        await peer.ended()
+        assert taking.took == ["long"]
+        taking.go_on.set()
+        with pytest.raises(Closed):
+            await taking.task
+        assert taking.took == ["long", "done", "last words"]
 
 
 async def test_who_does_not_read_is_closed_with_4001_at_the_bound(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
 from gateway.protocol import CloseCode
-from gateway.sessions import Closed
+from gateway.sessions import Closed, Take
 from storage.records import Wishes
 from tests.simulation.virtual import Process
 
@@ -92,6 +92,12 @@ class Line:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         return self._inbox.popleft()
+
+    async def converse(self, take: Take) -> NoReturn:
+        while True:
+            later = take(await self.recv())
+            if later is not None:
+                await later()
 
     def send(self, data: bytes) -> None:
         if not self.process.edge() or self.over:
