@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway import sessions
 from gateway.protocol import Role
 from gateway.sockets import Peer
 from storage.records import Key
@@ -33,6 +35,38 @@ async def test_beyond_the_burst_sends_are_refused_with_the_time_to_wait(tmp_path
         await customer.ask("ping", "pong")
         page = await customer.ask("history", "history")
         assert [m["text"] for m in page["messages"]] == ["one", "two"]
+
+
+async def test_behind_so_many_unconfirmed_sends_a_session_waits_and_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "IN_FLIGHT", 3)
+    async with running(tmp_path, delivery=PATIENT, limits=PLENTY | {"burst": 100}) as it:
+        customer = await it.customer()
+        database, store = it.gateway.core.database, it.gateway.core.store
+        write, enqueue, disk, asked = database.write, store.enqueue, asyncio.Event(), list[Any]()
+
+        async def wait(statements: Any) -> None:
+            await disk.wait()
+            await write(statements)
+
+        def count(change: Any, needs: Any, *rest: Any) -> None:
+            asked.append(needs)
+            enqueue(change, needs, *rest)
+
+        monkeypatch.setattr(database, "write", wait)
+        monkeypatch.setattr(store, "enqueue", count)
+        for i in range(10):
+            await customer.send("send", ref=f"r-{i}", text=str(i))
+        await customer.send("ping", ref="p")
+        while len(asked) < 3:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        disk.set()
+        assert len(asked) == 3
+        got = [(await customer.take("sent"))["ref"] for _ in range(10)]
+        assert got == [f"r-{i}" for i in range(10)]
+        assert (await customer.take("pong"))["ref"] == "p"
 
 
 async def test_agents_have_a_rate_of_their_own_on_sockets_and_over_http(tmp_path: Path) -> None:
