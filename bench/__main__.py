@@ -3,7 +3,7 @@
     make bench                                   everything, about 25 minutes
     make bench ARGS=--quick                      a smoke run: whether it works, not how fast
     make bench ARGS="--only throughput latency --rounds 3 --seconds 10"
-    make bench ARGS=--full                       also with 10 million stored messages
+    make bench ARGS="--backlog 10000"            less of what takes longest
 
 The table and the plots are written to bench/results/. What is measured how: bench/README.md.
 """
@@ -23,7 +23,7 @@ from rich.console import Console
 from bench import connections, fairness, growth, latency, neighbours, push, servers, throughput
 from bench.peers import PEERS
 from bench.report import Report
-from bench.size import MILLION, QUICK, Size
+from bench.size import QUICK, Size
 
 RESULTS = Path(__file__).parent / "results"
 console = Console()
@@ -104,8 +104,6 @@ SECTIONS: dict[str, Callable[[Bench], Awaitable[None]]] = {
 async def main(options: argparse.Namespace) -> int:
     """Measure what was asked for. What fails is told under the table; the rest goes on."""
     size = QUICK if options.quick else Size()
-    if options.full:
-        size = replace(size, stored=(*size.stored, 10 * MILLION))
     given = {f.name: getattr(options, f.name, None) for f in fields(Size)}
     size = replace(size, **{name: value for name, value in given.items() if value is not None})
     bench = Bench(size, servers.prepare_load())
@@ -136,7 +134,6 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--only", nargs="+", choices=SECTIONS, help="some of the measurements")
     add("--quick", action="store_true", help="everything small, once")
-    add("--full", action="store_true", help="also with 10 million stored messages")
     add("--rounds", type=int, help="how often each is measured (5)")
     add("--seconds", type=float, help="how long at a time (5)")
     add("--peers", nargs="*", choices=PEERS, help="which others are measured too (all)")
@@ -144,7 +141,7 @@ def arguments() -> argparse.Namespace:
     add("--in-flight", type=int, help="messages in flight per conversation, or echo (1)")
     add("--idle", type=int, help="idle customers for the memory (8,000)")
     add("--connects", type=int, help="customers who connect, and resume (5,000)")
-    add("--backlog", type=int, help="customers due at once (20,000)")
+    add("--backlog", type=int, help="customers due at once (100,000)")
     add("--results", type=Path, default=RESULTS, help="where to write (bench/results)")
     return parser.parse_args()
 

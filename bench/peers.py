@@ -1,11 +1,12 @@
-"""Others that relay messages, for the same load: python-socketio, and ejabberd where installed.
+"""Others that relay messages, for the same load: Socket.IO of Python and of Node, and ejabberd.
 
 Nothing is acknowledged or receipted, and but for ejabberd's archive nothing is written to disk. A
 message is there when the receiver has it, and then the sender sends the next. One to one: every
-receiver has a sender of its own. python-socketio comes into a virtual environment of its own, made
-on demand, so that it is no dependency of anything. ejabberd runs with one scheduler and the modules
-that its package turns on for people who chat, without TLS and limits, and lets anybody log in; once
-without an archive, once with `mod_mam` in a PostgreSQL that is made for it, on the same core.
+receiver has a sender of its own. Socket.IO comes into an environment of its own, made on demand, so
+that it is no dependency of anything. ejabberd, where it is installed, runs with one scheduler and
+the modules that its package turns on for people who chat, without TLS and limits, and lets anybody
+log in; once without an archive, once with `mod_mam` in a PostgreSQL that is made for it, on the
+same core.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Missing(Exception):
     """It cannot be had here; why."""
 
 
-# --- python-socketio ---------------------------------------------------------------------------
+# --- Socket.IO ---------------------------------------------------------------------------------
 
 SOCKETIO = """
 import asyncio, json, socketio, uvloop
@@ -75,25 +76,55 @@ def socketio_server() -> Iterator[Process]:
         yield process
 
 
+NODE_SOCKETIO = """
+const http = require("http").createServer();
+const { Server } = require("socket.io");
+const io = new Server(http, { pingInterval: 3600000, pingTimeout: 3600000 });
+io.on("connection", (socket) => {
+  socket.on("join", (name, done) => { socket.join(name); done(); });
+  socket.on("send", (data) => { io.to(data.to).emit("message", data); });
+});
+http.listen(0, "127.0.0.1", 4096, () => console.log(JSON.stringify({ chat: http.address().port })));
+"""
+
+
+@contextmanager
+def node_socketio_server() -> Iterator[Process]:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise Missing("Node is not installed (Debian: apt-get install nodejs npm)")
+    place = VENVS / "socket.io"
+    _install(place, [npm, "install", "--silent", "--prefix", str(place), "socket.io@4"])
+    known = os.environ | {"NODE_PATH": str(place / "node_modules")}
+    with servers.running([node, "-e", NODE_SOCKETIO], known) as popen:
+        yield Process(popen, servers.ports_of(popen))
+
+
 def environment(name: str, *packages: str) -> Path:
     """The interpreter of a throw-away virtual environment with these packages in it.
 
     Raises `Missing`.
     """
-    python = VENVS / name / "bin" / "python"
-    if not (VENVS / name / "ready").exists():
-        try:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", VENVS / name], check=True)
-            subprocess.run(
-                [python, "-m", "pip", "install", "--quiet", *packages],
-                check=True,
-                capture_output=True,
-                timeout=180,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Missing(f"{name} could not be installed ({error})") from None
-        (VENVS / name / "ready").touch()
+    place = VENVS / name
+    python = place / "bin" / "python"
+    _install(
+        place,
+        [sys.executable, "-m", "venv", "--clear", str(place)],
+        [str(python), "-m", "pip", "install", "--quiet", *packages],
+    )
     return python
+
+
+def _install(place: Path, *commands: list[str]) -> None:
+    """Run the commands that fill `place`, unless they have been run. Raises `Missing`."""
+    if not (place / "ready").exists():
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            for command in commands:
+                subprocess.run(command, check=True, capture_output=True, timeout=180)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Missing(f"{place.name} could not be installed ({error})") from None
+        (place / "ready").touch()
 
 
 async def socketio_load(process: Process, conversations: int) -> Relay:
@@ -335,6 +366,7 @@ class Peer:
 
 PEERS = {
     "socketio": Peer("python-socketio relay", socketio_server, socketio_load),
+    "node": Peer("Node socket.io relay", node_socketio_server, socketio_load),
     "ejabberd": Peer("ejabberd, no archive", ejabberd_server, ejabberd_load, at_least=2),
     "archive": Peer("ejabberd, archive", archiving_server, ejabberd_load, at_least=10),
 }

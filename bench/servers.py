@@ -229,8 +229,14 @@ def python(code: str, *arguments: str, interpreter: str = sys.executable) -> Ite
     """A process that runs `code` and prints its ports, as JSON in one line, once it listens."""
     began = time.perf_counter()
     with running([interpreter, "-c", code, *arguments]) as popen:
-        ports = json.loads(_line(popen))
+        ports = ports_of(popen)
         yield Process(popen, ports, ready_after=time.perf_counter() - began)
+
+
+def ports_of(popen: subprocess.Popen[str]) -> dict[str, int]:
+    """What a server prints, as JSON in one line, once it listens."""
+    ports: dict[str, int] = json.loads(_line(popen))
+    return ports
 
 
 @contextmanager

@@ -17,14 +17,14 @@ class Size:
     agents: int = 4
     in_flight: int = 1
     conversations: tuple[int, ...] = (100, 1000)
-    peers: tuple[str, ...] = ("socketio", "ejabberd", "archive")
+    peers: tuple[str, ...] = ("socketio", "node", "ejabberd", "archive")
     idle: int = 8000
     connects: int = 5000
     pushes: int = 5000
-    backlog: int = 20_000
+    backlog: int = 100_000
     spreads: tuple[int, ...] = (10, 1000, 20_000)
     """Over how many conversations the same load is spread, for the cost per message."""
-    stored: tuple[int, ...] = (0, MILLION)
+    stored: tuple[int, ...] = (0, MILLION, 10 * MILLION)
     customers: int = 100_000
     deaths: int = 40
     latencies: int = 200
