@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -91,6 +92,9 @@ class Metrics:
             "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
         )
         self.draining = Gauge("ringback_draining", "1 while shutting down", registry=self.registry)
+        # What every ring counts is found at once, not looked up anew by its labels.
+        self._looks, self._attempts = cache(self.looks.labels), cache(self.attempts.labels)
+        self._calls, self._rings = cache(self.calls.labels), cache(self.rings.labels)
 
     def collect(self) -> Iterable[Metric]:
         """What is read when asked: the conservation law (I2), sessions, the writer."""
@@ -157,14 +161,14 @@ class Metrics:
         return counters[tenant, "accepted"] - accounted
 
     def decided(self, tenant: str, decision: Decision) -> None:
-        self.looks.labels(tenant, decision.action.value, decision.reason.value).inc()
+        self._looks(tenant, decision.action.value, decision.reason.value).inc()
 
     def attempted(self, claim: Claim, attempt: Attempt) -> None:
         tenant, verdict = claim.ref.tenant, attempt.verdict
-        self.attempts.labels(tenant, verdict.kind.value, verdict.reason).inc()
-        self.calls.labels(tenant).observe(attempt.ms / 1000)
+        self._attempts(tenant, verdict.kind.value, verdict.reason).inc()
+        self._calls(tenant).observe(attempt.ms / 1000)
         if verdict.kind is VerdictKind.ACCEPTED:
-            self.rings.labels(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
+            self._rings(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
 
     def buried(self, tenant: str, cause: Cause) -> None:
         self.dead_letters.labels(tenant, cause.value).inc()

@@ -189,5 +189,5 @@ def _oauth_of(given: OAuth, allow_networks: tuple[Network, ...]) -> credentials.
         audience=given.audience,
         in_body=given.in_body,
         ca_file=str(given.ca_file) if given.ca_file else None,
-        allow_networks=(*allow_networks, *meant_by(given.token_url)),
+        allow_networks=meant_by(given.token_url).union(allow_networks),
     )

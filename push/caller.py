@@ -93,7 +93,7 @@ class Caller:
 
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
         self._resolver = resolver or Names()
-        self._sessions: dict[tuple[guard.Network, ...], aiohttp.ClientSession] = {}
+        self._sessions: dict[frozenset[guard.Network], aiohttp.ClientSession] = {}
         self._closed = False
         self._contexts = Contexts()
         self._tokens = Tokens(self._token)
@@ -114,7 +114,7 @@ class Caller:
         for session in self._sessions.values():
             await session.close()
 
-    def _session(self, allowed: tuple[guard.Network, ...]) -> aiohttp.ClientSession:
+    def _session(self, allowed: frozenset[guard.Network]) -> aiohttp.ClientSession:
         """Return the session whose connections reach the public internet and `allowed`."""
         if self._closed:
             raise RuntimeError("the caller is closed")
@@ -245,7 +245,7 @@ class Caller:
     async def _post(
         self,
         signed: Signed,
-        allowed: tuple[guard.Network, ...],
+        allowed: frozenset[guard.Network],
         tls: ssl.SSLContext | bool,
         connect: float,
         deadline: float,

@@ -30,7 +30,7 @@ class OAuth:
     audience: str | None = None
     in_body: bool = False
     ca_file: str | None = None
-    allow_networks: tuple[Network, ...] = ()
+    allow_networks: frozenset[Network] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

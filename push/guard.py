@@ -116,10 +116,10 @@ def refusal(address: str, allowed: Iterable[Network] = ()) -> Refusal | None:
     return Refusal.RESERVED if ip.version == 6 and ip not in _UNICAST else None
 
 
-LOOPBACK: Final = _networks("127.0.0.0/8", "::1")
+LOOPBACK: Final = frozenset(_networks("127.0.0.0/8", "::1"))
 
 
-def meant_by(url: str) -> tuple[Network, ...]:
+def meant_by(url: str) -> frozenset[Network]:
     """Return what `url` itself allows: loopback, if that is what it says in so many words.
 
     A configuration that names `localhost`, `127.0.0.1` or `[::1]` means this very machine. Any
@@ -127,7 +127,7 @@ def meant_by(url: str) -> tuple[Network, ...]:
     """
     host = urlsplit(url).hostname or ""
     named = host == "localhost" or refusal(host) is Refusal.LOOPBACK
-    return LOOPBACK if named else ()
+    return LOOPBACK if named else frozenset()
 
 
 class AddressRefused(OSError):

@@ -222,7 +222,7 @@ class Endpoint:
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     credentials: Credentials = NONE
     ca_file: str | None = None
-    allow_networks: tuple[Network, ...] = ()
+    allow_networks: frozenset[Network] = frozenset()
     backend: Backend = OWN
     connect_timeout: float = 5.0
     timeout: float = 15.0

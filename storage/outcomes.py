@@ -87,8 +87,8 @@ def transition(
 
     An ack is a cursor: it always starts at the acked cut, and moves it to `hi`.
     """
-    if trigger is Trigger.ACK and not conversation.settled:
-        return _acknowledged(conversation, hi)
+    if not conversation.settled:
+        return _of_pending(conversation, lo, hi, trigger, reason)
     lo = max(lo, conversation.acked)
     before = segments(conversation)
     after: list[Span] = []
@@ -123,16 +123,23 @@ def transition(
     )
 
 
-def _acknowledged(c: Conversation, hi: Cut) -> Change:
-    """The common case: all that is open is pending, and what is acked becomes so."""
-    if hi.seq <= c.acked_seq:
-        return Change(c, (), (), ())
+def _of_pending(c: Conversation, lo: Cut, hi: Cut, trigger: Trigger, reason: str | None) -> Change:
+    """The common case: all that is open is pending, and a span of it moves."""
+    acks = trigger is Trigger.ACK
+    from_seq, from_ord = c.acked if acks or lo < c.acked else lo
+    upto_seq, upto_ord = hi if acks or hi < c.last else c.last
+    to = TRANSITIONS.get((Outcome.PENDING, trigger))
     moves: tuple[Move, ...] = ()
-    if hi.ord > c.acked_ord:
-        to = TRANSITIONS[Outcome.PENDING, Trigger.ACK]
-        moves = (Move(Outcome.PENDING, Span(c.acked_seq, c.acked_ord, hi.seq, hi.ord, to)),)
-    acked = msgspec.structs.replace(c, acked_seq=hi.seq, acked_ord=hi.ord)
-    return Change(acked, moves, (), ())
+    added: tuple[Span, ...] = ()
+    if to is not None and upto_ord > from_ord:
+        span = Span(from_seq, from_ord, upto_seq, upto_ord, to, None if acks else reason)
+        moves = (Move(Outcome.PENDING, span),)
+        if not acks:
+            added = (span,)
+            c = msgspec.structs.replace(c, settled=added)
+    if acks and upto_seq > c.acked_seq:
+        c = msgspec.structs.replace(c, acked_seq=upto_seq, acked_ord=upto_ord)
+    return Change(c, moves, (), added)
 
 
 def _span(lo: Cut, hi: Cut, outcome: Outcome, reason: str | None = None) -> Span:

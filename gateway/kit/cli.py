@@ -27,7 +27,7 @@ from push.ring import Endpoint, PushError, VerdictKind
 from push.signing import decode_secret
 from storage.records import Device
 
-ANYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+ANYWHERE = frozenset({ip_network("0.0.0.0/0"), ip_network("::/0")})
 DEVELOPMENT_PORT = urlsplit(config.DEVELOPMENT_ENDPOINT).port or 0
 DEVELOPMENT_AUTH_TOKEN = "dev"  # noqa: S105  (what `ringback serve` sends with no configuration)
 

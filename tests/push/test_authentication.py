@@ -271,7 +271,7 @@ async def test_a_token_endpoint_that_is_silent_does_not_hold_a_call_up(
 
 async def test_a_token_endpoint_inside_our_network_is_not_called(caller: Caller) -> None:
     async with company() as it:
-        oauth = replace(it.oauth, allow_networks=())
+        oauth = replace(it.oauth, allow_networks=frozenset())
         verdict = await verdict_of(caller, it.endpoint(credentials=Credentials(oauth=oauth)))
     assert (verdict.kind, verdict.reason, it.forms) == ("misconfigured", "forbidden_address", [])
 

@@ -163,7 +163,7 @@ def test_an_endpoint_that_says_loopback_means_loopback(url: str) -> None:
     ],
 )
 def test_no_other_endpoint_means_anything(url: str) -> None:
-    assert meant_by(url) == ()
+    assert meant_by(url) == frozenset()
 
 
 def test_a_socket_is_opened_for_an_address_that_may_be_called() -> None:
