@@ -669,8 +669,8 @@ async def test_pings_that_are_not_waited_for_count_towards_the_bound(tmp_path: P
         assert peer.code == 4001
 
 
-async def test_a_stream_waits_for_its_reader(tmp_path: Path) -> None:
-    async with listening(tmp_path, outbound_bytes=65_536) as it:
+async def test_a_stream_waits_for_its_reader_and_is_held_to_no_bound(tmp_path: Path) -> None:
+    async with listening(tmp_path, frame_bytes=20_000, outbound_bytes=20_000) as it:
         line, peer = await it.open()
         highest = 0
 

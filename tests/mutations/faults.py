@@ -474,4 +474,35 @@ FAULTS = (
         "        self.parked.clear()\n        if not self.waiting:\n            return None\n"
         "        ref = _pop(self.waiting)\n",
     ),
+    Fault(
+        "a change that is refused leaves what it wrote",
+        "storage/store.py",
+        "            tx.rollback(savepoint)\n",
+        "",
+        ("tests/storage/test_store.py",),
+    ),
+    Fault(
+        "a change is judged again on top of what it did before it was refused",
+        "storage/store.py",
+        "        except Exception:\n            tx.rollback(start)\n            raise\n",
+        "",
+        ("tests/storage/test_store.py",),
+    ),
+    Fault(
+        "a frame overtakes one that takes longer",
+        "gateway/wire.py",
+        "        if taker is None or taker.done():\n            return\n",
+        "        if taker is None or taker.done():\n"
+        "            while self._take is not None and self._received:\n"
+        "                self._take(self._received.popleft())\n"
+        "            return\n",
+        ("tests/gateway/test_wire.py",),
+    ),
+    Fault(
+        "a session may have any number of sends unconfirmed",
+        "gateway/sessions.py",
+        "self._wait_for_room if self._in_flight >= IN_FLIGHT else None",
+        "None",
+        ("tests/test_limits.py",),
+    ),
 )

@@ -55,7 +55,7 @@ async def test_a_console_acks_many_messages_that_came_together_once(tmp_path: Pa
             for i in range(20):
                 await customer.send("send", ref=f"r{i}", text=f"m{i}")
             await customer.take("status", agents_acked_seq=20, agents_read_seq=0)
-            assert 1 <= sum('"ack"' in frame for frame in sent) < 20
+            assert 1 <= sum('"ack"' in frame for frame in sent) < 10
 
 
 async def test_one_check_is_sent_two_are_delivered_and_in_the_accent_colour_read(
