@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -131,6 +132,30 @@ async def test_a_ref_of_a_change_that_failed_is_free(path: Path) -> None:
 
 
 # Failing alone, failing together
+
+
+async def test_what_changes_did_to_memory_beside_one_that_is_refused_is_done_once(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        memory: list[int] = []
+
+        def remember(tx: Transaction, what: int) -> None:
+            memory.append(what)
+            tx.undo(memory.pop)
+
+        def refuse(tx: Transaction) -> None:
+            remember(tx, 2)
+            raise Refused
+
+        told = [
+            store.submit(partial(remember, what=1), Needs(keys=(KEY,))),
+            store.submit(refuse, Needs(keys=(KEY,))),
+            store.submit(partial(remember, what=3), Needs(keys=(KEY,))),
+        ]
+        answers = await asyncio.gather(*told, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [type(None), Refused, type(None)]
+        assert memory == [1, 3]
 
 
 async def test_a_change_that_raises_is_undone_alone(path: Path) -> None:
