@@ -62,10 +62,6 @@ class _Change(msgspec.Struct, frozen=True):
 _Answer = tuple[Any, Exception | None]
 
 
-class _Refused(Exception):
-    """One of a batch was refused: it has to be judged again, so that it is undone alone."""
-
-
 class Told(msgspec.Struct, frozen=True):
     """All that is recorded of one message: for `ringback why` and the deliveries call."""
 
@@ -258,18 +254,14 @@ class Store:
                 self._tell(batch[0].done, None, error)
 
     async def _commit(self, batch: list[_Change]) -> None:
-        """Commit the batch as if all its refs were new and nothing in it were refused, as is nearly
-        always so; if it is not, again."""
+        """Commit the batch as if all its refs were new, as nearly all are; if one is not, again."""
         try:
-            await self._commit_together(batch, careful=False)
-            return
-        except (RefTaken, _Refused):
-            pass  # out of here first: else every refusal would hold this one, and all of its batch
-        await self._commit_together(batch, careful=True)
+            await self._commit_knowing(batch, refs=False)
+        except RefTaken:
+            await self._commit_knowing(batch, refs=True)
 
-    async def _commit_together(self, batch: list[_Change], *, careful: bool) -> None:
-        """`careful`: with the refs that were sent before, and each refusal undone alone."""
-        committed, loaded = await self._load([change.needs for change in batch], refs=careful)
+    async def _commit_knowing(self, batch: list[_Change], *, refs: bool) -> None:
+        committed, loaded = await self._load([change.needs for change in batch], refs=refs)
         tx = Transaction(
             self._clock(),
             committed,
@@ -280,7 +272,7 @@ class Store:
             self._vault,
         )
         try:
-            answers = await self._write(tx, batch, careful=careful)
+            answers = await self._write(tx, batch, refs=refs)
             self._next_conversation = tx.next_conversation
             self._next_device = tx.next_device
             self._next_event = tx.next_event
@@ -296,13 +288,16 @@ class Store:
         finally:
             tx.close()
 
-    async def _write(
-        self, tx: Transaction, batch: list[_Change], *, careful: bool
-    ) -> list[_Answer]:
+    async def _write(self, tx: Transaction, batch: list[_Change], *, refs: bool) -> list[_Answer]:
         """Judge the batch and put it on disk; what each change is to be told then."""
         start = tx.savepoint()
         try:
-            answers = self._judge(tx, batch, careful=careful)
+            answers = [self._apply(tx, change) for change in batch]
+            if not refs and any(
+                error is not None and change.needs.ref is not None
+                for change, (_, error) in zip(batch, answers, strict=True)
+            ):
+                raise RefTaken("what was refused may have been accepted under its ref before")
             statements = tx.statements()
             if statements:
                 await self._database.write(statements)
@@ -313,14 +308,6 @@ class Store:
             tx.rollback(start)
             raise
         return answers
-
-    def _judge(self, tx: Transaction, batch: list[_Change], *, careful: bool) -> list[_Answer]:
-        if careful:
-            return [self._apply(tx, change) for change in batch]
-        try:
-            return [(change.apply(tx), None) for change in batch]
-        except Exception:
-            raise _Refused from None
 
     def _tell(self, callback: Callable[..., None], *told: Any) -> None:
         """What is committed stays so, whatever those say who are told of it."""

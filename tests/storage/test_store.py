@@ -150,7 +150,7 @@ async def test_what_changes_did_to_memory_beside_one_that_is_refused_is_done_onc
 
         told = [
             store.submit(partial(remember, what=1), Needs(keys=(KEY,))),
-            store.submit(refuse, Needs(keys=(KEY,))),
+            store.submit(refuse, Needs(keys=(KEY,), ref=(KEY, "agent", "a-1", "again"))),
             store.submit(partial(remember, what=3), Needs(keys=(KEY,))),
         ]
         answers = await asyncio.gather(*told, return_exceptions=True)
