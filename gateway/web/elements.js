@@ -26,9 +26,48 @@ export function icon(name) {
   return svg;
 }
 
-/** To tell a scroll that somebody made from the one that comes with a new size. */
-export function sizeOf({ clientWidth, clientHeight }) {
-  return `${clientWidth} ${clientHeight}`;
+export const NEAR = 80; // px from an end that count as being there
+
+/** Keeps a box at its newest, which is its end, when its size changes: until somebody scrolls away. */
+export class Newest {
+  #box;
+  #kept = true;
+  #resizes;
+  #size = "";
+
+  constructor(box) {
+    this.#box = box;
+    this.#resizes = new ResizeObserver(() => {
+      this.#size = this.#measured;
+      if (this.#kept) this.show();
+    });
+    this.#resizes.observe(box);
+  }
+
+  get inSight() {
+    const { scrollHeight, scrollTop, clientHeight } = this.#box;
+    return scrollHeight - scrollTop - clientHeight < NEAR;
+  }
+
+  show() {
+    this.#box.scrollTop = this.#box.scrollHeight;
+    this.#kept = true;
+  }
+
+  /** The box has scrolled; whether somebody did it: a new size scrolls by itself. */
+  scrolled() {
+    if (this.#size !== this.#measured) return false;
+    this.#kept = this.inSight;
+    return true;
+  }
+
+  stop() {
+    this.#resizes.disconnect();
+  }
+
+  get #measured() {
+    return `${this.#box.clientWidth} ${this.#box.clientHeight}`;
+  }
 }
 
 /** Text with its http(s) addresses as links; nothing else in it means anything. */

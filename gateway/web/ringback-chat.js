@@ -10,12 +10,11 @@
  */
 
 import { browser } from "./browser.js";
-import { element, icon, linked, sizeOf } from "./elements.js";
+import { element, icon, linked, NEAR, Newest } from "./elements.js";
 import { RequestFailed, RingbackClient } from "./ringback-client.js";
 import { sheet } from "./style.js";
 
 const GROUP = 5 * 60_000; // ms within which messages of one author stand together
-const NEAR = 80; // px from an end that count as being there
 const FIRST = 30; // messages to show at once, if there are so many
 
 const LABELS = {
@@ -62,9 +61,7 @@ export class RingbackChat extends HTMLElement {
   #rows = new Map(); // by key: what is on screen
   #typist = null;
   #loading = false;
-  #pinned = true; // the thread is at its newest message, and stays there when its size changes
-  #resizes = null;
-  #size = ""; // of the thread
+  #newest = null; // of the thread
 
   /** The RingbackClient behind it, once there is an address and a token. */
   get client() {
@@ -236,12 +233,8 @@ export class RingbackChat extends HTMLElement {
       if (text.value) this.#client?.typing();
     });
     thread.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    this.#resizes?.disconnect();
-    this.#resizes = new ResizeObserver(() => {
-      this.#size = sizeOf(thread);
-      if (this.#pinned) this.#toNewest();
-    });
-    this.#resizes.observe(thread);
+    this.#newest?.stop();
+    this.#newest = new Newest(thread);
     const kept = this.#parts?.text.value ?? "";
     this.#parts = { launcher, panel, thread, list, greeting, typing, down, text, problem, notice, said, live };
     this.#rows.clear();
@@ -308,7 +301,7 @@ export class RingbackChat extends HTMLElement {
 
   #typing(from) {
     const { typing, said } = this.#parts;
-    const down = this.#atNewest;
+    const down = this.#newest.inSight;
     const label = from && this.#labels.typing(from.name ?? this.#labels.agent);
     if (from && !this.#typist) said.textContent = label;
     this.#typist = from;
@@ -318,7 +311,7 @@ export class RingbackChat extends HTMLElement {
 
   #announce(message) {
     const own = message.from.role === "customer";
-    const down = own || this.#atNewest;
+    const down = own || this.#newest.inSight;
     this.#render({ down });
     if (own) return;
     const name = message.kind === "system" ? "" : `${message.from.name ?? this.#labels.agent}: `;
@@ -328,22 +321,14 @@ export class RingbackChat extends HTMLElement {
 
   // The thread
 
-  get #atNewest() {
-    const { thread } = this.#parts;
-    return thread.scrollHeight - thread.scrollTop - thread.clientHeight < NEAR;
-  }
-
   #toNewest() {
-    const { thread, down } = this.#parts;
-    thread.scrollTop = thread.scrollHeight;
-    this.#pinned = true;
-    down.hidden = true;
+    this.#newest.show();
+    this.#parts.down.hidden = true;
   }
 
   #scrolled() {
-    if (this.#size !== sizeOf(this.#parts.thread)) return; // another size scrolls by itself
-    this.#pinned = this.#atNewest;
-    if (this.#pinned) this.#parts.down.hidden = true;
+    if (!this.#newest.scrolled()) return;
+    if (this.#newest.inSight) this.#parts.down.hidden = true;
     if (this.#parts.thread.scrollTop < NEAR) this.#older();
   }
 
@@ -367,7 +352,7 @@ export class RingbackChat extends HTMLElement {
   }
 
   /** Bring the list in line with what the client holds; nodes that stay are not touched. */
-  #render({ down = this.#parts && this.#atNewest } = {}) {
+  #render({ down = this.#newest?.inSight } = {}) {
     if (!this.#parts) return;
     const { list, thread, greeting } = this.#parts;
     const height = thread.scrollHeight - thread.scrollTop;

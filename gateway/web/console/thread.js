@@ -1,13 +1,12 @@
 /** One conversation: its messages with their marks, its past on scrolling up, and the composer. */
 
-import { linked, sizeOf } from "../elements.js";
+import { linked, Newest } from "../elements.js";
 import { $, ask, avatar, day, h, time } from "./dom.js";
 import { REPLIES, filled, fittingReplies, readReplies } from "./state.js";
 
 const LINES = "ringback console replies";
 const TYPING_AGAIN = 4_000; // ms between two notes that somebody types
 const TYPING_ENDS = 6_000; // without another note
-const NEAR = 80; // px from the end that still count as being there
 const SIGNS = {
   sent: "✓", delivered: "✓✓", read: "✓✓", pushed: "↗", expired: "⌛", undeliverable: "!",
 };
@@ -21,8 +20,7 @@ export class ThreadView {
   #typingTimer = null;
   #asking = false;
   #choice = 0;
-  #ended = true; // the newest message is in sight, and stays there when the size changes
-  #size = ""; // of the list
+  #newest = new Newest($("scroll"));
 
   constructor(actions) {
     this.#actions = actions;
@@ -33,17 +31,11 @@ export class ThreadView {
     });
     draft.addEventListener("input", () => this.#typed());
     draft.addEventListener("keydown", (event) => this.#key(event));
-    const box = $("scroll");
-    box.addEventListener("scroll", () => this.#scrolled());
-    new ResizeObserver(() => {
-      this.#size = sizeOf(box);
-      if (this.#ended) box.scrollTop = box.scrollHeight;
-    }).observe(box);
+    $("scroll").addEventListener("scroll", () => this.#scrolled());
   }
 
   get atEnd() {
-    const { scrollHeight, scrollTop, clientHeight } = $("scroll");
-    return scrollHeight - scrollTop - clientHeight < NEAR;
+    return this.#newest.inSight;
   }
 
   set problem(text) {
@@ -99,7 +91,7 @@ export class ThreadView {
     this.#place(rows);
     $("past").textContent = thread.problem ?? (!thread.loaded ? "Loading…" : thread.more
       ? "Scroll up for more" : thread.messages.length ? "The conversation begins here" : "Nothing has been said yet");
-    if (stick) $("scroll").scrollTop = $("scroll").scrollHeight;
+    if (stick) this.#newest.show();
     this.#stick = !thread.loaded;
     const typing = thread.typing && Date.now() - thread.typing < TYPING_ENDS;
     $("typing").textContent = typing ? `${entry?.name || "The customer"} is writing…` : "";
@@ -184,9 +176,8 @@ export class ThreadView {
 
   async #scrolled() {
     this.#actions.seen();
+    if (!this.#newest.scrolled()) return;
     const box = $("scroll");
-    if (this.#size !== sizeOf(box)) return; // another size scrolls by itself
-    this.#ended = this.atEnd;
     if (box.scrollTop > 120 || this.#asking || !this.#thread?.more) return;
     this.#asking = true;
     const before = box.scrollHeight - box.scrollTop;
