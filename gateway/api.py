@@ -30,6 +30,8 @@ from storage.errors import Unavailable
 from storage.records import Conversation, Device, Key, Wishes, fingerprint
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# In a path: any id, also one with braces, which aiohttp's own pattern leaves out.
+CUSTOMER, INSTALLATION = "{customer:[^/]+}", "{installation:[^/]+}"
 _log = structlog.get_logger("gateway.api")
 
 
@@ -77,18 +79,18 @@ class Api:
         app.add_routes(
             [
                 web.post("/v1/messages", self.post_message),
-                web.get("/v1/customers/{customer:[^/]+}/messages", self.messages),
-                web.get("/v1/customers/{customer:[^/]+}/status", self.status),
-                web.get("/v1/customers/{customer:[^/]+}/devices", self.list_devices),
-                web.get("/v1/customers/{customer:[^/]+}/deliveries", self.deliveries),
-                web.post("/v1/customers/{customer:[^/]+}/sign_out", self.sign_out),
-                web.get("/v1/customers/{customer:[^/]+}/preferences", self.preferences),
-                web.put("/v1/customers/{customer:[^/]+}/preferences", self.put_preferences),
+                web.get(f"/v1/customers/{CUSTOMER}/messages", self.messages),
+                web.get(f"/v1/customers/{CUSTOMER}/status", self.status),
+                web.get(f"/v1/customers/{CUSTOMER}/devices", self.list_devices),
+                web.get(f"/v1/customers/{CUSTOMER}/deliveries", self.deliveries),
+                web.post(f"/v1/customers/{CUSTOMER}/sign_out", self.sign_out),
+                web.get(f"/v1/customers/{CUSTOMER}/preferences", self.preferences),
+                web.put(f"/v1/customers/{CUSTOMER}/preferences", self.put_preferences),
                 web.get("/v1/me/status", self.my_status),
                 web.get("/v1/me/preferences", self.my_preferences),
                 web.put("/v1/me/preferences", self.put_my_preferences),
-                web.put("/v1/devices/{installation:[^/]+}", self.put_device),
-                web.delete("/v1/devices/{installation:[^/]+}", self.delete_device),
+                web.put(f"/v1/devices/{INSTALLATION}", self.put_device),
+                web.delete(f"/v1/devices/{INSTALLATION}", self.delete_device),
                 *chain.from_iterable(others),
             ]
         )

@@ -402,8 +402,8 @@ def test_the_doc_lists_exactly_the_calls_that_the_http_listener_serves() -> None
     files = (Path(__file__).parents[2] / "gateway").glob("*.py")
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     served = {
-        (method.upper(), re.sub(r"\{[a-z]+(:[^}]*)?\}", "{}", path))
-        for method, path in re.findall(r'web\.(get|post|put|delete)\(\s*"(/v1/[^"]*)"', source)
+        (method.upper(), re.sub(r"\{[A-Za-z]+\}", "{}", path))
+        for method, path in re.findall(r'web\.(get|post|put|delete)\(\s*f?"(/v1/[^"]*)"', source)
     }
     told = set()
     for row in table("HTTP API", "call"):
