@@ -101,7 +101,79 @@ __all__ = [
 ]
 
 
-class CustomerClient:
+class _Client:
+    """What both have: one link to the gateway, its life, and its frames as they came."""
+
+    _link: Link
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session now."""
+        return self._link.connected
+
+    @property
+    def frames_seen(self) -> int:
+        """How many frames have arrived: a mark for `wait_for`."""
+        return self._link.seen
+
+    async def start(self) -> None:
+        """Connect, and wait for the welcome. After an end, come back and resume.
+
+        Tries until it succeeds or must stay away (`ConnectionEnded`).
+        """
+        await self._link.start()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self, code: int = CloseCode.GOODBYE) -> None:
+        """Close with `code` and stay away. 1000 is a clean leave; 1001 is a page reload."""
+        await self._link.leave(code)
+
+    async def bye(self) -> None:
+        """Say bye, and let the server close."""
+        await self._link.leave(CloseCode.GOODBYE, bye=True)
+
+    async def abort(self) -> None:
+        """Drop the TCP connection without a close frame, and stay away until `start`."""
+        await self._link.abort()
+
+    def drop(self) -> None:
+        """Drop the TCP connection without a close frame, and come back by itself."""
+        self._link.drop()
+
+    async def ping(self) -> None:
+        """Wait until the server has answered a ping, and so has read everything before it."""
+        await self._link.ask({"type": "ping"})
+
+    async def refresh(self, token: str) -> None:
+        """Give the session a new token before the old one expires."""
+        await self._link.refresh(token)
+
+    async def wait_for(
+        self,
+        predicate: Callable[[Frame], object],
+        timeout: float | None = 10.0,
+        *,
+        since: int = 0,
+    ) -> Frame:
+        """The first frame that fits, among the last 1,000 since mark `since` or to come.
+
+        Raises `TimeoutError` after `timeout` seconds.
+        """
+        return await self._link.wait_for(predicate, timeout, since)
+
+
+class CustomerClient(_Client):
     """A customer's app: one conversation, held in `messages`.
 
     `token` is a JWT, or what is asked for one, and again when it has expired. `state` is `active`
@@ -163,51 +235,6 @@ class CustomerClient:
         """Everything up to this seq has arrived."""
         return self._timeline.held
 
-    @property
-    def connected(self) -> bool:
-        """Whether there is a session now."""
-        return self._link.connected
-
-    @property
-    def frames_seen(self) -> int:
-        """How many frames have arrived: a mark for `wait_for`."""
-        return self._link.seen
-
-    async def start(self) -> None:
-        """Connect, and wait for the welcome. After an end, come back and resume.
-
-        Tries until it succeeds or must stay away (`ConnectionEnded`).
-        """
-        await self._link.start()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self, code: int = CloseCode.GOODBYE) -> None:
-        """Close with `code` and stay away. 1000 is a clean leave; 1001 is a page reload."""
-        await self._link.leave(code)
-
-    async def bye(self) -> None:
-        """Say bye, and let the server close."""
-        await self._link.leave(CloseCode.GOODBYE, bye=True)
-
-    async def abort(self) -> None:
-        """Drop the TCP connection without a close frame, and stay away until `start`."""
-        await self._link.abort()
-
-    def drop(self) -> None:
-        """Drop the TCP connection without a close frame, and come back by itself."""
-        self._link.drop()
-
     # What a customer does
 
     async def send(self, text: str, data: Mapping[str, Any] | None = None) -> Sent:
@@ -246,14 +273,6 @@ class CustomerClient:
         """Tell the agents; nothing while away."""
         self._link.note({"type": "typing", "on": on})
         await self._link.written()
-
-    async def ping(self) -> None:
-        """Wait until the server has answered a ping, and so has read everything before it."""
-        await self._link.ask({"type": "ping"})
-
-    async def refresh(self, token: str) -> None:
-        """Give the session a new token before the old one expires."""
-        await self._link.refresh(token)
 
     async def history(self, before: int | None = None, limit: int = HISTORY_DEFAULT) -> Page:
         """The `limit` messages (1 to 200) before `before`, or the newest."""
@@ -298,16 +317,6 @@ class CustomerClient:
         """
         fits = wanted if callable(wanted) else lambda message: message.seq == wanted
         return await self._watch.wait(fits, self.messages, timeout)
-
-    async def wait_for(
-        self,
-        predicate: Callable[[Frame], object],
-        timeout: float | None = 10.0,
-        *,
-        since: int = 0,
-    ) -> Frame:
-        """The first frame that fits, among the last 1,000 since mark `since` or to come."""
-        return await self._link.wait_for(predicate, timeout, since)
 
     # What the link asks and tells
 
@@ -429,7 +438,7 @@ class CustomerClient:
                 call(self._on_message, message)
 
 
-class AgentClient:
+class AgentClient(_Client):
     """An agent's desk: the inbox, and the conversations that are open.
 
     `on_frame` gets every frame as it came, in order; of an open conversation each message once.
@@ -464,48 +473,6 @@ class AgentClient:
             sleep=sleep,
             ping_interval=ping_interval,
         )
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a session now."""
-        return self._link.connected
-
-    @property
-    def frames_seen(self) -> int:
-        """How many frames have arrived: a mark for `wait_for`."""
-        return self._link.seen
-
-    async def start(self) -> None:
-        """Connect, and wait for the welcome; as `CustomerClient.start`."""
-        await self._link.start()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self, code: int = CloseCode.GOODBYE) -> None:
-        """Close with `code` and stay away."""
-        await self._link.leave(code)
-
-    async def bye(self) -> None:
-        """Say bye, and let the server close."""
-        await self._link.leave(CloseCode.GOODBYE, bye=True)
-
-    async def abort(self) -> None:
-        """Drop the TCP connection without a close frame, and stay away until `start`."""
-        await self._link.abort()
-
-    def drop(self) -> None:
-        """Drop the TCP connection without a close frame, and come back by itself."""
-        self._link.drop()
 
     # What an agent does
 
@@ -571,27 +538,6 @@ class AgentClient:
     async def end(self, customer: str) -> None:
         """End the conversation: it is no longer live."""
         await self._link.ask({"type": "end", "customer": customer})
-
-    async def ping(self) -> None:
-        """Wait until the server has answered a ping, and so has read everything before it."""
-        await self._link.ask({"type": "ping"})
-
-    async def refresh(self, token: str) -> None:
-        """Give the session a new token before the old one expires."""
-        await self._link.refresh(token)
-
-    async def wait_for(
-        self,
-        predicate: Callable[[Frame], object],
-        timeout: float | None = 10.0,
-        *,
-        since: int = 0,
-    ) -> Frame:
-        """The first frame that fits, among the last 1,000 since mark `since` or to come.
-
-        Raises `TimeoutError` after `timeout` seconds.
-        """
-        return await self._link.wait_for(predicate, timeout, since)
 
     # What the link asks and tells
 
