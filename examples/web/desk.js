@@ -1,6 +1,7 @@
 /** Ann's desk: one conversation, what she writes, where it went and what became of it. */
 
 import { Connection } from "/web/connection.js";
+import { Newest } from "/web/elements.js";
 
 const CUSTOMER = "alice";
 const CANNED = ["Hello Alice, how can I help?", "Your parcel left Hamburg today.", "Shall I send you the tracking link?"];
@@ -23,6 +24,7 @@ const RANK = ["waiting", "failed", "none", "socket", "push", "undeliverable", "e
 export function desk(places, at) {
   const messages = new Map(); // by seq
   const pending = new Map(); // by ref
+  const newest = new Newest(at("thread"));
   let opened = false;
   let typist = null;
 
@@ -117,13 +119,11 @@ export function desk(places, at) {
   }
 
   function render() {
-    const list = at("thread");
     const rows = [...messages.values()].sort((a, b) => a.seq - b.seq).concat([...pending.values()]);
-    list.replaceChildren(...rows.map(row));
-    list.scrollTop = list.scrollHeight;
+    at("thread").replaceChildren(...rows.map(row));
+    newest.show();
   }
 
-  new ResizeObserver(({ 0: { target } }) => (target.scrollTop = target.scrollHeight)).observe(at("thread"));
   at("canned").replaceChildren(
     ...CANNED.map((text) => {
       const button = document.createElement("button");
