@@ -254,6 +254,24 @@ def test_a_closed_session_sends_nothing_and_is_closed_once() -> None:
 # Whose session it is
 
 
+def test_a_session_ends_with_its_newest_token_and_with_none_that_was_replaced() -> None:
+    @dataclass(slots=True)
+    class Timer:
+        cancelled: bool = False
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    session, _ = customer()
+    first, second = Timer(), Timer()
+    session.expire_with(first)
+    session.expire_with(second)
+    assert (first.cancelled, second.cancelled) == (True, False)
+    session.expire_with(None)
+    assert second.cancelled
+    session.expire_with(None)
+
+
 def test_a_customers_session_names_its_conversation() -> None:
     session, _ = customer()
     assert (session.key, session.tenant) == (KEY, "acme")
