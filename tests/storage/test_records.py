@@ -118,6 +118,23 @@ def test_records_cannot_be_changed_in_place() -> None:
             setattr(record, name, 1)
 
 
+@pytest.mark.parametrize(
+    ("role", "kind", "counted"),
+    [
+        ("agent", "chat", True),
+        ("service", "proactive", True),
+        ("agent", "system", False),
+        ("customer", "chat", False),
+    ],
+)
+def test_what_the_company_owes_the_customer_is_counted(role: str, kind: str, counted: bool) -> None:
+    assert Draft("m_9", role, "a", None, kind, "hello").counted is counted
+
+
+def test_a_message_is_its_place_and_then_its_draft() -> None:
+    assert Message.__struct_fields__[5:] == Draft.__struct_fields__
+
+
 def test_no_repr_tells_a_token_a_ring_or_a_text() -> None:
     draft = Draft("m_9", "agent", "a", SECRET, "chat", SECRET, data=SECRET, title=SECRET)
     rung = device(1, ring=f'{{"text":"{SECRET}"}}')
