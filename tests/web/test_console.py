@@ -332,6 +332,7 @@ async def test_two_tabs_of_an_agent_show_the_same_and_keep_their_own_drafts(tmp_
         await expect(at.messages().last).to_contain_text("from the other tab")
         await expect(at.page.locator("#draft")).to_have_value("a draft")
         await at.write("and from this one")
+        await mira.take("message", seq=3)
         await mira.send("read", seq=3)
         for one in (at, other):
             await expect(one.page.locator(".message.ours .mark")).to_have_text(["✓✓ Read"] * 2)
