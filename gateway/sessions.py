@@ -333,7 +333,7 @@ class Sessions:
 
 
 class _Talk(Generic[S]):
-    """Takes the frames of one session, each after what the one before it asked for has begun."""
+    """Takes the frames of one session; what one asks for is queued, or over, before the next."""
 
     def __init__(self, session: S, act: Act[S], store: Store, clock: Callable[[], float]) -> None:
         self._session = session

@@ -309,6 +309,7 @@ class Peer(asyncio.Protocol):
                     return
         except Exception as error:
             taker.set_exception(error)
+            del taker  # the error's traceback has this frame: a cycle only the collector would find
 
     def _next(self) -> str | bytes:
         frame = self._received.popleft()

@@ -232,7 +232,8 @@ class Store:
         self._turn += 1
         while self._about and next(iter(self._about.values())) < self._turn - self.ABOUT:
             self._about.popitem(last=False)
-        if max(len(self._about), self._queue.tenants, self._later.tenants) <= 1:
+        about = self._about.keys() | self._queue.tenants | self._later.tenants
+        if len(about - {""}) <= 1:
             chat = self._queue.take(self.BATCH)
             return chat + self._later.take(self.LATER if chat else self.BATCH)
         chat = self._queue.take(self.SHARED)

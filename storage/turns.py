@@ -10,6 +10,7 @@ the parts are small.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set
 from typing import Generic, TypeVar
 
 LEAST, MOST = 2, 64  # what a tenant's part is at the least, and what the least asked makes it
@@ -44,9 +45,9 @@ class Turns(Generic[T]):
         return True
 
     @property
-    def tenants(self) -> int:
-        """How many wait."""
-        return len(self._queues)
+    def tenants(self) -> Set[str]:
+        """Those who wait."""
+        return self._queues.keys()
 
     def take(self, budget: int) -> list[T]:
         """About `budget` in all, in equal parts; of who asks for least all, of others as much."""

@@ -573,6 +573,36 @@ async def test_frames_are_taken_in_the_call_that_read_them(tmp_path: Path) -> No
             await taking.task
 
 
+async def test_a_conversation_that_a_frame_ended_leaves_nothing_to_the_collector(
+    tmp_path: Path,
+) -> None:
+    def take(raw: str | bytes) -> Later | None:
+        raise LookupError(raw)
+
+    async def converse(peer: Peer) -> None:
+        with suppress(LookupError):
+            await peer.converse(take)
+
+    async with listening(tmp_path) as it:
+        line, peer = await it.open()
+        core = weakref.ref(peer._core)
+        gc.disable()
+        try:
+            talk = asyncio.create_task(converse(peer))
+            await asyncio.sleep(0)
+            await line.write(frame(TEXT, b"bye"))
+            await talk
+            del talk
+            line.writer.transport.abort()
+            await peer.ended()
+            del peer
+            await asyncio.sleep(0.01)
+            it.over.clear()
+            assert core() is None
+        finally:
+            gc.enable()
+
+
 async def test_behind_a_frame_that_takes_longer_the_others_wait_in_order(tmp_path: Path) -> None:
     async with listening(tmp_path) as it:
         _, peer = await it.open()

@@ -31,9 +31,9 @@ def test_a_tenant_is_served_in_the_order_of_arrival() -> None:
 def test_a_flood_gets_no_more_than_an_equal_part() -> None:
     turns = filled(flood=9, b=1, c=3)
     assert turns.take(6) == ["flood0", "flood1", "b0", "c0", "c1"]
-    assert turns.tenants == 2
+    assert turns.tenants == {"flood", "c"}
     assert turns.take(6) == ["flood2", "flood3", "flood4", "c2"]
-    assert turns.tenants == 1
+    assert turns.tenants == {"flood"}
     assert len(turns) == 4
 
 
