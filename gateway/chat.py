@@ -40,7 +40,7 @@ from push.backends import Backend, choose
 from push.content import Content
 from storage import outcomes
 from storage.errors import Unavailable
-from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message, Outcome
+from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message, Outcome, is_counted
 from storage.store import Needs, Store
 from storage.transaction import Mark, Transaction
 
@@ -455,8 +455,7 @@ class Chat:
         if posting.kind is MessageKind.CHAT:
             changes = {"live": True, "unanswered": posting.role is Role.CUSTOMER}
         decided: dict[str, Any] = {}
-        counted = posting.role is not Role.CUSTOMER and posting.kind is not MessageKind.SYSTEM
-        if counted:
+        if is_counted(posting.role, posting.kind):
             decided = self._route(tx, c, posting)
             changes["push_due_at"] = decided["due_at"]
             if c.hold_from is not None and not outcomes.pending(c):

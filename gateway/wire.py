@@ -136,11 +136,7 @@ class Peer(asyncio.Protocol):
         """Frames are taken as they come, within the loop's call that read them; those that come
         while one takes longer wait in the queue."""
         while True:
-            while self._received:
-                later = take(self._next())
-                if later is not None:
-                    await later()
-            later = await self._until_told(take)
+            later = take(self._next()) if self._received else await self._until_told(take)
             if later is not None:
                 await later()
 
@@ -303,7 +299,7 @@ class Peer(asyncio.Protocol):
             return
         try:
             while self._received:
-                later = take(self._received.popleft())
+                later = take(self._next())
                 if later is not None:
                     taker.set_result(later)
                     return

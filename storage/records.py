@@ -70,6 +70,11 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
         return self.hi_ord - self.lo_ord
 
 
+def is_counted(role: str, kind: str) -> bool:
+    """Whether the company owes the customer what this role writes in this kind."""
+    return role != "customer" and kind != "system"
+
+
 class Message(msgspec.Struct, frozen=True):
     """One entry of a conversation: its place, given at its commit, and all that its `Draft` says,
     in the same order. Times are seconds since the epoch; `data` is JSON text.
@@ -126,7 +131,7 @@ class Draft(msgspec.Struct, frozen=True):
 
     @property
     def counted(self) -> bool:
-        return self.role != "customer" and self.kind != "system"
+        return is_counted(self.role, self.kind)
 
     def __repr__(self) -> str:
         return f"Draft(id={self.id!r}, kind={self.kind!r})"

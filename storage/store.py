@@ -22,7 +22,7 @@ import msgspec
 from storage import campaigns, outcomes, sql
 from storage.database import Database
 from storage.errors import Overloaded, RefTaken, Unavailable
-from storage.records import Conversation, Cut, Event, Key, Message, Outcome
+from storage.records import Conversation, Cut, Event, Key, Message, Outcome, is_counted
 from storage.sealing import seal_all, unlock
 from storage.transaction import Loaded, Mark, Owner, Transaction
 from storage.turns import Turns
@@ -558,7 +558,7 @@ class Store:
         message = sql.to_message(rows[0])
         outcome: Outcome | None = None
         reason = None
-        if message.role != "customer" and message.kind != "system":
+        if is_counted(message.role, message.kind):
             outcome, reason = await self._outcome(conversation, seq)
         # From its own last event: those of a commit that came meanwhile are not of this state.
         events = await self._database.read(sql.EVENTS_OF, (conversation.last_event, seq, seq))

@@ -377,9 +377,9 @@ class Transaction:
             delta[tenant, "pending"] += 1
         for tenant, (origin, span) in self._moves:
             count = span.hi_ord - span.lo_ord
-            delta[tenant, origin] -= count
-            delta[tenant, span.outcome] += count
-        return {(tenant, str(name)): by for (tenant, name), by in delta.items() if by}
+            delta[tenant, origin.value] -= count
+            delta[tenant, span.outcome.value] += count
+        return delta
 
     def statements(self) -> list[Statement]:
         """What to write: a few statements, parents first, deletions before insertions."""
@@ -406,7 +406,7 @@ class Transaction:
             *sql.written(sql.DEVICES, kept),
             *ids,
             *sql.written(sql.EVENTS, events),
-            *sql.written(sql.COUNTERS, [(*slot, by) for slot, by in self.counted.items()]),
+            *sql.written(sql.COUNTERS, [(*slot, by) for slot, by in self.counted.items() if by]),
             *self._also,
         ]
 

@@ -209,7 +209,7 @@ FAULTS = (
     Fault(
         "a counter forgets where a message came from (I2)",
         "storage/transaction.py",
-        "            delta[tenant, origin] -= count\n",
+        "            delta[tenant, origin.value] -= count\n",
         "            delta[tenant, origin.value] -= 1\n",
     ),
     Fault(
