@@ -6,7 +6,7 @@ import asyncio
 import gc
 import struct
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -583,24 +583,13 @@ async def test_a_conversation_that_a_frame_ended_leaves_nothing_to_the_collector
         with suppress(LookupError):
             await peer.converse(take)
 
-    async with listening(tmp_path) as it:
-        line, peer = await it.open()
-        core = weakref.ref(peer._core)
-        gc.disable()
-        try:
-            talk = asyncio.create_task(converse(peer))
-            await asyncio.sleep(0)
-            await line.write(frame(TEXT, b"bye"))
-            await talk
-            del talk
-            line.writer.transport.abort()
-            await peer.ended()
-            del peer
-            await asyncio.sleep(0.01)
-            it.over.clear()
-            assert core() is None
-        finally:
-            gc.enable()
+    async def end(line: Line, peer: Peer) -> None:
+        talk = asyncio.create_task(converse(peer))
+        await asyncio.sleep(0)
+        await line.write(frame(TEXT, b"bye"))
+        await talk
+
+    await freed(tmp_path, end)
 
 
 async def test_behind_a_frame_that_takes_longer_the_others_wait_in_order(tmp_path: Path) -> None:
@@ -827,13 +816,21 @@ async def test_a_handler_that_ends_before_its_socket_takes_it_along(tmp_path: Pa
 async def test_an_ended_connection_leaves_nothing_to_the_collector(
     tmp_path: Path, told: bytes
 ) -> None:
-    async with listening(tmp_path) as it:
+    async def tell(line: Line, peer: Peer) -> None:
+        await line.write(told)
+        await asyncio.sleep(0.01)
+
+    await freed(tmp_path, tell)
+
+
+async def freed(directory: Path, use: Callable[[Line, Peer], Awaitable[None]]) -> None:
+    """Fail if a connection that was used so and has ended is still there without the collector."""
+    async with listening(directory) as it:
         line, peer = await it.open()
         core = weakref.ref(peer._core)
         gc.disable()
         try:
-            await line.write(told)
-            await asyncio.sleep(0.01)
+            await use(line, peer)
             line.writer.transport.abort()
             await peer.ended()
             del peer
