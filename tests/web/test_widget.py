@@ -39,7 +39,8 @@ CONNECTED = """async () => {
 }"""  # the page's policy forbids the eval of wait_for_function
 ALL_READ = """async () => {
   const { client } = document.querySelector("ringback-chat");
-  if (client.unread) await new Promise((done) => client.on("status", ({ unread }) => unread || done()));
+  if (!client.unread) return;
+  await new Promise((done) => client.on("status", ({ unread }) => unread || done()));
 }"""
 CHAT = "document.querySelector('ringback-chat')"
 HOSTILE = (
