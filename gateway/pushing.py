@@ -188,9 +188,7 @@ class Book:
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
 
-    def _looked(
-        self, ref: DeviceRef, found: Claim | Pause | None, c: Conversation | None
-    ) -> None:
+    def _looked(self, ref: DeviceRef, found: Claim | Pause | None, c: Conversation | None) -> None:
         if found is None:  # its row may be set to a later time: nobody else watches it while busy
             self._let_go(ref, c)
             return

@@ -112,6 +112,18 @@ class Backend:
         return response
 
 
+class Gate:
+    """An answer of a backend that waits until the test lets it go."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
+        self.open = asyncio.Event()
+
+    async def __call__(self, call: Call) -> web.StreamResponse:
+        await self.open.wait()
+        return web.Response(status=self.status)
+
+
 @asynccontextmanager
 async def backend() -> AsyncIterator[Backend]:
     """A backend that listens on a free port of loopback."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
 
 from gateway.protocol import timestamp
-from tests.running import QUICK, Backend, Running, backend, running, settings
+from tests.running import QUICK, Backend, Gate, Running, backend, running, settings
 
 SLOW_PROBES = {"breaker_after": 2, "retry_first": 60.0, "retry_max": 60.0}
 QUICK_PROBES = {"breaker_after": 2, "retry_first": 0.05, "retry_max": 0.1}
@@ -212,6 +213,29 @@ async def test_a_test_backend_that_fails_holds_no_customer_up_and_its_phone_may_
         await it.settled(1, "pushed", "tester-3")
         assert [call.body["deviceToken"] for call in it.backend.calls] == ["t-9", "t-3"]
         assert len(qa.calls) == 2
+
+
+async def test_a_phone_that_waits_for_a_free_call_may_change_sides(tmp_path: Path) -> None:
+    async with (
+        backend() as qa,
+        running(
+            tmp_path, push={"in_flight": 1, "backends": {"qa": a_backend(qa, "sandbox")}}
+        ) as it,
+    ):
+        gate = Gate()
+        it.backend.answers.append(gate)
+        for customer in ("c-1", "c-42"):
+            await it.register(customer, f"phone-{customer}", f"t-{customer}")
+            await it.write(customer)
+        await it.backend.take()
+        while not it.load.waiting:
+            await asyncio.sleep(0.01)
+        await it.register("c-42", "phone-c-42", "t-c-42", environment="sandbox")
+        assert (await qa.take()).ring["customer"] == "c-42"
+        await it.settled(1, "pushed", "c-42")
+        gate.open.set()
+        await it.settled(1, "pushed", "c-1")
+        assert len(it.backend.calls) == 1
 
 
 async def test_a_ring_whose_backend_was_taken_out_of_the_configuration_is_given_up(

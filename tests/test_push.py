@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
@@ -12,21 +14,9 @@ from gateway.protocol import Role
 from storage.records import Key
 from storage.store import Needs
 from storage.transaction import Transaction
-from tests.running import PATIENT, QUICK, Call, Running, running
+from tests.running import PATIENT, QUICK, Call, Gate, Running, running
 
 SLOW_ACK = QUICK | {"ack_timeout": 60.0, "max_hold": 60.0}
-
-
-class Gate:
-    """An answer that waits until the test lets it go."""
-
-    def __init__(self, status: int = 200) -> None:
-        self.status = status
-        self.open = asyncio.Event()
-
-    async def __call__(self, call: Call) -> web.StreamResponse:
-        await self.open.wait()
-        return web.Response(status=self.status)
 
 
 async def events(it: Running, seq: int, name: str) -> list[dict[str, object]]:
@@ -538,3 +528,131 @@ async def test_two_alarms_of_one_commit_are_one_look(tmp_path: Path) -> None:
         assert [(await it.backend.take()).badge for _ in range(2)] == [1, 1]
         told = await it.settled(seq, "pushed")
         assert [e["action"] for e in told["events"] if e["event"] == "look"] == ["ring", "retry"]
+
+
+@asynccontextmanager
+async def one_waits(directory: Path, **push: object) -> AsyncIterator[tuple[Running, Gate]]:
+    """c-42's push is due, and the only call is out for another until the gate opens."""
+    async with running(directory, push={"in_flight": 1, **push}) as it:
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.register("c-1", installation="another", token="another")
+        await it.write("c-1")
+        await it.backend.take()
+        await it.register()
+        await it.write()
+        while not it.load.waiting:
+            await asyncio.sleep(0.01)
+        yield it, gate
+
+
+async def test_what_waits_for_a_free_call_is_told_and_rings_once_for_all(tmp_path: Path) -> None:
+    async with one_waits(tmp_path) as (it, gate):
+        told = await it.outcome(1)
+        assert [entry["for"] for entry in told["waiting"]] == ["overdue"]
+        last = await it.write(text="another")
+        gate.open.set()
+        call = await it.backend.take()
+        assert (call.badge, call.ring["seq"]) == (2, last)
+        told = await it.settled(1, "pushed")
+        words = [entry["event"] for entry in told["events"]]
+        assert words == ["committed", "due", "look", "claimed", "attempt", "outcome"]
+        assert len(it.backend.calls) == 2
+
+
+async def test_while_one_waits_for_a_free_call_nobody_is_woken_for_it(tmp_path: Path) -> None:
+    async with one_waits(tmp_path) as (it, gate):
+        woken: list[Key] = []
+        alarms = it.gateway.core.book.alarms
+        tick = alarms._fire
+
+        def fire(key: Key) -> None:
+            woken.append(key)
+            tick(key)
+
+        alarms._fire = fire
+        for _ in range(3):
+            await it.write()
+        assert woken == []
+        gate.open.set()
+        await it.settled(4, "pushed")
+
+
+async def test_who_acknowledges_while_a_call_is_awaited_is_not_rung(tmp_path: Path) -> None:
+    async with one_waits(tmp_path) as (it, gate):
+        customer = await it.customer()
+        await customer.take("message")
+        await customer.send("ack", seq=1)
+        told = await it.settled(1, "acked")
+        gate.open.set()
+        await it.settled(1, "pushed", "c-1")
+        while it.load.waiting or it.load.working:
+            await asyncio.sleep(0.01)
+        assert len(it.backend.calls) == 1
+        words = [entry["event"] for entry in told["events"]]
+        assert "due" not in words
+        assert "look" not in words
+        assert not it.gateway.core.book._to_fan_out
+        await customer.send("bye")
+        await customer.closed()
+        await it.write()
+        assert (await it.backend.take()).badge == 2
+
+
+async def test_what_expires_while_a_call_is_awaited_expires_then(tmp_path: Path) -> None:
+    async with one_waits(tmp_path, expires_after="1s") as (it, gate):
+        assert (await it.settled(1, "expired"))["reason"] == "expired"
+        gate.open.set()
+        await it.settled(1, "pushed", "c-1")
+        await it.write()
+        assert (await it.backend.take()).ring["seq"] == 2
+
+
+async def test_who_signs_out_while_a_call_is_awaited_is_undeliverable_at_once(
+    tmp_path: Path,
+) -> None:
+    async with one_waits(tmp_path) as (it, gate):
+        status, _ = await it.call("DELETE", "/v1/devices/phone", Role.CUSTOMER, "c-42")
+        assert status == 204
+        assert (await it.settled(1, "undeliverable"))["reason"] == "no_device"
+        gate.open.set()
+        await it.settled(1, "pushed", "c-1")
+        assert len(it.backend.calls) == 1
+
+
+async def test_a_second_phone_is_rung_though_the_first_one_s_call_hangs(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register(installation="phone", token="phone")
+        await it.register(installation="tablet", token="tablet")
+        gate = Gate()
+
+        async def answer(call: Call) -> web.StreamResponse:
+            return await gate(call) if call.body["deviceToken"] == "phone" else web.Response()
+
+        it.backend.otherwise = answer
+        for seq in (1, 2, 3):
+            await it.write()
+            await it.settled(seq, "pushed")
+        assert [call.body["deviceToken"] for call in it.backend.calls].count("phone") == 1
+        gate.open.set()
+
+
+async def test_a_second_phone_is_rung_too_when_the_call_is_free(tmp_path: Path) -> None:
+    async with one_waits(tmp_path) as (it, gate):
+        await it.register(installation="tablet", token="tablet")
+        gate.open.set()
+        tokens = {(await it.backend.take()).body["deviceToken"] for _ in range(2)}
+        assert len(tokens) == 2
+        await it.settled(1, "pushed")
+
+
+async def test_who_comes_into_chat_while_a_call_is_awaited_is_held(tmp_path: Path) -> None:
+    async with one_waits(tmp_path) as (it, gate):
+        await it.customer()
+        gate.open.set()
+        await it.settled(1, "pushed", "c-1")
+        call = await it.backend.take()
+        told = await it.settled(1, "pushed")
+        assert call.ring["seq"] == 1
+        assert told["reason"] == "ack_timeout"
+        assert [e["reason"] for e in told["events"] if e["event"] == "due_moved"] == ["held"]
