@@ -166,6 +166,7 @@ listen:
     module: ejabberd_c2s
     access: all
     shaper: none
+    backlog: 4096
 modules:
   mod_adhoc: {{}}
   mod_blocking: {{}}
@@ -231,7 +232,10 @@ def ejabberd_server(archive: str = "") -> Iterator[Process]:
         }
         with servers.running(command, os.environ | environment, quiet=True) as popen:
             _wait_for(port)
-            yield Process(popen, {"chat": port})
+            try:
+                yield Process(popen, {"chat": port})
+            finally:
+                popen.kill()  # its end in good order takes longer than what is measured
 
 
 @contextmanager
