@@ -15,6 +15,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -252,7 +253,6 @@ class Caller:
     ) -> Answer:
         """Return the answer, without its body when that did not arrive whole and in time."""
         answer: Answer | None = None
-        limits = aiohttp.ClientTimeout(total=None, connect=connect)
         try:
             async with (
                 asyncio.timeout_at(deadline),
@@ -262,7 +262,7 @@ class Caller:
                     headers=signed.headers,
                     allow_redirects=False,
                     ssl=tls,
-                    timeout=limits,
+                    timeout=_limits(connect),
                 ) as response,
             ):
                 answer = Answer(response.status, response.headers)
@@ -294,6 +294,11 @@ class Caller:
                 raise NoToken(Failure.ADDRESS, f"{refused[0].address} {refused[0].why}") from None
             raise NoToken(_AT_TOKENS.get(failure, Failure.TOKEN_UNAVAILABLE), failure) from None
         return read_token(answer)
+
+
+@lru_cache(maxsize=64)  # they never change, and every call needs them
+def _limits(connect: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connect)
 
 
 def _judged(

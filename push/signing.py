@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Sequence
+from functools import lru_cache
 
 from push.ring import PushError
 
@@ -26,6 +27,7 @@ class SigningSecretError(PushError):
         self.problem = problem
 
 
+@lru_cache(maxsize=256)  # every ring asks
 def decode_secret(secret: str) -> bytes:
     """Return the key of a secret written `whsec_` + base64 (padding may be missing).
 
