@@ -13,8 +13,7 @@ from gateway.protocol import Role
 from storage.errors import Fault
 from storage.records import Key
 from storage.store import Needs
-from tests.running import PATIENT, running
-from tests.test_push import Gate
+from tests.running import PATIENT, Gate, running
 
 DAY = 86_400.0
 
