@@ -3,11 +3,9 @@
 Theory of operation. `gateway.alarms` keeps, per conversation, the earliest time at which something
 in its row becomes due; when it comes, one change (`_tick`) judges the row again, and hands devices
 whose time has come to the push worker. The worker asks back through `Book`, its `RingBook`: `look`
-judges the facts and commits the claim, `settle` commits the verdict. Where a push has just become
-due and a device is free to be looked at, the tick writes nothing: the first look fans out, in the
-change that claims. Until then the due time stands, and may still be moved or cleared. What is
-judged and written is in `gateway.ringing`. The rows are the truth: after a crash `recover` sets the
-alarms from them, and a ring that was in hand is called again under its id.
+judges the facts and commits the claim, `settle` commits the verdict. What is judged and written is
+in `gateway.ringing`. The rows are the truth: after a crash `recover` sets the alarms from them, and
+a ring that was in hand is called again under its id.
 
 What a device owes is in its row: `owes` (a look is wanted), `ring` (claimed, not settled),
 `wake_at` (when), `owed_ord` (up to which counted message a fan-out said so). A device in the
@@ -31,16 +29,6 @@ from storage.transaction import Transaction
 RETRY_TICK = 1.0  # seconds until a tick is tried again when the database could not be written
 
 
-def _expires(c: Conversation, now: float) -> bool:
-    """Whether the time of a message that is pending is over: more is to be read to judge it."""
-    return c.expires_at is not None and c.expires_at <= now
-
-
-def _is_due(c: Conversation, now: float) -> bool:
-    """Whether a push is due, and a look may do what that means."""
-    return c.push_due_at is not None and c.push_due_at <= now and not _expires(c, now)
-
-
 class Book:
     """When devices are looked at, and the push worker's `RingBook`."""
 
@@ -55,8 +43,6 @@ class Book:
         self._busy: dict[DeviceRef, str] = {}
         """Those in the worker's hands, and for which backend."""
         self._calling: set[DeviceRef] = set()
-        self._to_fan_out: set[DeviceRef] = set()
-        """Those in the worker's hands whose look does what has become due in the row."""
         self.alarms = Alarms(chat.clock, self._tick)
         chat.calling = lambda key, device: DeviceRef(*key, device) in self._calling
         self._store.changed = self.watch
@@ -64,7 +50,7 @@ class Book:
     def watch(self, c: Conversation) -> None:
         """Set the alarm for the earliest time in the conversation's row."""
         when = float("inf")
-        if c.push_due_at is not None and not self._will_fan_out(c):
+        if c.push_due_at is not None:
             when = c.push_due_at
         if c.expires_at is not None and c.expires_at < when:
             when = c.expires_at
@@ -83,13 +69,6 @@ class Book:
             return handed is not None
         backend = self._ringing.backend(ref.tenant, device)
         return backend is None or backend.name == handed
-
-    def _will_fan_out(self, c: Conversation) -> bool:
-        """A look that is on its way does what is due: nobody is to be woken for that."""
-        refs = ((device, DeviceRef(*c.key, device.id)) for device in c.devices)
-        return bool(self._to_fan_out) and any(
-            ref in self._to_fan_out and self._is_busy(device, ref) for device, ref in refs
-        )
 
     async def recover(self) -> int:
         """Set the alarms from what was committed, all of it after the restart grace (rule 9)."""
@@ -113,12 +92,15 @@ class Book:
             c = tx.conversation(key)
             if c is None or self._chat.draining:
                 return
-            ready = self._ready(c, tx.now)
-            left = bool(ready) and _is_due(c, tx.now)
-            if not left:
-                c = self._ringing.come_due(tx, c)
-                ready = self._ready(c, tx.now)
-            tx.after_commit(lambda: self._hand_over(ready, c, left=left))
+            c = self._ringing.come_due(tx, c)
+            ready = {
+                ref: backend.name
+                for device in c.devices
+                if device.wake_at is not None and device.wake_at <= tx.now
+                if not self._is_busy(device, ref := DeviceRef(*key, device.id))
+                if (backend := self._ringing.backend(key.tenant, device)) is not None
+            }
+            tx.after_commit(lambda: self._hand_over(ready, c))
 
         def done(value: None, error: Exception | None) -> None:
             if error is not None:
@@ -126,28 +108,15 @@ class Book:
             self.alarms.judged(key)
 
         c = self._store.peek(key)
-        expiring = c is None or _expires(c, self._clock())
+        expiring = c is None or (c.expires_at is not None and c.expires_at <= self._clock())
         needs = Needs(keys=(key,), unacked=key if expiring else None)
         try:
             self._store.enqueue(change, needs, done, later=True)
         except Unavailable as error:
             done(None, error)
 
-    def _ready(self, c: Conversation, now: float) -> dict[DeviceRef, str]:
-        """The devices to be looked at now that the worker does not have, and for which backend."""
-        found = {}
-        for device in self._ringing.to_look_at(c, now):
-            ref = DeviceRef(*c.key, device.id)
-            backend = self._ringing.backend(c.tenant, device)
-            if backend is not None and not self._is_busy(device, ref):
-                found[ref] = backend.name
-        return found
-
-    def _hand_over(self, ready: dict[DeviceRef, str], c: Conversation, *, left: bool) -> None:
-        """Have `ready` looked at; what is due in the row may be `left` to the first look."""
+    def _hand_over(self, ready: dict[DeviceRef, str], c: Conversation) -> None:
         for ref, backend in ready.items():
-            if left:
-                self._to_fan_out.add(ref)
             if self._busy.get(ref) != backend:  # else another tick of this commit handed it over
                 self._busy[ref] = backend
                 self._wake(ref, backend)
@@ -161,8 +130,6 @@ class Book:
 
         def change(tx: Transaction) -> Claim | Pause | None:
             c = tx.conversation(key)
-            if c is not None and _is_due(c, tx.now):
-                c = self._ringing.come_due(tx, c)
             device = c.device(ref.device) if c is not None else None
             claim: Claim | Pause | None = None
             if c is None or device is None or device.wake_at is None:
@@ -171,7 +138,11 @@ class Book:
                 pass  # the wish came after the look was asked for: it is asked for again
             else:
                 claim = self._ringing.judge(tx, c, device, ref, pause)
-            tx.after_commit(lambda: self._looked(ref, claim, tx.conversation(key)))
+            if isinstance(claim, Claim):
+                tx.after_commit(lambda: self._calling.add(ref))
+            elif claim is None:
+                # Its row may be set to a later time: nobody else watches it while it is busy.
+                tx.after_commit(lambda: self._let_go(ref, tx.conversation(key)))
             return claim
 
         if self._chat.draining:
@@ -188,20 +159,8 @@ class Book:
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
 
-    def _looked(self, ref: DeviceRef, found: Claim | Pause | None, c: Conversation | None) -> None:
-        if found is None:  # its row may be set to a later time: nobody else watches it while busy
-            self._let_go(ref, c)
-            return
-        if isinstance(found, Claim):
-            self._calling.add(ref)
-        if ref in self._to_fan_out:
-            self._to_fan_out.remove(ref)
-            if c is not None:
-                self.watch(c)
-
     def _let_go(self, ref: DeviceRef, c: Conversation | None) -> None:
         self._busy.pop(ref, None)
-        self._to_fan_out.discard(ref)
         self._calling.discard(ref)
         if c is not None:
             self.watch(c)

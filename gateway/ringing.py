@@ -9,7 +9,7 @@ only after the commit. Nothing here knows of alarms, of the worker, or of what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -95,7 +95,7 @@ class Ringing:
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
         c = replace(c, push_due_at=None, hold_from=None)
         for device in c.live_devices:
-            if not _is_behind(c, device):
+            if max(device.covered, device.ring_to).ord >= c.last_ord:
                 continue
             if self.backend(c.tenant, device) is None:
                 self._no_endpoint(tx, c, device)
@@ -104,16 +104,6 @@ class Ringing:
             owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
             c = c.with_device(owing)
         return self.settle_undeliverable(tx, tx.put(c))
-
-    def to_look_at(self, c: Conversation, now: float) -> Iterator[Device]:
-        """The devices whose time has come, or has when what is due is fanned out."""
-        due = c.push_due_at is not None and c.push_due_at <= now
-        for device in c.devices:
-            if device.wake_at is None:
-                if due and device.live and _is_behind(c, device):
-                    yield device
-            elif device.wake_at <= now:
-                yield device
 
     def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
         """Pending messages for which no device is left that is not settled become undeliverable.
@@ -544,11 +534,6 @@ def _backoff(device: Device) -> float:
         return 0.0
     ring = msgspec.json.decode(device.ring, type=Ring)
     return device.wake_at - max(ring.claimed_at, device.verdict_at or 0.0)
-
-
-def _is_behind(c: Conversation, device: Device) -> bool:
-    """Whether there are counted messages that neither a ring before nor the one in hand covers."""
-    return max(device.covered_ord, device.ring_ord) < c.last_ord
 
 
 def _without_ring(device: Device, covered: Cut) -> Device:

@@ -108,8 +108,8 @@ OUTCOMES: Final[Mapping[Outcome, str]] = {
 }
 WAITS: Final[Mapping[WaitsFor, str]] = {
     WaitsFor.DUE: "an acknowledgement; without one a push is due at {until}",
-    WaitsFor.OVERDUE: "its turn: its push was due at {until}, and is acted on by a gateway that is"
-    " past its restart grace, as soon as a call is free",
+    WaitsFor.OVERDUE: "a gateway: its push was due at {until}, and nobody has acted on it; one that"
+    " has just started waits for its restart grace first",
     WaitsFor.LOOK: "the push worker to look at {device}{at}",
     WaitsFor.ANSWER: "the answer to attempt {attempt} of ring {ring} to {device}",
     WaitsFor.RETRY: "the next attempt of ring {ring} to {device}{at}; attempt {attempt} did not"

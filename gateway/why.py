@@ -23,7 +23,7 @@ class WaitsFor(StrEnum):
     """What a pending message waits for."""
 
     DUE = "due"  # an acknowledgement until then, then a push
-    OVERDUE = "overdue"  # its turn: a gateway past its restart grace, and a free call
+    OVERDUE = "overdue"  # a gateway that runs and whose restart grace is over
     LOOK = "look"  # the push worker to look at a device
     ANSWER = "answer"  # the backend's answer to a call that is out
     ENDPOINT = "endpoint"  # the customer backend to work again

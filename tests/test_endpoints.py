@@ -238,6 +238,31 @@ async def test_a_phone_that_waits_for_a_free_call_may_change_sides(tmp_path: Pat
         assert len(it.backend.calls) == 1
 
 
+async def test_a_phone_is_rung_though_another_waits_for_a_free_call_elsewhere(
+    tmp_path: Path,
+) -> None:
+    async with (
+        backend() as qa,
+        running(
+            tmp_path, push={"in_flight": 1, "backends": {"qa": a_backend(qa, "sandbox")}}
+        ) as it,
+    ):
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.register("c-1", "phone-1", "t-1")
+        await it.write("c-1")
+        await it.backend.take()
+        await it.register("c-42", "phone-2", "t-2")
+        await it.register("c-42", "phone-3", "t-3", environment="sandbox")
+        for seq in (1, 2):
+            await it.write("c-42")
+            assert (await qa.take()).ring["seq"] == seq
+            await it.settled(seq, "pushed", "c-42")
+        assert it.load.waiting == 1
+        gate.open.set()
+        assert (await it.backend.take()).ring["seq"] == 2
+
+
 async def test_a_ring_whose_backend_was_taken_out_of_the_configuration_is_given_up(
     tmp_path: Path,
 ) -> None:

@@ -245,8 +245,8 @@ def test_an_answer_in_words_has_a_summary_and_words_for_each_event() -> None:
         ),
         (
             {"for": "overdue", "until": AT},
-            "its turn: its push was due at 09:00:05.000, and is acted on by a gateway that is past"
-            " its restart grace, as soon as a call is free",
+            "a gateway: its push was due at 09:00:05.000, and nobody has acted on it; one that has"
+            " just started waits for its restart grace first",
         ),
         ({"for": "look", **DEVICE}, "the push worker to look at device ab12 (phone-1)"),
         (

@@ -283,27 +283,6 @@ FAULTS = (
         ("tests/storage/test_vault.py",),
     ),
     Fault(
-        "a second look is asked for what the first will do (rule 6)",
-        "gateway/pushing.py",
-        "        if c.push_due_at is not None and not self._will_fan_out(c):\n",
-        "        if c.push_due_at is not None:\n",
-        ("tests/test_push.py",),
-    ),
-    Fault(
-        "what became due during a call waits for its end, on every phone (rule 6)",
-        "gateway/pushing.py",
-        "            self._to_fan_out.remove(ref)\n",
-        "            pass\n",
-        ("tests/test_push.py",),
-    ),
-    Fault(
-        "the look does not fan out what the tick left to it (rule 6)",
-        "gateway/pushing.py",
-        "            if c is not None and _is_due(c, tx.now):\n",
-        "            if False:\n",
-        ("tests/test_push.py",),  # on a virtual clock it would be asked for ever
-    ),
-    Fault(
         "what was due before a crash is not looked up again (rule 9)",
         "gateway/pushing.py",
         "            self.alarms.set(key, grace)\n        return",
