@@ -28,6 +28,7 @@ from gateway.clientstate import (
     ClientError,
     ConnectionEnded,
     End,
+    Marks,
     NotUnderstood,
     Outbox,
     Request,
@@ -122,6 +123,7 @@ class Link:
         self._outbox = Outbox(rng)
         self._futures: dict[str, asyncio.Future[Frame]] = {}
         self._notes: dict[str, bytes] = {}  # the newest of each kind
+        self._marks = Marks(rng)
         self._wake = asyncio.Event()
         self._limits = Limits()
         self._socket: ClientConnection | None = None
@@ -262,6 +264,7 @@ class Link:
         finally:
             self._socket = None
             self._notes.clear()
+            self._marks.clear()
             self._outbox.lost()
             if writer is not None:
                 writer.cancel()
@@ -325,6 +328,8 @@ class Link:
             self._outbox.postpone(request.ref, now, code, wait)
             self._wake.set()
             return
+        if request is None and kind == "error" and code in RETRIED:
+            self._repeat(ref)
         answers = kind in ANSWERS or kind == "error"
         self._received(frame, request if answers else None)
         if request is not None and answers:
@@ -389,12 +394,29 @@ class Link:
         return ref
 
     def note(self, frame: Frame, key: str = "") -> None:
-        """Put a frame without an answer on its way; a newer one of its kind replaces it."""
+        """Put a frame without an answer on its way; a newer one of its kind replaces it.
+
+        An ack or a read that the server could not take is said again.
+        """
         if self._socket is not None:
             kind = f"{frame['type']} {key}"
+            is_mark = frame["type"] in Marks.TYPES
             self._notes.pop(kind, None)
-            self._notes[kind] = orjson.dumps(frame)
+            self._notes[kind] = self._marks.put(kind, frame) if is_mark else orjson.dumps(frame)
             self._wake.set()
+
+    def _repeat(self, ref: object) -> None:
+        found = self._marks.refused(ref)
+        if found is None:
+            return
+        mark, wait = found
+
+        def again() -> None:
+            if self._marks.stands(mark):
+                self._notes[mark.kind] = mark.data
+                self._wake.set()
+
+        asyncio.get_running_loop().call_later(wait, again)
 
     def wake(self) -> None:
         self._wake.set()

@@ -11,13 +11,16 @@ Theory of operation. `gateway.client` owns the sockets and asks this module at e
 
     Outbox     requests under their ref, until they are answered. A lost socket makes all of them
                unwritten again; `unavailable` and `rate_limited` make one of them wait.
+    Marks      acks and reads, which are not answered: the newest of each are said again if the
+               server could not take them.
     after_end  a socket ended: come back, when, and with which token, or stay away.
 
 The last part is for the app: whether a notification that reached the phone is ours, what it says,
 whether it should open the chat. Their names in the reference SDKs are in the docstrings.
 
 Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest
-wait; `KEPT` messages are held, the oldest go first and come again with `history`.
+wait; `KEPT` messages are held, the oldest go first and come again with `history`; of the `MARKS`
+newest acks and reads it is known what to say again.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import orjson
 
 from gateway import protocol
 from gateway.protocol import CloseCode, ErrorCode, Limits, MessageKind, Role, Route
@@ -39,6 +43,7 @@ from push.ring import RingKind
 UNSENT: Final = 1000  # requests that wait for their answer
 WINDOW: Final = 64  # sends under way at once
 KEPT: Final = 10_000  # messages held
+MARKS: Final = 256  # acks and reads that may have been refused
 
 RETRIED: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED})
 TRY_LATER: Final = frozenset({408, 425, 429})  # the HTTP 4xx that pass by themselves
@@ -221,6 +226,63 @@ class InboxPage(msgspec.Struct, frozen=True, kw_only=True):
 
     conversations: list[InboxEntry]
     cursor: str | None = None
+
+
+# What is said and not answered
+
+
+class Mark(NamedTuple):
+    """An ack or a read as it was written; `kind` is its type and whose conversation."""
+
+    kind: str
+    ref: str
+    data: bytes
+
+
+class Marks:
+    """The newest ack and read of each conversation, as long as the socket lasts."""
+
+    TYPES: Final = frozenset({"ack", "read"})
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._by_kind: dict[str, Mark] = {}
+        self._tries: dict[str, int] = {}  # by ref, of those that were refused
+        self._count = 0
+
+    def put(self, kind: str, frame: Mapping[str, Any]) -> bytes:
+        """What to write for this ack or read: one that takes the place of those of its kind."""
+        self._count += 1
+        ref = f"mark-{self._count}"
+        mark = Mark(kind, ref, orjson.dumps({**frame, "ref": ref}))
+        self._forget(kind)
+        self._by_kind[kind] = mark
+        if len(self._by_kind) > MARKS:
+            self._forget(next(iter(self._by_kind)))
+        return mark.data
+
+    def refused(self, ref: object) -> tuple[Mark, float] | None:
+        """The server could not take what had this ref: what to say again after so many seconds."""
+        for mark in self._by_kind.values():
+            if mark.ref == ref:
+                tries = self._tries[mark.ref] = self._tries.get(mark.ref, 0) + 1
+                first, most = protocol.BACKOFF_FIRST, protocol.BACKOFF_MAX
+                return mark, retry.delay(tries, self._rng, first, most)
+        return None
+
+    def stands(self, mark: Mark) -> bool:
+        """Whether nothing newer was said."""
+        return self._by_kind.get(mark.kind) is mark
+
+    def clear(self) -> None:
+        """The socket is gone: the next welcome says how far the server has it."""
+        self._by_kind.clear()
+        self._tries.clear()
+
+    def _forget(self, kind: str) -> None:
+        mark = self._by_kind.pop(kind, None)
+        if mark is not None:
+            self._tries.pop(mark.ref, None)
 
 
 # When a socket ends

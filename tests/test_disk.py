@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from gateway.client import CustomerClient
 from gateway.protocol import Role
+from storage.errors import Unavailable
 from tests.running import PATIENT, Running, running
 
 
@@ -78,3 +83,27 @@ async def test_readiness_fails_with_the_disk_and_recovers_with_it(tmp_path: Path
         assert status == 503
         await empty(it)
         assert await it.call("GET", "/readyz", listener="admin") == (200, "ok\n")
+
+
+async def test_an_ack_that_the_disk_refused_is_said_again_and_nobody_is_rung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(statements: Any) -> None:
+        raise Unavailable("disk full")
+
+    async with (
+        running(tmp_path, delivery=PATIENT) as it,
+        CustomerClient(
+            it.chat_url("/v1/chat"), it.token(Role.CUSTOMER, "c-42"), auto_ack=False
+        ) as app,
+    ):
+        await it.register()
+        seq = await it.write()
+        await app.wait_message(seq)
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.database, "write", refuses)
+            await app.ack(seq)
+            refused = await app.wait_for(lambda frame: frame["type"] == "error")
+            assert refused["code"] == "unavailable"
+        await it.settled(seq, "acked")
+        assert it.backend.calls == []

@@ -10,12 +10,14 @@
  * socket, the timers and the token. What the frames mean is left to whoever uses it. No DOM here:
  * the socket, the clock and chance are given by `environment`, and default to the platform's.
  *
- * Bounds: `UNSENT` requests wait for their answer, then `OutboxFull`; `WINDOW` sends are under way.
+ * Bounds: `UNSENT` requests wait for their answer, then `OutboxFull`; `WINDOW` sends are under way;
+ * of the `MARKS` newest acks and reads it is known what to say again when the server refuses one.
  */
 
 export const SUBPROTOCOL = "ringback.v1";
 export const UNSENT = 1000;
 export const WINDOW = 64;
+export const MARKS = 256;
 
 const BACKOFF_FIRST = 1_000; // ms
 const BACKOFF_MOST = 30_000;
@@ -31,6 +33,7 @@ const ANSWERS = new Set([
   "sent", "history", "device", "ok", "pong", "inbox", "conversation", "error",
 ]);
 const PASSING = new Set(["unavailable", "rate_limited", "internal"]);
+const MARKING = new Set(["ack", "read"]);
 
 export class RingbackError extends Error {
   constructor(message) {
@@ -234,6 +237,8 @@ export class Connection {
   #env;
   #outbox = new Outbox();
   #notes = new Map();
+  #marks = new Map(); // by kind, the newest last: {frame, tries}
+  #marked = 0;
   #token = null; // the last one had, and whether a socket has been opened with it before
   #known = false;
   #socket = null;
@@ -351,12 +356,15 @@ export class Connection {
     this.#outbox.settle(ref)?.reject(new ConnectionLost());
   }
 
-  /** A frame without an answer; a newer one of its type (and `key`) replaces it. Lost when away. */
+  /**
+   * A frame without an answer; a newer one of its type (and `key`) replaces it. Lost when away. An
+   * `ack` or `read` that the server could not take is said again, unless a newer one was meanwhile.
+   */
   note(frame, key = "") {
     if (!this.connected) return;
     const kind = `${frame.type} ${key}`;
     this.#notes.delete(kind);
-    this.#notes.set(kind, frame);
+    this.#notes.set(kind, MARKING.has(frame.type) ? this.#mark(kind, frame) : frame);
     this.#wake();
   }
 
@@ -425,6 +433,7 @@ export class Connection {
       return;
     }
     if (request) this.#outbox.settle(frame.ref);
+    else if (frame.type === "error" && PASSING.has(frame.code)) this.#repeat(frame.ref);
     call(this.#options.onFrame, frame, request);
     if (!request) return;
     if (frame.type === "error") request.reject(new RequestFailed(frame.code, frame.message));
@@ -482,6 +491,7 @@ export class Connection {
     this.#attempt += 1;
     this.#socket = null;
     this.#notes.clear();
+    this.#marks.clear();
     this.#holding = false;
     this.#clear();
   }
@@ -510,6 +520,25 @@ export class Connection {
     for (const { data } of this.#outbox.take(now, this.#holding)) this.#socket.send(data);
     const at = this.#outbox.nextAt(now, this.#holding);
     if (at !== null) this.#after("postponed", Math.max(0, at - now), () => this.#wake());
+  }
+
+  #mark(kind, frame) {
+    const mark = { frame: { ...frame, ref: `mark-${++this.#marked}` }, tries: 0 };
+    this.#marks.delete(kind);
+    this.#marks.set(kind, mark);
+    if (this.#marks.size > MARKS) this.#marks.delete(this.#marks.keys().next().value);
+    return mark.frame;
+  }
+
+  #repeat(ref) {
+    for (const [kind, mark] of this.#marks) {
+      if (mark.frame.ref !== ref) continue;
+      this.#after(kind, backoff(mark.tries++, this.#env.random), () => {
+        if (this.#marks.get(kind) !== mark) return;
+        this.#notes.set(kind, mark.frame);
+        this.#wake();
+      });
+    }
   }
 
   // A socket that lives, a token that lasts

@@ -584,6 +584,24 @@ async def test_a_send_that_may_pass_later_is_tried_again_under_the_same_ref(
         assert (await within(sending)).seq == 1
 
 
+async def test_an_ack_that_may_pass_later_is_said_again_unless_a_newer_one_was(
+    server: Scripted,
+) -> None:
+    async with customer(server) as (client, socket):
+        await client.ack(1)
+        first = await socket.take("ack")
+        await socket.say("error", ref=first["ref"], code="unavailable", message="later")
+        assert await socket.take("ack") == first
+        await client.ack(2)
+        second = await socket.take("ack")
+        assert second["seq"] == 2
+        for ref, code in ((first["ref"], "unavailable"), (second["ref"], "bad_frame")):
+            await socket.say("error", ref=ref, code=code, message="no more")
+        await client.wait_for(lambda frame: frame.get("code") == "bad_frame")
+        await client.close()
+        assert await socket.rest() == []
+
+
 @pytest.mark.parametrize("code", ["conflict", "too_large", "bad_frame", "internal", "new_code"])
 async def test_a_send_that_is_refused_raises_with_the_servers_code(
     server: Scripted, code: str
@@ -1198,9 +1216,11 @@ async def test_receipts_and_presence_can_be_waited_for_also_if_they_came_first(
 async def test_agents_ack_read_type_page_and_end(server: Scripted) -> None:
     async with agent(server) as (client, socket):
         await client.ack("c-42", 4)
-        assert await socket.take("ack") == {"type": "ack", "customer": "c-42", "seq": 4}
+        ack = await socket.take("ack")
+        assert (ack["customer"], ack["seq"]) == ("c-42", 4)
         await client.read("c-42", 3)
-        assert await socket.take("read") == {"type": "read", "customer": "c-42", "seq": 3}
+        read = await socket.take("read")
+        assert (read["customer"], read["seq"]) == ("c-42", 3)
         await client.typing("c-42", False)
         assert await socket.take("typing") == {"type": "typing", "customer": "c-42", "on": False}
         asking = asyncio.create_task(client.history("c-42", before=9, limit=2))

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clientstate import (
+    MARKS,
     WINDOW,
     Author,
     Backoff,
     ClientError,
     ConnectionEnded,
     End,
+    Marks,
     Message,
     NotificationStatus,
     NotUnderstood,
@@ -87,6 +89,40 @@ def test_jitter_doubles_up_to_30_seconds_and_begins_anew_after_a_welcome() -> No
     assert {low for low, _ in dice.asked} == {0.0}
     backoff.reset()
     assert after_end(End(), backoff, 5.0).wait == 1.0
+
+
+def test_of_acks_and_reads_the_newest_of_each_kind_is_said_again() -> None:
+    marks = Marks(Dice())
+    ack, read = marks.put("ack ", {"type": "ack", "seq": 1}), marks.put("read ", {"type": "read"})
+    refs = [orjson.loads(data)["ref"] for data in (ack, read)]
+    assert len(set(refs)) == 2
+    waits = []
+    for _ in range(7):
+        found = marks.refused(refs[0])
+        assert found is not None
+        mark, wait = found
+        assert (mark.data, marks.stands(mark)) == (ack, True)
+        waits.append(wait)
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    newer = orjson.loads(marks.put("ack ", {"type": "ack", "seq": 2}))["ref"]
+    assert not marks.stands(mark)
+    assert marks.refused(refs[0]) is None
+    assert marks.refused(None) is None
+    found = marks.refused(newer)
+    assert found is not None
+    assert found[1] == 1.0
+    marks.clear()
+    assert marks.refused(newer) is None
+    assert not marks.stands(found[0])
+
+
+def test_of_very_many_acks_the_newest_are_known() -> None:
+    marks = Marks(Dice())
+    refs = [
+        orjson.loads(marks.put(f"ack c-{number}", {"type": "ack", "seq": 1}))["ref"]
+        for number in range(MARKS + 1)
+    ]
+    assert [marks.refused(ref) is not None for ref in refs] == [False] + [True] * MARKS
 
 
 def test_after_a_restart_a_client_comes_back_within_the_window_however_often_it_failed() -> None:

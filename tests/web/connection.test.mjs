@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  Connection, ConnectionEnded, ConnectionLost, Outbox, OutboxFull, RequestFailed, UNSENT, WINDOW,
+  Connection, ConnectionEnded, ConnectionLost, MARKS, Outbox, OutboxFull, RequestFailed, UNSENT,
+  WINDOW,
   afterEnd, backoff, claimsOf, mayReconnect, platform, refreshIn,
 } from "../../gateway/web/connection.js";
 import { Stage, jwt } from "./fakes.mjs";
@@ -386,6 +387,54 @@ test("of several notes of one kind in a turn the newest is sent, and none while 
   it.note({ type: "read", customer: "b", seq: 4 }, "b");
   await stage.settle();
   assert.deepEqual(stage.socket.sent.slice(1).map((f) => f.seq), [3, 3, 4]);
+});
+
+test("an ack that the disk refused is said again, unless a newer one was", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const refuse = (ref, code = "unavailable") => stage.socket.says({ type: "error", code, ref });
+  it.note({ type: "ack", seq: 1 });
+  it.note({ type: "read", customer: "a", seq: 1 }, "a");
+  await stage.settle();
+  const [ack, read] = stage.socket.sent.slice(1);
+  assert.notEqual(ack.ref, read.ref);
+  refuse(ack.ref);
+  refuse(read.ref, "bad_frame");
+  await stage.pass(1000);
+  assert.deepEqual(stage.socket.taken("ack"), [ack, ack]);
+  assert.equal(stage.socket.taken("read").length, 1);
+  refuse(ack.ref);
+  await stage.pass(1000);
+  refuse(ack.ref);
+  it.note({ type: "ack", seq: 2 });
+  await stage.pass(60_000);
+  assert.deepEqual(stage.socket.taken("ack").map((frame) => frame.seq), [1, 1, 1, 2]);
+});
+
+test("what was refused before the socket was lost is left to the resume", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.note({ type: "ack", seq: 1 });
+  await stage.settle();
+  const lost = stage.socket;
+  lost.says({ type: "error", code: "unavailable", ref: lost.taken("ack")[0].ref });
+  lost.ends(1006);
+  await stage.pass(2000);
+  await stage.welcome();
+  await stage.pass(60_000);
+  assert.notEqual(stage.socket, lost);
+  assert.deepEqual(stage.socket.taken("ack"), []);
+});
+
+test("of very many acks the newest are known when one is refused", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  for (let i = 0; i <= MARKS; i += 1) it.note({ type: "ack", customer: `c-${i}`, seq: 1 }, `c-${i}`);
+  await stage.settle();
+  const sent = stage.socket.taken("ack");
+  for (const at of [0, 1]) stage.socket.says({ type: "error", code: "unavailable", ref: sent[at].ref });
+  await stage.pass(1000);
+  assert.deepEqual(stage.socket.taken("ack").slice(sent.length), [sent[1]]);
 });
 
 test("what is no frame is passed over", async () => {
