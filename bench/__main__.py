@@ -1,6 +1,6 @@
 """`make bench`: every bar, each beside a reference measured in the same run, in one table.
 
-    make bench                                   everything, about 25 minutes
+    make bench                                   everything, about 40 minutes
     make bench ARGS=--quick                      a smoke run: whether it works, not how fast
     make bench ARGS="--only throughput latency --rounds 3 --seconds 10"
     make bench ARGS="--backlog 10000"            less of what takes longest
