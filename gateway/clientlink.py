@@ -167,6 +167,7 @@ class Link:
         if socket is not None:
             with suppress(ConnectionClosed, TimeoutError):
                 async with asyncio.timeout(LEAVE_WITHIN):
+                    self._say_again()
                     await self._flush(socket)
                     if bye:
                         await socket.send(b'{"type":"bye"}', text=True)
@@ -401,9 +402,15 @@ class Link:
         if self._socket is not None:
             kind = f"{frame['type']} {key}"
             is_mark = frame["type"] in Marks.TYPES
+            if frame["type"] == "state":
+                self._say_again()
             self._notes.pop(kind, None)
             self._notes[kind] = self._marks.put(kind, frame) if is_mark else orjson.dumps(frame)
             self._wake.set()
+
+    def _say_again(self) -> None:
+        for mark in self._marks.standing():
+            self._notes[mark.kind] = mark.data
 
     def _repeat(self, ref: object) -> None:
         found = self._marks.refused(ref)

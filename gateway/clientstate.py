@@ -270,12 +270,16 @@ class Marks:
                 return mark, retry.delay(tries, self._rng, first, most)
         return None
 
+    def standing(self) -> list[Mark]:
+        """What was refused and not replaced: to be said before who says it leaves the chat."""
+        return [mark for mark in self._by_kind.values() if mark.ref in self._tries]
+
     def stands(self, mark: Mark) -> bool:
         """Whether nothing newer was said."""
         return self._by_kind.get(mark.kind) is mark
 
     def clear(self) -> None:
-        """The socket is gone: the next welcome says how far the server has it."""
+        """The socket is gone: a customer's next hello says how far they have everything."""
         self._by_kind.clear()
         self._tries.clear()
 

@@ -34,6 +34,7 @@ const ANSWERS = new Set([
 ]);
 const PASSING = new Set(["unavailable", "rate_limited", "internal"]);
 const MARKING = new Set(["ack", "read"]);
+const REFUSED = new Set(["unavailable", "rate_limited"]); // what comes of a fault may come of it again
 
 export class RingbackError extends Error {
   constructor(message) {
@@ -301,7 +302,10 @@ export class Connection {
   stop(code = 1000) {
     if (this.phase === "idle" || this.phase === "ended") return;
     const socket = this.#socket;
-    if (this.connected) this.#flush();
+    if (this.connected) {
+      this.#sayAgain();
+      this.#flush();
+    }
     this.#detach();
     socket?.close(code);
     this.#finish(code);
@@ -362,6 +366,7 @@ export class Connection {
    */
   note(frame, key = "") {
     if (!this.connected) return;
+    if (frame.type === "state") this.#sayAgain();
     const kind = `${frame.type} ${key}`;
     this.#notes.delete(kind);
     this.#notes.set(kind, MARKING.has(frame.type) ? this.#mark(kind, frame) : frame);
@@ -433,7 +438,7 @@ export class Connection {
       return;
     }
     if (request) this.#outbox.settle(frame.ref);
-    else if (frame.type === "error" && PASSING.has(frame.code)) this.#repeat(frame.ref);
+    else if (frame.type === "error" && REFUSED.has(frame.code)) this.#repeat(frame.ref);
     call(this.#options.onFrame, frame, request);
     if (!request) return;
     if (frame.type === "error") request.reject(new RequestFailed(frame.code, frame.message));
@@ -539,6 +544,11 @@ export class Connection {
         this.#wake();
       });
     }
+  }
+
+  /** What was refused is said again now: after who leaves the chat it would come too late. */
+  #sayAgain() {
+    for (const [kind, { frame, tries }] of this.#marks) if (tries) this.#notes.set(kind, frame);
   }
 
   // A socket that lives, a token that lasts

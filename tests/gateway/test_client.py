@@ -602,6 +602,28 @@ async def test_an_ack_that_may_pass_later_is_said_again_unless_a_newer_one_was(
         assert await socket.rest() == []
 
 
+@pytest.mark.parametrize("leave", ["background", "close"])
+async def test_what_was_refused_is_said_again_before_the_chat_is_left(
+    server: Scripted, leave: str
+) -> None:
+    async with customer(server) as (client, socket):
+        client._link._marks._rng = Longest()
+        await client.ack(1)
+        first = await socket.take("ack")
+        for _ in range(8):  # so that it would not come again by itself
+            client._link._marks.refused(first["ref"])
+        await socket.say("error", ref=first["ref"], code="unavailable", message="later")
+        await client.wait_for(lambda frame: frame["type"] == "error")
+        if leave == "close":
+            await client.close()
+            assert await socket.rest() == [first]
+            return
+        leaving = asyncio.create_task(client.set_state("background"))
+        assert await socket.take("ack") == first
+        assert (await socket.take("state"))["state"] == "background"
+        leaving.cancel()
+
+
 @pytest.mark.parametrize("code", ["conflict", "too_large", "bad_frame", "internal", "new_code"])
 async def test_a_send_that_is_refused_raises_with_the_servers_code(
     server: Scripted, code: str

@@ -104,8 +104,10 @@ def test_of_acks_and_reads_the_newest_of_each_kind_is_said_again() -> None:
         assert (mark.data, marks.stands(mark)) == (ack, True)
         waits.append(wait)
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert marks.standing() == [mark]
     newer = orjson.loads(marks.put("ack ", {"type": "ack", "seq": 2}))["ref"]
     assert not marks.stands(mark)
+    assert marks.standing() == []
     assert marks.refused(refs[0]) is None
     assert marks.refused(None) is None
     found = marks.refused(newer)

@@ -411,6 +411,27 @@ test("an ack that the disk refused is said again, unless a newer one was", async
   assert.deepEqual(stage.socket.taken("ack").map((frame) => frame.seq), [1, 1, 1, 2]);
 });
 
+test("what was refused is said again before the chat is left", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const refused = async (seq) => {
+    it.note({ type: "ack", seq });
+    await stage.settle();
+    const ack = stage.socket.taken("ack").at(-1);
+    stage.socket.says({ type: "error", code: "unavailable", ref: ack.ref });
+    return ack;
+  };
+  const first = await refused(1);
+  it.note({ type: "state", state: "background" });
+  await stage.settle();
+  assert.deepEqual(stage.socket.sent.slice(-2), [first, { type: "state", state: "background" }]);
+  const second = await refused(2);
+  const { socket } = stage;
+  it.stop();
+  assert.deepEqual(socket.sent.at(-1), second);
+  assert.equal(socket.closedWith, 1000);
+});
+
 test("what was refused before the socket was lost is left to the resume", async () => {
   const stage = new Stage();
   const { it } = await connected(stage);
