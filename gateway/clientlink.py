@@ -400,10 +400,10 @@ class Link:
         An ack or a read that the server could not take is said again.
         """
         if self._socket is not None:
-            kind = f"{frame['type']} {key}"
-            is_mark = frame["type"] in Marks.TYPES
             if frame["type"] == "state":
                 self._say_again()
+            kind = f"{frame['type']} {key}"
+            is_mark = frame["type"] in Marks.TYPES
             self._notes.pop(kind, None)
             self._notes[kind] = self._marks.put(kind, frame) if is_mark else orjson.dumps(frame)
             self._wake.set()

@@ -228,67 +228,6 @@ class InboxPage(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str | None = None
 
 
-# What is said and not answered
-
-
-class Mark(NamedTuple):
-    """An ack or a read as it was written; `kind` is its type and whose conversation."""
-
-    kind: str
-    ref: str
-    data: bytes
-
-
-class Marks:
-    """The newest ack and read of each conversation, as long as the socket lasts."""
-
-    TYPES: Final = frozenset({"ack", "read"})
-
-    def __init__(self, rng: Random) -> None:
-        self._rng = rng
-        self._by_kind: dict[str, Mark] = {}
-        self._tries: dict[str, int] = {}  # by ref, of those that were refused
-        self._count = 0
-
-    def put(self, kind: str, frame: Mapping[str, Any]) -> bytes:
-        """What to write for this ack or read: one that takes the place of those of its kind."""
-        self._count += 1
-        ref = f"mark-{self._count}"
-        mark = Mark(kind, ref, orjson.dumps({**frame, "ref": ref}))
-        self._forget(kind)
-        self._by_kind[kind] = mark
-        if len(self._by_kind) > MARKS:
-            self._forget(next(iter(self._by_kind)))
-        return mark.data
-
-    def refused(self, ref: object) -> tuple[Mark, float] | None:
-        """The server could not take what had this ref: what to say again after so many seconds."""
-        for mark in self._by_kind.values():
-            if mark.ref == ref:
-                tries = self._tries[mark.ref] = self._tries.get(mark.ref, 0) + 1
-                first, most = protocol.BACKOFF_FIRST, protocol.BACKOFF_MAX
-                return mark, retry.delay(tries, self._rng, first, most)
-        return None
-
-    def standing(self) -> list[Mark]:
-        """What was refused and not replaced: to be said before who says it leaves the chat."""
-        return [mark for mark in self._by_kind.values() if mark.ref in self._tries]
-
-    def stands(self, mark: Mark) -> bool:
-        """Whether nothing newer was said."""
-        return self._by_kind.get(mark.kind) is mark
-
-    def clear(self) -> None:
-        """The socket is gone: a customer's next hello says how far they have everything."""
-        self._by_kind.clear()
-        self._tries.clear()
-
-    def _forget(self, kind: str) -> None:
-        mark = self._by_kind.pop(kind, None)
-        if mark is not None:
-            self._tries.pop(mark.ref, None)
-
-
 # When a socket ends
 
 
@@ -339,6 +278,64 @@ def after_end(end: End, backoff: Backoff, restart_window: float) -> Step:
     if end.code == CloseCode.RESTART:
         return Step(backoff.after_restart(restart_window))
     return Step(backoff.after_failure(), fresh_token=end.code == CloseCode.TOKEN_EXPIRED)
+
+
+# What is said and not answered
+
+
+@dataclass(slots=True, eq=False)
+class Mark:
+    """An ack or a read as it was written; `kind` is its type and whose conversation.
+
+    `backoff` is None as long as it was not refused.
+    """
+
+    kind: str
+    ref: str
+    data: bytes
+    backoff: Backoff | None = None
+
+
+class Marks:
+    """The newest ack and read of each conversation, as long as the socket lasts."""
+
+    TYPES: Final = frozenset({"ack", "read"})
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._by_kind: dict[str, Mark] = {}
+        self._count = 0
+
+    def put(self, kind: str, frame: Mapping[str, Any]) -> bytes:
+        """What to write for this ack or read: one that takes the place of those of its kind."""
+        self._count += 1
+        ref = f"mark-{self._count}"
+        data = orjson.dumps({**frame, "ref": ref})
+        self._by_kind.pop(kind, None)
+        self._by_kind[kind] = Mark(kind, ref, data)
+        if len(self._by_kind) > MARKS:
+            del self._by_kind[next(iter(self._by_kind))]
+        return data
+
+    def refused(self, ref: object) -> tuple[Mark, float] | None:
+        """The server could not take what had this ref: what to say again after so many seconds."""
+        for mark in self._by_kind.values():
+            if mark.ref == ref:
+                mark.backoff = mark.backoff or Backoff(self._rng)
+                return mark, mark.backoff.after_failure()
+        return None
+
+    def standing(self) -> list[Mark]:
+        """What was refused and not replaced: to be said before who says it leaves the chat."""
+        return [mark for mark in self._by_kind.values() if mark.backoff is not None]
+
+    def stands(self, mark: Mark) -> bool:
+        """Whether nothing newer was said."""
+        return self._by_kind.get(mark.kind) is mark
+
+    def clear(self) -> None:
+        """The socket is gone: a customer's next hello says how far they have everything."""
+        self._by_kind.clear()
 
 
 # What is still to be sent

@@ -443,6 +443,18 @@ async def running(
 
 
 @asynccontextmanager
+async def busy(directory: Path, **push: Any) -> AsyncIterator[tuple[Running, Gate]]:
+    """A gateway whose only call to `acme`'s backend is out, for c-1, until the gate opens."""
+    async with running(directory, push={"in_flight": 1, **push}) as it:
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.register("c-1", installation="another", token="another")
+        await it.write("c-1")
+        await it.backend.take()
+        yield it, gate
+
+
+@asynccontextmanager
 async def _given(it: Backend) -> AsyncIterator[Backend]:
     yield it
 

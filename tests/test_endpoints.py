@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from gateway.protocol import timestamp
-from tests.running import QUICK, Backend, Gate, Running, backend, running, settings
+from tests.running import QUICK, Backend, Gate, Running, backend, busy, running, settings
 
 SLOW_PROBES = {"breaker_after": 2, "retry_first": 60.0, "retry_max": 60.0}
 QUICK_PROBES = {"breaker_after": 2, "retry_first": 0.05, "retry_max": 0.1}
@@ -215,22 +217,23 @@ async def test_a_test_backend_that_fails_holds_no_customer_up_and_its_phone_may_
         assert len(qa.calls) == 2
 
 
-async def test_a_phone_that_waits_for_a_free_call_may_change_sides(tmp_path: Path) -> None:
+@asynccontextmanager
+async def production_busy(directory: Path) -> AsyncIterator[tuple[Running, Backend, Gate]]:
+    """As `busy`, beside a backend for testers that is free."""
     async with (
         backend() as qa,
-        running(
-            tmp_path, push={"in_flight": 1, "backends": {"qa": a_backend(qa, "sandbox")}}
-        ) as it,
+        busy(directory, backends={"qa": a_backend(qa, "sandbox")}) as (it, gate),
     ):
-        gate = Gate()
-        it.backend.answers.append(gate)
-        for customer in ("c-1", "c-42"):
-            await it.register(customer, f"phone-{customer}", f"t-{customer}")
-            await it.write(customer)
-        await it.backend.take()
+        yield it, qa, gate
+
+
+async def test_a_phone_that_waits_for_a_free_call_may_change_sides(tmp_path: Path) -> None:
+    async with production_busy(tmp_path) as (it, qa, gate):
+        await it.register("c-42", "phone-2", "t-2")
+        await it.write("c-42")
         while not it.load.waiting:
             await asyncio.sleep(0.01)
-        await it.register("c-42", "phone-c-42", "t-c-42", environment="sandbox")
+        await it.register("c-42", "phone-2", "t-2", environment="sandbox")
         assert (await qa.take()).ring["customer"] == "c-42"
         await it.settled(1, "pushed", "c-42")
         gate.open.set()
@@ -241,17 +244,7 @@ async def test_a_phone_that_waits_for_a_free_call_may_change_sides(tmp_path: Pat
 async def test_a_phone_is_rung_though_another_waits_for_a_free_call_elsewhere(
     tmp_path: Path,
 ) -> None:
-    async with (
-        backend() as qa,
-        running(
-            tmp_path, push={"in_flight": 1, "backends": {"qa": a_backend(qa, "sandbox")}}
-        ) as it,
-    ):
-        gate = Gate()
-        it.backend.answers.append(gate)
-        await it.register("c-1", "phone-1", "t-1")
-        await it.write("c-1")
-        await it.backend.take()
+    async with production_busy(tmp_path) as (it, qa, gate):
         await it.register("c-42", "phone-2", "t-2")
         await it.register("c-42", "phone-3", "t-3", environment="sandbox")
         for seq in (1, 2):

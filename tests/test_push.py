@@ -15,7 +15,7 @@ from gateway.protocol import Role
 from storage.records import Key
 from storage.store import Needs
 from storage.transaction import Transaction
-from tests.running import PATIENT, QUICK, Call, Gate, Running, running
+from tests.running import PATIENT, QUICK, Call, Gate, Running, busy, running
 
 SLOW_ACK = QUICK | {"ack_timeout": 60.0, "max_hold": 60.0}
 
@@ -534,12 +534,7 @@ async def test_two_alarms_of_one_commit_are_one_look(tmp_path: Path) -> None:
 @asynccontextmanager
 async def one_waits(directory: Path, **push: object) -> AsyncIterator[tuple[Running, Gate]]:
     """c-42's push is due, and the only call is out for another until the gate opens."""
-    async with running(directory, push={"in_flight": 1, **push}) as it:
-        gate = Gate()
-        it.backend.answers.append(gate)
-        await it.register("c-1", installation="another", token="another")
-        await it.write("c-1")
-        await it.backend.take()
+    async with busy(directory, **push) as (it, gate):
         await it.register()
         await it.write()
         while not it.load.waiting:

@@ -606,8 +606,7 @@ async def test_an_ack_that_may_pass_later_is_said_again_unless_a_newer_one_was(
 async def test_what_was_refused_is_said_again_before_the_chat_is_left(
     server: Scripted, leave: str
 ) -> None:
-    async with customer(server) as (client, socket):
-        client._link._marks._rng = Longest()
+    async with customer(server, rng=Longest()) as (client, socket):
         await client.ack(1)
         first = await socket.take("ack")
         for _ in range(8):  # so that it would not come again by itself

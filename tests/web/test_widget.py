@@ -311,6 +311,7 @@ async def test_of_two_tabs_the_one_that_somebody_looks_at_counts(tmp_path: Path)
         await two.evaluate(HIDE, False)
         assert (await stage.it.backend.take()).badge == 0
         await one.evaluate(ALL_READ)
+        assert await one.evaluate(f"{CHAT}.unread") == 0
 
 
 async def test_a_slow_network_that_breaks_delays_and_neither_loses_nor_doubles(
