@@ -33,6 +33,16 @@ async def recorded(it: Running, seq: int, name: str) -> None:
         await changed.wait()
 
 
+async def decided(it: Running, seq: int) -> list[object]:
+    """What the looks decided, once one was for something other than to wait."""
+    while True:
+        changed = it.next_commit()
+        actions = [e["action"] for e in await events(it, seq, "look")]
+        if actions and actions[-1] != "wait":
+            return actions
+        await changed.wait()
+
+
 async def test_messages_while_the_backend_is_slow_become_one_further_ring(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
@@ -566,6 +576,7 @@ async def test_who_acknowledges_while_a_call_is_awaited_is_not_rung(tmp_path: Pa
         await it.settled(1, "pushed", "c-1")
         while it.load.waiting or it.load.working:
             await asyncio.sleep(0.01)
+        assert (await decided(it, 1))[-1] == "skip"
         assert len(it.backend.calls) == 1
         assert "claimed" not in [entry["event"] for entry in told["events"]]
         await customer.send("bye")

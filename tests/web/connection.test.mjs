@@ -424,11 +424,12 @@ test("what was refused is said again before the chat is left", async () => {
   const first = await refused(1);
   it.note({ type: "state", state: "background" });
   await stage.settle();
-  assert.deepEqual(stage.socket.sent.slice(-2), [first, { type: "state", state: "background" }]);
+  const state = { type: "state", state: "background" };
+  assert.deepEqual(stage.socket.sent.slice(1), [first, first, state]);
   const second = await refused(2);
   const { socket } = stage;
   it.stop();
-  assert.deepEqual(socket.sent.at(-1), second);
+  assert.deepEqual(socket.sent.slice(4), [second, second]);
   assert.equal(socket.closedWith, 1000);
 });
 
@@ -443,7 +444,10 @@ test("what was refused before the socket was lost is left to the resume", async 
   await stage.pass(2000);
   await stage.welcome();
   await stage.pass(60_000);
+  it.note({ type: "state", state: "background" });
+  await stage.settle();
   assert.notEqual(stage.socket, lost);
+  assert.equal(stage.socket.taken("state").length, 1);
   assert.deepEqual(stage.socket.taken("ack"), []);
 });
 
