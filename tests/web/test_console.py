@@ -306,9 +306,10 @@ async def test_a_slow_network_and_airplane_mode_delay_and_lose_nothing(tmp_path:
         slow = {"offline": False, "latency": 300, "downloadThroughput": 8_000}
         devtools = await at.page.context.new_cdp_session(at.page)
         await devtools.send("Network.enable")
-        await devtools.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": 8_000})
+        await devtools.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": 500})
         await at.write(said[0])
         await expect(at.messages().last).to_contain_text("Waiting to be sent")
+        await devtools.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": 8_000})
         await expect(marks).to_have_text(["✓ Sent, in chat"])
         await at.page.context.set_offline(True)
         await at.write(said[1])
