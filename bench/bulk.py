@@ -89,7 +89,7 @@ _MESSAGES = """
          reason, due_at)
     SELECT c.id, n.i, n.i, 0, printf('m_%x_%x', c.id, n.i), 'agent', 'a-bulk', 'chat', :text, :now,
         :expires, printf('r-%d', n.i), :route, :reason, :due
-    FROM conversations c CROSS JOIN n WHERE c.id BETWEEN :first AND :last
+    FROM n CROSS JOIN conversations c WHERE c.id BETWEEN :first AND :last
 """
 _ACKED = """
     WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < :messages)

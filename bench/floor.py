@@ -9,7 +9,7 @@ session can resume, nobody is rung, and there is one tenant and one thing that a
 The parts, each on top of those before it:
 
 - `rows`: a message is one row in a table that only grows, an ack is noted on its conversation's row
-- `history`: messages are kept by conversation and place, so that a page of history is one range
+- `history`: messages are indexed by conversation and place, so that a page of history is one range
 - `refs`: a sender's `ref` is kept in a unique index, so that a send that comes twice is one message
 - `outcomes`: what `ringback why` tells and the conservation law counts: an id, the times, the route
   and its reason with the message; when a push is due and when the message expires on the
@@ -75,7 +75,7 @@ CREATE TABLE messages (conversation INTEGER, seq INTEGER, author TEXT, ref TEXT,
     id TEXT, at REAL, expires_at REAL, route TEXT, reason TEXT, sessions TEXT, due_at REAL);
 """
 BY_CONVERSATION = ONLY_GROWS.replace(
-    "due_at REAL)", "due_at REAL, PRIMARY KEY (conversation, seq)) WITHOUT ROWID"
+    "due_at REAL)", "due_at REAL, PRIMARY KEY (conversation, seq))"
 )
 INDEX = "CREATE UNIQUE INDEX messages_ref ON messages (conversation, author, ref)"
 APPEND = "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -1,10 +1,11 @@
 """The schema, as migrations that commit together with the record of having been made.
 
 `PRAGMA user_version` is the number of migrations made; `application_id` says that a file is ours.
-`messages` is clustered by conversation, so that history is one range of one tree. What a commit
-costs is the pages that it touches, and every index by conversation is one page more for each
-message (`docs/performance.md`). So `events` is append-only and has no index: each names the one
-before it of its conversation (`prev`), and the conversation names the last (`last_event`).
+What a commit costs is the pages that it touches, and every tree by conversation is one page more
+for each message (`docs/performance.md`). So `messages` lie in the order of their commits, and only
+what finds them, an index of places and one of refs, is by conversation. `events` have no index at
+all: each names the one before it of its conversation (`prev`), and the conversation names the last
+(`last_event`).
 """
 
 from __future__ import annotations
@@ -272,6 +273,45 @@ judged of every row that is there as soon as it is added."""
 
 _UNRUNG = ("ALTER TABLE devices ADD COLUMN unrung TEXT",)
 
+_MESSAGES_IN_ORDER = (
+    """
+    CREATE TABLE messages_in_order (
+        conversation INTEGER NOT NULL REFERENCES conversations (id),
+        seq INTEGER NOT NULL,
+        ord INTEGER NOT NULL,
+        said INTEGER NOT NULL,
+        at REAL NOT NULL,
+        id TEXT NOT NULL,
+        role TEXT NOT NULL,
+        author TEXT NOT NULL,
+        name TEXT,
+        kind TEXT NOT NULL,
+        text TEXT NOT NULL,
+        data TEXT,
+        title TEXT,
+        expires_at REAL,
+        ref TEXT,
+        route TEXT,
+        reason TEXT,
+        sessions TEXT,
+        due_at REAL,
+        PRIMARY KEY (conversation, seq)
+    )
+    """,
+    """
+    INSERT INTO messages_in_order SELECT conversation, seq, ord, said, at, id, role, author, name,
+        kind, text, data, title, expires_at, ref, route, reason, sessions, due_at FROM messages
+    """,
+    "DROP TABLE messages",
+    "ALTER TABLE messages_in_order RENAME TO messages",
+    """
+    CREATE UNIQUE INDEX messages_ref ON messages (conversation, role, author, ref)
+    WHERE ref IS NOT NULL
+    """,
+)
+"""They were clustered by conversation: of rows as long as a message's few fit on a page of such a
+tree, inner pages too, and every few messages a page in its midst had to be split."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _CHAINED_EVENTS,
@@ -281,5 +321,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _DEAD_LETTERS,
     _AGENTS_ACKED,
     _UNRUNG,
+    _MESSAGES_IN_ORDER,
 )
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import msgspec
 import pytest
 
 from storage import database, sql
 from storage.database import TRANSACTION, Connection, Database
-from storage.errors import CannotOpen, Fault, StorageError, Unavailable
+from storage.errors import CannotOpen, Fault, RefTaken, StorageError, Unavailable
+from storage.records import Message
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from tests.storage.stored import outside, rows
 
@@ -497,3 +499,43 @@ async def test_what_agents_had_read_in_an_older_database_they_have_received(path
     async with Database(path) as db:
         marks = "agent_acked_seq, agent_acked_said, agent_read_seq, agent_read_said"
         assert await db.read(f"SELECT {marks} FROM conversations") == [(0, 0, 0, 0), (3, 2, 3, 2)]
+
+
+async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:
+    """Schema 9: they lie in another order, and are found as before, by place and by ref."""
+    old = sqlite3.connect(path, isolation_level=None)
+    for statement in (statement for migration in MIGRATIONS[:8] for statement in migration):
+        old.execute(statement)
+    old.execute("PRAGMA user_version = 8")
+    for id in (1, 2):
+        old.execute(
+            "INSERT INTO conversations (id, tenant, customer, live, unanswered, last_seq, last_ord,"
+            " last_said, acked_seq, acked_ord, read_seq, read_ord, agent_read_seq, agent_read_said,"
+            " badge_seq, newest_counted_seq, updated_at) VALUES (?, 'acme', ?, 1, 0, 2, 1, 1, 0, 0,"
+            " 0, 0, 0, 0, 1, 1, 5.0)",
+            (id, f"c-{id}"),
+        )
+    agents = ("agent", "a-1", "Ann", "proactive", "Sale", '{"x":1}', "Title", 9.5, "r", "push")
+    rest = ("not_in_chat", "s_1:active", 5.5)
+    messages = [
+        Message(1, 1, 1, 0, 5.0, "m_1", *agents, *rest),
+        Message(1, 2, 1, 1, 5.1, "m_2", "customer", "c-1", None, "chat", "Hi", *[None] * 8),
+        Message(2, 1, 1, 0, 5.2, "m_3", *agents, *rest),
+        Message(2, 2, 1, 1, 5.3, "m_4", "customer", "c-2", None, "chat", "Hi", *[None] * 8),
+    ]
+    values = ", ".join("?" * len(sql.MESSAGE))
+    old.executemany(
+        f"INSERT INTO messages ({', '.join(sql.MESSAGE)}) VALUES ({values})",
+        map(msgspec.structs.astuple, messages),
+    )
+    old.close()
+    async with Database(path) as db:
+        found = [await db.read(sql.AFTER, (id, 0, 2, 2)) for id in (1, 2)]
+        assert [sql.to_message(row) for rows in found for row in rows] == messages
+        by_ref = await db.read(sql.LOAD_REFS, sql.rows([(2, "agent", "a-1", "r")]))
+        assert [sql.to_message(row) for row in by_ref] == [messages[2]]
+        again = msgspec.structs.replace(messages[0], seq=3, id="m_5")
+        with pytest.raises(RefTaken):
+            await db.write(sql.written(sql.MESSAGES, [msgspec.structs.astuple(again)]))
+        with pytest.raises(Fault, match=r"messages\.seq"):
+            await db.write(sql.written(sql.MESSAGES, [msgspec.structs.astuple(messages[1])]))
