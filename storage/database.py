@@ -23,7 +23,8 @@ from storage.errors import CannotOpen, Fault, RefTaken, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
-CHECKPOINT = 1_000  # pages in the WAL until it is folded back: 2 ms in which nothing else commits
+LOG = 500  # pages in the write-ahead log until it is folded back: 1 ms in which nothing commits
+CHECKPOINT = 4_000  # pages until a commit folds it back, if nobody did in time
 
 Rows = list[tuple[Any, ...]]
 
@@ -72,6 +73,8 @@ class Database:
         self._writer: Connection | None = None
         self._reader: Connection | None = None
         self._lock: int | None = None
+        self._written = 0  # values since the log was last folded back
+        self._fold_after = LOG * 20  # of them: as many as fill the log, learnt each time
 
     async def open(self) -> Self:
         """Lock, open, verify and migrate.
@@ -157,6 +160,25 @@ class Database:
             if not isinstance(error, sqlite3.Error):
                 raise Fault(f"a value cannot be stored: {type(error).__name__}") from error
             raise Unavailable(f"the database did not confirm: {error}") from error
+        self._written += sum([len(parameters) for _, parameters in statements])
+
+    async def fold_back_in_time(self) -> None:
+        """Write into the file what is in the write-ahead log, once that is about `LOG` pages.
+
+        For the writer task, when everybody has been told of a commit: as a part of it, which SQLite
+        offers, all of them would wait for this too. What fails, the next time or a commit makes up
+        for.
+        """
+        if self._written < self._fold_after:
+            return
+        try:
+            fold = "PRAGMA wal_checkpoint(PASSIVE)"
+            ((_, pages, _),) = await _fetch(await self._writing(), fold, ())
+        except Unavailable:
+            return
+        if pages > 0:  # of a log that somebody reads all there are; then it is folded more often
+            self._fold_after = max(LOG, self._written * LOG // pages)
+        self._written = 0
 
     async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
         """Rows of a query over what is committed, on a connection of its own."""

@@ -215,6 +215,7 @@ class Store:
                 await self._wake.wait()
                 continue
             await self._commit_or_fail(self._take())
+            await self._database.fold_back_in_time()
             await self._gather()
 
     async def _gather(self) -> None:

@@ -1,7 +1,7 @@
 """`ringback serve` with SQLite set otherwise: `python -m tests.faults.served LEVEL PAGES serve …`.
 
 LEVEL is what `PRAGMA synchronous` becomes (FULL: whatever the product itself sets), PAGES after how
-many the WAL is checkpointed. Operators have no such options, and the product verifies FULL at its
+many the log is folded back. Operators have no such options, and the product verifies FULL at its
 start; so this adds to that check, in this process only.
 """
 
@@ -21,13 +21,13 @@ def served(level: str, pages: int) -> tuple[str, ...]:
 
 def set_otherwise(level: str, pages: str) -> None:
     """Change what every writing connection is set to before its first write."""
+    database.LOG = int(pages)
     checked = database._durable
 
     async def otherwise(writer: database.Connection) -> None:
         await checked(writer)
         if level != "FULL":
             await writer.execute_fetchall(f"PRAGMA synchronous = {level}")
-        await writer.execute_fetchall(f"PRAGMA wal_autocheckpoint = {pages}")
 
     database._durable = otherwise
 

@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiosqlite
 import msgspec
@@ -246,6 +246,55 @@ async def test_a_disk_that_stays_away_is_unavailable_until_it_is_back(
         assert await db.read_for_write("SELECT 1") == [(1,)]
         await db.write([(NOTE, ("b", "1"))])
         assert rows(path, "SELECT name FROM meta") == [("b",)]
+
+
+class Noting(Failing):
+    """The connection of which one wants to know what it was asked."""
+
+    asked: ClassVar[list[str]] = []
+
+    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> Any:
+        self.asked.append(sql)
+        return await super().execute_fetchall(sql, parameters)
+
+
+FOLD = "PRAGMA wal_checkpoint(PASSIVE)"
+
+
+async def test_the_log_is_folded_back_between_commits_large_or_small(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOG", 40)
+    async with Database(path) as db:
+        await db.read_for_write("PRAGMA wal_autocheckpoint = 0")
+        for notes in (100, 10, 1):
+            for commit in range(2_000 // notes):
+                rows = [(NOTE, (f"{notes}-{commit}-{n}", "x" * 100)) for n in range(notes)]
+                await db.write(rows)
+                await db.fold_back_in_time()
+            size = path.with_name(path.name + "-wal").stat().st_size // 4_096
+            assert size < 500, "begun anew, though no commit folds it back"
+
+
+async def test_a_log_that_cannot_be_folded_back_is_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOG", 1)
+    async with Database(path) as db:
+        inner = db._writer
+        assert inner is not None
+        monkeypatch.setattr(db, "_writer", Noting(Failing(inner, FOLD)))
+        await db.write([(NOTE, (f"{number}", "x")) for number in range(50)])
+        Noting.asked.clear()
+        await db.fold_back_in_time()
+        await db.fold_back_in_time()
+        assert Noting.asked == [FOLD, FOLD]
+        monkeypatch.setattr(db, "_writer", Noting(inner))
+        await db.fold_back_in_time()
+        await db.fold_back_in_time()
+        assert Noting.asked == [FOLD, FOLD, FOLD], "once it is folded back there is nothing to do"
+        await db.write([(NOTE, ("one more", "x"))])
+        assert (await db.read("SELECT count(*) FROM meta")) == [(51,)]
 
 
 async def test_a_database_that_is_not_open_is_unavailable(path: Path) -> None:

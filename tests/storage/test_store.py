@@ -74,6 +74,35 @@ class Watched(Database):
         return found
 
 
+# The log
+
+
+class Folding(Watched):
+    """A database whose log takes its time to be folded back."""
+
+    folding = False
+
+    async def fold_back_in_time(self) -> None:
+        self.folding = True
+        await self.go_on.wait()
+        self.folding = False
+
+
+async def test_who_is_committed_is_told_before_the_log_is_folded_back(path: Path) -> None:
+    async with Folding(path) as db:
+        store = Store(db, Clock())
+        await store.start()
+        first = await post(store, draft("one"))
+        assert first.seq == 1
+        second = post(store, draft("two"))
+        await asyncio.sleep(0)
+        assert db.folding
+        assert not second.done(), "the next waits for it"
+        db.go_on.set()
+        assert (await second).seq == 2
+        await store.stop()
+
+
 # Places
 
 
