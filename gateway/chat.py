@@ -122,9 +122,6 @@ class Chat:
         self.calling: Callable[[Key, int], bool] = lambda key, device: False
         """Whether a call for this device is out: then its settling decides its next time, no
         earlier than a hold that began meanwhile allows."""
-        self.due: Callable[[Transaction, Conversation], None] = lambda tx, c: None
-        """Does what is due in a row as soon as it is appended, as a part of that change. What was
-        due before has its alarm, which knows of restarts."""
 
     # A customer's session
 
@@ -436,11 +433,9 @@ class Chat:
                 first = tx.sent_before(key, posting.role, posting.author, ref)
                 if first is not None:
                     return self._again(tx, posting, data, first, sender)
-            before = c
+            was_live = c.live
             c, message = self._append(tx, c, posting, data, id)
-            tx.after_commit(lambda: self.tell.message(c, message, sender, c.live != before.live))
-            if before.push_due_at is None and _is_due(c, tx.now):
-                self.due(tx, c)
+            tx.after_commit(lambda: self.tell.message(c, message, sender, c.live != was_live))
             return Posted(message, False)
 
         slot = None if ref is None else (key, posting.role.value, posting.author, ref)
@@ -640,12 +635,6 @@ class Chat:
             self.store.submit(change, needs).add_done_callback(done)
         except Unavailable:
             otherwise()
-
-
-def _is_due(c: Conversation, now: float) -> bool:
-    """Whether what is due can be judged now: of what has expired the messages are to be read."""
-    expiring = c.expires_at is not None and c.expires_at <= now
-    return c.push_due_at is not None and c.push_due_at <= now and not expiring
 
 
 def _unwanted(c: Conversation, kind: MessageKind, now: float) -> Reason | None:

@@ -2,8 +2,7 @@
 
 Theory of operation. `gateway.alarms` keeps, per conversation, the earliest time at which something
 in its row becomes due; when it comes, one change (`_tick`) judges the row again, and hands devices
-whose time has come to the push worker. What is due at its commit already is judged in the very
-change that appends it: for a customer who is not there a push takes one commit less. The worker asks back through `Book`, its `RingBook`: `look`
+whose time has come to the push worker. The worker asks back through `Book`, its `RingBook`: `look`
 judges the facts and commits the claim, `settle` commits the verdict. What is judged and written is
 in `gateway.ringing`. The rows are the truth: after a crash `recover` sets the alarms from them, and
 a ring that was in hand is called again under its id.
@@ -46,7 +45,6 @@ class Book:
         self._calling: set[DeviceRef] = set()
         self.alarms = Alarms(chat.clock, self._tick)
         chat.calling = lambda key, device: DeviceRef(*key, device) in self._calling
-        chat.due = self._come_due
         self._store.changed = self.watch
 
     def watch(self, c: Conversation) -> None:
@@ -92,8 +90,17 @@ class Book:
     def _tick(self, key: Key) -> None:
         def change(tx: Transaction) -> None:
             c = tx.conversation(key)
-            if c is not None:
-                self._come_due(tx, c)
+            if c is None or self._chat.draining:
+                return
+            c = self._ringing.come_due(tx, c)
+            ready = {
+                ref: backend.name
+                for device in c.devices
+                if device.wake_at is not None and device.wake_at <= tx.now
+                if not self._is_busy(device, ref := DeviceRef(*key, device.id))
+                if (backend := self._ringing.backend(key.tenant, device)) is not None
+            }
+            tx.after_commit(lambda: self._hand_over(ready, c))
 
         def done(value: None, error: Exception | None) -> None:
             if error is not None:
@@ -107,20 +114,6 @@ class Book:
             self._store.enqueue(change, needs, done, later=True)
         except Unavailable as error:
             done(None, error)
-
-    def _come_due(self, tx: Transaction, c: Conversation) -> None:
-        """Do what is due in the row by now, and hand over the devices whose time has come."""
-        if self._chat.draining:
-            return
-        c = self._ringing.come_due(tx, c)
-        ready = {
-            ref: backend.name
-            for device in c.devices
-            if device.wake_at is not None and device.wake_at <= tx.now
-            if not self._is_busy(device, ref := DeviceRef(c.tenant, c.customer, device.id))
-            if (backend := self._ringing.backend(c.tenant, device)) is not None
-        }
-        tx.after_commit(lambda: self._hand_over(ready, c))
 
     def _hand_over(self, ready: dict[DeviceRef, str], c: Conversation) -> None:
         for ref, backend in ready.items():
