@@ -145,6 +145,7 @@ class Store:
         for tenant, name, value in await db.read(sql.LOAD_COUNTERS):
             self.counters[tenant, name] = value
         self._task = asyncio.create_task(self._run(), name="storage-writer")
+        self._task.add_done_callback(self._ended)
 
     async def read_only(self) -> Self:
         """Instead of `start`, for who only reads. Raises `CannotOpen` if the keys do not fit."""
@@ -217,6 +218,17 @@ class Store:
             await self._commit_or_fail(self._take())
             await self._database.fold_back_in_time()
             await self._gather()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """By a fault of ours, if at all before `stop`: then nobody waits for it any more."""
+        error = None if task.cancelled() else task.exception()
+        if not isinstance(error, Exception):
+            return
+        self._task = None
+        self.failed(error)
+        while self.waiting:
+            for change in self._take():
+                self._tell(change.done, None, Unavailable("the writer has ended"))
 
     async def _gather(self) -> None:
         """Let the loop turn while each turn brings more: what was told leaves before the next is

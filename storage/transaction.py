@@ -67,16 +67,8 @@ class Loaded(msgspec.Struct):
     campaigns: dict[str, Campaign] = {}
 
 
-class _Savepoint(NamedTuple):
-    messages: int
-    events: int
-    moves: int
-    spans: int
-    callbacks: int
-    puts: int
-    undo: int
-    counters: int
-    also: int
+Savepoint = tuple[int, ...]
+"""How much of everything there was."""
 
 
 class Transaction:
@@ -110,6 +102,10 @@ class Transaction:
         self._puts: list[tuple[Key, Conversation | None]] = []
         self._undo: list[Callable[[], Any]] = []
         self._also: list[Statement] = []
+        self._collected: tuple[list[Any], ...] = (
+            self._puts, self._undo, self.callbacks, self._messages, self._events, self._moves,
+            self._accepted, self._spans, self._also,
+        )  # fmt: skip
         self._touched = False
         self.counted: Mapping[tuple[str, str], int] = {}
         """By how much each of the tenants' counters changes, as `statements` found it."""
@@ -337,37 +333,21 @@ class Transaction:
 
     # For the writer
 
-    def savepoint(self) -> _Savepoint:
-        return _Savepoint(
-            len(self._messages),
-            len(self._events),
-            len(self._moves),
-            len(self._spans),
-            len(self.callbacks),
-            len(self._puts),
-            len(self._undo),
-            len(self._accepted),
-            len(self._also),
-        )
+    def savepoint(self) -> Savepoint:
+        return tuple(map(len, self._collected))
 
-    def rollback(self, to: _Savepoint) -> None:
+    def rollback(self, to: Savepoint) -> None:
         """Undo what one change did since `to`."""
-        del self._messages[to.messages :]
-        del self._events[to.events :]
-        del self._moves[to.moves :]
-        del self._spans[to.spans :]
-        del self.callbacks[to.callbacks :]
-        del self._accepted[to.counters :]
-        del self._also[to.also :]
-        for key, before in reversed(self._puts[to.puts :]):
+        puts, undo, *_ = to
+        for key, before in reversed(self._puts[puts:]):
             if before is None:
                 del self.changed[key]
             else:
                 self.changed[key] = before
-        del self._puts[to.puts :]
-        for undo in reversed(self._undo[to.undo :]):
-            undo()
-        del self._undo[to.undo :]
+        for callback in reversed(self._undo[undo:]):
+            callback()
+        for collected, length in zip(self._collected, to, strict=True):
+            del collected[length:]
 
     def counters(self) -> Mapping[tuple[str, str], int]:
         """By how much each of the tenants' counters changes."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Set
 from typing import Generic, TypeVar
 
-LEAST, MOST = 2, 64  # what a tenant's part is at the least, and what the least asked makes it
+LEAST, MOST = 2, 32  # what a tenant's part is at the least, and what the least asked makes it
 
 T = TypeVar("T")
 

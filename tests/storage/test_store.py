@@ -103,6 +103,28 @@ async def test_who_is_committed_is_told_before_the_log_is_folded_back(path: Path
         await store.stop()
 
 
+class Broken(Watched):
+    """A database with a fault in what is done between two commits."""
+
+    async def fold_back_in_time(self) -> None:
+        raise RuntimeError("a fault of ours")
+
+
+async def test_a_writer_that_ends_by_a_fault_leaves_nobody_waiting(path: Path) -> None:
+    async with Broken(path) as db:
+        store = Store(db, Clock())
+        faults: list[Exception] = []
+        store.failed = faults.append
+        await store.start()
+        assert (await post(store, draft("committed"))).seq == 1
+        with pytest.raises(Unavailable, match="has ended"):
+            await post(store, draft("waits"))
+        with pytest.raises(Unavailable, match="closed"):
+            await post(store, draft("comes later"))
+        assert [str(fault) for fault in faults] == ["a fault of ours"]
+        await store.stop()
+
+
 # Places
 
 
