@@ -24,7 +24,8 @@ from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
 LOG = 500  # pages in the write-ahead log until it is folded back: 1 ms in which nothing commits
-CHECKPOINT = 4_000  # pages until a commit folds it back, if nobody did in time
+CHECKPOINT = 2 * LOG  # pages until a commit folds it back, if nobody did in time
+BESIDE = 100  # values that would fill the pages that a commit writes whatever is in it
 
 Rows = list[tuple[Any, ...]]
 
@@ -160,7 +161,7 @@ class Database:
             if not isinstance(error, sqlite3.Error):
                 raise Fault(f"a value cannot be stored: {type(error).__name__}") from error
             raise Unavailable(f"the database did not confirm: {error}") from error
-        self._written += sum([len(parameters) for _, parameters in statements])
+        self._written += BESIDE + sum([len(parameters) for _, parameters in statements])
 
     async def fold_back_in_time(self) -> None:
         """Write into the file what is in the write-ahead log, once that is about `LOG` pages.
