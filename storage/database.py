@@ -177,8 +177,10 @@ class Database:
             ((_, pages, _),) = await _fetch(await self._writing(), fold, ())
         except Unavailable:
             return
-        if pages > 0:  # of a log that somebody reads all there are; then it is folded more often
-            self._fold_after = max(LOG, self._written * LOG // pages)
+        # Of a log that somebody reads `pages` are all that there are: then it is folded more often.
+        # Of one that a commit has folded they are the rest: hence never less often than at first.
+        if pages > 0:
+            self._fold_after = min(max(LOG, self._written * LOG // pages), LOG * 20)
         self._written = 0
 
     async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
@@ -234,6 +236,7 @@ class Database:
                 await writer.execute_fetchall(sql)
             await writer.execute_fetchall(f"PRAGMA user_version = {number}")
             await writer.execute_fetchall("COMMIT")
+        await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")  # it may be all messages
 
     async def _writing(self) -> Connection:
         """The writing connection; a new one if the last was given up."""

@@ -225,10 +225,10 @@ class Store:
         if not isinstance(error, Exception):
             return
         self._task = None
-        self.failed(error)
         while self.waiting:
             for change in self._take():
                 self._tell(change.done, None, Unavailable("the writer has ended"))
+        self.failed(error)
 
     async def _gather(self) -> None:
         """Let the loop turn while each turn brings more: what was told leaves before the next is

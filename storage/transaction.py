@@ -341,7 +341,7 @@ class Transaction:
         puts, undo, *_ = to
         for key, before in reversed(self._puts[puts:]):
             if before is None:
-                del self.changed[key]
+                self.changed.pop(key, None)
             else:
                 self.changed[key] = before
         for callback in reversed(self._undo[undo:]):

@@ -276,6 +276,25 @@ async def test_the_log_is_folded_back_between_commits_large_or_small(
             assert size < 500, "begun anew, though no commit folds it back"
 
 
+async def test_after_commits_that_folded_the_log_themselves_it_is_folded_in_time_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOG", 40)
+    monkeypatch.setattr(database, "CHECKPOINT", 80)
+    async with Database(path) as db:
+        inner = db._writer
+        assert inner is not None
+        for number in range(2_000):
+            await db.write([(NOTE, (f"{number}", "x"))])
+        await db.fold_back_in_time()
+        monkeypatch.setattr(db, "_writer", Noting(inner))
+        Noting.asked.clear()
+        for number in range(20):
+            await db.write([(NOTE, (f"later {number}", "x"))])
+            await db.fold_back_in_time()
+        assert FOLD in Noting.asked
+
+
 async def test_a_log_that_cannot_be_folded_back_is_tried_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
