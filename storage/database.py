@@ -236,7 +236,6 @@ class Database:
                 await writer.execute_fetchall(sql)
             await writer.execute_fetchall(f"PRAGMA user_version = {number}")
             await writer.execute_fetchall("COMMIT")
-        await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")  # it may be all messages
 
     async def _writing(self) -> Connection:
         """The writing connection; a new one if the last was given up."""
