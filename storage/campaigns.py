@@ -315,12 +315,12 @@ _PROBLEMS = (
     (
         "has {} messages, and recorded {}: somebody got one that is not accounted for",
         """
-        SELECT c.tenant, c.id, count(m.seq), c.sent FROM campaigns c
+        SELECT c.tenant, c.id, count(m.ref), c.sent FROM campaigns c
         JOIN campaign_recipients r ON r.campaign = c.number
         LEFT JOIN conversations v ON v.tenant = c.tenant AND v.customer = r.customer
         LEFT JOIN messages m ON m.conversation = v.id AND m.role = 'service'
             AND m.author = c.author AND m.ref = c.id
-        GROUP BY c.number HAVING count(m.seq) <> c.sent
+        GROUP BY c.number HAVING count(m.ref) <> c.sent
         """,
     ),
 )

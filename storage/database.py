@@ -23,9 +23,10 @@ from storage.errors import CannotOpen, Fault, RefTaken, Unavailable
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
-LOG = 500  # pages in the write-ahead log until it is folded back: 1 ms in which nothing commits
-CHECKPOINT = 2 * LOG  # pages until a commit folds it back, if nobody did in time
-BESIDE = 100  # values that would fill the pages that a commit writes whatever is in it
+LONG = 500  # pages, about, of a write-ahead log to be folded back: 1 ms in which nothing commits
+CHECKPOINT = 2 * LONG  # pages in it with which a commit does so itself
+PAGE = 20  # values that are written for each page of the log
+BESIDE = 100  # values' worth of pages that a commit writes whatever is in it
 
 Rows = list[tuple[Any, ...]]
 
@@ -75,7 +76,6 @@ class Database:
         self._reader: Connection | None = None
         self._lock: int | None = None
         self._written = 0  # values since the log was last folded back
-        self._fold_after = LOG * 20  # of them: as many as fill the log, learnt each time
 
     async def open(self) -> Self:
         """Lock, open, verify and migrate.
@@ -163,25 +163,18 @@ class Database:
             raise Unavailable(f"the database did not confirm: {error}") from error
         self._written += BESIDE + sum([len(parameters) for _, parameters in statements])
 
-    async def fold_back_in_time(self) -> None:
-        """Write into the file what is in the write-ahead log, once that is about `LOG` pages.
+    async def fold_back_if_long(self) -> None:
+        """Write into the file what is in the write-ahead log, once that is about `LONG` pages.
 
         For the writer task, when everybody has been told of a commit: as a part of it, which SQLite
-        offers, all of them would wait for this too. What fails, the next time or a commit makes up
-        for.
+        offers, all of them would wait for this too. How many pages there are SQLite does not tell;
+        a guess that is too low a commit makes up for, and what fails is tried again.
         """
-        if self._written < self._fold_after:
+        if self._written < LONG * PAGE:
             return
-        try:
-            fold = "PRAGMA wal_checkpoint(PASSIVE)"
-            ((_, pages, _),) = await _fetch(await self._writing(), fold, ())
-        except Unavailable:
-            return
-        # Of a log that somebody reads `pages` are all that there are: then it is folded more often.
-        # Of one that a commit has folded they are the rest: hence never less often than at first.
-        if pages > 0:
-            self._fold_after = min(max(LOG, self._written * LOG // pages), LOG * 20)
-        self._written = 0
+        with suppress(Unavailable):
+            await _fetch(await self._writing(), "PRAGMA wal_checkpoint(PASSIVE)", ())
+            self._written = 0
 
     async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
         """Rows of a query over what is committed, on a connection of its own."""
@@ -236,6 +229,8 @@ class Database:
                 await writer.execute_fetchall(sql)
             await writer.execute_fetchall(f"PRAGMA user_version = {number}")
             await writer.execute_fetchall("COMMIT")
+        if version:  # what was there may have been copied: the log is as long as that
+            await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def _writing(self) -> Connection:
         """The writing connection; a new one if the last was given up."""

@@ -204,7 +204,7 @@ LOAD_UNACKED = f"""
     SELECT {_columns(MESSAGE, "m.")} FROM json_each(?) j
     CROSS JOIN messages m ON m.conversation = json_extract(j.value, '$[0]')
         AND m.seq > json_extract(j.value, '$[1]') AND m.ord > json_extract(j.value, '$[2]')
-        AND m.ord <= json_extract(j.value, '$[3]')
+        AND m.ord <= json_extract(j.value, '$[3]') AND m.seq <= json_extract(j.value, '$[4]')
     WHERE {COUNTED} ORDER BY m.conversation, m.seq
 """  # noqa: S608
 LOAD_OWNERS = """

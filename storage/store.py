@@ -15,6 +15,7 @@ import asyncio
 import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -216,7 +217,7 @@ class Store:
                 await self._wake.wait()
                 continue
             await self._commit_or_fail(self._take())
-            await self._database.fold_back_in_time()
+            await self._database.fold_back_if_long()
             await self._gather()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -228,7 +229,7 @@ class Store:
         while self.waiting:
             for change in self._take():
                 self._tell(change.done, None, Unavailable("the writer has ended"))
-        self.failed(error)
+        self._report(error)
 
     async def _gather(self) -> None:
         """Let the loop turn while each turn brings more: what was told leaves before the next is
@@ -264,7 +265,7 @@ class Store:
                 for change in batch:
                     await self._commit_or_fail([change])
             else:
-                self.failed(error)
+                self._report(error)
                 self._tell(batch[0].done, None, error)
 
     async def _commit(self, batch: list[_Change]) -> None:
@@ -328,6 +329,11 @@ class Store:
         try:
             callback(*told)
         except Exception as error:
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        """Nor is anything undone, or anybody left waiting, by a log that cannot be written."""
+        with suppress(Exception):
             self.failed(error)
 
     def _apply(self, tx: Transaction, change: _Change) -> _Answer:
@@ -379,8 +385,10 @@ class Store:
             m = sql.to_message(row)
             loaded.unacked.setdefault(behind[m.conversation].key, []).append(m)
 
-    def _windows(self, c: Conversation) -> Iterator[tuple[int, int, int, int]]:
-        """Which unacked messages are read: after which seq and ord, and up to which ord.
+    def _windows(self, c: Conversation) -> Iterator[tuple[int, int, int, int, int]]:
+        """Which unacked messages are read: after which seq and ord, and up to which ord and seq.
+
+        The bounds of seq follow from those of ord, which no index has: seq - ord never falls.
 
         All, or of very many the newest, which have not expired, and the oldest that are pending,
         which expire next. What lies between has its outcome, or its turn when those have theirs.
@@ -390,8 +398,10 @@ class Store:
             for oldest in outcomes.pending(c)[:1]:
                 upto = min(oldest.lo_ord + self.UNACKED, newest)
                 if upto > oldest.lo_ord:
-                    yield c.id, oldest.lo_seq, oldest.lo_ord, upto
-        yield c.id, c.acked_seq, newest, c.last_ord
+                    last = upto + c.last_seq - c.last_ord
+                    yield c.id, oldest.lo_seq, oldest.lo_ord, upto, last
+        first = c.acked_seq + newest - c.acked_ord
+        yield c.id, first, newest, c.last_ord, c.last_seq
 
     async def _load_owners(
         self, devices: set[tuple[str, str, str | None]], loaded: Loaded

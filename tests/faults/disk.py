@@ -100,7 +100,7 @@ SYNCS = ("fsync", "fdatasync")
 
 # These let some calls through, so that readiness tells what it happened to meet: either.
 PARTLY = (
-    failing(*SYNCS, error="EIO", when="2+5"),  # a commit that checkpoints syncs three times
+    failing(*SYNCS, error="EIO", when="2+5"),  # what folds the log back syncs twice more
     failing("pwrite64", error="EIO", when="7+31"),
 )
 TROUBLES = (

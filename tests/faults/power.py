@@ -49,7 +49,8 @@ class Scale(NamedTuple):
     seed: int = 1
     level: str = "FULL"
     failing: int = 0
-    """Every connection's sync of this number fails: the writer gives the connection up then."""
+    """Every connection's sync of this number fails: the writer gives the connection up then,
+    unless it was folding the log back: that is tried again."""
 
 
 # The recording

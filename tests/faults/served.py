@@ -20,8 +20,9 @@ def served(level: str, pages: int) -> tuple[str, ...]:
 
 
 def set_otherwise(level: str, pages: str) -> None:
-    """Change what every writing connection is set to before its first write."""
-    database.LOG, database.CHECKPOINT = int(pages), 2 * int(pages)
+    """Change how long the log gets, and what every writing connection is set to before its first
+    write."""
+    database.LONG, database.CHECKPOINT = int(pages), 2 * int(pages)
     checked = database._durable
 
     async def otherwise(writer: database.Connection) -> None:

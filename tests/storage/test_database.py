@@ -264,14 +264,14 @@ FOLD = "PRAGMA wal_checkpoint(PASSIVE)"
 async def test_the_log_is_folded_back_between_commits_large_or_small(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "LOG", 40)
+    monkeypatch.setattr(database, "LONG", 40)
     async with Database(path) as db:
         await db.read_for_write("PRAGMA wal_autocheckpoint = 0")
         for notes in (100, 10, 1):
             for commit in range(2_000 // notes):
                 rows = [(NOTE, (f"{notes}-{commit}-{n}", "x" * 100)) for n in range(notes)]
                 await db.write(rows)
-                await db.fold_back_in_time()
+                await db.fold_back_if_long()
             size = path.with_name(path.name + "-wal").stat().st_size // 4_096
             assert size < 500, "begun anew, though no commit folds it back"
 
@@ -279,38 +279,38 @@ async def test_the_log_is_folded_back_between_commits_large_or_small(
 async def test_after_commits_that_folded_the_log_themselves_it_is_folded_in_time_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "LOG", 40)
+    monkeypatch.setattr(database, "LONG", 40)
     monkeypatch.setattr(database, "CHECKPOINT", 80)
     async with Database(path) as db:
         inner = db._writer
         assert inner is not None
         for number in range(2_000):
             await db.write([(NOTE, (f"{number}", "x"))])
-        await db.fold_back_in_time()
+        await db.fold_back_if_long()
         monkeypatch.setattr(db, "_writer", Noting(inner))
         Noting.asked.clear()
         for number in range(20):
             await db.write([(NOTE, (f"later {number}", "x"))])
-            await db.fold_back_in_time()
+            await db.fold_back_if_long()
         assert FOLD in Noting.asked
 
 
 async def test_a_log_that_cannot_be_folded_back_is_tried_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "LOG", 1)
+    monkeypatch.setattr(database, "LONG", 1)
     async with Database(path) as db:
         inner = db._writer
         assert inner is not None
         monkeypatch.setattr(db, "_writer", Noting(Failing(inner, FOLD)))
         await db.write([(NOTE, (f"{number}", "x")) for number in range(50)])
         Noting.asked.clear()
-        await db.fold_back_in_time()
-        await db.fold_back_in_time()
+        await db.fold_back_if_long()
+        await db.fold_back_if_long()
         assert Noting.asked == [FOLD, FOLD]
         monkeypatch.setattr(db, "_writer", Noting(inner))
-        await db.fold_back_in_time()
-        await db.fold_back_in_time()
+        await db.fold_back_if_long()
+        await db.fold_back_if_long()
         assert Noting.asked == [FOLD, FOLD, FOLD], "once it is folded back there is nothing to do"
         await db.write([(NOTE, ("one more", "x"))])
         assert (await db.read("SELECT count(*) FROM meta")) == [(51,)]
@@ -570,7 +570,7 @@ async def test_what_agents_had_read_in_an_older_database_they_have_received(path
 
 
 async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:
-    """Schema 9: they lie in another order, and are found as before, by place and by ref."""
+    """Schema 9: found as before, by place and by ref; and the log is not left as long as they."""
     old = sqlite3.connect(path, isolation_level=None)
     for statement in (statement for migration in MIGRATIONS[:8] for statement in migration):
         old.execute(statement)
@@ -602,6 +602,7 @@ async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:
         assert [sql.to_message(row) for rows in found for row in rows] == messages
         by_ref = await db.read(sql.LOAD_REFS, sql.rows([(2, "agent", "a-1", "r")]))
         assert [sql.to_message(row) for row in by_ref] == [messages[2]]
+        assert path.with_name(path.name + "-wal").stat().st_size == 0
         again = msgspec.structs.replace(messages[0], seq=3, id="m_5")
         with pytest.raises(RefTaken):
             await db.write(sql.written(sql.MESSAGES, [msgspec.structs.astuple(again)]))

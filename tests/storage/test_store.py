@@ -16,9 +16,10 @@ from storage.database import Database, Rows
 from storage.errors import Overloaded, Unavailable
 from storage.outcomes import Trigger
 from storage.records import Conversation, Cut, Device, DeviceState, Key, Message, Outcome
+from storage.sql import LOAD_UNACKED
 from storage.store import Needs, Store
 from storage.transaction import Owner, Transaction
-from tests.storage.stored import KEY, Clock, Post, draft, known, opened, post, rows
+from tests.storage.stored import KEY, Clock, Post, draft, known, opened, outside, post, rows
 
 OTHER = Key("acme", "c-2")
 SEQS = "SELECT seq FROM messages WHERE conversation = ? ORDER BY seq"
@@ -82,7 +83,7 @@ class Folding(Watched):
 
     folding = False
 
-    async def fold_back_in_time(self) -> None:
+    async def fold_back_if_long(self) -> None:
         self.folding = True
         await self.go_on.wait()
         self.folding = False
@@ -108,7 +109,7 @@ async def test_who_is_committed_is_told_before_the_log_is_folded_back(path: Path
 class Broken(Watched):
     """A database with a fault in what is done between two commits."""
 
-    async def fold_back_in_time(self) -> None:
+    async def fold_back_if_long(self) -> None:
         raise RuntimeError("a fault of ours")
 
 
@@ -125,6 +126,31 @@ async def test_a_writer_that_ends_by_a_fault_leaves_nobody_waiting(path: Path) -
             await post(store, draft("comes later"))
         assert [str(fault) for fault in faults] == ["a fault of ours"]
         await store.stop()
+
+
+async def test_a_fault_that_cannot_be_logged_either_changes_nothing_of_what_is_committed(
+    path: Path,
+) -> None:
+    def cannot_be_logged(error: Exception) -> None:
+        raise OSError("no space left on device")
+
+    def breaks() -> None:
+        raise RuntimeError("a fault of ours")
+
+    def says(text: str) -> Callable[[Transaction], Message]:
+        def change(tx: Transaction) -> Message:
+            tx.after_commit(breaks)
+            c = tx.conversation(KEY) or tx.create(KEY, None)
+            return tx.append_message(c, draft(text))[1]
+
+        return change
+
+    async with opened(path) as (store, _):
+        store.failed = cannot_be_logged
+        said = [store.submit(says(text), Needs(keys=(KEY,))) for text in ("one", "two")]
+        assert [m.seq for m in await asyncio.gather(*said)] == [1, 2]
+        assert rows(path, "SELECT seq, text FROM messages") == [(1, "one"), (2, "two")]
+        assert (await post(store, draft("three"))).seq == 3
 
 
 # Places
@@ -582,6 +608,43 @@ async def test_a_change_sees_the_oldest_pending_and_the_newest_of_very_many_unac
         await store.submit(change, Needs(keys=(KEY,)))
         assert await unacked(KEY) == [5, 6, 7, 8]
         assert await unacked(OTHER) == [1, 3, 7, 8]
+
+
+async def test_a_change_reads_no_more_of_the_unacked_messages_however_many_there_are(
+    path: Path,
+) -> None:
+    class Asked(Watched):
+        unacked: Any = None
+
+        async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+            if sql == LOAD_UNACKED:
+                self.unacked = parameters
+            return await super().read_for_write(sql, parameters)
+
+    async def steps(db: Asked, store: Store) -> int:
+        """Of SQLite's machine, for what a change asks to see."""
+        await store.submit(nothing, Needs(keys=(KEY,), unacked=KEY))
+        taken = 0
+
+        def step() -> int:
+            nonlocal taken
+            taken += 1
+            return 0
+
+        with outside(path) as connection:
+            connection.set_progress_handler(step, 1)
+            assert len(connection.execute(LOAD_UNACKED, db.unacked).fetchall()) == 20
+        return taken
+
+    async with Asked(path) as db:
+        store = Store(db, Clock())
+        store.UNACKED = 10
+        await store.start()
+        await asyncio.gather(*(post(store, draft("x")) for _ in range(30)))
+        few = await steps(db, store)
+        await asyncio.gather(*(post(store, draft("x")) for _ in range(570)))
+        assert await steps(db, store) < 1.5 * few
+        await store.stop()
 
 
 async def test_what_expires_behind_very_many_that_nobody_acknowledged_is_reached(

@@ -322,6 +322,7 @@ def everything(tx: Transaction) -> None:
     c = tx.mark_read(c, m.cut)
     tx.event(c, 1, 1, "due")
     tx.after_commit(lambda: None)
+    tx.also(("SELECT 1", ()))
     c = tx.move_token(c, DEVICE)
     tx.remove_device(c, DEVICE)
     tx.move_token(fresh(tx, OTHER), DEVICE)
