@@ -96,9 +96,15 @@ async def _serve(settings: config.Config, config_path: Path | None) -> None:
             f"http://{server.http.host}:{gateway.ports['http']}/v1, "
             f"admin http://{server.admin.host}:{gateway.ports['admin']}"
         )
+        ended = gateway.core.store.ended
         reloading = asyncio.create_task(_reload(gateway, config_path, again))
-        await stop.wait()
-        reloading.cancel()
+        waiting = [asyncio.create_task(event.wait()) for event in (stop, ended)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in (reloading, *waiting):
+            task.cancel()
+    if ended.is_set():
+        say("ringback: ended by a fault of its own (see the log); what was confirmed is kept")
+        raise typer.Exit(1)
 
 
 async def _reload(gateway: Gateway, config_path: Path | None, again: asyncio.Event) -> None:

@@ -47,7 +47,7 @@ from push.worker import BackendCalls, PushWorker
 from storage.campaigns import CampaignRows
 from storage.database import Database
 from storage.deadletters import DeadLetterRows
-from storage.errors import StorageError
+from storage.errors import StorageError, Unavailable
 from storage.store import Store
 
 HOUSEKEEPING = 60.0  # seconds between two rounds
@@ -181,6 +181,8 @@ class Core:
                         await self.devices.expire(name, self.clock() - rules.token_expires_after)
             except StorageError as error:
                 _log.warning("housekeeping has to wait", problem=str(error))
+            except Exception as error:
+                self._failed(error)
             await asyncio.sleep(HOUSEKEEPING)
 
     def _wake(self, ref: DeviceRef, backend: str) -> None:
@@ -193,6 +195,9 @@ class Core:
         return sum(load.waiting for (name, _), load in loads.items() if name == tenant)
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, Unavailable):
+            _log.warning("the disk fails: tried again with whatever comes", problem=str(error))
+            return
         self.metrics.faults.inc()
         _log.error("a change failed", error=type(error).__name__, exc_info=error)
 

@@ -168,11 +168,9 @@ class Database:
 
         For the writer task, when everybody has been told of a commit: as a part of it, which SQLite
         offers, all of them would wait for this too. How many pages there are SQLite does not tell;
-        a guess that is too low a commit makes up for, and what fails is tried again.
+        a guess that is too low a commit makes up for. Raises `Unavailable`; then the next tries.
         """
-        if self._written < LONG * PAGE:
-            return
-        with suppress(Unavailable):
+        if self._written >= LONG * PAGE:
             await _fetch(await self._writing(), "PRAGMA wal_checkpoint(PASSIVE)", ())
             self._written = 0
 

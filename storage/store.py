@@ -122,8 +122,11 @@ class Store:
         self.changed: Callable[[Conversation], None] = lambda conversation: None
         """Told of every conversation that a commit changed, before the commit's callbacks."""
         self.failed: Callable[[Exception], None] = lambda error: None
-        """Told of an error that is a fault of ours, not of a caller."""
+        """Told of an error that nobody else is told of: a fault of ours, or of the disk."""
+        self.ended = asyncio.Event()
+        """Set when the writer ended by a fault: what comes is refused, until a new start."""
         self.commits = 0
+        self._failing: set[str] = set()  # "commit", "fold"
 
     # Life
 
@@ -217,7 +220,7 @@ class Store:
                 await self._wake.wait()
                 continue
             await self._commit_or_fail(self._take())
-            await self._database.fold_back_if_long()
+            await self._fold_back()
             await self._gather()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -230,6 +233,21 @@ class Store:
             for change in self._take():
                 self._tell(change.done, None, Unavailable("the writer has ended"))
         self._report(error)
+        self.ended.set()
+
+    async def _fold_back(self) -> None:
+        """What goes wrong is tried again after the next commit."""
+        try:
+            await self._database.fold_back_if_long()
+            self._failing.discard("fold")
+        except Exception as error:
+            self._complain("fold", error)
+
+    def _complain(self, what: str, error: Exception) -> None:
+        """Of the first in a row: a full disk fails at every commit."""
+        if what not in self._failing:
+            self._failing.add(what)
+            self._report(error)
 
     async def _gather(self) -> None:
         """Let the loop turn while each turn brings more: what was told leaves before the next is
@@ -256,7 +274,9 @@ class Store:
     async def _commit_or_fail(self, batch: list[_Change]) -> None:
         try:
             await self._commit(batch)
+            self._failing.discard("commit")
         except Unavailable as error:
+            self._complain("commit", error)
             for change in batch:
                 self._tell(change.done, None, error)
         except Exception as error:

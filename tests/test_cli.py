@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +88,11 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *words: str, **environ: str) -> AsyncIterator[Serving]:
+async def serving(
+    directory: Path, *words: str, program: tuple[str | Path, ...] = (RINGBACK,), **environ: str
+) -> AsyncIterator[Serving]:
     process = await asyncio.create_subprocess_exec(
-        RINGBACK,
+        *program,
         "serve",
         *words,
         cwd=directory,
@@ -301,6 +303,31 @@ async def test_a_file_that_is_no_database_of_ours_is_one_line_and_untouched(
     ended = await ringback(tmp_path, "serve", "--config", "ringback.toml", **FREE_PORTS)
     assert "ringback.db" in ended.refused()
     assert _files(tmp_path) == before
+
+
+BROKEN = """
+from gateway.cli import app
+from storage.store import Store
+
+async def breaks(self):
+    raise RuntimeError("a fault of ours")
+
+Store._gather = breaks
+app()
+"""
+
+
+async def test_a_fault_that_ends_the_writer_ends_the_gateway_with_1(tmp_path: Path) -> None:
+    async with serving(tmp_path, program=(sys.executable, "-c", BROKEN)) as it:
+        with suppress(aiohttp.ClientError):  # it writes; another of its writes may have been first
+            async with aiohttp.ClientSession() as http, http.get(f"{it.admin}/readyz"):
+                pass
+        async with asyncio.timeout(3 * PATIENCE):
+            _, err = await it.process.communicate()
+        said = it.said + err.decode()
+        assert it.process.returncode == 1
+        assert "a fault of ours" in said
+        assert said.splitlines()[-1].startswith("ringback: ended by a fault of its own")
 
 
 # Looking things up

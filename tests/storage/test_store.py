@@ -107,21 +107,66 @@ async def test_who_is_committed_is_told_before_the_log_is_folded_back(path: Path
 
 
 class Broken(Watched):
-    """A database with a fault in what is done between two commits."""
+    """A database that cannot do what is done between two commits."""
+
+    error: Exception | None = None
 
     async def fold_back_if_long(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault of ours"), Unavailable("disk I/O error")])
+async def test_a_log_that_cannot_be_folded_back_stops_nothing_and_is_told_of_once(
+    path: Path, error: Exception
+) -> None:
+    async with Broken(path) as db:
+        store = Store(db, Clock())
+        told: list[Exception] = []
+        store.failed = told.append
+        await store.start()
+        for row in (1, 2):
+            db.error = error
+            for number in range(3):
+                assert (await post(store, draft(f"{row} {number}"))).text == f"{row} {number}"
+            db.error = None
+            await post(store, draft("it works again"))
+            assert told == [error] * row
+        await store.stop()
+
+
+async def test_of_commits_that_fail_the_first_in_a_row_is_told_of(path: Path) -> None:
+    async with opened(path) as (store, db):
+        told: list[Exception] = []
+        store.failed = told.append
+        for row in (1, 2):
+            await db.read_for_write("PRAGMA query_only = 1")
+            for _ in range(3):
+                with pytest.raises(Unavailable, match="readonly"):
+                    await post(store, draft("not kept"))
+            await db.read_for_write("PRAGMA query_only = 0")
+            await post(store, draft("kept"))
+            assert len(told) == row
+        assert all(isinstance(error, Unavailable) for error in told)
+
+
+class Ending(Store):
+    """A store with a fault in its writer, after the first commit."""
+
+    async def _gather(self) -> None:
         raise RuntimeError("a fault of ours")
 
 
 async def test_a_writer_that_ends_by_a_fault_leaves_nobody_waiting(path: Path) -> None:
-    async with Broken(path) as db:
-        store = Store(db, Clock())
+    async with Watched(path) as db:
+        store = Ending(db, Clock())
         faults: list[Exception] = []
         store.failed = faults.append
         await store.start()
         assert (await post(store, draft("committed"))).seq == 1
         with pytest.raises(Unavailable, match="has ended"):
             await post(store, draft("waits"))
+        assert store.ended.is_set()
         with pytest.raises(Unavailable, match="closed"):
             await post(store, draft("comes later"))
         assert [str(fault) for fault in faults] == ["a fault of ours"]
