@@ -19,7 +19,7 @@ from collections.abc import Callable
 from gateway.alarms import Alarms
 from gateway.chat import Chat
 from gateway.ringing import Ringing
-from gateway.wanted import opted_out
+from gateway.wanted import sees_each
 from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Pause
 from storage.errors import Unavailable
 from storage.records import Conversation, Device, Key
@@ -89,10 +89,14 @@ class Book:
 
     def _tick(self, key: Key) -> None:
         def change(tx: Transaction) -> None:
-            c = tx.conversation(key)
-            if c is None or self._chat.draining:
+            found = tx.conversation(key)
+            if found is None or self._chat.draining:
                 return
-            c = self._ringing.come_due(tx, c)
+            if _is_expiring(found, tx.now) and not tx.knows_unacked(found):
+                # Something expired while this waited for its turn: asked for again, with them.
+                tx.after_commit(lambda: self.watch(found))
+                return
+            c = self._ringing.come_due(tx, found)
             ready = {
                 ref: backend.name
                 for device in c.devices
@@ -108,7 +112,7 @@ class Book:
             self.alarms.judged(key)
 
         c = self._store.peek(key)
-        expiring = c is None or (c.expires_at is not None and c.expires_at <= self._clock())
+        expiring = c is None or _is_expiring(c, self._clock())
         needs = Needs(keys=(key,), unacked=key if expiring else None)
         try:
             self._store.enqueue(change, needs, done, later=True)
@@ -134,8 +138,8 @@ class Book:
             claim: Claim | Pause | None = None
             if c is None or device is None or device.wake_at is None:
                 pass
-            elif opted_out(c) and not tx.knows_unacked(c):
-                pass  # the wish came after the look was asked for: it is asked for again
+            elif sees_each(c, tx.now) and not tx.knows_unacked(c):
+                pass  # a wish, or an expiry, since the look was asked for: it is asked for again
             else:
                 claim = self._ringing.judge(tx, c, device, ref, pause)
             if isinstance(claim, Claim):
@@ -148,13 +152,10 @@ class Book:
         if self._chat.draining:
             return None
         c = self._store.peek(key)
-        newest = None if c is None else c.newest_counted
-        stale = newest is None or (newest.expires_at or 0.0) <= self._clock()
-        if c is not None and opted_out(c):
-            stale = True
+        each = c is None or sees_each(c, self._clock())
         try:
             return await self._store.submit(
-                change, Needs(keys=(key,), unacked=key if stale else None), later=True
+                change, Needs(keys=(key,), unacked=key if each else None), later=True
             )
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
@@ -180,3 +181,7 @@ class Book:
             await self._store.submit(change, Needs(keys=(key,)), later=True)
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
+
+
+def _is_expiring(c: Conversation, now: float) -> bool:
+    return c.expires_at is not None and c.expires_at <= now

@@ -30,7 +30,7 @@ def to_ring(tx: Transaction, c: Conversation, device: Device) -> Wanted:
     behind = max(device.covered_ord, c.acked_ord)
     if newest is None or newest.ord <= behind:
         return Wanted()
-    if not opted_out(c) and (newest.expires_at is None or newest.expires_at > tx.now):
+    if not sees_each(c, tx.now):
         return Wanted(newest, c.last)
     fresh = [
         m
@@ -44,6 +44,16 @@ def to_ring(tx: Transaction, c: Conversation, device: Device) -> Wanted:
     after = sum(m.ord > wanted[-1].ord for m in unwanted)
     upto = c.last if wanted[-1].ord + after == c.last_ord else wanted[-1].cut
     return Wanted(wanted[-1], upto, unwanted)
+
+
+def sees_each(c: Conversation, now: float) -> bool:
+    """Whether `to_ring` needs the unacknowledged messages one by one: the newest says too little.
+
+    Asked before the look, to have them read, and again when it is judged: time has passed.
+    """
+    newest = c.newest_counted
+    expired = newest is None or (newest.expires_at is not None and newest.expires_at <= now)
+    return expired or opted_out(c)
 
 
 def opted_out(c: Conversation) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from gateway.protocol import MessageKind
 from storage.records import Wishes
 from tests.simulation.days import Day
+from tests.simulation.disk import LATENCIES
 from tests.simulation.ears import Heard, Mood
 from tests.simulation.peers import ABNORMAL
 
@@ -229,3 +231,49 @@ def test_a_phone_that_dies_beside_one_that_was_muted_leaves_no_word_of_a_refusal
     assert world.model.outcomes == {(1, 1): "undeliverable"}
     with closing(sqlite3.connect(day.world.path)) as db:
         assert db.execute("SELECT reason FROM outcomes").fetchall() == [("muted",)]
+
+
+class Slow(Random):
+    """A disk that takes 20 ms for each statement."""
+
+    def choice(self, seq: Any) -> Any:
+        return 0.02 if seq is LATENCIES else super().choice(seq)
+
+
+@pytest.mark.parametrize("late", range(0, 10, 3))
+def test_what_expires_while_a_due_time_waits_for_the_writer_expires_then(
+    day: Day, late: int
+) -> None:
+    """Every committed state is recounted: what is pending must have somebody who looks at it."""
+    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+    world.run(20.0)
+    world.disk.rng = Slow(1)
+    world.write(anna, MessageKind.PROACTIVE, world.timing.ack_timeout + 0.002 + late / 250)
+    world.run(world.timing.ack_timeout - 0.5)
+    for _ in range(40):  # so that what is due has to wait
+        world.write(ben, MessageKind.PROACTIVE, None)
+        world.run(0.05)
+    world.run(0.5)
+    assert world.model.outcomes[1, 1] in ("expired", "pushed")
+
+
+def test_what_outlives_the_newest_message_rings_though_that_expired_while_a_look_waited(
+    day: Day,
+) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.write(anna, MessageKind.PROACTIVE, 3.0)
+    world.run(1.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    core = world.core
+    assert core is not None
+    clock = core.book._clock
+    asked = iter([clock()] * 4)  # the due time and the look wait from now until they are judged
+    core.book._clock = lambda: next(asked, None) or clock()
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [1]
+    assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "expired"}
