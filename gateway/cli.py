@@ -115,6 +115,8 @@ async def _reload(gateway: Gateway, config_path: Path | None, again: asyncio.Eve
             gateway.take_up(await asyncio.to_thread(load, config_path))
         except config.ConfigError as error:
             _log.error("the configuration was not reloaded; the old one stays", problem=str(error))
+        except Exception as error:  # a fault of ours must not cost the next reload
+            _log.error("reloading failed", error=type(error).__name__, exc_info=error)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

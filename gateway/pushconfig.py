@@ -139,7 +139,7 @@ SigningSecret = Annotated[Secret | None, meta(_WHSEC, _signing_secret, sourced=T
 Quiet = Annotated[QuietHours | None, meta('hours such as "22:00-07:00"', _quiet)]
 Zone = Annotated[str, meta('a time zone such as "Europe/Vienna"', _zone)]
 _RATE = "a number of calls per second above 0, at most 100000"
-Rate = Annotated[float | None, Meta(gt=0, le=100_000, description=_RATE)]
+Rate = Annotated[Annotated[float, Meta(gt=0, le=100_000)] | None, meta(_RATE)]
 _WORD = "a text of 1 to 128 characters, as apps tell it when they register"
 Word = Annotated[str, meta(_WORD, _word)]
 OptionalWord = Annotated[str | None, meta(_WORD, _word)]

@@ -524,6 +524,32 @@ def test_whatever_the_environment_holds_the_answer_is_a_configuration_or_one_lin
     assert line.isprintable()
 
 
+@pytest.mark.parametrize("value", ["0.5", "100", "-1", "x", "[]", "true", "12h", "22:00-07:00"])
+@pytest.mark.parametrize("setting", list(settings()), ids=lambda s: ".".join(s.path))
+def test_whatever_a_setting_is_set_to_the_answer_is_a_configuration_or_one_line(
+    tmp_path: Path, setting: Setting, value: str
+) -> None:
+    names = {"<TENANT>": "ACME", ANY_BACKEND.upper(): "SAND"}
+    path = [names.get(part.upper(), part.upper()) for part in setting.path]
+    try:
+        line = repr(read(tmp_path, GOOD, {"RINGBACK_" + "__".join(path): value}))
+    except ConfigError as error:
+        line = str(error)
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("rate", ["100", "0.5", "100000"])
+def test_a_rate_of_calls_can_be_set(tmp_path: Path, rate: str) -> None:
+    text = GOOD.replace(f"[{PUSH}]", f"[{PUSH}]\nrate_per_second = {rate}")
+    assert push_of(read(tmp_path, text)).rate_per_second == float(rate)
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "100001", '"x"', "true"])
+def test_an_impossible_rate_is_refused(tmp_path: Path, rate: str) -> None:
+    text = GOOD.replace(f"[{PUSH}]", f"[{PUSH}]\nrate_per_second = {rate}")
+    assert "a number of calls per second above 0" in str(refused(tmp_path, text, {}))
+
+
 # --- without a configuration -------------------------------------------------------------------
 
 
