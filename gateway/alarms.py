@@ -1,11 +1,13 @@
 """When: the earliest time at which something in a conversation's row becomes due.
 
-One entry per conversation in a heap for each tenant, in memory; the times themselves are in the
+One alarm per conversation in a heap for each tenant, in memory; the times themselves are in the
 rows, from which the alarms are set again after a start. Decides nothing about what is due.
 
-Bound (I9): conversations of one tenant that were woken and are not yet judged. The others wait
-here, where they cost nothing, and not in the writer's queue, where a hundred thousand that are due
-at once would stand before every look and verdict; and no tenant waits for another's (I8).
+Bounds (I9): an alarm that was set earlier leaves its old entry in the heap, which is cleared when
+those are half of it. And conversations of one tenant that were woken and are not yet judged: the
+others wait here, where they cost nothing, and not in the writer's queue, where a hundred thousand
+that are due at once would stand before every look and verdict; and no tenant waits for another's
+(I8).
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from dataclasses import dataclass, field
 from storage.records import Key
 
 AT_ONCE = 128  # woken and not yet judged, of one tenant
+FEW = 64  # entries that do not stand any more, beside as many as do, are not worth a clearing
 
 
 @dataclass(slots=True)
 class _Due:
     """One tenant's alarms, and how many of its conversations are being judged."""
 
-    heap: list[tuple[float, Key]] = field(default_factory=list)
+    at: dict[Key, float] = field(default_factory=dict)  # of each conversation, the one that stands
+    heap: list[tuple[float, Key]] = field(default_factory=list)  # others too, to be passed over
     judged: int = 0
 
     @property
@@ -41,7 +45,6 @@ class Alarms:
         self._clock = clock
         self._fire = fire
         self._tenants: dict[str, _Due] = {}
-        self._at: dict[Key, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._stopped = False
@@ -49,13 +52,16 @@ class Alarms:
     def set(self, key: Key, when: float) -> None:
         """Wake `key` at `when`, or earlier if it was already to be woken earlier."""
         when = max(when, self.floor)
-        if when >= self._at.get(key, float("inf")) or self._stopped:
-            return
-        self._at[key] = when
         due = self._tenants.get(key.tenant)
         if due is None:
             due = self._tenants[key.tenant] = _Due()
+        if when >= due.at.get(key, float("inf")) or self._stopped:
+            return
+        due.at[key] = when
         heapq.heappush(due.heap, (when, key))
+        if len(due.heap) > FEW + 2 * len(due.at):
+            due.heap = [(at, key) for key, at in due.at.items()]
+            heapq.heapify(due.heap)
         if when < self._timer_at and due.judged < AT_ONCE:
             self._arm()
 
@@ -87,8 +93,8 @@ class Alarms:
         for due in self._tenants.values():
             while due.next <= now and not self._stopped:
                 when, key = heapq.heappop(due.heap)
-                if self._at.get(key) == when:
-                    del self._at[key]
+                if due.at.get(key) == when:
+                    del due.at[key]
                     due.judged += 1
                     self._fire(key)
         self._arm()

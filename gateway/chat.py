@@ -62,6 +62,9 @@ class TenantRules(NamedTuple):
     token_expires_after: float = 270 * 86_400.0
 
 
+_NO_PUSH = TenantRules()
+
+
 class Posting(msgspec.Struct, frozen=True):
     """A message that somebody wants to send: the same for a socket and for HTTP."""
 
@@ -122,6 +125,11 @@ class Chat:
         self.calling: Callable[[Key, int], bool] = lambda key, device: False
         """Whether a call for this device is out: then its settling decides its next time, no
         earlier than a hold that began meanwhile allows."""
+
+    def rules(self, tenant: str) -> TenantRules:
+        """The tenant's rules; those of one without push, if it was taken out of the configuration:
+        housekeeping and late sign-outs still meet its rows."""
+        return self.tenants.get(tenant, _NO_PUSH)
 
     # A customer's session
 
@@ -476,7 +484,7 @@ class Chat:
 
     def _route(self, tx: Transaction, c: Conversation, posting: Posting) -> dict[str, Any]:
         """What is decided of a counted message at its commit, as fields of its draft."""
-        tenant = self.tenants[c.tenant]
+        tenant = self.rules(c.tenant)
         in_chat = self.hub.is_in_chat(posting.key)
         expires_at = posting.expires_at
         if expires_at is None:

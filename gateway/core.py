@@ -119,6 +119,7 @@ class Core:
         self._endpoints = _endpoints(config)
         self._worker: PushWorker | None = None
         self._housekeeper: asyncio.Task[None] | None = None
+        self._judging: asyncio.Task[None] | None = None
 
     async def start(self, calls: BackendCalls) -> int:
         """Open the database and go on where it stands; how many conversations wait for something.
@@ -149,10 +150,19 @@ class Core:
         A ring that waits goes out by the new settings, as it would after a restart.
         """
         self.verifier.take_up(config.tenants)
+        before = self.chat.tenants
         self.chat.tenants = {name: _rules(tenant.push) for name, tenant in config.tenants.items()}
         self._endpoints = _endpoints(config)
         if self._worker is not None:
             self._worker.take_up(self._endpoints)
+            others = {name for name, now in self.chat.tenants.items() if now != before[name]}
+            self._judging = asyncio.create_task(self._judge_anew(others), name="judge-anew")
+
+    async def _judge_anew(self, tenants: set[str]) -> None:
+        try:
+            await self.book.judge_anew(tenants)
+        except Exception as error:
+            self._failed(error)
 
     def drain(self) -> None:
         """Start no more rings (rule 9)."""
@@ -161,8 +171,9 @@ class Core:
 
     async def stop(self) -> None:
         """End what runs and close the database. Nothing is lost, whenever this is cut short."""
-        if self._housekeeper is not None:
-            self._housekeeper.cancel()
+        for task in (self._housekeeper, self._judging):
+            if task is not None:
+                task.cancel()
         await self.campaigns.stop()
         if self._worker is not None:
             longest = max((endpoint.timeout for endpoint in self._endpoints), default=0.0)

@@ -134,6 +134,7 @@ class Devices:
                 **about,  # type: ignore[arg-type]
             )
         # Another token, or one that was given up: what was claimed for the old one is over.
+        owes = old.owes or old.ring is not None
         return Device(
             id=old.id,
             token=told.token,
@@ -142,11 +143,9 @@ class Devices:
             covered_ord=old.covered_ord,
             unrung=old.unrung,
             badge=old.badge,
-            owes=old.owes or old.ring is not None,
-            owed_ord=max(old.owed_ord, old.ring_ord),
-            wake_at=tx.now + self._chat.timing.ack_timeout
-            if old.owes or old.ring is not None
-            else None,
+            owes=owes,
+            owed_ord=max(old.owed_ord, old.ring_ord) if owes else old.covered_ord,
+            wake_at=tx.now + self._chat.timing.ack_timeout if owes else None,
             **about,  # type: ignore[arg-type]
         )
 

@@ -14,7 +14,7 @@ worker's hands is not woken again; while its call is out, joins and leaves do no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from gateway.alarms import Alarms
 from gateway.chat import Chat
@@ -48,7 +48,12 @@ class Book:
         self._store.changed = self.watch
 
     def watch(self, c: Conversation) -> None:
-        """Set the alarm for the earliest time in the conversation's row."""
+        """Set the alarm for the earliest time in the conversation's row.
+
+        Of a tenant that was taken out of the configuration all stays as it is until it is back.
+        """
+        if c.tenant not in self._chat.tenants:
+            return
         when = float("inf")
         if c.push_due_at is not None:
             when = c.push_due_at
@@ -81,6 +86,12 @@ class Book:
         for key in known:
             self.alarms.set(key, grace)
         return len(known)
+
+    async def judge_anew(self, tenants: Collection[str]) -> None:
+        """Look at all that waits of these tenants: their rules are others now."""
+        for key in await self._store.unsettled():
+            if key.tenant in tenants:
+                self.alarms.set(key, self._clock())
 
     def drain(self) -> None:
         """Start no more rings."""

@@ -93,7 +93,7 @@ class Ringing:
         in_chat = self._chat.hub.is_in_chat(c.key)
         why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
-        c = replace(c, push_due_at=None, hold_from=None)
+        c = replace(c, push_due_at=None)
         for device in c.live_devices:
             if max(device.covered, device.ring_to).ord >= c.last_ord:
                 continue
@@ -108,19 +108,25 @@ class Ringing:
     def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
         """Pending messages for which no device is left that is not settled become undeliverable.
 
-        The reason is why a device that is left was not rung, or why there is none.
+        The reason is why a device that is left was not rung, or why there is none. If there is one,
+        and nothing would lead to a look at it, it is as if they had just become due: a backend for
+        it may be new, or there were more messages than one look sees.
         """
         waiting = outcomes.pending(c)
         if not waiting:
             return c
-        backends = self._chat.tenants[c.tenant].backends
+        backends = self._chat.rules(c.tenant).backends
         live = [device for device in c.live_devices if self.backend(c.tenant, device) is not None]
         if live:
             upto = min(device.covered for device in live)
             if upto <= waiting[0].lo:
+                if c.push_due_at is None and not any(d.owes or d.ring is not None for d in live):
+                    c = tx.put(replace(c, push_due_at=tx.now + AGAIN))
                 return c
             reasons = [Reason(device.unrung) for device in live if device.unrung is not None]
             reason = max(reasons, key=UNRUNG.index, default=Reason.REFUSED).value
+        elif any(device.ring is not None for device in c.live_devices):
+            return c  # it is out to a backend that is gone since: its answer decides
         elif c.push_due_at is None:
             upto = c.last
             lacking = bool(backends) and not c.live_devices
@@ -132,11 +138,15 @@ class Ringing:
         return c
 
     def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
-        """Whose endpoint was taken out of the configuration: nothing is owed to it any more."""
+        """Whose endpoint was taken out of the configuration: nothing is owed to it any more.
+
+        A call that is out ends first: what the endpoint accepts has rung.
+        """
         waiting = [
             device
             for device in c.devices
             if device.wake_at is not None and self.backend(c.tenant, device) is None
+            if not self._chat.calling(c.key, device.id)
         ]
         for device in waiting:
             self._no_endpoint(tx, c, device)
@@ -146,7 +156,7 @@ class Ringing:
 
     def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
         """Record the decision not to ring a device, which no look will take."""
-        if self._chat.tenants[c.tenant].backends:  # else the message's own reason says it
+        if self._chat.rules(c.tenant).backends:  # else the message's own reason says it
             self._looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT))
 
     def _bring_near(self, tx: Transaction, c: Conversation) -> Conversation:
@@ -216,7 +226,7 @@ class Ringing:
         )
 
     def _quiet_until(self, now: float, c: Conversation, device: Device) -> float | None:
-        return quiet_until(now, c.wishes, device.time_zone, self._chat.tenants[c.tenant].house)
+        return quiet_until(now, c.wishes, device.time_zone, self._chat.rules(c.tenant).house)
 
     def _facts(
         self,
@@ -310,7 +320,7 @@ class Ringing:
     def _claim(self, tx: Transaction, c: Conversation, device: Device, wanted: Wanted) -> Device:
         """Fix device, coverage and content (rule 7). Under this id nothing changes any more."""
         newest, upto = wanted.newest, wanted.upto or device.covered
-        tenant = self._chat.tenants[c.tenant]
+        tenant = self._chat.rules(c.tenant)
         expires_at = tx.now + tenant.expires_after
         if newest is None:  # silent: only the number
             kind, title, text, seq = RingKind.BADGE, None, None, c.last_seq
@@ -348,7 +358,7 @@ class Ringing:
             owes=False,
             wake_at=tx.now,
         )
-        tx.put(c.with_device(device))
+        c = tx.put(replace(c.with_device(device), hold_from=None))
         tx.event(
             c,
             ring.since if newest else c.last_seq,
@@ -479,7 +489,7 @@ class Ringing:
             self._tell(tx, c, moves)
             if not outcomes.pending(c):
                 c = tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
-        return c
+        return self.settle_undeliverable(tx, c)
 
     # Where, and who hears of it
 
@@ -488,7 +498,7 @@ class Ringing:
         told = _Told(device.environment, device.app)
         if device.ring is not None:
             told = msgspec.json.decode(device.ring, type=_Told)
-        return choose(self._chat.tenants[tenant].backends, told.environment, told.app)
+        return choose(self._chat.rules(tenant).backends, told.environment, told.app)
 
     def _tell(self, tx: Transaction, c: Conversation, moves: tuple[Move, ...]) -> None:
         """Agents hear of outcomes as receipts, after the commit."""
