@@ -653,10 +653,17 @@ def _unwanted(c: Conversation, kind: MessageKind, now: float) -> Reason | None:
 
 
 def _equal_json(one: str | None, other: str | None) -> bool:
-    """Whether both say the same; the order of an object's keys says nothing."""
+    """Whether both say the same; the order of an object's keys says nothing.
+
+    As text, not as values: to Python `true` is equal to 1.
+    """
     if one is None or other is None or one == other:
         return one == other
-    return bool(orjson.loads(one) == orjson.loads(other))
+    return _in_order(one) == _in_order(other)
+
+
+def _in_order(text: str) -> bytes:
+    return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS)
 
 
 def _who(session: CustomerSession) -> dict[str, str | None]:

@@ -213,11 +213,16 @@ class Sessions:
             await socket.hang_up(CloseCode.GOODBYE)
 
     async def _converse(self, socket: Socket, session: S, act: Act[S]) -> bool:
-        """Take frames until the socket closes; True when the peer said bye."""
+        """Take frames until the socket closes; True when the peer said bye.
+
+        What it had asked for before is answered first: with 1000 it does not come back.
+        """
         self._expire_in_time(session)
+        talk = _Talk(session, act, self._chat.store, self._clock)
         try:
-            await socket.converse(_Talk(session, act, self._chat.store, self._clock).take)
+            await socket.converse(talk.take)
         except _Goodbye:
+            await talk.settled()
             return True
         except Closed:
             return False
@@ -225,11 +230,15 @@ class Sessions:
             session.expire_with(None)
 
     def _expire_in_time(self, session: Session) -> None:
-        delay = max(0.0, session.identity.expires_at - self._wall())
+        """At `exp`; a token that was accepted after it, by the leeway, has the rest of that."""
+        identity, now = session.identity, self._wall()
+        delay = identity.expires_at - now
+        if delay <= 0.0:
+            delay += self._config.tenants[identity.tenant].auth.leeway
         # A century is more than an event loop's timer takes, and than a socket lives.
         loop = asyncio.get_running_loop()
         session.expire_with(
-            loop.call_later(min(delay, YEAR), session.close, CloseCode.TOKEN_EXPIRED)
+            loop.call_later(min(max(0.0, delay), YEAR), session.close, CloseCode.TOKEN_EXPIRED)
         )
 
     def _refresh(self, session: Session, frame: protocol.Refresh) -> None:
@@ -341,7 +350,7 @@ class _Talk(Generic[S]):
         self._store = store
         self._clock = clock
         self._in_flight = 0
-        self._room: asyncio.Future[None] | None = None  # made when too many are in flight
+        self._room: asyncio.Future[None] | None = None  # made by who waits for those in flight
 
     def take(self, raw: str | bytes) -> Later | None:
         """Raises `Hangup` and `_Goodbye`."""
@@ -366,6 +375,12 @@ class _Talk(Generic[S]):
 
     async def _wait_for_room(self) -> None:
         if self._in_flight >= IN_FLIGHT:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    async def settled(self) -> None:
+        """Return when nothing is in flight any more."""
+        while self._in_flight:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
 

@@ -12,7 +12,7 @@ from typing import Any
 from gateway import frames, protocol
 from gateway.hub import Hub
 from gateway.protocol import ReceiptState
-from gateway.session import AgentSession, CustomerSession
+from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Conversation, Key, Message
 
 
@@ -47,16 +47,13 @@ class Telling:
     def customer_typing(self, session: CustomerSession, *, on: bool) -> None:
         """Tell the agents; never stored."""
         if self._hub.watched(session.key):
-            who = {"role": "customer", "id": session.identity.sub}
+            who = _who("customer", session)
             frame: Any = {"type": "typing", "customer": session.key.customer, "from": who, "on": on}
             self._hub.tell_watchers(session.key, protocol.encode_bytes(frame))
 
     def agent_typing(self, session: AgentSession, key: Key, *, on: bool) -> None:
         """Tell the customer and the other agents; never stored."""
-        who = {"role": "agent", "id": session.identity.sub}
-        if session.identity.name is not None:
-            who["name"] = session.identity.name
-        frame: Any = {"type": "typing", "from": who, "on": on}
+        frame: Any = {"type": "typing", "from": _who("agent", session), "on": on}
         self._hub.deliver(key, protocol.encode_bytes(frame))
         frame["customer"] = key.customer
         self._hub.tell_watchers(key, protocol.encode_bytes(frame), session)
@@ -141,3 +138,10 @@ class Telling:
         c = self._peek(key)
         if in_chat is not was_in_chat and c is not None and c.last_seq:
             self.inboxes(c)
+
+
+def _who(role: str, session: Session) -> dict[str, str]:
+    who = {"role": role, "id": session.identity.sub}
+    if session.identity.name is not None:
+        who["name"] = session.identity.name
+    return who

@@ -254,6 +254,27 @@ async def test_the_same_ref_with_other_content_is_a_conflict(
         assert error["code"] == "conflict"
 
 
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, {"a": True, "b": [2]}),
+        ({"a": 0}, {"a": 0}, {"a": False}),
+        ([0.0, 1], [0.0, 1], [0.0, 1.0]),
+    ],
+)
+async def test_data_is_the_same_whatever_the_order_of_its_keys_and_nothing_else_is(
+    tmp_path: Path, one: Any, same: Any, other: Any
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        told = {"ref": "r1", "text": "once"}
+        await customer.ask("send", "sent", **told, data={"it": one})
+        again = await customer.ask("send", "sent", **told, data={"it": same})
+        assert again["duplicate"]
+        error = await customer.ask("send", "error", **told, data={"it": other})
+        assert error["code"] == "conflict"
+
+
 async def test_the_same_ref_from_two_sockets_at_once_is_one_message(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         wires = [await it.customer(), await it.customer()]

@@ -314,6 +314,13 @@ async def test_typing_is_relayed_both_ways_and_not_back(tmp_path: Path) -> None:
         customer, web = await it.customer(), await it.customer()
         agent, other = await it.agent(open="c-42"), await it.agent("a-2", open="c-42")
         away = await it.agent("a-3")
+        named = await it.raw("/v1/chat")
+        await named.send("hello", token=it.token(Role.CUSTOMER, "c-42", name="Zoë"))
+        await named.take("welcome")
+        await named.send("typing", on=True)
+        for wire in (agent, other):
+            assert (await wire.take("typing"))["from"]["name"] == "Zoë"
+        await named.send("bye")
         await customer.send("typing", on=True)
         for wire in (agent, other):
             told = await wire.take("typing")
@@ -364,6 +371,23 @@ async def test_bye_closes_with_1000(tmp_path: Path, role: Role) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         wire = await (it.customer() if role is Role.CUSTOMER else it.agent())
         await wire.send("bye")
+        assert await wire.closed() == 1000
+
+
+@pytest.mark.parametrize("role", [Role.CUSTOMER, Role.AGENT])
+async def test_what_was_sent_before_a_bye_is_answered_before_the_close(
+    tmp_path: Path, role: Role
+) -> None:
+    """Who is closed with 1000 does not come back to ask."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.customer()
+        wire = await (it.customer() if role is Role.CUSTOMER else it.agent())
+        to = {} if role is Role.CUSTOMER else {"customer": "c-42"}
+        for number in range(20):
+            await wire.send("send", ref=f"r-{number}", text="on the way out", **to)
+        await wire.send("bye")
+        answers = [(await wire.take("sent"))["seq"] for _ in range(20)]
+        assert answers == list(range(1, 21))
         assert await wire.closed() == 1000
 
 

@@ -170,6 +170,16 @@ async def test_at_its_expiry_a_token_closes_with_4002(tmp_path: Path) -> None:
         assert (await refreshed.ask("send", "sent", text="still here"))["seq"] == 1
 
 
+async def test_a_token_that_the_leeway_lets_in_has_the_rest_of_it(tmp_path: Path) -> None:
+    """By default 10 s: a clock that is 7 s ahead makes of a new token one that has ended."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        wire = await it.raw("/v1/chat")
+        await wire.send("hello", token=_token(exp=time.time() - 7.0))
+        await wire.take("welcome")
+        assert (await wire.ask("send", "sent", text="said in time"))["seq"] == 1
+        assert await wire.closed() == 4002
+
+
 async def test_refresh_takes_only_a_good_token_of_the_same_person(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         wires = [await it.customer(), await it.agent("c-42")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.alarms import AT_ONCE, Alarms
+from gateway.alarms import AT_ONCE, FEW, Alarms
 from storage.records import Key
 
 
@@ -54,6 +54,30 @@ async def test_who_is_woken_and_set_again_is_woken_again() -> None:
         assert woken == [key]
         woken.clear()
         alarms.judged(key)
+    alarms.stop()
+
+
+async def test_what_was_set_earlier_leaves_nothing_behind() -> None:
+    """Each message's expiry is a day away, and its push is due now."""
+    now = [0.0]
+    woken: list[Key] = []
+    alarms = Alarms(lambda: now[0], woken.append)
+    keys = [Key("acme", f"c-{i}") for i in range(10)]
+    for times in range(100):
+        now[0] += 1.0
+        for key in keys:
+            alarms.set(key, 86_400.0 + times)
+            alarms.set(key, now[0])
+        await turn()
+        while woken:
+            alarms.judged(woken.pop())
+        for key in keys:
+            alarms.set(key, 86_400.0 + times)
+    assert len(alarms._tenants["acme"].heap) <= FEW + 2 * len(keys)
+    now[0] = 90_000.0
+    alarms.set(Key("acme", "c-1"), 1.0)
+    await turn()
+    assert sorted(woken) == keys
     alarms.stop()
 
 

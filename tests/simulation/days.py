@@ -31,6 +31,7 @@ PHONES = ("phone-1", "phone-2")
 PAUSES = (0.0, 0.0, 0.001, 0.01, 0.05, 0.3, 0.9, 1.1, 2.0, 4.9, 5.1, 12.0, 31.0, 120.0)
 RARE = (900.0, 4000.0)
 SPELLS = (60.0, 300.0)
+EXPIRIES = (0.03, 0.3, 1.0, 1.03, 5.0, 5.02, 5.04, 30.0)  # where things become due, and just after
 MEMORY = Path("/dev/shm")  # noqa: S108  a file that need not survive this machine's power
 TOLD = 40  # lines of the last steps that a failure prints
 
@@ -211,7 +212,7 @@ class Day:
 
     def write(self, rng: Random, customer: Customer) -> None:
         kind = rng.choice((MessageKind.PROACTIVE, MessageKind.CHAT, MessageKind.SYSTEM))
-        expires = rng.uniform(2.0, 90.0) if rng.random() < 0.3 else None
+        expires = rng.choice((*EXPIRIES, rng.uniform(2.0, 90.0))) if rng.random() < 0.4 else None
         self.world.write(customer, kind, expires)
 
     def open(self, rng: Random, customer: Customer) -> None:

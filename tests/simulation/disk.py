@@ -19,7 +19,7 @@ from storage.database import TRANSACTION
 from storage.sql import Statement
 from tests.simulation.virtual import Process
 
-LATENCIES = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 0.02)
+LATENCIES = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 0.02, 0.05)
 
 
 class Health(Enum):

@@ -241,6 +241,8 @@ class Model:
             assert kind == ("proactive",), f"{place} (opted_out), but it is not proactive"
         elif reason in LACKING:
             assert not live, f"{place} ({reason}), but there is a live device"
+        elif reason == "no_endpoint":
+            assert self.world.config.tenants[name[0]].push is None, f"{place}, but there is one"
         else:
             assert reason == "refused", f"{place} for no known reason: {reason}"
             assert name in self.said_refused, f"{place} (refused), but no backend refused"

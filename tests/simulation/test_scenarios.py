@@ -6,19 +6,26 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import time
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
 from gateway.protocol import MessageKind
+from gateway.pushconfig import Calls, PushBackend
+from gateway.wishes import QuietHours
 from storage.records import Wishes
+from storage.store import Store
 from tests.simulation.days import Day
 from tests.simulation.disk import LATENCIES
 from tests.simulation.ears import Heard, Mood
 from tests.simulation.peers import ABNORMAL
+
+replace = msgspec.structs.replace
 
 ANNA = ("acme", "anna")
 
@@ -277,3 +284,191 @@ def test_what_outlives_the_newest_message_rings_though_that_expired_while_a_look
     world.run(30.0)
     assert [heard.seq for heard in rung(day)] == [1]
     assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "expired"}
+
+
+def reload(day: Day, **push: Any) -> None:
+    """SIGHUP, with other settings of acme's push section; without any, it has none."""
+    world, core = day.world, day.world.core
+    assert core is not None
+    acme = world.config.tenants["acme"]
+    assert acme.push is not None
+    section = replace(acme.push, **push) if push else None
+    tenants = {**world.config.tenants, "acme": replace(acme, push=section)}
+    world.config = replace(world.config, tenants=tenants)
+
+    async def take_up() -> None:
+        core.take_up(world.config)
+
+    world._spawn(take_up())
+    world.run(0.1)
+
+
+def test_a_phone_whose_backend_is_new_is_rung_for_what_another_was_refused(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.register(anna, "phone-2", "TOKEN-2", environment="sandbox")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(10.0)
+    acme = world.config.tenants["acme"].push
+    assert acme is not None
+    own = {name: getattr(acme, name) for name in Calls.__struct_fields__}
+    reload(day, backends={"sand": PushBackend(**own, environment="sandbox")})
+    world.ears.mood = Mood.REFUSES
+    while world.ears.log[-1].mood is not Mood.REFUSES:
+        world.run(0.1)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(10.0)
+    assert world.ears.log[-1].token == "TOKEN-2"
+    assert set(world.model.outcomes.values()) == {"pushed"}
+
+
+def test_what_an_endpoint_accepts_that_was_taken_away_during_the_call_was_pushed(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.ears.rng = Four(1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.SLOW
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    reload(day)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(10.0)
+    assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "undeliverable"}
+
+
+def test_a_letter_that_is_replayed_does_not_ring_before_it_is_due(day: Day) -> None:
+    """Somebody is in chat, and a look for the number on the icon comes first."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    world.ears.mood = Mood.REFUSES
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    world.ears.mood = Mood.ACCEPTS
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+    assert visit is not None
+    world.run(1.0)
+    world.replay("acme")
+    replayed = world.process.loop.time()
+    world.run(1.0)
+    visit.read(1)
+    world.run(30.0)
+    told = world.ears.log[2:]
+    assert [heard.kind for heard in told] == ["badge", "proactive"]
+    assert told[1].at >= replayed + world.timing.ack_timeout
+
+
+class Long(Random):
+    """A backend that is slow takes two seconds longer than anybody is held."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 32.0
+
+
+def test_a_hold_goes_on_while_a_device_waits_for_its_turn(day: Day) -> None:
+    """The backend's only call is another's, for longer than a phone that flaps may be held."""
+    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
+    world.ears.rng = Long(1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.register(ben, "phone-2", "TOKEN-2")
+    world.run(15.0)
+    reload(day, in_flight=1)
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+    world.run(1.0)
+    world.ears.mood = Mood.SLOW
+    world.write(ben, MessageKind.PROACTIVE, None)
+    world.run(0.5)
+    world.ears.mood = Mood.ACCEPTS
+    world.write(anna, MessageKind.PROACTIVE, None)
+    began = world.now
+    while len(rung(day)) < 2:
+        world.run(0.5)
+        assert visit is not None
+        visit.line.end(ABNORMAL)
+        visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+        world.run(0.5)
+        assert world.now - began < world.timing.max_hold + 5.0
+
+
+def test_a_dead_token_that_is_told_anew_rings_for_no_message_before_it_is_due(day: Day) -> None:
+    """Somebody is in chat, and a look for the number on the icon comes first."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    world.ears.mood = Mood.GONE
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    world.ears.mood = Mood.ACCEPTS
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
+    assert visit is not None
+    world.run(1.0)
+    world.register(anna, "phone-1", "TOKEN-2")
+    told_anew = world.process.loop.time()
+    world.run(1.0)
+    visit.read(1)
+    world.run(30.0)
+    told = world.ears.log[2:]
+    assert [heard.kind for heard in told] == ["badge", "proactive"]
+    assert told[1].at >= told_anew + world.timing.ack_timeout
+
+
+def test_lifted_quiet_hours_hold_nothing_back_any_more(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    reload(day, quiet_hours=QuietHours(time(0, 0), time(23, 59)))
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(60.0)
+    assert not rung(day)
+    reload(day, quiet_hours=None)
+    world.run(world.timing.max_hold + 5.0)
+    assert [heard.seq for heard in rung(day)] == [1]
+
+
+def test_who_has_more_unacknowledged_than_one_look_sees_is_rung_for_all(
+    day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "UNACKED", 5)
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    for number in range(20):
+        world.write(anna, MessageKind.PROACTIVE, None if number < 15 else 20.0)
+        world.run(0.1)
+    world.run(30.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(300.0)
+    assert Counter(world.model.outcomes.values()) == {"pushed": 15, "expired": 5}
+
+
+def test_the_rows_of_a_tenant_that_is_not_configured_wait_for_it(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(5.0)
+    (_, key), *_ = world.keys
+    whole = world.config
+    world.shut_down()
+    world.config = replace(whole, tenants={"other": whole.tenants["other"]})
+    world.start()
+    world.run(60.0)
+    world.deregister_late("phone-1", key)
+    world.run(60.0)
+    assert world.model.outcomes == {(1, 1): "pending"}
+    world.shut_down()
+    world.config = whole
+    world.ears.mood = Mood.ACCEPTS
+    world.start()
+    world.run(60.0)
+    assert {heard.token for heard in rung(day) if heard.took} == {"TOKEN-2"}
+    assert world.model.outcomes == {(1, 1): "pushed"}

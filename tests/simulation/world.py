@@ -312,12 +312,15 @@ class World:
 
         self._spawn(post())
 
-    def register(self, customer: Customer, installation: str, token: str) -> None:
+    def register(
+        self, customer: Customer, installation: str, token: str, environment: str | None = None
+    ) -> None:
         """An app registers its token at start or when it changed."""
         core, tenant = self.core, customer.tenant
         if core is None:
             return
-        told = Registration(installation, token, platform=self.disk.rng.choice(("ios", "android")))
+        platform = self.disk.rng.choice(("ios", "android"))
+        told = Registration(installation, token, platform=platform, environment=environment)
         name = (tenant, customer.id)
         self._may_go((tenant, installation))
         for slot in (name, (tenant, installation)):
