@@ -155,7 +155,7 @@ class Core:
         self._endpoints = _endpoints(config)
         if self._worker is not None:
             self._worker.take_up(self._endpoints)
-            others = {name for name, now in self.chat.tenants.items() if now != before[name]}
+            others = {name for name, now in self.chat.tenants.items() if now != before.get(name)}
             self._judging = asyncio.create_task(self._judge_anew(others), name="judge-anew")
 
     async def _judge_anew(self, tenants: set[str]) -> None:

@@ -350,6 +350,62 @@ FAULTS = (
         ("tests/test_wishes.py",),
     ),
     Fault(
+        "a look takes for expired what it has not read",
+        "gateway/pushing.py",
+        "            elif sees_each(c, tx.now) and not tx.knows_unacked(c):\n",
+        "            elif False:\n",
+        ("tests/simulation/test_scenarios.py",),
+        also=(
+            (
+                "                if c.push_due_at is None and not any(",
+                "                if False and not any(",
+                "gateway/ringing.py",
+            ),
+        ),
+    ),
+    Fault(
+        "a due time puts off an expiry that passed while it waited",
+        "gateway/pushing.py",
+        "            if _is_expiring(found, tx.now) and not tx.knows_unacked(found):\n",
+        "            if False:\n",
+        ("tests/simulation/test_scenarios.py",),
+        also=(
+            (
+                "                if c.push_due_at is None and not any(",
+                "                if False and not any(",
+                "gateway/ringing.py",
+            ),
+        ),
+    ),
+    Fault(
+        "what is pending may be left without anybody who looks",
+        "gateway/ringing.py",
+        "                if c.push_due_at is None and not any(",
+        "                if False and not any(",
+        ("tests/simulation/test_scenarios.py",),
+    ),
+    Fault(
+        "an endpoint is given up while its call is out",
+        "gateway/ringing.py",
+        "            if not self._chat.calling(c.key, device.id)\n",
+        "",
+        ("tests/simulation/test_scenarios.py",),
+    ),
+    Fault(
+        "a replayed letter rings before it is due",
+        "gateway/deadletters.py",
+        ", owed_ord=covered.ord\n",
+        "\n",
+        ("tests/simulation/test_scenarios.py",),
+    ),
+    Fault(
+        "a bye swallows the answers before it",
+        "gateway/sessions.py",
+        "            await talk.settled()\n",
+        "",
+        ("tests/test_limits.py::test_what_was_sent_before_a_bye_is_answered_before_the_close",),
+    ),
+    Fault(
         "a tenant's flood takes the whole commit",
         "storage/store.py",
         '        if len(about - {""}) <= 1:\n',
