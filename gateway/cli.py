@@ -36,7 +36,7 @@ from gateway.policies import UNREAD_AFTER, Policy
 from gateway.protocol import Role
 from gateway.server import Gateway
 from storage import audit
-from storage.database import Database
+from storage.database import Database, copy
 from storage.records import Key
 from storage.store import Store, Told
 
@@ -251,12 +251,31 @@ async def _told(storage: config.Storage, key: Key, seq: int) -> Told | None:
         await database.close()
 
 
+DatabasePath = Annotated[
+    Path | None, typer.Option(help="The database itself, instead of a configuration.")
+]
+
+
+@app.command()
+def backup(
+    to: Annotated[Path, typer.Argument(help="The new file.")],
+    config_path: ConfigPath = None,
+    database: DatabasePath = None,
+) -> None:
+    """Copy a database as it is at one moment. The gateway may be running.
+
+    To go back to it: stop the gateway, put the copy in the database's place (without the `-wal` and
+    `-shm` of before), `ringback renew-epoch`, start.
+    """
+    with clearly():
+        copy(database if database is not None else load(config_path).storage.path, to)
+        say(f"Wrote {to} (readable by you only).")
+
+
 @app.command()
 def check(
     config_path: ConfigPath = None,
-    database: Annotated[
-        Path | None, typer.Option(help="The database itself, instead of a configuration.")
-    ] = None,
+    database: DatabasePath = None,
     as_json: AsJson = False,
 ) -> None:
     """Recount a database by brute force. The gateway may be running.

@@ -286,6 +286,31 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
+def copy(path: Path, to: Path) -> None:
+    """Write everything that is committed, as it is at one moment, into the new file `to`.
+
+    As `snapshot` for who may be beside it and how long. Raises `CannotOpen`, with nothing of `to`
+    left if it could not be written.
+    """
+    with snapshot(path) as db:
+        try:
+            made = os.open(to, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise CannotOpen(f"{to} exists already: name a new file") from None
+        except OSError as error:
+            raise CannotOpen(f"cannot write {to}: {error.strerror}") from error
+        try:
+            with closing(sqlite3.connect(to)) as target:
+                db.backup(target)
+            os.fsync(made)
+            _sync_directory(to.parent)
+        except (sqlite3.Error, OSError) as error:
+            to.unlink()
+            raise CannotOpen(f"cannot write {to}: {error}") from error
+        finally:
+            os.close(made)
+
+
 def _readable(path: Path, owner: int, version: int) -> None:
     """Raise `CannotOpen` unless a file with this header is one that this version reads."""
     if owner != APPLICATION_ID:

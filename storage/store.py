@@ -96,6 +96,8 @@ class Store:
     """Of the loop, at the most, between two commits."""
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
+    SKIPPED = 1_000_000_000
+    """Ids of registrations that are left out after a backup was restored."""
     UNACKED = 1_000
     """Messages that one change looks at for expiry, and as many for re-arming."""
 
@@ -157,8 +159,15 @@ class Store:
         return self
 
     async def renew_epoch(self) -> None:
-        """Make what clients remember void: what was restored may lack what they have seen."""
-        await self._database.write([(sql.RENEW_EPOCH, (secrets.token_hex(16),))])
+        """Make what clients remember void: what was restored may lack what they have seen.
+
+        Registrations of after the backup were given ids that it does not know: none is given again,
+        or a deregistration key of one of them would remove another's.
+        """
+        epoch = secrets.token_hex(16)
+        await self._database.write(
+            [(sql.RENEW_EPOCH, (epoch,)), (sql.SKIP_DEVICE_IDS, (self.SKIPPED,))]
+        )
 
     async def stop(self) -> None:
         """Commit what waits, then end the writer. Later changes are answered `Unavailable`."""

@@ -19,7 +19,7 @@ import pytest
 
 from gateway.protocol import Role
 from gateway.starter import config_text
-from tests.running import PATIENCE, PATIENT, running
+from tests.running import PATIENCE, PATIENT, Running, running
 
 RINGBACK = Path(sys.executable).with_name("ringback")
 FREE_PORTS = {f"RINGBACK_SERVER__{name}": "127.0.0.1:0" for name in ("CHAT", "HTTP", "ADMIN")}
@@ -353,6 +353,45 @@ async def test_why_tells_of_a_message_while_the_gateway_runs(tmp_path: Path) -> 
         )
         assert "other" in foreign.refused()
         assert (await it.write()) == 2, "looking hurts nobody"
+
+
+async def test_a_backup_is_whole_while_others_write_and_can_be_gone_back_to(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    words = ("backup", str(copy), "--config", "ringback.toml")
+    async with running(tmp_path) as it:
+        before = await it.write(text="before")
+        writing = asyncio.create_task(_keep_writing(it))
+        told = await ringback(tmp_path, *words)
+        writing.cancel()
+        assert (told.code, told.out) == (0, "")
+        assert copy.stat().st_mode & 0o777 == 0o600
+        path = it.gateway.config.storage.path
+        epoch = it.gateway.core.store.meta["epoch"]
+        assert str(copy) in (await ringback(tmp_path, *words)).refused(), "it is not overwritten"
+    held = await ringback(tmp_path, "check", "--database", str(copy))
+    assert (held.code, "all holds" in held.out) == (0, True), held
+    for name in (path, *path.parent.glob(path.name + "-*")):
+        name.unlink()
+    copy.rename(path)
+    assert (await ringback(tmp_path, "renew-epoch", "--config", "ringback.toml")).code == 0
+    async with running(tmp_path) as it:
+        assert it.gateway.core.store.meta["epoch"] != epoch
+        assert await it.outcome(before)
+
+
+async def _keep_writing(it: Running) -> None:
+    while True:
+        await it.write(text="meanwhile")
+
+
+async def test_a_backup_that_cannot_be_made_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    missing = await ringback(tmp_path, "backup", "copy.db", "--database", "none.db")
+    assert "none.db" in missing.refused()
+    async with running(tmp_path) as it:
+        path = str(it.gateway.config.storage.path)
+        nowhere = await ringback(tmp_path, "backup", "no/copy.db", "--database", path)
+        assert "no/copy.db" in nowhere.refused()
+    assert not (tmp_path / "copy.db").exists()
 
 
 async def test_why_answers_after_the_gateway_ended(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import shutil
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -950,6 +951,24 @@ async def test_a_renewed_epoch_is_there_after_reopening_and_the_secret_stays(pat
     async with opened(path) as (store, _):
         assert store.meta["epoch"] != first["epoch"]
         assert store.meta["secret"] == first["secret"]
+
+
+@pytest.mark.parametrize("before", [0, 3])
+async def test_after_a_backup_was_restored_no_registration_of_since_has_its_id_given_again(
+    path: Path, tmp_path: Path, before: int
+) -> None:
+    async with opened(path) as (store, _):
+        for n in range(before):
+            await register(store, KEY, f"i-{n}", f"t-{n}")
+    shutil.copy(path, tmp_path / "backup.db")
+    async with opened(path) as (store, _):
+        lost = [await register(store, KEY, f"i-{n}", f"t-{n}") for n in range(5, 9)]
+    restored = Database(tmp_path / "backup.db")
+    async with restored:
+        await Store(restored, Clock()).renew_epoch()
+    async with opened(restored.path) as (store, _):
+        again = [await register(store, KEY, f"i-{n}", f"t-{n}") for n in range(5, 9)]
+    assert min(again) > max(lost)
 
 
 async def test_a_registration_given_up_long_ago_can_be_found(path: Path) -> None:
