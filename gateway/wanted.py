@@ -62,9 +62,13 @@ def opted_out(c: Conversation) -> bool:
 
 
 def all_unwanted(tx: Transaction, c: Conversation, device: Device) -> bool:
-    """Whether the ring in hand covers only what the customer does not want to be rung for."""
-    return opted_out(c) and all(
-        is_unwanted(c.wishes, m.kind)
-        for m in tx.unacked(c)
-        if device.covered_ord < m.ord <= device.ring_ord
-    )
+    """Whether the ring in hand covers only what the customer does not want to be rung for.
+
+    Of very many unacknowledged messages not all are read: what is not known is wanted.
+    """
+    if not opted_out(c):
+        return False
+    behind = max(device.covered_ord, c.acked_ord)
+    covered = [m for m in tx.unacked(c) if behind < m.ord <= device.ring_ord]
+    whole = len(covered) == device.ring_ord - behind
+    return whole and all(is_unwanted(c.wishes, m.kind) for m in covered)

@@ -1,0 +1,43 @@
+"""What a device is to be rung for, where more is unacknowledged than one look reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.wanted import all_unwanted
+from storage.records import Conversation, Device, Key, Message, Wishes
+from storage.transaction import Loaded, Transaction
+
+
+def message(ord: int, kind: str) -> Message:
+    told = {"role": "service", "author": "crm", "name": None, "kind": kind, "text": "x"}
+    rest = dict.fromkeys(("data", "title", "ref", "route", "reason", "sessions", "due_at"))
+    return Message(
+        conversation=1, seq=ord, ord=ord, said=0, at=0.0, id=f"m-{ord}", expires_at=None,
+        **told, **rest,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("read", "unwanted"),
+    [
+        ({4: "proactive", 5: "proactive", 6: "proactive"}, True),
+        ({4: "proactive", 5: "chat", 6: "proactive"}, False),
+        ({4: "proactive", 6: "proactive"}, False),
+        ({}, False),
+    ],
+)
+def test_a_ring_is_unwanted_only_if_all_that_it_covers_is_known_to_be(
+    read: dict[int, str], unwanted: bool
+) -> None:
+    """It covers 4 to 6."""
+    device = Device(
+        1, "phone", "token", 1, 0.0, covered_seq=3, covered_ord=3, ring="{}", ring_seq=6, ring_ord=6
+    )
+    c = Conversation(
+        1, "acme", "c-1", last_seq=9, last_ord=9, devices=(device,), wishes=Wishes(proactive=False)
+    )
+    key = Key("acme", "c-1")
+    loaded = Loaded(unacked={key: [message(ord, kind) for ord, kind in read.items()]}, asked={key})
+    tx = Transaction(1.0, {key: c}, loaded, 2, 2)
+    assert all_unwanted(tx, c, device) is unwanted
