@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.wanted import all_unwanted
@@ -10,8 +12,16 @@ from storage.transaction import Loaded, Transaction
 
 
 def message(ord: int, kind: str) -> Message:
-    told = {"role": "service", "author": "crm", "name": None, "kind": kind, "text": "x"}
-    rest = dict.fromkeys(("data", "title", "ref", "route", "reason", "sessions", "due_at"))
+    told: dict[str, Any] = {
+        "role": "service",
+        "author": "crm",
+        "name": None,
+        "kind": kind,
+        "text": "x",
+    }
+    rest: dict[str, Any] = dict.fromkeys(
+        ("data", "title", "ref", "route", "reason", "sessions", "due_at")
+    )
     return Message(
         conversation=1, seq=ord, ord=ord, said=0, at=0.0, id=f"m-{ord}", expires_at=None,
         **told, **rest,
