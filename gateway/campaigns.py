@@ -202,7 +202,8 @@ class Campaigns:
             raise FrameError(
                 ErrorCode.BAD_FRAME, "expires_at: must be a time to come, and after send_at"
             )
-        if len(self._lanes.get(who.tenant, _Lane()).runs) >= protocol.CAMPAIGNS_OPEN:
+        being_made = sum(tenant == who.tenant for tenant, *_ in self._making) - 1  # but this one
+        if len(self._lanes.get(who.tenant, _Lane()).runs) + being_made >= protocol.CAMPAIGNS_OPEN:
             raise FrameError(
                 ErrorCode.CONFLICT,
                 f"{protocol.CAMPAIGNS_OPEN} campaigns are not over yet; cancel some, or wait",

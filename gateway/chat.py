@@ -116,6 +116,8 @@ class Chat:
         self.limits = limits
         self.welcome_limits = limits.as_field()
         self.tenants = tenants
+        self.houses_before: dict[str, House] = {}
+        """Of tenants whose hours a reload changed: who waits for their end waits no more."""
         self.tell = Telling(hub, store.peek)
         self.clock = clock
         self.draining = False

@@ -119,7 +119,7 @@ class Core:
         self._endpoints = _endpoints(config)
         self._worker: PushWorker | None = None
         self._housekeeper: asyncio.Task[None] | None = None
-        self._judging: asyncio.Task[None] | None = None
+        self._judging: set[asyncio.Task[None]] = set()
 
     async def start(self, calls: BackendCalls) -> int:
         """Open the database and go on where it stands; how many conversations wait for something.
@@ -150,13 +150,19 @@ class Core:
         A ring that waits goes out by the new settings, as it would after a restart.
         """
         self.verifier.take_up(config.tenants)
+        self.sessions.take_up(config)
         before = self.chat.tenants
         self.chat.tenants = {name: _rules(tenant.push) for name, tenant in config.tenants.items()}
+        for name, rules in before.items():
+            if self.chat.rules(name).house != rules.house:
+                self.chat.houses_before[name] = rules.house
         self._endpoints = _endpoints(config)
         if self._worker is not None:
             self._worker.take_up(self._endpoints)
             others = {name for name, now in self.chat.tenants.items() if now != before.get(name)}
-            self._judging = asyncio.create_task(self._judge_anew(others), name="judge-anew")
+            task = asyncio.create_task(self._judge_anew(others), name="judge-anew")
+            self._judging.add(task)
+            task.add_done_callback(self._judging.discard)
 
     async def _judge_anew(self, tenants: set[str]) -> None:
         try:
@@ -171,9 +177,10 @@ class Core:
 
     async def stop(self) -> None:
         """End what runs and close the database. Nothing is lost, whenever this is cut short."""
-        for task in (self._housekeeper, self._judging):
-            if task is not None:
-                task.cancel()
+        for task in self._judging:
+            task.cancel()
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
         await self.campaigns.stop()
         if self._worker is not None:
             longest = max((endpoint.timeout for endpoint in self._endpoints), default=0.0)

@@ -170,7 +170,12 @@ class Devices:
             if span.outcome is Outcome.UNDELIVERABLE and span.reason in LACKED_A_DEVICE
         ]
         soonest = c.expires_at
+        # What every phone has been rung for since stays so: the backend of one may have been new.
+        rung = [d for d in c.live_devices if self._ringing.backend(c.tenant, d) is not None]
+        covered = min((device.covered_ord for device in rung), default=0)
         for message in tx.unacked(c):
+            if message.ord <= covered:
+                continue
             if message.expires_at is not None and message.expires_at <= tx.now:
                 continue
             if any(span.lo_ord < message.ord <= span.hi_ord for span in spans):

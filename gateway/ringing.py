@@ -113,8 +113,10 @@ class Ringing:
         it may be new, or there were more messages than one look sees.
         """
         waiting = outcomes.pending(c)
-        if not waiting:
-            return c
+        if not waiting:  # what joins held before holds nothing of what comes, or is pending again
+            return c if c.hold_from is None else tx.put(replace(c, hold_from=None))
+        if c.tenant not in self._chat.tenants:  # judged when it is configured again
+            return c if c.push_due_at is not None else tx.put(replace(c, push_due_at=tx.now))
         backends = self._chat.rules(c.tenant).backends
         live = [device for device in c.live_devices if self.backend(c.tenant, device) is not None]
         if live:
@@ -135,7 +137,7 @@ class Ringing:
             return c
         c, moves = tx.transition(c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
         self._tell(tx, c, moves)
-        return c
+        return self.settle_undeliverable(tx, c) if moves else c  # what is left needs somebody too
 
     def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
         """Whose endpoint was taken out of the configuration: nothing is owed to it any more.
@@ -164,6 +166,12 @@ class Ringing:
         before = c
         for device in c.devices:
             if device.wake_at is not None and device.wake_at > tx.now:
+                house = self._chat.houses_before.get(c.tenant)
+                if house is not None and device.wake_at == quiet_until(
+                    tx.now, c.wishes, device.time_zone, house
+                ):
+                    c = c.with_device(replace(device, wake_at=tx.now))  # looked at by new hours
+                    continue
                 quiet = self._quiet_until(tx.now, c, device) or 0.0
                 backoff = max(_backoff(device), quiet - tx.now)
                 near = delivery.within_reason(device.wake_at, tx.now, self._chat.timing, backoff)
@@ -195,7 +203,8 @@ class Ringing:
                     tx.put(c.with_device(replace(device, wake_at=quiet)))
                 return pause if decision.reason in PAUSES else None
             case Action.SKIP:
-                self._skip(tx, c, device, decision.reason, correct=facts.badge_is_high)
+                upto = wanted.upto if decision.reason is Reason.OPTED_OUT else None
+                self._skip(tx, c, device, decision.reason, upto or c.last, facts.badge_is_high)
                 return None
             case Action.CANCEL:
                 self._cancel(tx, c, device, decision.reason)
@@ -269,7 +278,13 @@ class Ringing:
         )
 
     def _skip(
-        self, tx: Transaction, c: Conversation, device: Device, reason: Reason, *, correct: bool
+        self,
+        tx: Transaction,
+        c: Conversation,
+        device: Device,
+        reason: Reason,
+        upto: Cut,
+        correct: bool,
     ) -> None:
         """Nothing is owed, or but the number on the icon (`correct`), for which nobody is woken.
 
@@ -284,10 +299,10 @@ class Ringing:
         device = replace(
             device,
             unrung=_unrung(c, device, reason),
-            covered_seq=c.last_seq,
-            covered_ord=c.last_ord,
-            owes=correct,
-            wake_at=tx.now if correct else None,
+            covered_seq=upto.seq,
+            covered_ord=upto.ord,
+            owes=correct or upto < c.last,
+            wake_at=tx.now if correct or upto < c.last else None,
         )
         self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 

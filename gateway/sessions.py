@@ -193,6 +193,10 @@ class Sessions:
         if said_bye:  # left first: a peer that vanishes after its bye keeps nobody waiting
             await socket.hang_up(CloseCode.GOODBYE)
 
+    def take_up(self, config: Config) -> None:
+        """Go on with the leeways of `config`; all else of it needs a restart."""
+        self._config = config
+
     async def _agent(self, socket: Socket, identity: Identity, hello: protocol.AgentHello) -> None:
         limits = self._limits
         session = AgentSession(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.wishes import is_unwanted
+from storage import outcomes
 from storage.records import Conversation, Cut, Device, Message
 from storage.transaction import Transaction
 
@@ -16,7 +17,8 @@ from storage.transaction import Transaction
 class Wanted(NamedTuple):
     """The newest message to ring for, and how far a ring for it covers.
 
-    `unwanted` are messages for which the customer does not want to be rung.
+    `unwanted` are messages for which the customer does not want to be rung; with nothing else,
+    `upto` is how far all are known to be that.
     """
 
     newest: Message | None = None
@@ -40,10 +42,21 @@ def to_ring(tx: Transaction, c: Conversation, device: Device) -> Wanted:
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
     if not wanted:
-        return Wanted(None, None, unwanted)
+        return Wanted(None, _read_upto(tx, c, behind), unwanted)
     after = sum(m.ord > wanted[-1].ord for m in unwanted)
     upto = c.last if wanted[-1].ord + after == c.last_ord else wanted[-1].cut
     return Wanted(wanted[-1], upto, unwanted)
+
+
+def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut:
+    """How far the pending messages after ord `behind` were read without a gap (`Store.UNACKED`)."""
+    upto = None
+    for span in outcomes.pending(c)[:1]:
+        behind = max(behind, span.lo_ord)
+    for m in tx.unacked(c):
+        if m.ord == behind + 1:
+            behind, upto = m.ord, m.cut
+    return c.last if upto is None or behind == c.last_ord else upto
 
 
 def sees_each(c: Conversation, now: float) -> bool:

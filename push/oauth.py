@@ -6,6 +6,7 @@ whether a failure may pass. Leaves the call to `push.caller`, keeping tokens to 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote_plus, urlencode
@@ -84,7 +85,7 @@ def read_token(answer: Answer) -> Token:
 
 def _seconds(expires_in: Any) -> float:
     """Return how long a token is used: up to a little before its end, at least half of its time."""
-    if isinstance(expires_in, str) and expires_in.isascii() and expires_in.isdigit():
+    if isinstance(expires_in, str) and re.fullmatch("[0-9]{1,18}", expires_in):
         expires_in = int(expires_in)  # seen of some servers
     whole = DEFAULT_SECONDS
     if isinstance(expires_in, int | float) and not isinstance(expires_in, bool):
@@ -94,7 +95,7 @@ def _seconds(expires_in: Any) -> float:
 
 def _refused(answer: Answer) -> NoToken:
     code = _object(answer.body).get("error")
-    told = code if code in _CODES else f"http_{answer.status}"
+    told = code if isinstance(code, str) and code in _CODES else f"http_{answer.status}"
     if answer.status >= 500 or answer.status in _RETRIED:
         return NoToken(Failure.TOKEN_UNAVAILABLE, told)
     return NoToken(Failure.TOKEN_REFUSED, told)

@@ -136,7 +136,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         return min(float(value), RETRY_AFTER_MOST)
     try:
         date = parsedate_to_datetime(value)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
     if date.tzinfo is None:  # "-0000": a UTC time from an unknown zone (RFC 5322 section 3.3)
         date = date.replace(tzinfo=UTC)
