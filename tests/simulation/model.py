@@ -242,7 +242,13 @@ class Model:
         elif reason in LACKING:
             assert not live, f"{place} ({reason}), but there is a live device"
         elif reason == "no_endpoint":
-            assert self.world.config.tenants[name[0]].push is None, f"{place}, but there is one"
+            ((own,),) = db.execute(
+                "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'"
+                " AND environment IS NULL",
+                (id,),
+            )
+            there = self.world.config.tenants[name[0]].push is not None
+            assert not (own and there), f"{place}, but there is one"
         else:
             assert reason == "refused", f"{place} for no known reason: {reason}"
             assert name in self.said_refused, f"{place} (refused), but no backend refused"

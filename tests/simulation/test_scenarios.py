@@ -315,10 +315,7 @@ def test_a_phone_whose_backend_is_new_is_rung_for_what_another_was_refused(day: 
     world.ears.mood = Mood.FAILS
     world.write(anna, MessageKind.PROACTIVE, None)
     world.run(10.0)
-    acme = world.config.tenants["acme"].push
-    assert acme is not None
-    own = {name: getattr(acme, name) for name in Calls.__struct_fields__}
-    reload(day, backends={"sand": PushBackend(**own, environment="sandbox")})
+    reload(day, backends=sandbox(day))
     world.ears.mood = Mood.REFUSES
     while world.ears.log[-1].mood is not Mood.REFUSES:
         world.run(0.1)
@@ -476,3 +473,154 @@ def test_the_rows_of_a_tenant_that_is_not_configured_wait_for_it(day: Day) -> No
     world.run(60.0)
     assert {heard.token for heard in rung(day) if heard.took} == {"TOKEN-2"}
     assert world.model.outcomes == {(1, 1): "pushed"}
+
+
+def test_a_sign_out_while_the_tenant_is_not_configured_settles_nothing_of_the_other_phone(
+    day: Day,
+) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(15.0)
+    (_, key), *_ = world.keys
+    world.wish(anna, Wishes(quiet_hours="00:00-23:59"), world.now + 86_400.0)
+    world.run(1.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    whole = world.config
+    world.shut_down()
+    world.config = replace(whole, tenants={"other": whole.tenants["other"]})
+    world.start()
+    world.deregister_late("phone-1", key)
+    world.run(60.0)
+    world.shut_down()
+    world.config = whole
+    world.start()
+    world.wish(anna, Wishes(), 0.0)
+    world.run(60.0)
+    assert {heard.token for heard in rung(day)} == {"TOKEN-2"}
+    assert world.model.outcomes == {(1, 1): "pushed"}
+
+
+def test_what_joins_held_before_takes_nothing_from_a_message_that_is_pending_again(
+    day: Day,
+) -> None:
+    """It had been undeliverable meanwhile; the app registers, and comes into chat."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.run(15.0)
+    first = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(1.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(2.0)
+    second = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(20.0)
+    assert first is not None
+    assert second is not None
+    first.line.end(ABNORMAL)
+    second.line.end(ABNORMAL)
+    world.run(600.0)
+    assert world.model.outcomes == {(1, 1): "undeliverable"}
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(4.0)
+    came = world.process.loop.time()
+    world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(30.0)
+    assert rung(day)[0].at >= came + world.timing.ack_timeout
+
+
+def sandbox(day: Day) -> dict[str, PushBackend]:
+    """A further backend of acme's, for phones of the sandbox."""
+    acme = day.world.config.tenants["acme"].push
+    assert acme is not None
+    own = {name: getattr(acme, name) for name in Calls.__struct_fields__}
+    return {"sand": PushBackend(**own, environment="sandbox")}
+
+
+def test_of_what_one_phone_was_refused_the_rest_is_left_to_another(day: Day) -> None:
+    """It had no backend for a while, and has been refused the first message before."""
+    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
+    backends = sandbox(day)
+    reload(day, backends=backends)
+    world.register(anna, "phone-1", "TOKEN-1", environment="sandbox")
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.register(ben, "phone-3", "TOKEN-3")
+    world.register(ben, "phone-4", "TOKEN-4")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(ben, MessageKind.PROACTIVE, None)
+    core = world.core
+    assert core is not None
+    assert core._worker is not None
+    while not core._worker.load("acme").open:
+        world.run(0.3)
+    world.ears.mood = Mood.REFUSES
+    world.write(anna, MessageKind.PROACTIVE, None)
+    while world.ears.log[-1].token != "TOKEN-1":
+        world.run(0.02)
+    world.ears.mood = Mood.FAILS
+    reload(day, backends={})
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    reload(day, backends=backends)
+    world.ears.mood = Mood.REFUSES
+    world.run(200.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(200.0)
+    told = [heard for heard in rung(day) if heard.token == "TOKEN-1" and heard.seq == 2]
+    assert told, "the first phone is rung for what came after"
+
+
+def test_what_a_phone_was_rung_for_since_is_not_laid_to_a_refusal(day: Day) -> None:
+    """It had no backend at the first message, and is told anew at the next start of the app."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1", environment="sandbox")
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(5.0)
+    reload(day, backends=sandbox(day))
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(5.0)
+    assert [heard.seq for heard in rung(day)] == [2]
+    world.register(anna, "phone-1", "TOKEN-1", environment="sandbox")
+    world.run(30.0)
+    with closing(sqlite3.connect(world.path)) as db:
+        assert db.execute("SELECT DISTINCT reason FROM outcomes ORDER BY lo_seq").fetchall() == [
+            ("no_endpoint",),
+            (None,),
+        ]
+
+
+def test_a_ring_in_hand_does_not_wait_for_quiet_hours_that_were_lifted(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(0.5)
+    reload(day, quiet_hours=QuietHours(time(0, 0), time(23, 59)))
+    world.ears.mood = Mood.ACCEPTS
+    world.run(60.0)
+    failed = len(rung(day))
+    reload(day, quiet_hours=None)
+    world.run(1.0)
+    assert len(rung(day)) == failed + 1
+
+
+def test_of_more_than_one_look_sees_an_opt_out_settles_only_what_was_seen(
+    day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "UNACKED", 3)
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(15.0)
+    for number in range(1, 10):
+        world.write(anna, MessageKind.CHAT if number == 5 else MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    assert visit is not None
+    visit.line.end(1000)
+    world.run(60.0)
+    assert [heard.seq for heard in rung(day)] == [5]
+    assert world.model.outcomes[1, 5] == "pushed"
