@@ -129,6 +129,7 @@ class Campaigns:
         self._waiting = waiting
         self._lanes: dict[str, _Lane] = {}
         self._making: set[tuple[str, str, str]] = set()
+        self._uploads: Counter[str] = Counter()  # by tenant
         self._cleaner: asyncio.Task[None] | None = None
         self._stopped = False
         self.counted: Callable[[str, str, int], None] = lambda tenant, result, many: None
@@ -180,7 +181,12 @@ class Campaigns:
                 await self._discard(first.id)  # broke off, and could not be discarded then
             elif first is not None:
                 return await self._same(first, body, source), True
-            return await self._load(self._draft(who, body, ref), source, body), False
+            draft = self._draft(who, body, ref)
+            self._uploads[who.tenant] += 1
+            try:
+                return await self._load(draft, source, body), False
+            finally:
+                self._uploads[who.tenant] -= 1
         finally:
             self._making.discard(slot)
 
@@ -202,8 +208,8 @@ class Campaigns:
             raise FrameError(
                 ErrorCode.BAD_FRAME, "expires_at: must be a time to come, and after send_at"
             )
-        being_made = sum(tenant == who.tenant for tenant, *_ in self._making) - 1  # but this one
-        if len(self._lanes.get(who.tenant, _Lane()).runs) + being_made >= protocol.CAMPAIGNS_OPEN:
+        there = len(self._lanes.get(who.tenant, _Lane()).runs) + self._uploads[who.tenant]
+        if there >= protocol.CAMPAIGNS_OPEN:
             raise FrameError(
                 ErrorCode.CONFLICT,
                 f"{protocol.CAMPAIGNS_OPEN} campaigns are not over yet; cancel some, or wait",

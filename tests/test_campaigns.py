@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -411,6 +412,17 @@ async def test_a_tenant_has_a_bounded_number_of_campaigns_that_are_not_over(
         assert (status, told["code"]) == (409, "conflict")
         await ask(it, first, "/cancel", "POST")
         await begin(it, audience=["c-1"])
+
+
+async def test_campaigns_that_are_being_uploaded_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.protocol.CAMPAIGNS_OPEN", 3)
+    async with running(tmp_path) as it:
+        made = await asyncio.gather(
+            *(post(it, audience=["c-1", "c-2"], rate=0.01) for _ in range(9))
+        )
+        assert Counter(status for status, _ in made) == {201: 3, 409: 6}
 
 
 async def test_another_tenant_sees_nothing_of_a_campaign(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 import structlog
 from aiohttp import web
@@ -21,6 +22,8 @@ from websockets.exceptions import InvalidStatus
 from gateway import config, logs
 from gateway.protocol import Role
 from tests.running import PATIENT, SECRET, Running, running
+
+replace = msgspec.structs.replace
 
 # Origins
 
@@ -178,6 +181,18 @@ async def test_a_token_that_the_leeway_lets_in_has_the_rest_of_it(tmp_path: Path
         await wire.take("welcome")
         assert (await wire.ask("send", "sent", text="said in time"))["seq"] == 1
         assert await wire.closed() == 4002
+
+
+async def test_a_leeway_that_was_reloaded_is_that_of_sessions_too(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        config = it.gateway.config
+        acme = config.tenants["acme"]
+        wide = replace(acme, auth=replace(acme.auth, leeway=30.0))
+        it.gateway.take_up(replace(config, tenants={**config.tenants, "acme": wide}))
+        wire = await it.raw("/v1/chat")
+        await wire.send("hello", token=_token(exp=time.time() - 15.0))
+        await wire.take("welcome")
+        assert (await wire.ask("send", "sent", text="said in time"))["seq"] == 1
 
 
 async def test_refresh_takes_only_a_good_token_of_the_same_person(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def test_or_in_the_body_for_servers_that_take_no_basic() -> None:
         (None, 270.0),
         (True, 270.0),
         ("soon", 270.0),
+        ("9" * 5000, 270.0),
+        ("٣", 270.0),
         ([], 270.0),
     ],
 )
@@ -93,6 +95,8 @@ def test_a_token_type_may_be_missing() -> None:
         (400, b'{"error": "invalid_scope"}', Failure.TOKEN_REFUSED, "invalid_scope"),
         (401, b'{"error": "invalid_client"}', Failure.TOKEN_REFUSED, "invalid_client"),
         (401, b'{"error": "my secret is hush"}', Failure.TOKEN_REFUSED, "http_401"),
+        (401, b'{"error": {"code": 401}}', Failure.TOKEN_REFUSED, "http_401"),
+        (400, b'{"error": ["invalid_scope"]}', Failure.TOKEN_REFUSED, "http_400"),
         (404, None, Failure.TOKEN_REFUSED, "http_404"),
         (302, b"", Failure.TOKEN_REFUSED, "http_302"),
         (429, b"", Failure.TOKEN_UNAVAILABLE, "http_429"),

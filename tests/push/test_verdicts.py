@@ -163,6 +163,7 @@ def test_every_failure_has_its_row_above() -> None:
         ("soon", None),
         ("Tue, 99 Nov 2026 99:00:30 GMT", None),
         ("\x00", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
     ],
 )
 def test_retry_after_is_read_in_both_forms_and_garbage_is_ignored(
