@@ -439,8 +439,8 @@ class Ringing:
         device = replace(device, **told)
         match verdict.kind:
             case VerdictKind.RETRY | VerdictKind.MISCONFIGURED:
-                wake = max(attempt.retry_at or tx.now, device.wake_at or 0.0)  # a hold stands
-                wake = min(wake, claim.ring.expires_at)
+                wake = min(attempt.retry_at or tx.now, claim.ring.expires_at)
+                wake = max(wake, device.wake_at or 0.0)  # a hold stands
                 return tx.put(c.with_device(replace(device, wake_at=wake)))
             case VerdictKind.ACCEPTED:
                 return self._accepted(tx, c, device)

@@ -624,3 +624,21 @@ def test_of_more_than_one_look_sees_an_opt_out_settles_only_what_was_seen(
     world.run(60.0)
     assert [heard.seq for heard in rung(day)] == [5]
     assert world.model.outcomes[1, 5] == "pushed"
+
+
+def test_a_ring_that_expires_during_its_call_takes_nothing_from_the_hold(day: Day) -> None:
+    """Somebody came into chat meanwhile; what is left to be rung for waits for the replay."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.HANGS
+    world.write(anna, MessageKind.PROACTIVE, 5.0)
+    world.run(0.5)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(12.0)
+    came = world.process.loop.time()
+    world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [2]
+    assert rung(day)[0].at >= came + world.timing.ack_timeout
