@@ -24,6 +24,7 @@ const BACKOFF_MOST = 30_000;
 const RESTART_WINDOW = 5_000; // until a welcome tells it
 const CROWDED = 1_000; // after 4003, besides the backoff
 const OPEN_WITHIN = 15_000; // the handshake and the welcome
+const CLOSE_WITHIN = 1_000; // after an error
 const PING_AFTER = 20_000; // of silence
 const PONG_WITHIN = 10_000;
 const PROBE_WITHIN = 3_000; // when the network is said to have changed
@@ -260,7 +261,8 @@ export class Connection {
   /**
    * @param options.url       the WebSocket's address
    * @param options.token     a JWT, or what is asked for one, and again when it has expired
-   * @param options.hello     makes the rest of the hello; it is given the token
+   * @param options.onToken   gets each token that was asked for before a connection
+   * @param options.hello     makes the rest of the hello
    * @param options.onWelcome gets the welcome frame, before anything else of its session
    * @param options.onFrame   gets each later frame, and the request that it answers, if any
    * @param options.onChange  is told of each change of `phase`: (phase, {wait, code})
@@ -395,6 +397,7 @@ export class Connection {
         if (!current()) return;
         this.#token = token;
         this.#known = false;
+        call(this.#options.onToken, token);
       }
       this.#socket = this.#env.socket(this.#options.url, [SUBPROTOCOL]);
     } catch (error) {
@@ -405,12 +408,13 @@ export class Connection {
     }
     const socket = this.#socket;
     socket.onopen = () => {
-      const hello = { type: "hello", token: this.#token, ...call(this.#options.hello, this.#token) };
+      const hello = { type: "hello", token: this.#token, ...call(this.#options.hello) };
       socket.send(JSON.stringify(hello));
     };
     socket.onmessage = ({ data }) => current() && this.#receive(data);
     socket.onclose = ({ code }) => current() && this.#lost(code);
-    socket.onerror = () => {}; // a close follows, and says all there is to know
+    // A close follows, and says all there is to know; in some Node none does.
+    socket.onerror = () => current() && this.#after("error", CLOSE_WITHIN, () => this.#lost(null));
   }
 
   async #ask() {

@@ -79,14 +79,17 @@ export class Devices {
     this.#wanted = null;
     this.#queue(installation);
     return this.#inTurn(() => {
-      this.#queue(installation); // a registration was on its way
-      return this.#deregister(installation);
+      const key = this.#queue(installation); // a registration was on its way
+      return this.#deregister(installation, key);
     });
   }
 
   #queue(installation) {
     const key = this.#storage.getItem(KEY + installation);
-    if (key !== null) this.#storage.setItem(QUEUED + installation, key);
+    try {
+      if (key !== null) this.#storage.setItem(QUEUED + installation, key);
+    } catch {} // the storage is full: it is tried now all the same
+    return key;
   }
 
   /** Try what did not get through. */
@@ -102,17 +105,18 @@ export class Devices {
   }
 
   /** With the key, or, if it never reached us, with the customer's token. */
-  async #deregister(installation) {
-    const key = this.#storage.getItem(QUEUED + installation);
+  async #deregister(installation, given = null) {
+    const key = this.#storage.getItem(QUEUED + installation) ?? given;
     if (key === null) return true; // never registered, registered again, or told by another tab
     try {
       await this.#call("DELETE", installation, { key });
     } catch (error) {
-      if (error instanceof Unreachable) {
+      // That the server knows no such key is an answer: there is nothing that could ring. Without
+      // a key it is a token that was not there, or not taken, and says nothing.
+      if (key === "" || !(error instanceof RequestFailed)) {
         this.#again();
         return false;
       }
-      // The server knows no such key: there is nothing that could ring.
     }
     this.#tries = 0;
     this.#storage.removeItem(QUEUED + installation);

@@ -34,6 +34,7 @@ export class RingbackClient {
   #sends = new Map(); // by ref: {ref, text, data, at, state, error}
   #listeners = new Map();
   #identity = null; // "tenant customer" of the token, whose sends these are; "" if it is opaque
+  #signedOut = false;
   #customer = null;
   #state = null; // last told
   #shown;
@@ -73,7 +74,8 @@ export class RingbackClient {
       {
         url: options.url,
         token,
-        hello: (used) => this.#hello(used),
+        onToken: (token) => this.#identify(token),
+        hello: () => this.#hello(),
         onWelcome: (frame) => this.#welcomed(frame),
         onFrame: (frame, request) => this.#received(frame, request),
         onChange: (phase, detail) => this.#changed(phase, detail),
@@ -141,6 +143,8 @@ export class RingbackClient {
 
   /** Connect, and come back after every end until `stop`, or a code that says to stay away. */
   start() {
+    if (this.#signedOut) this.#forgetAll(); // written by nobody, and not by who comes now
+    this.#signedOut = false;
     this.#stopWatching ??= call(this.#env.watch, {
       visibility: () => this.#attend(),
       activity: () => this.activity(),
@@ -169,9 +173,10 @@ export class RingbackClient {
    * @returns whether the server has confirmed it already
    */
   async signOut() {
-    for (const ref of [...this.#sends.keys()]) this.#forget(ref);
+    this.#forgetAll();
     this.stop();
     this.#reset(null);
+    this.#signedOut = true;
     return this.devices.deregister(this.#installation);
   }
 
@@ -227,6 +232,7 @@ export class RingbackClient {
     }
     const send = { ref: this.#env.uuid(), text: text.toWellFormed?.() ?? text, at: this.#env.now() };
     if (data !== undefined) send.data = data;
+    JSON.stringify(data); // throws now, and not when it is to be sent
     this.typing(false);
     this.activity();
     this.#sends.set(send.ref, send);
@@ -304,10 +310,14 @@ export class RingbackClient {
 
   // What the connection asks and tells
 
-  #hello(token) {
+  /** Whose token it is, as soon as there is one: what they write meanwhile is kept as theirs. */
+  #identify(token) {
     const claims = claimsOf(token);
     const identity = claims ? `${claims.tenant} ${claims.sub}` : "";
     if (identity !== this.#identity) this.#reset(identity);
+  }
+
+  #hello() {
     this.#state = this.state;
     const hello = { state: this.#state, installation: this.#installation };
     const { epoch, held } = this.#timeline;
@@ -474,8 +484,9 @@ export class RingbackClient {
       if (error instanceof RequestFailed) {
         Object.assign(send, { state: "failed", error: { code: error.code, message: error.message } });
         this.#keep(send);
-      } else if (error instanceof ConnectionEnded && this.#sends.has(send.ref)) {
-        Object.assign(send, { state: "failed", error: { code: "ended", message: error.message } });
+      } else if (this.#sends.has(send.ref)) {
+        const code = error instanceof ConnectionEnded ? "ended" : "full";
+        Object.assign(send, { state: "failed", error: { code, message: error.message } });
       }
       this.#emit("pending", this.pending);
       throw error;
@@ -498,6 +509,10 @@ export class RingbackClient {
   #forget(ref) {
     this.#sends.delete(ref);
     if (this.#identity) call(() => this.#env.storage?.removeItem(this.#key(ref)));
+  }
+
+  #forgetAll() {
+    for (const ref of [...this.#sends.keys()]) this.#forget(ref);
   }
 
   /** Take up what an earlier page of this customer could not send. */

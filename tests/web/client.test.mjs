@@ -348,3 +348,90 @@ test("signing out amid a registration still ends it", async () => {
   assert.equal(await it.signOut(), true);
   assert.deepEqual(world.calls.map((call) => call.method), ["PUT", "DELETE"]);
 });
+
+test("what is written before the gateway was ever reached survives a reload, and is shown after it", async () => {
+  const world = new World();
+  const first = world.client();
+  first.it.start();
+  await world.settle();
+  first.it.send("please do not lose me");
+  const second = world.client();
+  second.it.start();
+  await world.settle();
+  assert.deepEqual(second.it.pending.map((send) => send.text), ["please do not lose me"]);
+  await world.welcome();
+  assert.equal(last(world.socket, "send").text, "please do not lose me");
+});
+
+test("what is typed after a sign-out is nobody's", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  await it.signOut();
+  it.send("typed after the sign-out").catch(() => {});
+  world.customer = "c-43";
+  it.start();
+  await world.welcome();
+  assert.deepEqual(world.socket.taken("send"), []);
+  assert.deepEqual(it.pending, []);
+});
+
+test("a send for which there is no room is failed, and can be discarded", async () => {
+  const world = new World();
+  const { it } = world.client();
+  for (let number = 0; number < 1_000; number += 1) it.send(`${number}`).catch(() => {});
+  const refused = it.send("one too many");
+  await assert.rejects(refused);
+  const { ref, state, error } = it.pending.at(-1);
+  assert.deepEqual([state, error.code], ["failed", "full"]);
+  it.discard(ref);
+  assert.equal(it.pending.length, 1_000);
+});
+
+test("data that is no JSON is refused at once, and leaves nothing", async () => {
+  const world = new World();
+  const { it } = world.client();
+  assert.throws(() => it.send("big", { n: 1n }), TypeError);
+  assert.deepEqual(it.pending, []);
+});
+
+test("a sign-out that could not be asked for is not confirmed, and asked for again", async () => {
+  const world = new World();
+  let signedIn = true;
+  const token = async () => {
+    if (!signedIn) throw new Error("nobody is signed in");
+    return jwt({ tenant: "acme", sub: "c-42", exp: 4e9 });
+  };
+  world.answers = ["lost"]; // the server has it, its key is lost
+  const { it } = world.client({ token });
+  await assert.rejects(it.registerDevice("t"));
+  signedIn = false;
+  assert.equal(await it.signOut(), false);
+  signedIn = true;
+  world.calls = [];
+  await world.pass(60_000);
+  assert.equal(world.calls[0].method, "DELETE");
+});
+
+test("a sign-out with a full storage is asked for all the same", async () => {
+  const world = new World();
+  world.answers = [{ deregistration_key: "acme.7.k" }];
+  const { it } = world.client();
+  await it.registerDevice("t");
+  const kept = world.storage.setItem;
+  world.storage.setItem = () => {
+    throw new DOMException("full", "QuotaExceededError");
+  };
+  assert.equal(await it.signOut(), true);
+  world.storage.setItem = kept;
+  assert.equal(world.calls.at(-1).headers["Ringback-Deregistration-Key"], "acme.7.k");
+});
+
+test("a connection that fails without a close is given up soon", async () => {
+  const world = new World();
+  const { it } = world.client();
+  it.start();
+  await world.settle();
+  world.socket.onerror();
+  await world.pass(1_000);
+  assert.equal(it.phase, "waiting");
+});
