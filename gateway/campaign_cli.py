@@ -32,6 +32,7 @@ from gateway.service import (
     Url,
     access,
     ask,
+    id_column,
     in_path,
     in_utc,
     run,
@@ -226,7 +227,7 @@ def show_all(
         if as_json:
             print(json.dumps(page))
             return
-        table = Table("campaign", "created (UTC)", "state", box=None, pad_edge=False)
+        table = Table(id_column("campaign"), "created (UTC)", "state", box=None, pad_edge=False)
         for name in ("recipients", "sent", "skipped", "left"):
             table.add_column(name, justify="right")
         for c in page["campaigns"]:

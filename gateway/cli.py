@@ -28,7 +28,17 @@ from gateway import (
     starter,
     why,
 )
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
+from gateway.command import (
+    AsJson,
+    ConfigPath,
+    TenantName,
+    clearly,
+    existing,
+    fail,
+    load,
+    say,
+    tenant_of,
+)
 from gateway.core import backends_of
 from gateway.dryrun import dry_run
 from gateway.kit import cli as kit
@@ -145,6 +155,7 @@ def init(
 ) -> None:
     """Write a commented configuration with fresh secrets."""
     with clearly():
+        config.check_tenant_name(tenant, "--tenant")
         text = starter.config_text(tenant)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -189,7 +200,7 @@ def renew_epoch(config_path: ConfigPath = None) -> None:
     """After restoring a backup: make every client load its conversation anew."""
     with clearly():
         settings = load(config_path)
-        asyncio.run(_renew_epoch(settings.storage.path))
+        asyncio.run(_renew_epoch(existing(settings.storage.path)))
         say("The epoch is new: clients will reload instead of resuming.")
 
 

@@ -8,6 +8,7 @@ things that arrive. What the frames mean is left to `gateway.client`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -42,7 +43,7 @@ from gateway.protocol import (
 )
 
 Frame = dict[str, Any]
-Token = str | Callable[[], Awaitable[str]]
+Token = str | Callable[[], str | Awaitable[str]]
 T = TypeVar("T")
 
 OPEN_WITHIN: Final = 10.0  # seconds for TCP, TLS and the handshake; the same again for the welcome
@@ -277,7 +278,8 @@ class Link:
         if isinstance(self._token, str):
             return self._token
         try:
-            return await self._token()
+            told = self._token()
+            return await told if inspect.isawaitable(told) else told
         except Exception as error:
             report("the client's token could not be had; it is tried again", error)
             raise NoToken from error

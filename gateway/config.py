@@ -370,9 +370,7 @@ class _Reader:
         if not isinstance(table, dict) or not table:
             raise ConfigError("tenants", "has no tenant", "a section such as [tenants.acme]")
         for name in table:
-            if re.fullmatch(r"[a-z0-9._-]{1,128}", name, re.ASCII) is None:
-                key = _dotted(("tenants", name))
-                raise ConfigError(key, "is no tenant's name", "1 to 128 of a-z 0-9 . _ -")
+            check_tenant_name(name, _dotted(("tenants", name)))
         return {
             name: self.section(Tenant, inner, ("tenants", name)) for name, inner in table.items()
         }
@@ -525,6 +523,12 @@ def _check_auth(auth: Auth, path: tuple[str, ...], given: Mapping[str, str]) -> 
 # --- the ways in -------------------------------------------------------------------------------
 
 
+def check_tenant_name(name: str, key: str) -> None:
+    """Raise `ConfigError`, about `key`, unless a tenant may be called so."""
+    if re.fullmatch(r"[a-z0-9._-]{1,128}", name, re.ASCII) is None:
+        raise ConfigError(key, "is no tenant's name", "1 to 128 of a-z 0-9 . _ -")
+
+
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """The configuration of a TOML file, or of the environment alone; raises `ConfigError`."""
     tables = {} if path is None else _read_toml(path)
@@ -573,7 +577,7 @@ def _finish(reader: _Reader, tables: _Table) -> Config:
 def _read_toml(path: Path) -> _Table:
     expected = "a TOML file, such as `ringback init` writes"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read ({error.strerror})", expected) from None
     except UnicodeDecodeError:

@@ -13,7 +13,19 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say
-from gateway.service import Access, Service, Token, Url, access, ask, in_path, in_utc, run
+from gateway.service import (
+    Access,
+    Refused,
+    Service,
+    Token,
+    Url,
+    access,
+    ask,
+    id_column,
+    in_path,
+    in_utc,
+    run,
+)
 from storage.deadletters import Cause
 
 app = typer.Typer(help="Rings that were given up.", no_args_is_help=True)
@@ -52,7 +64,7 @@ def show_all(
         if as_json:
             print(json.dumps(page))
             return
-        table = Table("dead letter", "at (UTC)", "customer", box=None, pad_edge=False)
+        table = Table(id_column("dead letter"), "at (UTC)", "customer", box=None, pad_edge=False)
         table.add_column("seq", justify="right")
         for name in ("device", "cause"):
             table.add_column(name)
@@ -140,7 +152,12 @@ async def _one_by_one(to: Access, ids: list[str]) -> Counter[str]:
     async with Service(to) as service:
         for id in ids:
             path = f"/v1/dead_letters/{in_path(id)}/replay"
-            results[(await service.call("POST", path))["replay"]] += 1
+            try:
+                results[(await service.call("POST", path))["replay"]] += 1
+            except Refused as error:
+                done = ", ".join(f"{many} {result}" for result, many in results.items())
+                before = f"; those before it: {done}" if done else ""
+                raise Refused(error.status, f"{id}: {error}{before}") from None
     return results
 
 

@@ -10,7 +10,7 @@ import asyncio
 import typer
 
 from gateway import config
-from gateway.command import ConfigPath, clearly, fail, load, say
+from gateway.command import ConfigPath, clearly, existing, fail, load, say
 from storage.database import Database
 from storage.sealing import Progress, seal_all, sealed_by, unlock
 from storage.vault import key_name
@@ -44,6 +44,7 @@ def rotate(config_path: ConfigPath = None) -> None:
         storage = load(config_path).storage
         if storage.encryption_key is None:
             fail("storage.encryption_key is not set: there is no key to encrypt with")
+        existing(storage.path)
         done = asyncio.run(_rotate(storage))
         name = key_name(storage.keys.present or b"")
         say(f"Every token is encrypted with the key {name}: {done.sealed} were not before.")

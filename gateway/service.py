@@ -15,6 +15,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 import typer
+from rich.table import Column
 
 from gateway import auth
 from gateway.command import fail, load, tenant_of
@@ -23,6 +24,7 @@ from gateway.protocol import Role
 R = TypeVar("R")
 
 AUTHOR = "ringback-cli"
+ID_WIDTH = 19  # "cp_" and 16 hex digits
 TTL = 3_600.0  # seconds for which a token of ours is good; each call has a new one
 
 Url = Annotated[
@@ -140,6 +142,11 @@ async def ask(to: Access, method: str, path: str, **options: Any) -> Any:
 def in_path(id: str) -> str:
     """An id as part of a path."""
     return quote(id, safe="")
+
+
+def id_column(name: str) -> Column:
+    """Of ids that other commands take: whole, however narrow the terminal."""
+    return Column(name, min_width=ID_WIDTH, no_wrap=True)
 
 
 def in_utc(at: str) -> str:

@@ -27,7 +27,7 @@ from yarl import URL
 from push import content, credentials, guard, signing, verdicts
 from push.adapters import Adapter, Request, adapter_named
 from push.credentials import OAuth
-from push.failures import failure_of
+from push.failures import failure_of, where
 from push.names import Names
 from push.oauth import NoToken, Token, read_token, token_request
 from push.ring import Claim, Endpoint, Verdict
@@ -198,6 +198,7 @@ class Caller:
                     adapter=endpoint.adapter,
                     ring=claim.ring.id,
                     error=type(error).__name__,
+                    where=where(error),
                 )
         return Exchange(sent, came, verdict_on(came), (loop.time() - began) * 1000.0)
 
@@ -317,6 +318,7 @@ def _judged(
             adapter=endpoint.adapter,
             ring=claim.ring.id,
             error=type(error).__name__,
+            where=where(error),
         )
         return verdicts.judge(outcome, claim.target.token, now)
 

@@ -7,6 +7,7 @@ ring, and to `push.caller` the call.
 from __future__ import annotations
 
 import ssl
+import traceback
 from typing import Final
 
 import aiohttp
@@ -55,3 +56,9 @@ _FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Fail
     ((aiohttp.ClientResponseError, aiohttp.ClientPayloadError), Failure.BAD_HTTP),
     ((aiohttp.ClientConnectionError, OSError), Failure.RESET),
 )
+
+
+def where(error: Exception) -> str:
+    """Return the innermost frames as "file:line in function"; a traceback could show values."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " < ".join(f"{f.filename}:{f.lineno} in {f.name}" for f in reversed(frames))

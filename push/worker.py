@@ -31,7 +31,6 @@ is called again with the same bytes, which is why a backend drops doubles by id.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from random import Random
@@ -40,6 +39,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from push import breaker, retry
+from push.failures import where
 from push.lane import Lane, Turn
 from push.ring import (
     Attempt,
@@ -386,7 +386,7 @@ class PushWorker:
                 tenant=ref.tenant,
                 device=ref.device,
                 error=type(error).__name__,  # its text might quote a message
-                where=_where(error),
+                where=where(error),
             )
         if self._rest_timer is None and not self._draining:
             self._rest_timer = asyncio.create_task(self._end_rests(), name="push-rests")
@@ -406,9 +406,3 @@ class PushWorker:
 def _load(lane: Lane) -> Load:
     waiting = len(lane.waiting) + len(lane.parked)
     return Load(waiting, len(lane.working), lane.health.open, lane.health.suspended)
-
-
-def _where(error: Exception) -> str:
-    """Return the innermost frames as "file:line in function"; a traceback could show values."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    return " < ".join(f"{f.filename}:{f.lineno} in {f.name}" for f in reversed(frames))

@@ -384,6 +384,30 @@ async def _keep_writing(it: Running) -> None:
         await it.write(text="meanwhile")
 
 
+@pytest.mark.parametrize("words", [("renew-epoch",), ("keys", "rotate")])
+async def test_what_is_done_to_a_database_makes_none(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    config = await _written(tmp_path)
+    before = _files(tmp_path)
+    ended = await ringback(tmp_path, *words, "--config", str(config))
+    assert "there is no database" in ended.refused()
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["../x", 'Acme GmbH"]', "a\nb", ""])
+async def test_init_writes_nothing_for_what_is_no_tenants_name(tmp_path: Path, name: str) -> None:
+    refused = (await ringback(tmp_path, "init", "--tenant", name)).refused()
+    assert "1 to 128 of a-z 0-9" in refused
+    assert not _files(tmp_path)
+
+
+async def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    config = await _written(tmp_path)
+    config.write_text("\ufeff" + config.read_text(), encoding="utf-8")
+    assert (await ringback(tmp_path, "check-config", "--config", str(config))).code == 0
+
+
 async def test_a_backup_that_cannot_be_made_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     missing = await ringback(tmp_path, "backup", "copy.db", "--database", "none.db")
     assert "none.db" in missing.refused()

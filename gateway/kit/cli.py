@@ -56,7 +56,9 @@ def run_backend(
     ] = None,
     tenant: TenantName = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 is any free one.")] = DEVELOPMENT_PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="0 is any free one.")
+    ] = DEVELOPMENT_PORT,
     auth_token: AuthToken = None,
     signing_secret: SigningSecrets = None,
     behave: Annotated[
