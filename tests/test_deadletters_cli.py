@@ -34,6 +34,24 @@ async def test_they_are_listed_looked_at_and_replayed(tmp_path: Path) -> None:
         assert len(it.backend.calls) == 2
 
 
+async def test_an_id_is_told_whole_in_the_narrowest_terminal(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        directory = it.gateway.config.storage.path.parent
+        told = await ringback(directory, "deadletters", "list", **(here(it) | {"COLUMNS": "40"}))
+        assert id in told.out
+
+
+async def test_what_was_replayed_before_a_refusal_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        told = (await deadletters(it, "replay", id, "r_none")).refused()
+        assert "r_none: this tenant has no such dead letter" in told
+        assert "1 replayed" in told
+
+
 async def test_a_range_is_replayed_call_after_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,6 +290,11 @@ async def test_the_first_hello_tells_token_state_and_installation_and_no_resume(
         assert client.status.badge_seq is None
 
 
+async def test_a_token_may_come_from_a_plain_function(server: Scripted) -> None:
+    async with customer(server, token=lambda: "from a function") as (_, socket):
+        assert socket.hello["token"] == "from a function"
+
+
 async def test_leaving_the_context_closes_cleanly(server: Scripted) -> None:
     async def play() -> Socket:
         socket = await server.socket()
