@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import time
 from pathlib import Path
@@ -23,7 +23,8 @@ from storage.store import Store
 from tests.simulation.days import Day
 from tests.simulation.disk import LATENCIES
 from tests.simulation.ears import Heard, Mood
-from tests.simulation.peers import ABNORMAL
+from tests.simulation.peers import ABNORMAL, Customer
+from tests.simulation.world import World
 
 replace = msgspec.structs.replace
 
@@ -339,28 +340,38 @@ def test_what_an_endpoint_accepts_that_was_taken_away_during_the_call_was_pushed
     assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "undeliverable"}
 
 
-def test_a_letter_that_is_replayed_does_not_ring_before_it_is_due(day: Day) -> None:
+@pytest.mark.parametrize(
+    ("mood", "again"),
+    [
+        (Mood.REFUSES, lambda world, anna: world.replay("acme")),
+        (Mood.GONE, lambda world, anna: world.register(anna, "phone-1", "TOKEN-2")),
+    ],
+    ids=["a letter that is replayed", "a dead token that is told anew"],
+)
+def test_what_is_owed_again_does_not_ring_before_it_is_due(
+    day: Day, mood: Mood, again: Callable[[World, Customer], None]
+) -> None:
     """Somebody is in chat, and a look for the number on the icon comes first."""
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
     world.run(15.0)
     world.write(anna, MessageKind.PROACTIVE, None)
     world.run(1.0)
-    world.ears.mood = Mood.REFUSES
+    world.ears.mood = mood
     world.write(anna, MessageKind.PROACTIVE, None)
     world.run(1.0)
     world.ears.mood = Mood.ACCEPTS
     visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
     assert visit is not None
     world.run(1.0)
-    world.replay("acme")
-    replayed = world.process.loop.time()
+    again(world, anna)
+    since = world.process.loop.time()
     world.run(1.0)
     visit.read(1)
     world.run(30.0)
     told = world.ears.log[2:]
     assert [heard.kind for heard in told] == ["badge", "proactive"]
-    assert told[1].at >= replayed + world.timing.ack_timeout
+    assert told[1].at >= since + world.timing.ack_timeout
 
 
 class Long(Random):
@@ -393,30 +404,6 @@ def test_a_hold_goes_on_while_a_device_waits_for_its_turn(day: Day) -> None:
         visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
         world.run(0.5)
         assert world.now - began < world.timing.max_hold + 5.0
-
-
-def test_a_dead_token_that_is_told_anew_rings_for_no_message_before_it_is_due(day: Day) -> None:
-    """Somebody is in chat, and a look for the number on the icon comes first."""
-    world, anna = day.world, day.world.person(*ANNA)
-    world.register(anna, "phone-1", "TOKEN-1")
-    world.run(15.0)
-    world.write(anna, MessageKind.PROACTIVE, None)
-    world.run(1.0)
-    world.ears.mood = Mood.GONE
-    world.write(anna, MessageKind.PROACTIVE, None)
-    world.run(1.0)
-    world.ears.mood = Mood.ACCEPTS
-    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=3600.0)
-    assert visit is not None
-    world.run(1.0)
-    world.register(anna, "phone-1", "TOKEN-2")
-    told_anew = world.process.loop.time()
-    world.run(1.0)
-    visit.read(1)
-    world.run(30.0)
-    told = world.ears.log[2:]
-    assert [heard.kind for heard in told] == ["badge", "proactive"]
-    assert told[1].at >= told_anew + world.timing.ack_timeout
 
 
 def test_lifted_quiet_hours_hold_nothing_back_any_more(day: Day) -> None:
