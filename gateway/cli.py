@@ -33,7 +33,6 @@ from gateway.command import (
     ConfigPath,
     TenantName,
     clearly,
-    existing,
     fail,
     load,
     say,
@@ -46,7 +45,7 @@ from gateway.policies import UNREAD_AFTER, Policy
 from gateway.protocol import Role
 from gateway.server import Gateway
 from storage import audit
-from storage.database import Database, copy
+from storage.database import Database, copy, existing
 from storage.records import Key
 from storage.store import Store, Told
 

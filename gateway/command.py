@@ -44,13 +44,6 @@ def tenant_of(settings: config.Config, name: str | None) -> str:
     return name
 
 
-def existing(path: Path) -> Path:
-    """The database at `path`, for who is not to make one."""
-    if not path.exists():
-        fail(f"there is no database {path}")
-    return path
-
-
 @contextmanager
 def clearly() -> Iterator[None]:
     """One line for what the operator can mend, exit code 2."""

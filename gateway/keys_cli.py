@@ -10,8 +10,8 @@ import asyncio
 import typer
 
 from gateway import config
-from gateway.command import ConfigPath, clearly, existing, fail, load, say
-from storage.database import Database
+from gateway.command import ConfigPath, clearly, fail, load, say
+from storage.database import Database, existing
 from storage.sealing import Progress, seal_all, sealed_by, unlock
 from storage.vault import key_name
 

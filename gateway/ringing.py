@@ -20,7 +20,7 @@ from gateway.chat import Chat, no_live_device
 from gateway.delivery import Action, Decision, Facts, InHand, Reason
 from gateway.protocol import ReceiptState
 from gateway.wanted import Wanted, all_unwanted, to_ring
-from gateway.wishes import is_muted, quiet_until
+from gateway.wishes import House, is_muted, quiet_until
 from push import content
 from push.backends import Backend, choose
 from push.ring import Attempt, Claim, DeviceRef, Pause, Ring, RingKind, Target, VerdictKind
@@ -166,15 +166,12 @@ class Ringing:
         before = c
         for device in c.devices:
             if device.wake_at is not None and device.wake_at > tx.now:
-                house = self._chat.houses_before.get(c.tenant)
-                if house is not None and device.wake_at == quiet_until(
-                    tx.now, c.wishes, device.time_zone, house
-                ):
-                    c = c.with_device(replace(device, wake_at=tx.now))  # looked at by new hours
-                    continue
                 quiet = self._quiet_until(tx.now, c, device) or 0.0
                 backoff = max(_backoff(device), quiet - tx.now)
                 near = delivery.within_reason(device.wake_at, tx.now, self._chat.timing, backoff)
+                house = self._chat.houses_before.get(c.tenant)
+                if house and device.wake_at == self._quiet_until(tx.now, c, device, house):
+                    near = tx.now  # it waits for the end of hours that are others now
                 if near != device.wake_at:
                     c = c.with_device(replace(device, wake_at=near))
         return c if c is before else tx.put(c)
@@ -234,8 +231,12 @@ class Ringing:
             installation=device.installation,
         )
 
-    def _quiet_until(self, now: float, c: Conversation, device: Device) -> float | None:
-        return quiet_until(now, c.wishes, device.time_zone, self._chat.rules(c.tenant).house)
+    def _quiet_until(
+        self, now: float, c: Conversation, device: Device, house: House | None = None
+    ) -> float | None:
+        """By the tenant's hours, or by those of `house`."""
+        house = house or self._chat.rules(c.tenant).house
+        return quiet_until(now, c.wishes, device.time_zone, house)
 
     def _facts(
         self,
@@ -503,7 +504,7 @@ class Ringing:
             c, moves = tx.transition(c, covered, upto, Trigger.ACCEPTANCE)
             self._tell(tx, c, moves)
             if not outcomes.pending(c):
-                c = tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
+                return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
         return self.settle_undeliverable(tx, c)
 
     # Where, and who hears of it

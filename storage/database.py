@@ -104,8 +104,7 @@ class Database:
 
         With `one_moment`, all that is read until it is closed is as it was at the first reading.
         """
-        if not self.path.exists():
-            raise CannotOpen(f"there is no database {self.path}")
+        existing(self.path)
         try:
             self._reader = await self._connecting(
                 f"{self.path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
@@ -262,6 +261,13 @@ class Database:
                 await writer.close()
 
 
+def existing(path: Path) -> Path:
+    """`path`, for who is not to make a database there. Raises `CannotOpen`."""
+    if not path.exists():
+        raise CannotOpen(f"there is no database {path}")
+    return path
+
+
 @contextmanager
 def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """One consistent view of everything committed, read-only, beside a running gateway or not.
@@ -269,8 +275,7 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     For programs that do nothing else meanwhile: it blocks. As long as it is held, the gateway's
     write-ahead log cannot be folded back and grows. Raises `CannotOpen`.
     """
-    if not path.exists():
-        raise CannotOpen(f"there is no database {path}")
+    existing(path)
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     except sqlite3.Error as error:
