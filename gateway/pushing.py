@@ -163,7 +163,7 @@ class Book:
         if self._chat.draining:
             return None
         c = self._store.peek(key)
-        each = c is None or sees_each(c, self._clock())
+        each = c is None or c.push_due_at is not None or sees_each(c, self._clock())
         try:
             return await self._store.submit(
                 change, Needs(keys=(key,), unacked=key if each else None), later=True
@@ -188,8 +188,11 @@ class Book:
                 c = self._ringing.settle(tx, c, claim, attempt)
             tx.after_commit(lambda: self._let_go(ref, c))
 
+        standing = self._store.peek(key)
+        due = standing is None or standing.push_due_at is not None  # it may have been of what rang
         try:
-            await self._store.submit(change, Needs(keys=(key,)), later=True)
+            needs = Needs(keys=(key,), unacked=key if due else None)
+            await self._store.submit(change, needs, later=True)
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
 

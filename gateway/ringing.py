@@ -80,10 +80,26 @@ class Ringing:
                 c, moves = tx.transition(c, before, message.cut, Trigger.EXPIRY, reason)
                 self._tell(tx, c, moves)
         nearest = min((at for _, at in waiting if at > tx.now), default=None)
-        if not outcomes.pending(c):
-            return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
         # Beyond what one change looks at (`Store.UNACKED`) there may be more: look again soon.
-        return tx.put(replace(c, expires_at=nearest or tx.now + AGAIN))
+        return self._leave_rest(tx, tx.put(replace(c, expires_at=nearest or tx.now + AGAIN)))
+
+    def _leave_rest(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Some messages are settled, and not by an ack: a due time that was theirs is no longer.
+
+        In chat what is left pending is due when the oldest of it is (rule 1), as after an ack.
+        """
+        waiting = outcomes.pending(c)
+        if not waiting:
+            return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
+        if c.push_due_at is None or not self._chat.hub.is_in_chat(c.key):
+            return c
+        known = tx.unacked(c) if tx.knows_unacked(c) else [c.newest_counted]
+        first = waiting[0].lo_ord + 1
+        oldest = next((m.at for m in known if m is not None and m.ord == first), None)
+        if oldest is None:  # beyond what was read: not later than it was
+            return c
+        due = delivery.due_after_ack(c.push_due_at, oldest, self._chat.timing.ack_timeout)
+        return c if due == c.push_due_at else tx.put(replace(c, push_due_at=due))
 
     def _fan_out(self, tx: Transaction, c: Conversation) -> Conversation:
         """Every live device that is behind owes a ring from now on (rule 6)."""
@@ -137,7 +153,8 @@ class Ringing:
             return c
         c, moves = tx.transition(c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
         self._tell(tx, c, moves)
-        return self.settle_undeliverable(tx, c) if moves else c  # what is left needs somebody too
+        # What is left needs somebody too.
+        return self.settle_undeliverable(tx, self._leave_rest(tx, c)) if moves else c
 
     def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
         """Whose endpoint was taken out of the configuration: nothing is owed to it any more.
@@ -321,7 +338,7 @@ class Ringing:
                 reason = Reason.OPTED_OUT.value
                 c, moves = tx.transition(c, before, message.cut, Trigger.NO_DEVICE_LEFT, reason)
                 self._tell(tx, c, moves)
-        return c
+        return self._leave_rest(tx, c) if unwanted else c
 
     def reconsider(self, tx: Transaction, c: Conversation, before: Conversation) -> Conversation:
         """Wishes or zones are other than `before`: who waits for the end of quiet hours is looked
@@ -503,8 +520,7 @@ class Ringing:
                 tx.event(c, covered.seq + 1, upto.seq, "rang_after_ack")
             c, moves = tx.transition(c, covered, upto, Trigger.ACCEPTANCE)
             self._tell(tx, c, moves)
-            if not outcomes.pending(c):
-                return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
+            c = self._leave_rest(tx, c)
         return self.settle_undeliverable(tx, c)
 
     # Where, and who hears of it

@@ -27,7 +27,10 @@ class Wanted(NamedTuple):
 
 
 def to_ring(tx: Transaction, c: Conversation, device: Device) -> Wanted:
-    """What the device was not rung for, has not expired, and the customer wants to be rung for."""
+    """What the device was not rung for, has not expired, and the customer wants to be rung for.
+
+    What is not due yet is taken along; by itself it is no reason to ring.
+    """
     newest = c.newest_counted
     behind = max(device.covered_ord, c.acked_ord)
     if newest is None or newest.ord <= behind:
@@ -41,6 +44,9 @@ def to_ring(tx: Transaction, c: Conversation, device: Device) -> Wanted:
     ]
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
+    if wanted and wanted[0].ord > device.owed_ord:
+        owed = tuple(m for m in unwanted if m.ord <= device.owed_ord)
+        return Wanted(None, owed[-1].cut if owed else None, owed)
     if not wanted:
         return Wanted(None, _read_upto(tx, c, behind), unwanted)
     after = sum(m.ord > wanted[-1].ord for m in unwanted)
@@ -66,7 +72,7 @@ def sees_each(c: Conversation, now: float) -> bool:
     """
     newest = c.newest_counted
     expired = newest is None or (newest.expires_at is not None and newest.expires_at <= now)
-    return expired or opted_out(c)
+    return expired or opted_out(c) or any(d.owes and d.owed_ord < c.last_ord for d in c.devices)
 
 
 def opted_out(c: Conversation) -> bool:

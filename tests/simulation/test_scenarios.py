@@ -629,3 +629,58 @@ def test_a_ring_that_expires_during_its_call_takes_nothing_from_the_hold(day: Da
     world.run(30.0)
     assert [heard.seq for heard in rung(day)] == [2]
     assert rung(day)[0].at >= came + world.timing.ack_timeout
+
+
+def test_what_expires_while_others_are_in_chat_leaves_them_their_own_time(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, 4.0)
+    world.run(3.0)
+    wrote = world.process.loop.time()
+    world.write(anna, MessageKind.CHAT, None)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [3]
+    assert rung(day)[0].at >= wrote + world.timing.ack_timeout
+
+
+def test_what_came_after_a_message_that_expired_in_hand_has_its_own_time(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.PROACTIVE, 5.0)
+    world.run(1.0)
+    world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(4.5)
+    wrote = world.process.loop.time()
+    world.write(anna, MessageKind.CHAT, None)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(30.0)
+    assert rung(day)[-1].seq == 2
+    assert rung(day)[-1].at >= wrote + world.timing.ack_timeout
+
+
+def test_what_a_ring_took_along_leaves_no_due_time_to_what_came_after(day: Day) -> None:
+    """The due time of a message that was rung for before it was due. Found by day 1009774."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.ears.rng = Four(1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.SLOW
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(0.2)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(0.3)
+    world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(4.8)
+    world.write(anna, MessageKind.CHAT, None)  # the next ring, for the second, takes it along
+    world.run(3.5)
+    wrote = world.process.loop.time()
+    world.write(anna, MessageKind.CHAT, None)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [1, 3, 5]
+    assert rung(day)[-1].at >= wrote + world.timing.ack_timeout
