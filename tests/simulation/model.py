@@ -330,6 +330,12 @@ class Model:
         acked = self._acked.get(conversation, 0)
         fresh = [s for s in counted if lo < s <= hi and s > acked]
         assert fresh, f"{name}: {ring} covers only what was acked before (I3)"
+        gone = db.execute(
+            "SELECT seq FROM messages WHERE conversation = ? AND expires_at <= ?", (conversation, at)
+        )
+        over = {seq for (seq,) in gone}
+        fresh = [s for s in fresh if s not in over]
+        assert fresh, f"{name}: {ring} covers only what was acked or expired before (rule 7)"
         self._in_time(db, conversation, (tenant, name), fresh, at)
 
     def _looked(
