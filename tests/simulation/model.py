@@ -331,7 +331,8 @@ class Model:
         fresh = [s for s in counted if lo < s <= hi and s > acked]
         assert fresh, f"{name}: {ring} covers only what was acked before (I3)"
         gone = db.execute(
-            "SELECT seq FROM messages WHERE conversation = ? AND expires_at <= ?", (conversation, at)
+            "SELECT seq FROM messages WHERE conversation = ? AND expires_at <= ?",
+            (conversation, at),
         )
         over = {seq for (seq,) in gone}
         fresh = [s for s in fresh if s not in over]
