@@ -46,6 +46,7 @@ class Bench:
     async def floor(self) -> None:
         for conversations in self.size.conversations:
             await throughput.parts(self.report, conversations, self.size)
+        await push.parts(self.report, self.size)
 
     async def latency(self) -> None:
         for conversations in self.size.conversations:

@@ -17,12 +17,13 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 from aiohttp import ClientSession, TCPConnector
 
 from bench import bulk, chat, servers, wire
 from bench.chat import Chat, clock
+from bench.pushfloor import Part
 from bench.report import Report, Row
 from bench.servers import Process
 from bench.size import Size
@@ -124,32 +125,99 @@ def run_bare_client() -> None:
 
 async def rate(report: Report, size: Size) -> None:
     """Pushes a second: so many customers are due at once; first call to last."""
-    ours, bare, loads = list[float](), list[float](), list[float]()
+    ours, floors, bare = list[Rate](), list[Rate](), list[Rate]()
     for _ in range(size.rounds):
         async with backend() as it:
-            with servers.scratch() as directory:
-                bulk.write(directory, bulk.Group("p-", size.pushes, 1, pending=True))
-                with servers.gateway(directory, endpoint=it.url) as process:
-                    await it.reached(1)
-                    own = time.process_time()
-                    await it.reached(size.pushes)
-                    took = it.last - it.first
-                    ours.append(size.pushes / took)
-                    loads.append((time.process_time() - own) / took)
-                    await _settled(process, size.pushes)
+            ours.append(await _ours(it, size))
             bare.append(await _bare(it, size))
-    report.rows.append(
+        async with backend() as another:
+            floors.append(await _floor(another, Part.OUTCOMES, it.request, size))
+    report.rows += [
         Row(
             "5 pushes",
             f"{size.pushes:,} due at once, signed",
             "/s",
-            ours,
-            bare,
+            [one.rate for one in ours],
+            [one.rate for one in bare],
             "POSTs/s, bare aiohttp client",
             at_least=0.4,
-            load=loads,
+            load=[one.load for one in ours],
+        ),
+        Row(
+            "",
+            "against the floor (bench/pushfloor.py)",
+            "/s",
+            [one.rate for one in ours],
+            [one.rate for one in floors],
+            "/s, what is promised, as lean as can be",
+            load=[one.load for one in floors],
+            note="load CPU of the floor",
+        ),
+    ]
+
+
+async def parts(report: Report, size: Size) -> None:
+    """Add rows: what each part of a push costs at the least, beside the bare call and ours."""
+    ours, bare = list[Rate](), list[Rate]()
+    floors: dict[Part, list[Rate]] = {part: [] for part in Part}
+    for _ in range(size.rounds):
+        async with backend() as it:
+            ours.append(await _ours(it, size))
+            bare.append(await _bare(it, size))
+        for part, rates in floors.items():
+            async with backend() as another:
+                rates.append(await _floor(another, part, it.request, size))
+    costs = {part.name.lower(): rates for part, rates in floors.items()}
+    report.rows += [
+        Row(
+            "" if number else "5 floor",
+            f"CPU per push: {name}",
+            "µs",
+            [one.cpu_us for one in rates],
+            [one.cpu_us for one in bare],
+            "µs per POST, bare aiohttp client",
+            load=[one.load for one in rates],
         )
-    )
+        for number, (name, rates) in enumerate({**costs, "ringback": ours}.items())
+    ]
+
+
+class Rate(NamedTuple):
+    """Calls a second, CPU of the caller's process for each, and the share that the load used."""
+
+    rate: float
+    cpu_us: float
+    load: float
+
+
+async def _drained(it: Backend, process: Process, pushes: int) -> Rate:
+    """How fast so many calls came, from the first to the last."""
+    await it.reached(1)
+    own, cpu = time.process_time(), process.cpu()
+    await it.reached(pushes)
+    took = it.last - it.first
+    own, cpu = time.process_time() - own, process.cpu() - cpu
+    return Rate(pushes / took, cpu / pushes * 1e6, own / took)
+
+
+async def _ours(it: Backend, size: Size) -> Rate:
+    with servers.scratch() as directory:
+        bulk.write(directory, bulk.Group("p-", size.pushes, 1, pending=True))
+        with servers.gateway(directory, endpoint=it.url) as process:
+            found = await _drained(it, process, size.pushes)
+            await _settled(process, size.pushes)
+            return found
+
+
+async def _floor(it: Backend, part: Part, request: tuple[bytes, bytes], size: Size) -> Rate:
+    headers, body = _as_sent(request)
+    given = (part.name, it.url, str(size.pushes), json.dumps(headers), body)
+    code = "import uvloop; from bench.pushfloor import main; uvloop.run(main())"
+    with (
+        servers.scratch() as directory,
+        servers.python(code, str(directory / "floor.db"), *given) as process,
+    ):
+        return await _drained(it, process, size.pushes)
 
 
 async def _settled(process: Process, pushed: int) -> None:
@@ -161,17 +229,24 @@ async def _settled(process: Process, pushed: int) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _bare(it: Backend, size: Size) -> float:
-    head, body = it.request
-    lines = head.decode().split("\r\n")[1:]
-    given = dict(line.split(": ", 1) for line in lines)
-    headers = {k: v for k, v in given.items() if k.lower() not in ("host", "content-length")}
+async def _bare(it: Backend, size: Size) -> Rate:
+    headers, body = _as_sent(it.request)
     code = "from bench.push import run_bare_client; run_bare_client()"
-    with servers.python(code, it.url, json.dumps(headers), body.decode()):
+    with servers.python(code, it.url, json.dumps(headers), body) as process:
         await asyncio.sleep(size.warm)
-        before, began = it.calls, clock()
+        before, began, cpu, own = it.calls, clock(), process.cpu(), time.process_time()
         await asyncio.sleep(size.seconds)
-        return (it.calls - before) / (clock() - began)
+        calls, took = it.calls - before, clock() - began
+        cpu, own = process.cpu() - cpu, time.process_time() - own
+        return Rate(calls / took, cpu / calls * 1e6, own / took)
+
+
+def _as_sent(request: tuple[bytes, bytes]) -> tuple[dict[str, str], str]:
+    """The headers and the body of a call, for who makes the same."""
+    head, body = request
+    given = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    own = ("host", "content-length")
+    return {k: v for k, v in given.items() if k.lower() not in own}, body.decode()
 
 
 async def backlog(report: Report, chat_rate: float, size: Size) -> None:
@@ -191,7 +266,7 @@ async def backlog(report: Report, chat_rate: float, size: Size) -> None:
                     rates.append(size.backlog / (it.last - it.first))
                     delays.append(window.delay_ms(0.99))
                     refused += load.refused
-            bare.append(await _bare(it, size))
+            bare.append((await _bare(it, size)).rate)
     report.rows += [
         Row(
             "5 backlog",

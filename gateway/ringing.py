@@ -208,7 +208,8 @@ class Ringing:
         """
         wanted = to_ring(tx, c, device)
         quiet = self._quiet_until(tx.now, c, device)
-        facts = self._facts(tx, c, device, wanted, quiet, pause)
+        backend = self.backend(c.tenant, device)
+        facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
         decision = delivery.look(facts)
         self._looked(tx, c, device, decision)
         match decision.action:
@@ -224,14 +225,22 @@ class Ringing:
                 self._cancel(tx, c, device, decision.reason)
                 return None
             case Action.RETRY:
+                ring = msgspec.json.decode(device.ring or "", type=Ring)
                 device = replace(device, attempt=device.attempt + 1)
                 tx.put(c.with_device(device))
             case Action.RING:
                 c = self._leave_be(tx, c, wanted.unwanted)
-                device = self._claim(tx, c, device, wanted)
+                device, ring = self._claim(tx, c, device, wanted)
             case Action.BADGE:
-                device = self._claim(tx, c, device, Wanted())
-        return _claim_of(ref, device, self.backend(ref.tenant, device))
+                device, ring = self._claim(tx, c, device, Wanted())
+        return Claim(
+            ref=ref,
+            generation=device.generation,
+            ring=ring,
+            target=Target(device.token, fingerprint(device.token)),
+            attempt=device.attempt,
+            backend=backend.name if backend is not None else "",
+        )
 
     def _looked(self, tx: Transaction, c: Conversation, device: Device, decision: Decision) -> None:
         tx.after_commit(lambda: self.decided(c.tenant, decision))
@@ -260,6 +269,7 @@ class Ringing:
         tx: Transaction,
         c: Conversation,
         device: Device,
+        backend: Backend | None,
         wanted: Wanted,
         quiet: float | None,
         pause: Pause | None,
@@ -276,7 +286,6 @@ class Ringing:
                 current=ring.unread == c.unread,
                 unwanted=all_unwanted(tx, c, device),
             )
-        backend = self.backend(c.tenant, device)
         silent = backend is not None and backend.silent
         behind = device.owed_ord - max(device.covered_ord, c.acked_ord)
         return Facts(
@@ -350,7 +359,9 @@ class Ringing:
                 c = c.with_device(replace(now, wake_at=tx.now))
         return tx.put(c)
 
-    def _claim(self, tx: Transaction, c: Conversation, device: Device, wanted: Wanted) -> Device:
+    def _claim(
+        self, tx: Transaction, c: Conversation, device: Device, wanted: Wanted
+    ) -> tuple[Device, Ring]:
         """Fix device, coverage and content (rule 7). Under this id nothing changes any more."""
         newest, upto = wanted.newest, wanted.upto or device.covered
         tenant = self._chat.rules(c.tenant)
@@ -383,7 +394,7 @@ class Ringing:
         )
         device = replace(
             device,
-            ring=orjson.dumps(msgspec.to_builtins(ring)).decode(),
+            ring=msgspec.json.encode(ring).decode(),
             ring_seq=upto.seq,
             ring_ord=upto.ord,
             attempt=1,
@@ -402,7 +413,7 @@ class Ringing:
             unread=c.unread,
             device=fingerprint(device.token),
         )
-        return device
+        return device, ring
 
     def _cancel(self, tx: Transaction, c: Conversation, device: Device, reason: Reason) -> None:
         """End the ring in hand without another call; look again at once for what else is owed."""
@@ -557,17 +568,6 @@ class _Told(msgspec.Struct, frozen=True):
 
     environment: str | None = None
     app: str | None = None
-
-
-def _claim_of(ref: DeviceRef, device: Device, backend: Backend | None) -> Claim:
-    return Claim(
-        ref=ref,
-        generation=device.generation,
-        ring=msgspec.json.decode(device.ring or "", type=Ring),
-        target=Target(device.token, fingerprint(device.token)),
-        attempt=device.attempt,
-        backend=backend.name if backend is not None else "",
-    )
 
 
 def _backoff(device: Device) -> float:
