@@ -204,7 +204,7 @@ def push_conform(
         else:
             report.show(found, bench, verbose=verbose)
         if not report.conforms(found):
-            raise typer.Exit(1)
+            raise typer.Exit(1 if report.answered(found) else 2)
 
 
 def _is_address(url: str) -> bool:

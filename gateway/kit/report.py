@@ -14,6 +14,7 @@ from gateway.kit import probe
 from gateway.kit.bench import Bench, Finding, Result
 from gateway.kit.conformance import Check
 from push.caller import Exchange
+from push.verdicts import Answer
 
 CONTRACT: Final = "docs/push-contract.md"
 _STYLES: Final = {
@@ -29,6 +30,11 @@ Found = Sequence[tuple[Check, Finding]]
 def conforms(found: Found) -> bool:
     """Tell whether nothing failed. What could not be seen is not held against the backend."""
     return all(finding.result is not Result.FAIL for _, finding in found)
+
+
+def answered(found: Found) -> bool:
+    """Tell whether the backend was there at all."""
+    return any(isinstance(call.came, Answer) for _, finding in found for call in finding.calls)
 
 
 def show(found: Found, bench: Bench, *, verbose: bool) -> None:
@@ -53,6 +59,8 @@ def show(found: Found, bench: Bench, *, verbose: bool) -> None:
     counted = Counter(finding.result for _, finding in found)
     counts = ", ".join(f"{counted[result]} {result}" for result in Result if counted[result])
     verdict = "the backend conforms" if conforms(found) else "the backend does NOT conform"
+    if not answered(found):
+        verdict = "the backend did not answer"
     console.print(f"\n{counts}: {verdict}")
 
 

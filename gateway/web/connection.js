@@ -23,6 +23,7 @@ const BACKOFF_FIRST = 1_000; // ms
 const BACKOFF_MOST = 30_000;
 const RESTART_WINDOW = 5_000; // until a welcome tells it
 const CROWDED = 1_000; // after 4003, besides the backoff
+const TOKEN_WITHIN = 60_000; // the app's server may have to start first
 const OPEN_WITHIN = 15_000; // the handshake and the welcome
 const CLOSE_WITHIN = 1_000; // after an error
 const PING_AFTER = 20_000; // of silence
@@ -387,7 +388,7 @@ export class Connection {
     const attempt = ++this.#attempt;
     const current = () => attempt === this.#attempt;
     this.#clear();
-    this.#after("open", OPEN_WITHIN, () => this.#giveUp());
+    this.#after("open", TOKEN_WITHIN, () => this.#giveUp());
     this.#change("connecting");
     try {
       const old = this.#token === null || refreshIn(this.#token, this.serverNow) === 0;
@@ -398,7 +399,9 @@ export class Connection {
         this.#token = token;
         this.#known = false;
         call(this.#options.onToken, token);
+        if (!current()) return;
       }
+      this.#after("open", OPEN_WITHIN, () => this.#giveUp());
       this.#socket = this.#env.socket(this.#options.url, [SUBPROTOCOL]);
     } catch (error) {
       if (!current()) return;

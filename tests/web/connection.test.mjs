@@ -226,13 +226,25 @@ test("a token callback or a server that never answers does not hang the client",
   const answers = [new Promise(() => {}), "token"];
   const { it } = connection(stage, { token: () => answers.shift() });
   it.start();
-  await stage.pass(15_000);
+  await stage.pass(60_000);
   assert.equal(it.phase, "waiting");
   await stage.pass(stage.next);
   stage.socket.opens();
   await stage.pass(15_000);
   assert.equal(it.phase, "waiting");
   assert.notEqual(stage.socket.closedWith, undefined);
+});
+
+test("a token that takes its time leaves the handshake the time that it has", async () => {
+  const stage = new Stage();
+  const seen = connection(stage, {
+    token: () => new Promise((resolve) => stage.environment.setTimer(() => resolve("token"), 40_000)),
+  });
+  seen.it.start();
+  await stage.pass(40_000);
+  await stage.pass(10_000);
+  await stage.welcome();
+  assert.equal(seen.it.phase, "connected");
 });
 
 test("the token is refreshed on the open socket before it ends, by the server's clock", async () => {
