@@ -307,6 +307,7 @@ def copy(path: Path, to: Path) -> None:
         try:
             with closing(sqlite3.connect(to)) as target:
                 db.backup(target)
+                target.execute("PRAGMA journal_mode = DELETE")  # so it is read where none may write
             os.fsync(made)
             _sync_directory(to.parent)
         except (sqlite3.Error, OSError) as error:

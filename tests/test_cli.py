@@ -370,6 +370,7 @@ async def test_a_backup_is_whole_while_others_write_and_can_be_gone_back_to(tmp_
         assert str(copy) in (await ringback(tmp_path, *words)).refused(), "it is not overwritten"
     held = await ringback(tmp_path, "check", "--database", str(copy))
     assert (held.code, "all holds" in held.out) == (0, True), held
+    assert copy.read_bytes()[18:20] == b"\1\1", "no write-ahead log: it can be read where none is"
     for name in (path, *path.parent.glob(path.name + "-*")):
         name.unlink()
     copy.rename(path)
