@@ -17,6 +17,7 @@ import asyncio
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,3 +79,5 @@ if __name__ == "__main__":
         asyncio.run(main(os.environ))
     except KeyError as missing:
         sys.exit(f"{missing.args[0]} is not set; see: pydoc examples.customer_backend.__main__")
+    except (OSError, ValueError, sqlite3.Error) as wrong:
+        sys.exit(f"the customer backend cannot start: {wrong}")
