@@ -77,6 +77,8 @@ def pending(conversation: Conversation) -> list[Span]:
     """The spans that have no outcome yet."""
     if conversation.acked_ord == conversation.last_ord:
         return []
+    if not conversation.settled:
+        return [_span(conversation.acked, conversation.last, Outcome.PENDING)]
     return [s for s in segments(conversation) if s.outcome is Outcome.PENDING]
 
 
