@@ -349,7 +349,7 @@ class Campaigns:
                 await lane.wake.wait()
                 continue
             early = run.next_at - self._chat.clock()
-            if early > 0 or self._waiting(tenant) > BUSY:
+            if early > 0 or (self._waiting(tenant) > BUSY and not self._is_over(run.campaign)):
                 await _either(lane.wake, min(early, LONGEST) if early > 0 else AGAIN)
                 continue
             began = self._chat.clock()
@@ -359,6 +359,9 @@ class Campaigns:
                 await self._rest(run, error)
             # As long again for the others: on a busy gateway a campaign is the first to slow down.
             await asyncio.sleep(min(self._chat.clock() - began, RETRY))
+
+    def _is_over(self, campaign: Campaign) -> bool:
+        return campaign.expires_at is not None and campaign.expires_at <= self._chat.clock()
 
     async def _rest(self, run: _Run, error: Exception) -> None:
         """Try again in a while. What was not confirmed may have been written: only the disk knows

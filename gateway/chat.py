@@ -372,14 +372,15 @@ class Chat:
         before = c
         if cut.ord <= c.acked_ord:
             return tx.acknowledge(c, cut)[0]
-        due = c.push_due_at
-        if due is not None:
-            oldest = None
-            if cut.ord < c.last_ord:
-                mark = tx.mark(c, seq)
-                oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
-            due = delivery.due_after_ack(due, oldest, self.timing.ack_timeout)
-        c, _ = tx.acknowledge(c, cut, push_due_at=due)
+        oldest = None
+        if cut.ord < c.last_ord:
+            mark = tx.mark(c, seq)
+            oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
+        due = delivery.due_after_ack(c.push_due_at, oldest, self.timing.ack_timeout)
+        held = c.hold_from
+        if held is not None:  # what joins held of others takes nothing from the hold of the rest
+            held = None if oldest is None else max(held, oldest)
+        c, _ = tx.acknowledge(c, cut, push_due_at=due, hold_from=held)
         tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **_who(session))
         if session.installation is not None:
             self._note(tx, session, seq)

@@ -208,9 +208,14 @@ class Core:
             self._worker.wake(ref, backend)
 
     def _waiting(self, tenant: str) -> int:
-        """How many of a tenant's devices wait for a free call, at whichever backend."""
+        """How many of a tenant's devices wait for a free call, at those backends that work.
+
+        If none does, at all of them: there is no hurry then, and the more wait the longer it takes.
+        """
         loads = self._worker.loads() if self._worker is not None else {}
-        return sum(load.waiting for (name, _), load in loads.items() if name == tenant)
+        theirs = [load for (name, _), load in loads.items() if name == tenant]
+        working = [load for load in theirs if not load.open]
+        return sum(load.waiting for load in working or theirs)
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, Unavailable):

@@ -187,6 +187,7 @@ class Facts(msgspec.Struct, frozen=True):
     in_hand: InHand | None = None
     behind: int = 0  # counted messages neither acked nor covered by an earlier ring
     all_expired: bool = False
+    early_in_chat: bool = False  # all that it would be rung for came within the ack timeout
     all_read: bool = False
     badge_is_high: bool = False  # the device was told more unread than there are now
     paused: Reason | None = None  # why the endpoint is not called at present
@@ -226,6 +227,8 @@ def _look(facts: Facts) -> Decision:
     if facts.in_hand is not None:
         return _look_again(facts.in_hand, facts)
     if facts.behind and not facts.all_expired:
+        if facts.early_in_chat:
+            return Decision(Action.WAIT, Reason.IN_CHAT)
         wished = _wished(facts, facts.unwanted)
         if wished is not None:
             return Decision(Action.SKIP, wished)

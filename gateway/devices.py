@@ -198,7 +198,7 @@ class Devices:
                 self._remove(tx, owner)
 
         device = (key.tenant, installation, None)
-        await self._store.submit(change, Needs(keys=(key,), unacked=key, device=device))
+        await self._store.submit(change, Needs(keys=(key,), device=device))
 
     async def deregister_by_key(self, installation: str, given: str) -> KeyCheck:
         """Remove the registration that `given` was made for, if it still is this installation's."""

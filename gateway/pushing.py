@@ -22,7 +22,7 @@ from gateway.ringing import Ringing
 from gateway.wanted import sees_each
 from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Pause
 from storage.errors import Unavailable
-from storage.records import Conversation, Device, Key
+from storage.records import Conversation, Device, Key, Outcome
 from storage.store import Needs, Store
 from storage.transaction import Transaction
 
@@ -149,7 +149,7 @@ class Book:
             claim: Claim | Pause | None = None
             if c is None or device is None or device.wake_at is None:
                 pass
-            elif sees_each(c, tx.now) and not tx.knows_unacked(c):
+            elif self._sees_each(c, tx.now) and not tx.knows_unacked(c):
                 pass  # a wish, or an expiry, since the look was asked for: it is asked for again
             else:
                 claim = self._ringing.judge(tx, c, device, ref, pause)
@@ -163,13 +163,16 @@ class Book:
         if self._chat.draining:
             return None
         c = self._store.peek(key)
-        each = c is None or c.push_due_at is not None or sees_each(c, self._clock())
+        each = c is None or self._sees_each(c, self._clock())
         try:
             return await self._store.submit(
                 change, Needs(keys=(key,), unacked=key if each else None), later=True
             )
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
+
+    def _sees_each(self, c: Conversation, now: float) -> bool:
+        return sees_each(c, now, in_chat=self._chat.hub.is_in_chat(c.key))
 
     def _let_go(self, ref: DeviceRef, c: Conversation | None) -> None:
         self._busy.pop(ref, None)
@@ -188,13 +191,16 @@ class Book:
                 c = self._ringing.settle(tx, c, claim, attempt)
             tx.after_commit(lambda: self._let_go(ref, c))
 
-        standing = self._store.peek(key)
-        due = standing is None or standing.push_due_at is not None  # it may have been of what rang
         try:
-            needs = Needs(keys=(key,), unacked=key if due else None)
+            needs = Needs(keys=(key,), unacked=key if _has_expired(self._store.peek(key)) else None)
             await self._store.submit(change, needs, later=True)
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
+
+
+def _has_expired(c: Conversation | None) -> bool:
+    """Whether some of what a ring covers may have expired before it was claimed."""
+    return c is None or any(span.outcome is Outcome.EXPIRED for span in c.settled)
 
 
 def _is_expiring(c: Conversation, now: float) -> bool:

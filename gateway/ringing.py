@@ -24,6 +24,7 @@ from gateway.wishes import House, is_muted, quiet_until
 from push import content
 from push.backends import Backend, choose
 from push.ring import Attempt, Claim, DeviceRef, Pause, Ring, RingKind, Target, VerdictKind
+from push.verdicts import RETRY_AFTER_MOST
 from storage import outcomes
 from storage.deadletters import Cause, DeadLetter, dead_letter_put
 from storage.outcomes import Move, Trigger
@@ -63,7 +64,7 @@ class Ringing:
                 c = tx.put(replace(c, push_due_at=due))
             if due <= tx.now:
                 c = self._fan_out(tx, c)
-        return self._bring_near(tx, self._give_up(tx, c))
+        return self._bring_near(tx, self.settle_undeliverable(tx, self._give_up(tx, c)))
 
     def _expire(self, tx: Transaction, c: Conversation) -> Conversation:
         """Settle what has passed its time, and find out when the next will."""
@@ -80,26 +81,10 @@ class Ringing:
                 c, moves = tx.transition(c, before, message.cut, Trigger.EXPIRY, reason)
                 self._tell(tx, c, moves)
         nearest = min((at for _, at in waiting if at > tx.now), default=None)
+        if not outcomes.pending(c):
+            return _nothing_left(tx, c)
         # Beyond what one change looks at (`Store.UNACKED`) there may be more: look again soon.
-        return self._leave_rest(tx, tx.put(replace(c, expires_at=nearest or tx.now + AGAIN)))
-
-    def _leave_rest(self, tx: Transaction, c: Conversation) -> Conversation:
-        """Some messages are settled, and not by an ack: a due time that was theirs is no longer.
-
-        In chat what is left pending is due when the oldest of it is (rule 1), as after an ack.
-        """
-        waiting = outcomes.pending(c)
-        if not waiting:
-            return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
-        if c.push_due_at is None or not self._chat.hub.is_in_chat(c.key):
-            return c
-        known = tx.unacked(c) if tx.knows_unacked(c) else [c.newest_counted]
-        first = waiting[0].lo_ord + 1
-        oldest = next((m.at for m in known if m is not None and m.ord == first), None)
-        if oldest is None:  # beyond what was read: not later than it was
-            return c
-        due = delivery.due_after_ack(c.push_due_at, oldest, self._chat.timing.ack_timeout)
-        return c if due == c.push_due_at else tx.put(replace(c, push_due_at=due))
+        return tx.put(replace(c, expires_at=nearest or tx.now + AGAIN))
 
     def _fan_out(self, tx: Transaction, c: Conversation) -> Conversation:
         """Every live device that is behind owes a ring from now on (rule 6)."""
@@ -119,14 +104,14 @@ class Ringing:
             wake = tx.now if device.wake_at is None else device.wake_at
             owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
             c = c.with_device(owing)
-        return self.settle_undeliverable(tx, tx.put(c))
+        return tx.put(c)
 
     def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
         """Pending messages for which no device is left that is not settled become undeliverable.
 
-        The reason is why a device that is left was not rung, or why there is none. If there is one,
-        and nothing would lead to a look at it, it is as if they had just become due: a backend for
-        it may be new, or there were more messages than one look sees.
+        The reason is why a device that is left was not rung, or why there is none. If there is one
+        to which nothing would lead, it is as if they had just become due: a backend for it may be
+        new, or there were more messages than one look sees.
         """
         waiting = outcomes.pending(c)
         if not waiting:  # what joins held before holds nothing of what comes, or is pending again
@@ -138,11 +123,13 @@ class Ringing:
         if live:
             upto = min(device.covered for device in live)
             if upto <= waiting[0].lo:
-                if c.push_due_at is None and not any(d.owes or d.ring is not None for d in live):
+                behind = [device for device in live if device.covered <= waiting[0].lo]
+                led_to = all(device.owes or device.ring is not None for device in behind)
+                if c.push_due_at is None and not led_to:
                     c = tx.put(replace(c, push_due_at=tx.now + AGAIN))
                 return c
             reasons = [Reason(device.unrung) for device in live if device.unrung is not None]
-            reason = max(reasons, key=UNRUNG.index, default=Reason.REFUSED).value
+            reason = max(reasons, key=UNRUNG.index, default=Reason.NO_DEVICE).value
         elif any(device.ring is not None for device in c.live_devices):
             return c  # it is out to a backend that is gone since: its answer decides
         elif c.push_due_at is None:
@@ -153,8 +140,7 @@ class Ringing:
             return c
         c, moves = tx.transition(c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
         self._tell(tx, c, moves)
-        # What is left needs somebody too.
-        return self.settle_undeliverable(tx, self._leave_rest(tx, c)) if moves else c
+        return self.settle_undeliverable(tx, c) if moves else c  # what is left needs somebody too
 
     def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
         """Whose endpoint was taken out of the configuration: nothing is owed to it any more.
@@ -171,7 +157,7 @@ class Ringing:
             self._no_endpoint(tx, c, device)
             idle = replace(_without_ring(device, device.covered), owes=False, wake_at=None)
             c = c.with_device(idle)
-        return self.settle_undeliverable(tx, tx.put(c)) if waiting else c
+        return tx.put(c) if waiting else c
 
     def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
         """Record the decision not to ring a device, which no look will take."""
@@ -206,7 +192,8 @@ class Ringing:
         """Look at one device now (rule 7): the claim, or None and in its row what is next; `pause`
         if it is what would be rung waits for.
         """
-        wanted = to_ring(tx, c, device)
+        in_chat = self._chat.hub.is_in_chat(c.key)
+        wanted = to_ring(tx, c, device, self._chat.timing.ack_timeout if in_chat else None)
         quiet = self._quiet_until(tx.now, c, device)
         backend = self.backend(c.tenant, device)
         facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
@@ -216,10 +203,14 @@ class Ringing:
             case Action.WAIT:
                 if decision.reason is Reason.QUIET_HOURS:
                     tx.put(c.with_device(replace(device, wake_at=quiet)))
+                elif decision.reason is Reason.IN_CHAT:
+                    tx.put(c.with_device(replace(device, wake_at=wanted.due_at)))
                 return pause if decision.reason in PAUSES else None
             case Action.SKIP:
-                upto = wanted.upto if decision.reason is Reason.OPTED_OUT else None
-                self._skip(tx, c, device, decision.reason, upto or c.last, facts.badge_is_high)
+                opted_out = decision.reason is Reason.OPTED_OUT
+                upto = (wanted.upto or device.covered) if opted_out else c.last
+                upto = min(upto, wanted.due or upto)
+                self._skip(tx, c, device, decision.reason, upto, facts.badge_is_high)
                 return None
             case Action.CANCEL:
                 self._cancel(tx, c, device, decision.reason)
@@ -296,6 +287,7 @@ class Ringing:
             in_hand=in_hand,
             behind=max(0, behind),
             all_expired=wanted.newest is None and not wanted.unwanted,
+            early_in_chat=wanted.due_at is not None,
             all_read=c.read_ord == c.last_ord,
             badge_is_high=device.badge is not None and device.badge > c.unread and silent,
             paused=None if pause is None else Reason(pause),
@@ -323,13 +315,14 @@ class Ringing:
             device = replace(device, owes=False, wake_at=None)
             self.settle_undeliverable(tx, tx.put(c.with_device(device)))
             return
+        wake = tx.now if correct or upto > device.covered else tx.now + AGAIN
         device = replace(
             device,
             unrung=_unrung(c, device, reason),
             covered_seq=upto.seq,
             covered_ord=upto.ord,
             owes=correct or upto < c.last,
-            wake_at=tx.now if correct or upto < c.last else None,
+            wake_at=wake if correct or upto < c.last else None,
         )
         self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
@@ -347,7 +340,7 @@ class Ringing:
                 reason = Reason.OPTED_OUT.value
                 c, moves = tx.transition(c, before, message.cut, Trigger.NO_DEVICE_LEFT, reason)
                 self._tell(tx, c, moves)
-        return self._leave_rest(tx, c) if unwanted else c
+        return c
 
     def reconsider(self, tx: Transaction, c: Conversation, before: Conversation) -> Conversation:
         """Wishes or zones are other than `before`: who waits for the end of quiet hours is looked
@@ -484,7 +477,7 @@ class Ringing:
                 )
             case VerdictKind.REFUSED:
                 self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)
-                unrung = _unrung(c, device, Reason.REFUSED)
+                unrung = device.unrung if silent else _unrung(c, device, Reason.REFUSED)
                 device = replace(_over(tx, device), unrung=unrung)
         return self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
@@ -524,15 +517,38 @@ class Ringing:
         tx.after_commit(lambda: self.buried(c.tenant, cause))
 
     def _accepted(self, tx: Transaction, c: Conversation, device: Device) -> Conversation:
+        ring = msgspec.json.decode(device.ring or "", type=Ring)
         covered, upto = device.covered, device.ring_to
         c = tx.put(c.with_device(_over(tx, device)))
         if upto.ord > covered.ord:
             if upto.ord <= c.acked_ord:
                 tx.event(c, covered.seq + 1, upto.seq, "rang_after_ack")
-            c, moves = tx.transition(c, covered, upto, Trigger.ACCEPTANCE)
-            self._tell(tx, c, moves)
-            c = self._leave_rest(tx, c)
+            c = self._pushed(tx, c, ring, covered, upto)
+            if not outcomes.pending(c):
+                return _nothing_left(tx, c)
         return self.settle_undeliverable(tx, c)
+
+    def _pushed(
+        self, tx: Transaction, c: Conversation, ring: Ring, lo: Cut, hi: Cut
+    ) -> Conversation:
+        """What the ring covers was pushed, but for what had expired before it was claimed."""
+        before = [
+            m
+            for m in tx.unacked(c)
+            if lo.ord < m.ord <= hi.ord
+            if m.expires_at is not None and m.expires_at <= ring.claimed_at
+        ]
+        for gone in before:
+            last = Cut(gone.seq - 1, gone.ord - 1)
+            if lo.ord < last.ord:
+                c = self._push(tx, c, lo, last)
+            lo = gone.cut
+        return self._push(tx, c, lo, hi) if lo.ord < hi.ord else c
+
+    def _push(self, tx: Transaction, c: Conversation, lo: Cut, hi: Cut) -> Conversation:
+        c, moves = tx.transition(c, lo, hi, Trigger.ACCEPTANCE)
+        self._tell(tx, c, moves)
+        return c
 
     # Where, and who hears of it
 
@@ -570,12 +586,21 @@ class _Told(msgspec.Struct, frozen=True):
     app: str | None = None
 
 
+def _nothing_left(tx: Transaction, c: Conversation) -> Conversation:
+    """All has its outcome: nothing is due, held or about to expire."""
+    return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
+
+
 def _backoff(device: Device) -> float:
-    """How long the ring in hand was told to wait after its last verdict; 0 before the first."""
+    """How long the ring in hand was told to wait after its last verdict; 0 before the first.
+
+    What is longer than any backoff was the end of quiet hours.
+    """
     if device.ring is None or device.wake_at is None:
         return 0.0
     ring = msgspec.json.decode(device.ring, type=Ring)
-    return device.wake_at - max(ring.claimed_at, device.verdict_at or 0.0)
+    wait = device.wake_at - max(ring.claimed_at, device.verdict_at or 0.0)
+    return wait if wait <= 2 * RETRY_AFTER_MOST else 0.0  # which jitter is added to
 
 
 def _without_ring(device: Device, covered: Cut) -> Device:

@@ -18,24 +18,28 @@ class Wanted(NamedTuple):
     """The newest message to ring for, and how far a ring for it covers.
 
     `unwanted` are messages for which the customer does not want to be rung; with nothing else,
-    `upto` is how far all are known to be that.
+    `upto` is how far all are known to be that. `due_at` is when the first of it will be due (epoch
+    seconds), if none of it is; `due` how far all is, if not all of it is.
     """
 
     newest: Message | None = None
     upto: Cut | None = None
     unwanted: tuple[Message, ...] = ()
+    due_at: float | None = None
+    due: Cut | None = None
 
 
-def to_ring(tx: Transaction, c: Conversation, device: Device) -> Wanted:
+def to_ring(tx: Transaction, c: Conversation, device: Device, patience: float | None) -> Wanted:
     """What the device was not rung for, has not expired, and the customer wants to be rung for.
 
-    What is not due yet is taken along; by itself it is no reason to ring.
+    `patience`, in chat, is how long (seconds) each may take to be acknowledged before it is due
+    (rule 1). What is due takes the rest along.
     """
     newest = c.newest_counted
     behind = max(device.covered_ord, c.acked_ord)
     if newest is None or newest.ord <= behind:
         return Wanted()
-    if not sees_each(c, tx.now):
+    if not sees_each(c, tx.now, in_chat=patience is not None):
         return Wanted(newest, c.last)
     fresh = [
         m
@@ -44,17 +48,28 @@ def to_ring(tx: Transaction, c: Conversation, device: Device) -> Wanted:
     ]
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
-    if wanted and wanted[0].ord > device.owed_ord:
-        owed = tuple(m for m in unwanted if m.ord <= device.owed_ord)
-        return Wanted(None, owed[-1].cut if owed else None, owed)
+    times = _due(wanted or fresh, fresh, tx.now, patience)
     if not wanted:
-        return Wanted(None, _read_upto(tx, c, behind), unwanted)
+        return Wanted(None, _read_upto(tx, c, behind), unwanted, *times)
     after = sum(m.ord > wanted[-1].ord for m in unwanted)
     upto = c.last if wanted[-1].ord + after == c.last_ord else wanted[-1].cut
-    return Wanted(wanted[-1], upto, unwanted)
+    return Wanted(wanted[-1], upto, unwanted, *times)
 
 
-def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut:
+def _due(
+    asked: list[Message], fresh: list[Message], now: float, patience: float | None
+) -> tuple[float | None, Cut | None]:
+    """`Wanted.due_at`, of those `asked` for, and `Wanted.due`, of all that is `fresh`."""
+    # One of the future: the clock was set back meanwhile, and it is not waited for that long.
+    early = [m for m in fresh if patience is not None and 0.0 <= now - m.at < patience]
+    if patience is None or not early:
+        return None, None
+    first = early[0]
+    due_at = asked[0].at + patience if asked[0].ord >= first.ord else None
+    return due_at, Cut(first.seq - 1, first.ord - 1)
+
+
+def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut | None:
     """How far the pending messages after ord `behind` were read without a gap (`Store.UNACKED`)."""
     upto = None
     for span in outcomes.pending(c)[:1]:
@@ -62,17 +77,18 @@ def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut:
     for m in tx.unacked(c):
         if m.ord == behind + 1:
             behind, upto = m.ord, m.cut
-    return c.last if upto is None or behind == c.last_ord else upto
+    return c.last if behind == c.last_ord else upto
 
 
-def sees_each(c: Conversation, now: float) -> bool:
+def sees_each(c: Conversation, now: float, *, in_chat: bool) -> bool:
     """Whether `to_ring` needs the unacknowledged messages one by one: the newest says too little.
 
+    In chat the oldest decides when it is time (rule 1).
     Asked before the look, to have them read, and again when it is judged: time has passed.
     """
     newest = c.newest_counted
     expired = newest is None or (newest.expires_at is not None and newest.expires_at <= now)
-    return expired or opted_out(c) or any(d.owes and d.owed_ord < c.last_ord for d in c.devices)
+    return in_chat or expired or opted_out(c)
 
 
 def opted_out(c: Conversation) -> bool:

@@ -419,16 +419,21 @@ class Store:
 
         The bounds of seq follow from those of ord, which no index has: seq - ord never falls.
 
-        All, or of very many the newest, which have not expired, and the oldest that are pending,
-        which expire next. What lies between has its outcome, or its turn when those have theirs.
+        All, or of very many the newest, which have not expired, the oldest that are pending, which
+        expire next, and what each device is to be rung for next. What lies between has its outcome,
+        or its turn when those have theirs.
         """
         newest = max(c.acked_ord, c.last_ord - self.UNACKED)
         if newest > c.acked_ord:
-            for oldest in outcomes.pending(c)[:1]:
-                upto = min(oldest.lo_ord + self.UNACKED, newest)
-                if upto > oldest.lo_ord:
-                    last = upto + c.last_seq - c.last_ord
-                    yield c.id, oldest.lo_seq, oldest.lo_ord, upto, last
+            oldest = [span.lo for span in outcomes.pending(c)[:1]]
+            begins = sorted({*oldest, *(d.covered for d in c.live_devices if d.covered > c.acked)})
+            read = c.acked_ord
+            for seq, ord in begins:
+                after = max(ord, read)
+                upto = min(after + self.UNACKED, newest)
+                if upto > after:
+                    yield c.id, seq + after - ord, after, upto, upto + c.last_seq - c.last_ord
+                    read = upto
         first = c.acked_seq + newest - c.acked_ord
         yield c.id, first, newest, c.last_ord, c.last_seq
 

@@ -218,8 +218,6 @@ class Transaction:
         """
         if cut.seq <= conversation.acked_seq:
             return conversation, ()
-        if cut.ord != conversation.acked_ord:
-            changes["hold_from"] = None
         if cut.ord == conversation.last_ord:
             changes["expires_at"] = None
         if changes:

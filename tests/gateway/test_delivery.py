@@ -107,13 +107,14 @@ ALL_FACTS = [
         muted=muted,
         unwanted=unwanted,
         quiet=quiet,
+        early_in_chat=early_in_chat,
     )
     for in_hand in (None, *RINGS)
     for behind in (0, 3)
     for endpoint, live, early, in_chat, all_expired, all_read, badge_is_high in product(
         YES_NO, repeat=7
     )
-    for muted, unwanted, quiet in product(YES_NO, repeat=3)
+    for muted, unwanted, quiet, early_in_chat in product(YES_NO, repeat=4)
 ]
 
 
@@ -195,6 +196,12 @@ STATED: list[Stated] = [
         Reason.RETRY,
     ),
     (
+        "in chat nothing is decided of what may still be acknowledged in time",
+        lambda f, r: f.behind > 0 and not f.all_expired and f.early_in_chat,
+        Action.WAIT,
+        Reason.IN_CHAT,
+    ),
+    (
         "who has muted is not rung",
         lambda f, r: f.behind > 0 and not f.all_expired and f.muted,
         Action.SKIP,
@@ -247,7 +254,7 @@ def test_every_combination_of_facts_is_decided_as_the_rule_says() -> None:
         if delivery.look(facts) != Decision(action, reason):
             wrong.append((facts, delivery.look(facts)))
     assert wrong == []
-    assert len(ALL_FACTS) == 65 * 2 * 2**10
+    assert len(ALL_FACTS) == 65 * 2 * 2**11
 
 
 def test_every_sentence_of_the_rule_decides_some_case() -> None:
@@ -285,6 +292,7 @@ def test_nobody_is_rung_for_what_was_acked_read_or_expired() -> None:
             assert facts.behind
             assert not facts.all_expired
             assert facts.in_hand is None
+            assert not facts.early_in_chat
             assert (facts.muted, facts.unwanted, facts.quiet) == (False, False, False)
         if delivery.look(facts).action is Action.RETRY:
             ring = facts.in_hand

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 from collections import Counter
 from datetime import UTC, datetime
@@ -61,6 +62,7 @@ class Ring(NamedTuple):
     lo: int
     hi: int
     at_commit: int
+    at: float
 
 
 class Row(NamedTuple):
@@ -101,7 +103,6 @@ class Model:
         self._event = 0
         self._acked: dict[int, int] = {}
         self._read: dict[int, int] = {}
-        self._due: dict[int, tuple[int, int]] = {}
         """The messages that the last fan-out asked for: what is due takes along what is newer."""
         self._names: dict[int, tuple[str, str]] = {}
         self._marks: dict[int, tuple[int, int]] = {}
@@ -202,7 +203,15 @@ class Model:
                 assert message.seq <= said, f"{place}, but the customer acknowledged only {said}"
             case "pushed":
                 rings = [self.rings[ring] for ring in self.accepted.get(name, ())]
-                covers = any(r.lo < message.seq <= r.hi for r in rings if r.conversation == id)
+                ((until,),) = db.execute(
+                    "SELECT expires_at FROM messages WHERE conversation = ? AND seq = ?",
+                    (id, message.seq),
+                )
+                covers = any(
+                    r.lo < message.seq <= r.hi and r.at < (until or math.inf)
+                    for r in rings
+                    if r.conversation == id
+                )
                 assert covers, f"{place}, but no backend accepted a ring that covers it"
             case "expired":
                 ((at,),) = db.execute(
@@ -227,8 +236,10 @@ class Model:
             "SELECT reason FROM outcomes WHERE conversation = ? AND lo_seq < ? AND hi_seq >= ?",
             (id, message.seq, message.seq),
         )
-        ((live,),) = db.execute(
-            "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'", (id,)
+        ((live, behind),) = db.execute(
+            "SELECT count(*), count(*) FILTER (WHERE covered_seq < ?) FROM devices"
+            " WHERE conversation = ? AND state = 'live'",
+            (message.seq, id),
         )
         asked = self.world.wishes.get(name, Wished()).ever
         if reason == "muted":
@@ -240,7 +251,8 @@ class Model:
             ).fetchone()
             assert kind == ("proactive",), f"{place} (opted_out), but it is not proactive"
         elif reason in LACKING:
-            assert not live, f"{place} ({reason}), but there is a live device"
+            rung = reason == "no_device" and not behind  # since, for what came later
+            assert not live or rung, f"{place} ({reason}), but there is a live device"
         elif reason == "no_endpoint":
             ((own,),) = db.execute(
                 "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'"
@@ -289,8 +301,6 @@ class Model:
                 marks[conversation] = max(marks.get(conversation, 0), seq)
                 if event == "read":
                     self._acked[conversation] = max(self._acked.get(conversation, 0), seq)
-            elif event == "due":
-                self._due[conversation] = (from_seq, seq)
             elif event == "claimed":
                 self._claimed(db, conversation, (from_seq, seq), at, json.loads(detail))
             elif event == "look":
@@ -312,11 +322,11 @@ class Model:
             (conversation, ring),
         ).fetchone()
         if found is None:  # replaced within the same commit; its call is on the way
-            self.rings[ring] = Ring(conversation, kind, places[0] - 1, places[1], self.commits)
+            self.rings[ring] = Ring(conversation, kind, places[0] - 1, places[1], self.commits, at)
             return
         lo, hi, content = found
         unread = json.loads(content)["unread"]
-        self.rings[ring] = Ring(conversation, kind, lo, hi, self.commits)
+        self.rings[ring] = Ring(conversation, kind, lo, hi, self.commits, at)
         counted = self._counted(db, conversation)
         read = self._read.get(conversation, 0)
         exact = sum(s > read for s in counted if s <= places[1])
@@ -406,12 +416,9 @@ class Model:
         """Rules 1, 4, 5 and 9: nobody is rung before the time has come. `now`: when decided."""
         world, timing = self.world, self.world.timing
         customer = world.customers[name]
-        first, last = self._due.get(conversation, (0, 0))
-        if not first <= fresh[0] <= last:
-            first = fresh[0]
         ((oldest,),) = db.execute(
             "SELECT min(at) FROM messages WHERE conversation = ? AND seq >= ?",
-            (conversation, first),
+            (conversation, fresh[0]),
         )
         ((unacked,),) = db.execute(
             "SELECT min(m.at) FROM messages m JOIN conversations c ON c.id = m.conversation"
