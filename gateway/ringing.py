@@ -110,8 +110,8 @@ class Ringing:
         """Pending messages for which no device is left that is not settled become undeliverable.
 
         The reason is why a device that is left was not rung, or why there is none. If there is one
-        to which nothing would lead, it is as if they had just become due: a backend for it may be
-        new, or there were more messages than one look sees.
+        to which nothing would lead, it is as if it had just been registered: a backend for it may
+        be new, or there were more messages than one look sees.
         """
         waiting = outcomes.pending(c)
         if not waiting:  # what joins held before holds nothing of what comes, or is pending again
@@ -126,7 +126,8 @@ class Ringing:
                 behind = [device for device in live if device.covered <= waiting[0].lo]
                 led_to = all(device.owes or device.ring is not None for device in behind)
                 if c.push_due_at is None and not led_to:
-                    c = tx.put(replace(c, push_due_at=tx.now + AGAIN))
+                    due = tx.now + self._chat.timing.ack_timeout
+                    c = tx.put(replace(c, push_due_at=due))
                 return c
             reasons = [Reason(device.unrung) for device in live if device.unrung is not None]
             reason = max(reasons, key=UNRUNG.index, default=Reason.NO_DEVICE).value

@@ -219,7 +219,7 @@ class Transaction:
         if cut.seq <= conversation.acked_seq:
             return conversation, ()
         if cut.ord == conversation.last_ord:
-            changes["expires_at"] = None
+            changes["expires_at"] = changes["hold_from"] = None
         if changes:
             conversation = replace(conversation, **changes)
         return self.transition(conversation, conversation.acked, cut, Trigger.ACK)

@@ -321,7 +321,7 @@ def test_a_phone_whose_backend_is_new_is_rung_for_what_is_tried_on_another(day: 
     world.write(anna, MessageKind.PROACTIVE, None)
     world.run(10.0)
     reload(day, backends=sandbox(day))
-    world.run(5.0)
+    world.run(10.0)
     assert {heard.token for heard in rung(day)} == {"TOKEN-1", "TOKEN-2"}
     world.ears.mood = Mood.ACCEPTS
     world.run(100.0)
