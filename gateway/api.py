@@ -6,6 +6,7 @@ same as the sockets'. A call is answered after the commit or not at all.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import chain
 from typing import Any
@@ -32,6 +33,7 @@ from storage.records import Conversation, Device, Key, Wishes, fingerprint
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # In a path: any id, also one with braces, which aiohttp's own pattern leaves out.
 CUSTOMER, INSTALLATION = "{customer:[^/]+}", "{installation:[^/]+}"
+BODY_WITHIN = 30.0  # seconds that a call's body may take
 _log = structlog.get_logger("gateway.api")
 
 
@@ -57,6 +59,8 @@ class Api:
         self._rates = rates
         self._wall = wall
         self._origins = origins
+        self.failed: Callable[[], None] = lambda: None
+        """Told of every fault of ours, for the metrics."""
 
     @property
     def limits(self) -> protocol.Limits:
@@ -73,7 +77,7 @@ class Api:
     def application(self, *others: Iterable[web.RouteDef]) -> web.Application:
         """The aiohttp application for the HTTP listener; `others` are the routes of other files."""
         app = web.Application(
-            middlewares=[self._cross_origin, problems],
+            middlewares=[self._cross_origin, self._problems],
             client_max_size=self._chat.limits.frame_bytes,
         )
         app.add_routes(
@@ -95,6 +99,45 @@ class Api:
             ]
         )
         return app
+
+    @web.middleware
+    async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every error as application/problem+json, none as a traceback."""
+        try:
+            return await handler(request)
+        except FrameError as error:
+            return _problem(error)
+        except Unavailable:
+            return _problem(
+                FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same key")
+            )
+        except web.RequestPayloadError:
+            return _problem(
+                FrameError(ErrorCode.BAD_FRAME, "the body cannot be read as it was sent")
+            )
+        except web.HTTPRequestEntityTooLarge:
+            return _problem(
+                FrameError(
+                    ErrorCode.TOO_LARGE, f"the body is larger than {self.limits.frame_bytes} bytes"
+                )
+            )
+        except web.HTTPUnsupportedMediaType as error:
+            return _problem(FrameError(ErrorCode.BAD_FRAME, error.text or ""), 415)
+        except web.HTTPNotFound:
+            return _problem(FrameError(ErrorCode.NOT_FOUND, "there is no such call"))
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return _problem(FrameError(ErrorCode.BAD_FRAME, f"use {allowed}"), 405, Allow=allowed)
+        except web.HTTPException:
+            raise
+        except ConnectionResetError:  # the caller has hung up: nobody hears this
+            return _problem(FrameError(ErrorCode.BAD_FRAME, "the body broke off"))
+        except Exception as error:
+            self.failed()
+            _log.error(
+                "a call failed", path=request.path, error=type(error).__name__, exc_info=True
+            )
+            return _problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
 
     @web.middleware
     async def _cross_origin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -297,36 +340,14 @@ class Api:
             raise web.HTTPUnsupportedMediaType(
                 text="the body must be JSON: Content-Type: application/json"
             )
-        return protocol.decode_body(await request.read(), kind, self._chat.limits)
-
-
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as application/problem+json, none as a traceback."""
-    try:
-        return await handler(request)
-    except FrameError as error:
-        return _problem(error)
-    except Unavailable:
-        return _problem(
-            FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same key")
-        )
-    except web.RequestPayloadError:
-        return _problem(FrameError(ErrorCode.BAD_FRAME, "the body cannot be read as it was sent"))
-    except web.HTTPRequestEntityTooLarge:
-        return _problem(FrameError(ErrorCode.TOO_LARGE, "the body is too large"))
-    except web.HTTPUnsupportedMediaType as error:
-        return _problem(FrameError(ErrorCode.BAD_FRAME, error.text or ""), 415)
-    except web.HTTPNotFound:
-        return _problem(FrameError(ErrorCode.NOT_FOUND, "there is no such call"))
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return _problem(FrameError(ErrorCode.BAD_FRAME, f"use {allowed}"), 405, Allow=allowed)
-    except web.HTTPException:
-        raise
-    except Exception as error:
-        _log.error("a call failed", path=request.path, error=type(error).__name__, exc_info=True)
-        return _problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
+        try:
+            async with asyncio.timeout(BODY_WITHIN):
+                raw = await request.read()
+        except TimeoutError:
+            raise FrameError(
+                ErrorCode.BAD_FRAME, f"the body did not come within {BODY_WITHIN:.0f} seconds"
+            ) from None
+        return protocol.decode_body(raw, kind, self._chat.limits)
 
 
 def _problem(error: FrameError, status: int | None = None, **headers: str) -> web.Response:

@@ -11,10 +11,11 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import audience, campaigns, protocol
 from gateway.api import Api, as_json, idempotency_key, integer
@@ -28,6 +29,7 @@ READ = 8_192  # bytes of a file looked at in one go: the loop does nothing else 
 STALLED = 60.0  # seconds without a byte after which an upload is given up
 
 Chunks = Callable[[], Awaitable[bytes]]
+T = TypeVar("T")
 
 
 class CampaignCalls:
@@ -162,13 +164,13 @@ class CampaignCalls:
             if body.audience is not None:
                 raise FrameError(ErrorCode.BAD_FRAME, "audience: give it, or a file, not both")
             part = await parts.next()
-        except (ValueError, AssertionError):
+        except (ValueError, AssertionError, HttpProcessingError):
             raise FrameError(ErrorCode.BAD_FRAME, "not multipart/form-data as it says") from None
         if not isinstance(part, BodyPartReader) or part.name != "recipients":
             raise FrameError(
                 ErrorCode.BAD_FRAME, "the second part must be recipients, a CSV or JSON lines file"
             )
-        return _Taken(body, said, self._file(File(_format(part)), part, said))
+        return _Taken(body, said, self._file(File(_format(part)), part, parts, said))
 
     def _devices(self, tenant: str) -> Source:
         lines = 0
@@ -201,7 +203,9 @@ class CampaignCalls:
         digest = hashlib.sha256(orjson.dumps(told)).hexdigest()
         return Source(batches(), lambda: len(told), lambda: digest)
 
-    def _file(self, file: File, part: BodyPartReader, said: Words) -> Source:
+    def _file(
+        self, file: File, part: BodyPartReader, parts: MultipartReader, said: Words
+    ) -> Source:
         hashed = hashlib.sha256()
         lines = 0
 
@@ -212,6 +216,8 @@ class CampaignCalls:
             checked = False
             async for data in _chunks(lambda: part.read_chunk(READ)):
                 hashed.update(data)
+                if not data:  # or the body has ended without the part's end
+                    await _nothing_more(parts)
                 for line in file.feed(data) if data else file.end():
                     if file.columns is not None and not checked:
                         audience.check_columns(file.columns, said)
@@ -258,18 +264,29 @@ def _format(part: BodyPartReader) -> Format:
     )
 
 
+async def _in_time(coming: Awaitable[T]) -> T:
+    """What comes next of a body."""
+    try:
+        async with asyncio.timeout(STALLED):
+            return await coming
+    except TimeoutError:
+        raise FrameError(
+            ErrorCode.BAD_FRAME, f"the body stopped coming for {STALLED:.0f} seconds"
+        ) from None
+    except (ValueError, HttpProcessingError):
+        raise FrameError(ErrorCode.BAD_FRAME, "the body breaks off before its end") from None
+
+
+async def _nothing_more(parts: MultipartReader) -> None:
+    """The last part has ended: its boundary must have come, and be that of the whole."""
+    if await _in_time(parts.next()) is not None:
+        raise FrameError(ErrorCode.BAD_FRAME, "nothing may follow the part recipients")
+
+
 async def _chunks(read: Chunks) -> AsyncIterator[bytes]:
     """What comes, piece by piece, and at the end an empty one."""
     while True:
-        try:
-            async with asyncio.timeout(STALLED):
-                data = await read()
-        except TimeoutError:
-            raise FrameError(
-                ErrorCode.BAD_FRAME, f"the body stopped coming for {STALLED:.0f} seconds"
-            ) from None
-        except ValueError:
-            raise FrameError(ErrorCode.BAD_FRAME, "the body breaks off before its end") from None
+        data = await _in_time(read())
         yield data
         if not data:
             return

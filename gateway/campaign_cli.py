@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gateway.audience import Format
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
 from gateway.protocol import RATE_DEFAULT, Unknown
 from gateway.service import (
     Access,
@@ -73,6 +73,7 @@ def send(
         str | None, typer.Option(help="Sent again with the same key, it is the same campaign.")
     ] = None,
     wait: Annotated[bool, typer.Option(help="Stay and show how far it is.")] = True,
+    as_json: AsJson = False,
     config_path: ConfigPath = None,
     tenant: TenantName = None,
     url: Url = None,
@@ -93,7 +94,7 @@ def send(
         except KeyboardInterrupt:
             say("Broken off before the gateway had the whole audience: nothing is sent.")
             raise typer.Exit(INTERRUPTED) from None
-        _follow(to, campaign, wait=wait)
+        _follow(to, campaign, wait=wait, as_json=as_json)
 
 
 def _format(path: Path) -> Format:
@@ -163,15 +164,24 @@ def _describe(campaign: dict[str, Any]) -> None:
 # Following
 
 
-def _follow(to: Access, campaign: dict[str, Any], *, wait: bool = True) -> None:
-    """Say what it is, show how far it is until it is over, then the report."""
+def _follow(
+    to: Access, campaign: dict[str, Any], *, wait: bool = True, as_json: bool = False
+) -> None:
+    """Say what it is, show how far it is until it is over, then the report.
+
+    For machines there is the campaign itself, as it is when this ends.
+    """
     id = campaign["id"]
     try:
         _describe(campaign)
+        if wait and campaign["state"] != "scheduled":
+            campaign = run(_until_over(to, campaign))
+            if not as_json:
+                _show_report(run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report")))
+        if as_json:
+            print(json.dumps(campaign))
         if not wait or campaign["state"] == "scheduled":
             return
-        campaign = run(_until_over(to, campaign))
-        _show_report(run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report")))
     except KeyboardInterrupt:
         say(
             f"The campaign goes on without this command.\n  how far it is:  ringback campaign show"
@@ -233,7 +243,7 @@ def show_all(
         for c in page["campaigns"]:
             counts = (f"{c[name]:,}" for name in ("recipients", "sent", "skipped", "left"))
             table.add_row(c["id"], in_utc(c["created_at"]), c["state"], *counts)
-        Console(highlight=False, markup=False).print(table)
+        screen().print(table)
         if page["more"]:
             say("There are older ones: --limit shows up to 200.")
 
@@ -253,7 +263,7 @@ def show(
         to = access(config_path, tenant, url, token)
         campaign = run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}"))
         if follow:
-            _follow(to, campaign)
+            _follow(to, campaign, as_json=as_json)
         elif as_json:
             print(json.dumps(campaign))
         else:
@@ -266,7 +276,7 @@ def _show(campaign: dict[str, Any]) -> None:
         if value is not None:
             text = value if isinstance(value, str) else orjson.dumps(value).decode()
             table.add_row(name, text)
-    Console(highlight=False, markup=False).print(table)
+    screen().print(table)
 
 
 @app.command()
@@ -300,7 +310,7 @@ def _show_report(told: dict[str, Any]) -> None:
             table.add_row(f"  {name}: {reason}", f"{many:,}")
     table.add_row("  left", f"{told['left']:,}")
     table.add_row("read", f"{told['read']:,}")
-    Console(highlight=False, markup=False).print(table)
+    screen().print(table)
 
 
 def _step(name: str, told: str) -> Callable[..., None]:

@@ -470,7 +470,9 @@ class Campaigns:
         return found
 
     async def page(self, tenant: str, before: str | None, limit: int) -> list[Campaign]:
-        """A tenant's campaigns, newest first."""
+        """A tenant's campaigns, newest first. Raises `FrameError` for an unknown `before`."""
+        if before is not None and await self._rows.one(tenant, before) is None:
+            raise FrameError(ErrorCode.BAD_FRAME, "before: this tenant has no such campaign")
         return await self._rows.page(tenant, before, limit)
 
     async def devices(self, tenant: str, size: int) -> AsyncIterator[list[audience.Entry]]:

@@ -95,16 +95,19 @@ async def _serve(settings: config.Config, config_path: Path | None) -> None:
     warning = descriptors.make_room(settings.limits.connections)
     async with Gateway(settings) as gateway:
         server = settings.server
-        if warning is not None:
-            say(f"ringback: warning: {warning}")
-        if settings.storage.encryption_key is None:
-            say(f"ringback: warning: {PLAIN}")
-        say(
-            "Ringback is ready: "
-            f"ws://{server.chat.host}:{gateway.ports['chat']}/v1/chat and /v1/agent, "
-            f"http://{server.http.host}:{gateway.ports['http']}/v1, "
-            f"admin http://{server.admin.host}:{gateway.ports['admin']}"
-        )
+        for_people = settings.log.format is config.LogFormat.TEXT
+        for problem in (warning, PLAIN if settings.storage.encryption_key is None else None):
+            if problem is not None and for_people:
+                say(f"ringback: warning: {problem}")
+            elif problem is not None:
+                _log.warning(problem)
+        if for_people:  # machines have it from the log
+            say(
+                "Ringback is ready: "
+                f"ws://{server.chat.host}:{gateway.ports['chat']}/v1/chat and /v1/agent, "
+                f"http://{server.http.host}:{gateway.ports['http']}/v1, "
+                f"admin http://{server.admin.host}:{gateway.ports['admin']}"
+            )
         ended = gateway.core.store.ended
         reloading = asyncio.create_task(_reload(gateway, config_path, again))
         waiting = [asyncio.create_task(event.wait()) for event in (stop, ended)]

@@ -11,13 +11,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
+from rich.console import Console
 
 from gateway import auth, config
 from gateway.server import CannotStart
 from storage.errors import StorageError
+
+WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
 
 ConfigPath = Annotated[
     Path | None,
@@ -51,6 +54,12 @@ def clearly() -> Iterator[None]:
         yield
     except (config.ConfigError, auth.AuthError, CannotStart, StorageError) as error:
         fail(str(error))
+
+
+def screen() -> Console:
+    """Where tables go: into a pipe nothing is cut off, and no text is taken for markup."""
+    width = None if sys.stdout.isatty() else WIDE
+    return Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=False)
 
 
 def say(text: str) -> None:

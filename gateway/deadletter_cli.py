@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
 from gateway.service import (
     Access,
     Refused,
@@ -73,7 +72,7 @@ def show_all(
         table.add_column("replayed (UTC)")
         for letter in page["dead_letters"]:
             table.add_row(*_cells(letter))
-        Console(highlight=False, markup=False).print(table)
+        screen().print(table)
         if "cursor" in page:
             say("There are older ones: --limit shows up to 200, --until older ones.")
 
@@ -110,7 +109,7 @@ def show(
         table = Table(box=None, pad_edge=False, show_header=False)
         for name, value in letter.items():
             table.add_row("a replay now" if name == "replay" else name, str(value))
-        Console(highlight=False, markup=False).print(table)
+        screen().print(table)
 
 
 @app.command()
@@ -142,7 +141,7 @@ def replay(
         table.add_column(justify="right")
         for result, many in results.most_common():
             table.add_row(result, str(many))
-        Console(highlight=False, markup=False).print(table)
+        screen().print(table)
         if not results:
             say("There are none.")
 

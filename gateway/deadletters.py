@@ -133,7 +133,9 @@ class DeadLetters:
     async def page(
         self, tenant: str, wanted: Wanted, cursor: str | None, limit: int
     ) -> list[DeadLetter]:
-        """A tenant's dead letters, newest first."""
+        """A tenant's dead letters, newest first. Raises `FrameError` for an unknown cursor."""
+        if cursor is not None and await self._rows.one(tenant, cursor) is None:
+            raise FrameError(ErrorCode.BAD_FRAME, "cursor: give one as an answer had it")
         return await self._rows.page(tenant, wanted, cursor, limit)
 
     async def one(self, tenant: str, id: str) -> tuple[DeadLetter, Replay]:
@@ -154,7 +156,7 @@ class DeadLetters:
         A customer's one after the other, the oldest first: it takes along what was refused after
         it, so that what one device owes becomes one ring.
         """
-        letters = await self._rows.page(tenant, wanted, cursor, AT_ONCE)
+        letters = await self.page(tenant, wanted, cursor, AT_ONCE)
         theirs: dict[Key, list[DeadLetter]] = {}
         for letter in reversed(letters):
             theirs.setdefault(letter.key, []).append(letter)

@@ -11,10 +11,10 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from gateway import sentences
+from gateway.command import screen
 from storage.audit import Audit, Balance, Finding
 from storage.records import Outcome
 
@@ -24,7 +24,7 @@ SHOWN = 200
 
 def show_message(answer: dict[str, Any]) -> None:
     """One message: what became of it, its timeline, and what another policy would have done."""
-    console = Console(highlight=False, markup=False)
+    console = screen()
     reason = f" ({answer['reason']})" if "reason" in answer else ""
     outcome = answer["outcome"] or "no outcome"
     console.print(f"message {answer['seq']} of {answer['customer']}: {outcome}{reason}")
@@ -40,7 +40,7 @@ def show_message(answer: dict[str, Any]) -> None:
 
 def show_audit(audit: Audit) -> None:
     """The balance of each tenant, and then every row that breaks a law."""
-    console = Console(highlight=False, markup=False)
+    console = screen()
     names = ("accepted", *Outcome)
     table = Table("tenant", box=None, pad_edge=False)
     for name in names:

@@ -17,6 +17,7 @@ from prometheus_client.exposition import generate_latest
 from gateway.delivery import Decision
 from gateway.hub import Hub
 from push.ring import Attempt, Claim, VerdictKind
+from push.verdicts import Failure
 from push.worker import Load
 from storage.campaigns import Campaign
 from storage.deadletters import Cause
@@ -167,6 +168,8 @@ class Metrics:
         tenant, verdict = claim.ref.tenant, attempt.verdict
         self._attempts(tenant, verdict.kind.value, verdict.reason).inc()
         self._calls(tenant).observe(attempt.ms / 1000)
+        if verdict.reason == Failure.INTERNAL:
+            self.faults.inc()
         if verdict.kind is VerdictKind.ACCEPTED:
             self._rings(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
 

@@ -41,7 +41,7 @@ from gateway.values import (
 from gateway.wishes import QuietHours, quiet_hours, zone
 from push.adapters import AdapterBroken, OptionError, UnknownAdapterError, adapter_named, names
 from push.backends import PRODUCTION
-from push.guard import Network, Refusal, meant_by, refusal
+from push.guard import Network, Refusal, is_never_called, meant_by, refusal
 
 # --- the values of this section alone -----------------------------------------------------------
 
@@ -82,6 +82,8 @@ def _network(text: str) -> Network:
         raise ValueError(f"has {shown(text)}") from None
     if network.prefixlen == 0:
         raise ValueError(f"has {shown(text)}, which is everything")
+    if is_never_called(network):
+        raise ValueError(f"has {shown(text)}, where no backend is ever called")
     return network
 
 

@@ -79,7 +79,7 @@ FAILURES: Final[Mapping[str, str]] = {
     Failure.URL: "the configured address cannot be used",
     Failure.ADDRESS: "its name leads to an address that may not be called",
     Failure.ADAPTER: "the configured adapter cannot be used",
-    Failure.CLIENT_CERTIFICATE: "the configured client certificate cannot be used",
+    Failure.CLIENT_CERTIFICATE: "the client certificate cannot be used, or one is wanted",
     Failure.TOKEN_UNAVAILABLE: "no OAuth2 token was to be had",
     Failure.TOKEN_REFUSED: "the token endpoint did not accept the configured client",
     Failure.TOKEN_UNREADABLE: "the token endpoint's answer was no token",

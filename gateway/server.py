@@ -118,6 +118,7 @@ class Gateway:
             core.wall,
             frozenset(o for tenant in self.config.tenants.values() for o in tenant.origins),
         )
+        api.failed = core.metrics.faults.inc
         self.ports["admin"] = await self._site(
             "admin", admin(core.chat, core.metrics), server.admin
         )

@@ -140,11 +140,17 @@ def _encryption_key(raw: object, base: Path) -> Secret:
     return secret
 
 
+LONGEST: Final = 36_525 * 86_400.0  # seconds: what is added to the time has to stay one
+
+
 def _duration(raw: object, base: Path) -> float:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])", must_be_text(raw), re.ASCII)
     if match is None or float(match[1]) == 0:
         raise ValueError(f"is {shown(raw)}")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    if seconds > LONGEST:
+        raise ValueError(f"is {shown(raw)}, which is more than a hundred years")
+    return seconds
 
 
 def _sqlite_url(raw: object, base: Path) -> str:

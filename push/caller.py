@@ -142,6 +142,7 @@ class Caller:
     def read_files_anew(self) -> None:
         """Take up certificates that were changed on disk, with the next call."""
         self._contexts.forget()
+        self._told.clear()
 
     async def call(self, endpoint: Endpoint, claim: Claim, now: float) -> tuple[Verdict, float]:
         """POST `claim` to `endpoint` and return the verdict and the milliseconds it took.

@@ -23,24 +23,33 @@ def failure_of(error: Exception) -> Failure:
     """Return which failure this exception is; `INTERNAL` for one that nobody foresaw."""
     if isinstance(error, TlsFilesError | NoToken):
         return error.failure
-    if _is_tls(error):
-        return Failure.TLS
+    tls = _tls(error)
+    if tls is not None:
+        return Failure.CLIENT_CERTIFICATE if _wants_certificate(tls) else Failure.TLS
     for kinds, failure in _FAILURES:
         if isinstance(error, kinds):
             return failure
     return Failure.INTERNAL
 
 
-def _is_tls(error: BaseException) -> bool:
-    """Tell whether TLS itself refused: at the handshake, or by an alert after it (TLS 1.3)."""
+def _tls(error: BaseException) -> BaseException | None:
+    """Return how TLS itself refused: at the handshake, or by an alert after it (TLS 1.3)."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
     if any(isinstance(link, _NOT_TLS) for link in chain):
-        return False
-    return any(isinstance(link, ssl.SSLError | aiohttp.ClientSSLError) for link in chain)
+        return None
+    refused = [link for link in chain if isinstance(link, ssl.SSLError | aiohttp.ClientSSLError)]
+    return refused[-1] if refused else None
 
 
+def _wants_certificate(error: BaseException) -> bool:
+    """Tell whether it is the backend that lacks, or does not take, a certificate of ours."""
+    reason = getattr(error, "reason", None) or str(error)
+    return "ALERT" in reason and any(word in reason for word in _OUR_CERTIFICATE)
+
+
+_OUR_CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA")  # in the names of alerts (RFC 8446, 6.2)
 # A connection that ended without a goodbye, which happens on any network.
 _NOT_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 

@@ -95,6 +95,15 @@ _REFUSED: Final = (
 _UNICAST: Final = IPv6Network("2000::/3")  # the only part of IPv6 that is given out to anybody
 
 
+def is_never_called(network: Network) -> bool:
+    """Tell whether all of `network` is what no allowlist opens."""
+    return any(
+        network.version == never.version and network.subnet_of(never)  # type: ignore[arg-type]
+        for _, networks in _NEVER
+        for never in networks
+    )
+
+
 def refusal(address: str, allowed: Iterable[Network] = ()) -> Refusal | None:
     """Return why `address` may not be connected to, or None if it may.
 

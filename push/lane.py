@@ -42,6 +42,7 @@ class Lane:
     health: Health = breaker.WELL
     pace: retry.Pace = field(default_factory=retry.Pace)
     complained_at: float | None = None
+    in_wave: bool = False  # of rejections, as was told
 
     def wake(self, ref: DeviceRef) -> None:
         """`ref`, which has no turn now, wants one: once, however often it is woken."""

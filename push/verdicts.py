@@ -145,8 +145,10 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 _ADVICE: Final[Mapping[str, str]] = {
     "redirect": "set the tenant's push endpoint to the final address; redirects are not followed",
-    "http_401": "the backend does not accept our credentials; check the tenant's push auth_token",
-    "http_403": "the backend forbids our credentials; check the tenant's push auth_token",
+    "http_401": "the backend does not accept our credentials: check the tenant's push auth_token,"
+    " signing_secret and credentials",
+    "http_403": "the backend forbids our credentials: check the tenant's push auth_token,"
+    " signing_secret and credentials",
     "http_404": "check the path of the tenant's push endpoint",
     Failure.TLS: "the backend's certificate is not trusted; renew it, or set the tenant's ca_file",
     Failure.CA_FILE: "the tenant's ca_file cannot be read as PEM certificates",
@@ -154,7 +156,8 @@ _ADVICE: Final[Mapping[str, str]] = {
     Failure.ADDRESS: "the endpoint's name leads inside our network: check it with whoever runs its"
     " DNS; if the backend is meant to be there, name its network in the tenant's allow_networks",
     Failure.ADAPTER: "the tenant's push adapter or its options cannot be used; see check-config",
-    Failure.CLIENT_CERTIFICATE: "the tenant's client certificate or its key cannot be used",
+    Failure.CLIENT_CERTIFICATE: "the tenant's client certificate or its key cannot be used, or the"
+    " backend wants one and has not got it, or does not take it",
     Failure.TOKEN_REFUSED: "the token endpoint does not accept the tenant's OAuth2 client: check"
     " token_url, client_id, client_secret and scope",
     Failure.TOKEN_UNREADABLE: "what the token endpoint answers is no OAuth2 token; check token_url",

@@ -64,6 +64,10 @@ _SUSPENDED: Final = (
     "nothing was accepted for too long; see what the backend answers (`ringback push test`), mend"
     " it or the tenant's push settings; rings that have not expired go out when a probe succeeds"
 )
+_QUARANTINED: Final = (
+    "see why the backend says that so many tokens are dead (its credentials, its environment) and"
+    " mend it; a phone in quarantine is rung again when its app registers again, at its next start"
+)
 _RETRIED: Final = frozenset({VerdictKind.RETRY, VerdictKind.MISCONFIGURED})
 
 _log = structlog.get_logger("push.worker")
@@ -359,7 +363,16 @@ class PushWorker:
                 endpoint.retry_max,
                 verdict.retry_after,
             )
-        return Attempt(verdict, ms, now, retry_at, quarantine=dead and lane.wave.is_wave(now))
+        quarantine = dead and lane.wave.is_wave(now)
+        if quarantine and not lane.in_wave:
+            _log.error(
+                "the push endpoint rejects tokens in a wave: they are put in quarantine",
+                tenant=endpoint.tenant,
+                backend=endpoint.backend.name,
+                advice=_QUARANTINED,
+            )
+        lane.in_wave = quarantine or (lane.in_wave and lane.wave.is_wave(now))
+        return Attempt(verdict, ms, now, retry_at, quarantine=quarantine)
 
     def _complain(self, lane: Lane, verdict: Verdict) -> None:
         now = self._clock()

@@ -321,8 +321,16 @@ def _readable(path: Path, owner: int, version: int) -> None:
     """Raise `CannotOpen` unless a file with this header is one that this version reads."""
     if owner != APPLICATION_ID:
         raise CannotOpen(f"{path} is a SQLite file, but not one of Ringback")
-    if version != len(MIGRATIONS):
-        raise CannotOpen(f"{path} has schema {version}, not {len(MIGRATIONS)}")
+    if version > len(MIGRATIONS):
+        raise CannotOpen(
+            f"{path} was written by a newer version of Ringback (schema {version}, this one knows"
+            f" up to {len(MIGRATIONS)}): use that version"
+        )
+    if version < len(MIGRATIONS):
+        raise CannotOpen(
+            f"{path} is of an older version of Ringback (schema {version}, not"
+            f" {len(MIGRATIONS)}): start the gateway once, or use that version"
+        )
 
 
 async def _fetch(connection: Connection | None, sql: str, parameters: tuple[Any, ...]) -> Rows:

@@ -375,12 +375,52 @@ async def test_bad_lines_of_a_file_are_named_and_nothing_was_sent(tmp_path: Path
         assert status == 404
 
 
+WHOLE = (
+    b'--b\r\nContent-Disposition: form-data; name="campaign"\r\n\r\n{"text": "Hello"}\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="recipients"; filename="r.csv"\r\n\r\n'
+    b"customer\nc-4"
+)
+
+
+@pytest.mark.parametrize(
+    ("rest", "detail"),
+    [
+        (b"", "breaks off"),
+        (b"\r\n", "breaks off"),
+        (b"\r\n--b", "nothing may follow"),
+        (b"\r\n--b\r\n\r\nmore\r\n--b--\r\n", "nothing may follow"),
+        (b"2\r\n--b--\r\n", None),
+    ],
+)
+async def test_an_upload_without_its_end_is_not_taken_for_a_shorter_one(
+    tmp_path: Path, rest: bytes, detail: str | None
+) -> None:
+    """The file went on: c-4 is somebody else than c-42."""
+    async with running(tmp_path) as it:
+        status, told = await it.call(
+            "POST",
+            "/v1/campaigns",
+            Role.SERVICE,
+            data=io.BytesIO(WHOLE + rest),
+            headers={"Content-Type": "multipart/form-data; boundary=b"},
+        )
+        assert status == (201 if detail is None else 400), told
+        assert detail is None or detail in told["detail"]
+        status, _ = await it.call("GET", "/v1/customers/c-4/status", Role.SERVICE)
+        assert status == 404
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "detail"),
     [
         (b"x", "multipart/form-data; boundary=b", "not multipart/form-data"),
         (b"--b--\r\n", "multipart/form-data; boundary=b", "the first part must be campaign"),
         (b"x", "multipart/form-data", "not multipart/form-data"),
+        (
+            b"--b\r\nnonsense\r\n\r\nx\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+            "not multipart/form-data",
+        ),
         (b"hello", "text/csv", "the body must be application/json, or multipart/form-data"),
         (b"{", "application/json", "not JSON"),
         (b'{"text": "' + b"x" * 1_100_000, "application/json", "larger than 1048576 bytes"),
@@ -443,6 +483,8 @@ async def test_campaigns_are_listed_newest_first_in_pages(tmp_path: Path) -> Non
         assert ([c["id"] for c in page["campaigns"]], page["more"]) == ([ids[2], ids[1]], True)
         _, page = await it.call("GET", f"/v1/campaigns?limit=2&before={ids[1]}", Role.SERVICE)
         assert ([c["id"] for c in page["campaigns"]], page["more"]) == ([ids[0]], False)
+        status, told = await it.call("GET", "/v1/campaigns?before=cp_none", Role.SERVICE)
+        assert (status, "before" in told["detail"]) == (400, True)
 
 
 async def test_progress_is_a_metric(tmp_path: Path) -> None:

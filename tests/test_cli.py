@@ -104,7 +104,7 @@ async def serving(
     said = ""
     try:
         async with asyncio.timeout(3 * PATIENCE):
-            while "Ringback is ready" not in said:
+            while "Ringback is ready" not in said and '"event": "ready"' not in said:
                 line = await process.stderr.readline()
                 assert line, said
                 said += line.decode()
@@ -460,8 +460,24 @@ async def test_a_token_is_printed_alone_and_is_accepted(tmp_path: Path) -> None:
 
 
 async def test_logs_can_be_json(tmp_path: Path) -> None:
-    async with serving(tmp_path, RINGBACK_LOG__FORMAT="json") as it:
+    await _written(tmp_path)
+    words = ("--config", "ringback.toml")
+    async with serving(tmp_path, *words, RINGBACK_LOG__FORMAT="json") as it:
         ended = await it.stop()
-        lines = [x for x in (it.said + ended.err).splitlines() if x.startswith("{")]
-        events = [json.loads(line)["event"] for line in lines]
+        told = [json.loads(line) for line in (it.said + ended.err).splitlines()]
+        events = [entry["event"] for entry in told if entry["level"] == "info"]
         assert events == ["ready", "stopping", "stopped"]
+
+
+async def test_a_reload_that_is_asked_for_while_it_starts_does_not_end_it(tmp_path: Path) -> None:
+    await _written(tmp_path)
+    code = (
+        "import os, signal, sys, threading\n"
+        "from gateway.__main__ import main\n"
+        "hup = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "for wait in (0.05, 0.2, 0.4, 0.8): threading.Timer(wait, hup).start()\n"
+        "main()\n"
+    )
+    program = (sys.executable, "-c", code)
+    async with serving(tmp_path, "--config", "ringback.toml", program=program) as it:
+        assert (await it.stop()).code == 0

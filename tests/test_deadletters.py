@@ -336,6 +336,12 @@ async def test_they_are_chosen_by_customer_cause_and_time_and_listed_in_pages(
             assert [letter["customer"] for letter in await letters(it, query)] == found, query
         _, page = await it.call("GET", "/v1/dead_letters?limit=2", Role.SERVICE)
         assert page["cursor"] == everything[1]["id"]
+        unknown = {"cursor": "zz"}
+        for status, told in (
+            await it.call("GET", "/v1/dead_letters?cursor=zz", Role.SERVICE),
+            await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json=unknown),
+        ):
+            assert (status, "cursor" in told["detail"]) == (400, True)
         only = {"customer": "c-2", "cause": "refused", "since": "2020-01-01T00:00:00Z"}
         _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json=only)
         assert told == {"replay": {"replayed": 1}}

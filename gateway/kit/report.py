@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gateway.command import screen
 from gateway.kit import probe
 from gateway.kit.bench import Bench, Finding, Result
 from gateway.kit.conformance import Check
@@ -39,7 +40,7 @@ def answered(found: Found) -> bool:
 
 def show(found: Found, bench: Bench, *, verbose: bool) -> None:
     """A line for each check; of what failed or was warned about also the calls and the contract."""
-    console = Console(highlight=False, markup=False)
+    console = screen()
     endpoint = bench.endpoint
     signed = "signed" if bench.signs else "not signed"
     console.print(f"{probe.address(endpoint.url)}, adapter {endpoint.adapter}, {signed}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 import orjson
@@ -73,9 +73,12 @@ def json_request(body: object) -> Request:
     return Request({"Content-Type": "application/json"}, orjson.dumps(body))
 
 
+LATEST: Final = 253_402_300_799.0  # the end of the year 9999, the last that RFC 3339 can write
+
+
 def rfc3339(epoch: float) -> str:
     """Write epoch seconds as UTC with milliseconds, as everywhere on the wire."""
-    stamp = datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds")
+    stamp = datetime.fromtimestamp(min(epoch, LATEST), UTC).isoformat(timespec="milliseconds")
     return stamp.replace("+00:00", "Z")
 
 

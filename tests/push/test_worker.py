@@ -264,7 +264,11 @@ async def test_a_few_dead_tokens_are_believed_and_a_wave_is_quarantined() -> Non
         rig.backend.verdicts.extend([DEAD] * 30)
         for device in range(30):
             rig.worker.wake(rig.book.owes(a_claim(device)))
-        await rig.book.until_settled(30)
+        with capture_logs() as logs:
+            await rig.book.until_settled(30)
+        told = [entry for entry in logs if "in a wave" in entry["event"]]
+        assert [entry["tenant"] for entry in told] == ["acme"], "once, and with what to do"
+        assert "registers again" in told[0]["advice"]
         assert [a.quarantine for _, a in rig.book.settled] == [False] * 20 + [True] * 10
         rig.backend.verdicts.append(RETRY)
         rig.worker.wake(rig.book.owes(a_claim(40)))

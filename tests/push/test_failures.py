@@ -1,0 +1,29 @@
+"""Which failure a broken call was, where no server that Python has says it."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from push.failures import failure_of
+from push.verdicts import Failure
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", Failure.CLIENT_CERTIFICATE),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", Failure.CLIENT_CERTIFICATE),
+        ("TLSV1_ALERT_UNKNOWN_CA", Failure.CLIENT_CERTIFICATE),
+        ("TLSV1_ALERT_PROTOCOL_VERSION", Failure.TLS),
+        ("CERTIFICATE_VERIFY_FAILED", Failure.TLS),  # ours of theirs
+    ],
+)
+def test_an_alert_about_a_certificate_is_about_ours(reason: str, failure: Failure) -> None:
+    error = ssl.SSLError(1, f"[SSL: {reason}] (_ssl.c:2580)")
+    error.reason = reason
+    broken = ConnectionError("the call broke")
+    broken.__cause__ = error
+    assert failure_of(broken) is failure
+    assert failure_of(error) is failure
