@@ -68,6 +68,10 @@ class Registration(msgspec.Struct, frozen=True):
         return f"Registration(installation={self.installation!r})"
 
 
+DEVICES = 20
+"""Registrations of one customer: a ring goes to each, and a fan-out judges all at once (I9)."""
+
+
 class KeyCheck(StrEnum):
     """What a deregistration key turned out to be."""
 
@@ -102,7 +106,8 @@ class Devices:
                     self._take_away(tx, owner, settle=owner.key != key)
             c = tx.conversation(key) or c
             device = self._device(tx, c, mine, told)
-            c = self._ringing.reconsider(tx, tx.move_token(c, device), before)
+            c = self._make_room(tx, tx.move_token(c, device), device)
+            c = self._ringing.reconsider(tx, c, before)
             c = self._ringing.settle_undeliverable(tx, c)
             self._rearm(tx, c)
             return device.id
@@ -110,6 +115,15 @@ class Devices:
         needs = Needs(keys=(key,), unacked=key, device=(key.tenant, told.installation, told.token))
         id = await self._store.submit(change, needs)
         return self._key(key.tenant, id)
+
+    def _make_room(self, tx: Transaction, c: Conversation, device: Device) -> Conversation:
+        """Of more than `DEVICES` those go that are dead, then those told longest ago."""
+        others = sorted(
+            (d for d in c.devices if d.id != device.id), key=lambda d: (d.live, d.registered_at)
+        )
+        for other in others[: max(0, len(c.devices) - DEVICES)]:
+            self._remove(tx, Owner(c.key, other.id), "too_many")
+        return tx.conversation(c.key) or c
 
     def _device(
         self, tx: Transaction, c: Conversation, mine: Owner | None, told: Registration

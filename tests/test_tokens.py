@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.config import fresh_key
+from gateway.devices import DEVICES
 from gateway.protocol import Role
 from gateway.server import CannotStart
 from storage.errors import StorageError
@@ -156,6 +157,19 @@ async def test_keys_rotate_leaves_a_running_gateway_alone(tmp_path: Path) -> Non
 
 
 # Tokens that were not registered again
+
+
+async def test_of_very_many_phones_the_one_told_longest_ago_goes(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        for number in range(DEVICES + 1):
+            await it.register(token=f"token-{number}", installation=f"phone-{number}")
+        await it.register(token="token-1", installation="phone-1")  # now it is the newest
+        await it.register(token="token-new", installation="phone-new")
+        _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        left = {device["installation"] for device in told["devices"]}
+        assert len(left) == DEVICES
+        assert left.isdisjoint({"phone-0", "phone-2"})
+        assert {"phone-1", "phone-new"} <= left
 
 
 async def test_a_device_that_was_not_registered_again_for_too_long_is_forgotten(
