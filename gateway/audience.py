@@ -138,7 +138,8 @@ def _plain(value: Any, name: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise BadRecipient(f"{name}: missing; must be a string or a number")
+    missing = "missing; " if value is None else ""
+    raise BadRecipient(f"{name}: {missing}must be a string or a number")
 
 
 def _check_words(text: str, title: str | None, limits: Limits) -> None:

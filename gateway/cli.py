@@ -222,7 +222,7 @@ def tell_why(
         typer.Option(help=f"Say what another policy would have decided: {', '.join(Policy)}."),
     ] = None,
     after: Annotated[
-        float, typer.Option(help="Seconds, for the policy unread_after.")
+        float, typer.Option(min=0.0, help="Seconds, for the policy unread_after.")
     ] = UNREAD_AFTER,
     as_json: AsJson = False,
 ) -> None:

@@ -1070,7 +1070,7 @@ _RIGHT: Final[Mapping[str, str]] = {
     "proactive": "true or false",
     "quiet_hours": "hours such as 22:00-07:00, or off, as a string",
     "customer": _ID,
-    "cursor": f"a string of 1 to {CURSOR_CHARS} characters, as an inbox told it",
+    "cursor": f"a string of 1 to {CURSOR_CHARS} characters, as the answer before told it",
     "filter": _one_of(InboxFilter),
     "kind": _one_of(MessageKind),
     "title": f"a string of 1 to {TITLE_CHARS} characters",

@@ -20,7 +20,7 @@ from gateway.kit.backend import FakeBackend
 from gateway.kit.behaviours import UnknownBehaviour
 from gateway.kit.bench import Bench
 from push.adapters import adapter_named
-from push.backends import choose
+from push.backends import PRODUCTION, choose
 from push.caller import Caller
 from push.credentials import added
 from push.ring import Endpoint, PushError, VerdictKind
@@ -243,6 +243,8 @@ def _endpoint_for(settings: config.Config, name: str, device: Device) -> Endpoin
     backends = backends_of(settings.tenants[name].push)
     backend = choose(backends, device.environment, device.app)
     if backend is None:
-        told = f"environment {device.environment!r} and app {device.app!r}"
+        told = f"environment {device.environment or PRODUCTION}"
+        if device.app is not None:
+            told += f" and app {device.app}"
         fail(f"--device: tenant {name} has no backend for its {told}: it is never rung")
     return _endpoint(settings, name, backend.name or None)[1]
