@@ -1,0 +1,18 @@
+"""The deliberate faults still fit the code that they break."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.mutations.faults import FAULTS, Fault
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_what_a_fault_replaces_stands_once(fault: Fault) -> None:
+    for old, _, *elsewhere in ((fault.old, fault.new), *fault.also):
+        path = ROOT / (elsewhere[0] if elsewhere else fault.file)
+        assert path.read_text().count(old) == 1, (path.name, old)
