@@ -119,7 +119,8 @@ FAULTS = (
     Fault(
         "the content under a ring's id changes at a retry (rule 7)",
         "gateway/ringing.py",
-        '                ring = msgspec.json.decode(device.ring or "", type=Ring)\n                device',
+        '                ring = msgspec.json.decode(device.ring or "", type=Ring)\n'
+        "                device",
         """                ring = msgspec.json.decode(device.ring or "", type=Ring)
                 ring = replace(ring, unread=c.unread)
                 device""",
@@ -127,7 +128,8 @@ FAULTS = (
     Fault(
         "a retry takes a new id (rule 7)",
         "gateway/ringing.py",
-        '                ring = msgspec.json.decode(device.ring or "", type=Ring)\n                device',
+        '                ring = msgspec.json.decode(device.ring or "", type=Ring)\n'
+        "                device",
         """                ring = msgspec.json.decode(device.ring or "", type=Ring)
                 ring = replace(ring, id=f"r_{self._chat.new_id()}")
                 told = msgspec.json.encode(ring).decode()
@@ -255,8 +257,8 @@ FAULTS = (
         "        behind = device.owed_ord - device.covered_ord\n",
         also=(
             (
-                "    newest = c.newest_counted\n    behind = max(device.covered_ord, c.acked_ord)\n",
-                "    newest = c.newest_counted\n    behind = device.covered_ord\n",
+                "    behind = max(device.covered_ord, c.acked_ord)\n    if newest",
+                "    behind = device.covered_ord\n    if newest",
                 "gateway/wanted.py",
             ),
         ),
