@@ -33,13 +33,14 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: float | 
     """What the device was not rung for, has not expired, and the customer wants to be rung for.
 
     `patience`, in chat, is how long (seconds) each may take to be acknowledged before it is due
-    (rule 1). What is due takes the rest along.
+    (rule 1). What is due takes the rest along; if what a fan-out asked for has expired, there is no
+    reason to ring for what came after it.
     """
     newest = c.newest_counted
     behind = max(device.covered_ord, c.acked_ord)
     if newest is None or newest.ord <= behind:
         return Wanted()
-    if not sees_each(c, tx.now, in_chat=patience is not None):
+    if not sees_each(c, tx.now, in_chat=patience is not None):  # then all was asked for
         return Wanted(newest, c.last)
     fresh = [
         m
@@ -48,6 +49,9 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: float | 
     ]
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
+    if wanted and wanted[0].ord > device.owed_ord:
+        unwanted = tuple(m for m in unwanted if m.ord <= device.owed_ord)
+        return Wanted(None, unwanted[-1].cut if unwanted else None, unwanted)
     times = _due(wanted or fresh, fresh, tx.now, patience)
     if not wanted:
         return Wanted(None, _read_upto(tx, c, behind), unwanted, *times)
@@ -83,12 +87,13 @@ def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut | None:
 def sees_each(c: Conversation, now: float, *, in_chat: bool) -> bool:
     """Whether `to_ring` needs the unacknowledged messages one by one: the newest says too little.
 
-    In chat the oldest decides when it is time (rule 1).
+    In chat the oldest decides when it is time (rule 1), and after a fan-out whether it is at all.
     Asked before the look, to have them read, and again when it is judged: time has passed.
     """
     newest = c.newest_counted
     expired = newest is None or (newest.expires_at is not None and newest.expires_at <= now)
-    return in_chat or expired or opted_out(c)
+    some = any(device.owes and device.owed_ord < c.last_ord for device in c.devices)
+    return in_chat or expired or some or opted_out(c)
 
 
 def opted_out(c: Conversation) -> bool:

@@ -898,3 +898,29 @@ def test_a_ring_in_hand_does_not_wait_for_quiet_hours_that_a_restart_lifted(day:
     world.start()
     world.run(100.0)
     assert len(rung(day)) == failed + 1
+
+
+def test_what_expired_while_its_device_waited_takes_nothing_along_within_a_grace(day: Day) -> None:
+    """Found by day 1004078."""
+    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
+    world.ears.rng = Takes(4.0)
+    reload(day, in_flight=1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.register(ben, "phone-2", "TOKEN-2")
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    assert visit is not None
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, 6.0)
+    world.run(4.5)
+    world.ears.mood = Mood.SLOW
+    world.write(ben, MessageKind.CHAT, None)
+    world.run(3.4)
+    world.ears.mood = Mood.ACCEPTS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(0.2)
+    visit.line.end(ABNORMAL)
+    left = world.process.loop.time()
+    world.run(30.0)
+    rings = [heard for heard in rung(day) if heard.customer == "anna"]
+    assert [heard.seq for heard in rings] == [2]
+    assert 1.0 <= rings[0].at - left < 2.0
