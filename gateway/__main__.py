@@ -1,7 +1,8 @@
 """The command's entry, also as `python -m gateway`.
 
-What comes before anything is there to take it: a reload that is asked for while the gateway starts
-has nothing to reload, and Ctrl-C has nothing to stop. Neither is an accident.
+What comes before anything is there to take it is no accident: a reload that is asked for while the
+gateway starts is passed over (it reads its files anyway, or has just read them), and Ctrl-C ends it
+without a word.
 """
 
 from __future__ import annotations

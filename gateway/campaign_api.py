@@ -155,7 +155,7 @@ class CampaignCalls:
     async def _with_file(self, request: web.Request) -> _Taken:
         try:
             parts = await request.multipart()
-            first = await parts.next()
+            first = await _in_time(parts.next())
             if not isinstance(first, BodyPartReader) or first.name != "campaign":
                 raise FrameError(ErrorCode.BAD_FRAME, "the first part must be campaign, in JSON")
             raw = await _whole(lambda: first.read_chunk(READ), protocol.AUDIENCE_BYTES)
@@ -163,8 +163,8 @@ class CampaignCalls:
             said = audience.words(body.text, body.title)
             if body.audience is not None:
                 raise FrameError(ErrorCode.BAD_FRAME, "audience: give it, or a file, not both")
-            part = await parts.next()
-        except (ValueError, AssertionError, HttpProcessingError):
+            part = await _in_time(parts.next())
+        except _NOT_MULTIPART:
             raise FrameError(ErrorCode.BAD_FRAME, "not multipart/form-data as it says") from None
         if not isinstance(part, BodyPartReader) or part.name != "recipients":
             raise FrameError(
@@ -264,6 +264,14 @@ def _format(part: BodyPartReader) -> Format:
     )
 
 
+# Whatever aiohttp says of a body whose parts are none.
+_NOT_MULTIPART = (ValueError, AssertionError, RuntimeError, HttpProcessingError)
+
+
+def _broken_off() -> FrameError:
+    return FrameError(ErrorCode.BAD_FRAME, "the body breaks off before its end")
+
+
 async def _in_time(coming: Awaitable[T]) -> T:
     """What comes next of a body."""
     try:
@@ -273,20 +281,25 @@ async def _in_time(coming: Awaitable[T]) -> T:
         raise FrameError(
             ErrorCode.BAD_FRAME, f"the body stopped coming for {STALLED:.0f} seconds"
         ) from None
-    except (ValueError, HttpProcessingError):
-        raise FrameError(ErrorCode.BAD_FRAME, "the body breaks off before its end") from None
 
 
 async def _nothing_more(parts: MultipartReader) -> None:
     """The last part has ended: its boundary must have come, and be that of the whole."""
-    if await _in_time(parts.next()) is not None:
+    try:
+        more = await _in_time(parts.next())
+    except _NOT_MULTIPART:
+        raise _broken_off() from None
+    if more is not None:
         raise FrameError(ErrorCode.BAD_FRAME, "nothing may follow the part recipients")
 
 
 async def _chunks(read: Chunks) -> AsyncIterator[bytes]:
     """What comes, piece by piece, and at the end an empty one."""
     while True:
-        data = await _in_time(read())
+        try:
+            data = await _in_time(read())
+        except ValueError:
+            raise _broken_off() from None
         yield data
         if not data:
             return

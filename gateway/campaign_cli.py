@@ -174,13 +174,14 @@ def _follow(
     id = campaign["id"]
     try:
         _describe(campaign)
-        if wait and campaign["state"] != "scheduled":
+        stays = wait and campaign["state"] != "scheduled"
+        if stays:
             campaign = run(_until_over(to, campaign))
             if not as_json:
                 _show_report(run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report")))
         if as_json:
             print(json.dumps(campaign))
-        if not wait or campaign["state"] == "scheduled":
+        if not stays:
             return
     except KeyboardInterrupt:
         say(

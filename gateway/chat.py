@@ -378,8 +378,8 @@ class Chat:
             oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
         due = delivery.due_after_ack(c.push_due_at, oldest, self.timing.ack_timeout)
         held = c.hold_from
-        if held is not None:  # what joins held of others takes nothing from the hold of the rest
-            held = None if oldest is None else max(held, oldest)
+        if held is not None and oldest is not None:
+            held = max(held, oldest)  # what joins held of others takes nothing from the rest
         c, _ = tx.acknowledge(c, cut, push_due_at=due, hold_from=held)
         tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **_who(session))
         if session.installation is not None:

@@ -59,7 +59,7 @@ def clearly() -> Iterator[None]:
 def screen() -> Console:
     """Where tables go: into a pipe nothing is cut off, and no text is taken for markup."""
     width = None if sys.stdout.isatty() else WIDE
-    return Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=False)
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def say(text: str) -> None:

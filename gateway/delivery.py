@@ -13,7 +13,7 @@ all pending pushes; a backlog therefore coalesces by itself::
              look at one device ──> claim ──> call ──> verdict
                 │                     ^                  │
                 │                     └──── retry ───────┘
-                └─> skip, or wait for the end of quiet hours, with its reason
+                └─> skip, or wait (its ack timeout in chat, quiet hours), with its reason
 
 Outcomes and their transitions are in `storage.outcomes`; who is in chat is known by `gateway.hub`.
 """

@@ -27,6 +27,7 @@ from gateway.values import (
     Count,
     Flag,
     FromEnvironment,
+    HourAtMost,
     Lifetime,
     OptionalSecret,
     Seconds,
@@ -166,7 +167,7 @@ class Calls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout: Seconds = 15.0
     in_flight: Count = 32
     retry_first: Seconds = 1.0
-    retry_max: Seconds = 300.0
+    retry_max: HourAtMost = 300.0  # as a Retry-After: a longer wait is no backoff
     rate_per_second: Rate = None  # calls; no limit if not given
     breaker_after: Count = 10  # failures in a row until only one ring at a time tries
     suspend_after: Lifetime = 86_400.0  # of failure, until operators have to act

@@ -20,7 +20,7 @@ from gateway.alarms import Alarms
 from gateway.chat import Chat
 from gateway.ringing import Ringing
 from gateway.wanted import sees_each
-from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Pause
+from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Pause, Ring
 from storage.errors import Unavailable
 from storage.records import Conversation, Device, Key, Outcome
 from storage.store import Needs, Store
@@ -192,15 +192,18 @@ class Book:
             tx.after_commit(lambda: self._let_go(ref, c))
 
         try:
-            needs = Needs(keys=(key,), unacked=key if _has_expired(self._store.peek(key)) else None)
+            expired = _has_expired(self._store.peek(key), claim.ring)
+            needs = Needs(keys=(key,), unacked=key if expired else None)
             await self._store.submit(change, needs, later=True)
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
 
 
-def _has_expired(c: Conversation | None) -> bool:
-    """Whether some of what a ring covers may have expired before it was claimed."""
-    return c is None or any(span.outcome is Outcome.EXPIRED for span in c.settled)
+def _has_expired(c: Conversation | None, ring: Ring) -> bool:
+    """Whether some of what the ring covers may have expired before it was claimed, noted or not."""
+    if c is None or _is_expiring(c, ring.claimed_at):
+        return True
+    return any(s.outcome is Outcome.EXPIRED and s.hi_seq >= ring.since for s in c.settled)
 
 
 def _is_expiring(c: Conversation, now: float) -> bool:

@@ -163,7 +163,7 @@ class Ringing:
     def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
         """Record the decision not to ring a device, which no look will take."""
         if self._chat.rules(c.tenant).backends:  # else the message's own reason says it
-            self._looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT))
+            self._looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT), c.last)
 
     def _bring_near(self, tx: Transaction, c: Conversation) -> Conversation:
         """If the clock was set back while nobody ran, no device waits longer than it was told."""
@@ -199,7 +199,8 @@ class Ringing:
         backend = self.backend(c.tenant, device)
         facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
         decision = delivery.look(facts)
-        self._looked(tx, c, device, decision)
+        about = wanted.due if decision.action is Action.SKIP else None
+        self._looked(tx, c, device, decision, about or c.last)
         match decision.action:
             case Action.WAIT:
                 if decision.reason is Reason.QUIET_HOURS:
@@ -234,10 +235,12 @@ class Ringing:
             backend=backend.name if backend is not None else "",
         )
 
-    def _looked(self, tx: Transaction, c: Conversation, device: Device, decision: Decision) -> None:
+    def _looked(
+        self, tx: Transaction, c: Conversation, device: Device, decision: Decision, last: Cut
+    ) -> None:
         tx.after_commit(lambda: self.decided(c.tenant, decision))
         from_seq = max(device.covered_seq, c.acked_seq) + 1
-        upto = device.ring_seq if device.ring else c.last_seq
+        upto = device.ring_seq if device.ring else last.seq
         tx.event(
             c,
             min(from_seq, upto),
@@ -316,14 +319,15 @@ class Ringing:
             device = replace(device, owes=False, wake_at=None)
             self.settle_undeliverable(tx, tx.put(c.with_device(device)))
             return
+        owes = correct or upto.ord < device.owed_ord
         wake = tx.now if correct or upto > device.covered else tx.now + AGAIN
         device = replace(
             device,
             unrung=_unrung(c, device, reason),
             covered_seq=upto.seq,
             covered_ord=upto.ord,
-            owes=correct or upto < c.last,
-            wake_at=wake if correct or upto < c.last else None,
+            owes=owes,
+            wake_at=wake if owes else None,
         )
         self.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
@@ -521,6 +525,8 @@ class Ringing:
         ring = msgspec.json.decode(device.ring or "", type=Ring)
         covered, upto = device.covered, device.ring_to
         c = tx.put(c.with_device(_over(tx, device)))
+        if c.expires_at is not None and c.expires_at <= ring.claimed_at:
+            c = self._expire(tx, c)  # its own turn is late
         if upto.ord > covered.ord:
             if upto.ord <= c.acked_ord:
                 tx.event(c, covered.seq + 1, upto.seq, "rang_after_ack")

@@ -123,7 +123,7 @@ _REMOVED: Final[Mapping[str, str]] = {
     "moved": "its token or installation was registered for another customer",
     "deregistered": "it was deregistered",
     "stale": "its app had not registered it again for too long",
-    "too_many": "the customer registered more than are kept, and it was told longest ago",
+    "too_many": "the customer registered more than are kept, and it was dead or told longest ago",
 }
 
 

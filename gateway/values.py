@@ -257,6 +257,9 @@ _SECONDS = "a number of seconds above 0, at most 86400"
 Listen = Annotated[Address, meta('"host:port", such as "127.0.0.1:8080"', _address)]
 SqliteUrl = Annotated[str, meta('"sqlite:///file.db" or "sqlite:////path/file.db"', _sqlite_url)]
 Seconds = Annotated[float, Meta(gt=0, le=86400, description=_SECONDS)]
+HourAtMost = Annotated[
+    float, Meta(gt=0, le=3600, description="a number of seconds above 0, at most 3600")
+]
 Leeway = Annotated[float, Meta(ge=0, le=30, description="a number of seconds from 0 to 30")]
 Count = Annotated[
     int, Meta(ge=1, le=1_000_000_000, description="a whole number from 1 to 1000000000")

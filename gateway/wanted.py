@@ -50,11 +50,16 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: float | 
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
     if wanted and wanted[0].ord > device.owed_ord:
+        later = next(m for m in fresh if m.ord > device.owed_ord)
         unwanted = tuple(m for m in unwanted if m.ord <= device.owed_ord)
-        return Wanted(None, unwanted[-1].cut if unwanted else None, unwanted)
+        due = Cut(later.seq - 1, later.ord - 1)
+        return Wanted(None, _read_upto(tx, c, behind), unwanted, due=due)
     times = _due(wanted or fresh, fresh, tx.now, patience)
     if not wanted:
         return Wanted(None, _read_upto(tx, c, behind), unwanted, *times)
+    if times[1] is not None:  # what nobody rings for may still be acknowledged in time
+        settled = max(wanted[-1].ord, times[1].ord)
+        unwanted = tuple(m for m in unwanted if m.ord <= settled)
     after = sum(m.ord > wanted[-1].ord for m in unwanted)
     upto = c.last if wanted[-1].ord + after == c.last_ord else wanted[-1].cut
     return Wanted(wanted[-1], upto, unwanted, *times)
@@ -64,11 +69,12 @@ def _due(
     asked: list[Message], fresh: list[Message], now: float, patience: float | None
 ) -> tuple[float | None, Cut | None]:
     """`Wanted.due_at`, of those `asked` for, and `Wanted.due`, of all that is `fresh`."""
-    # One of the future: the clock was set back meanwhile, and it is not waited for that long.
-    early = [m for m in fresh if patience is not None and 0.0 <= now - m.at < patience]
-    if patience is None or not early:
+    if patience is None:
         return None, None
-    first = early[0]
+    # One of the future: the clock was set back meanwhile, and it is not waited for that long.
+    first = next((m for m in fresh if 0.0 <= now - m.at < patience), None)
+    if first is None:
+        return None, None
     due_at = asked[0].at + patience if asked[0].ord >= first.ord else None
     return due_at, Cut(first.seq - 1, first.ord - 1)
 

@@ -363,7 +363,8 @@ class PushWorker:
                 endpoint.retry_max,
                 verdict.retry_after,
             )
-        quarantine = dead and lane.wave.is_wave(now)
+        wave = lane.wave.is_wave(now)
+        quarantine = dead and wave
         if quarantine and not lane.in_wave:
             _log.error(
                 "the push endpoint rejects tokens in a wave: they are put in quarantine",
@@ -371,7 +372,7 @@ class PushWorker:
                 backend=endpoint.backend.name,
                 advice=_QUARANTINED,
             )
-        lane.in_wave = quarantine or (lane.in_wave and lane.wave.is_wave(now))
+        lane.in_wave = wave and (quarantine or lane.in_wave)
         return Attempt(verdict, ms, now, retry_at, quarantine=quarantine)
 
     def _complain(self, lane: Lane, verdict: Verdict) -> None:

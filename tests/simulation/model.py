@@ -103,7 +103,6 @@ class Model:
         self._event = 0
         self._acked: dict[int, int] = {}
         self._read: dict[int, int] = {}
-        """The messages that the last fan-out asked for: what is due takes along what is newer."""
         self._names: dict[int, tuple[str, str]] = {}
         self._marks: dict[int, tuple[int, int]] = {}
         self._marked: dict[int, float] = {}

@@ -924,3 +924,21 @@ def test_what_expired_while_its_device_waited_takes_nothing_along_within_a_grace
     rings = [heard for heard in rung(day) if heard.customer == "anna"]
     assert [heard.seq for heard in rings] == [2]
     assert 1.0 <= rings[0].at - left < 2.0
+
+
+def test_in_chat_what_nobody_rings_for_has_its_own_time_too(day: Day) -> None:
+    """A chat message is due; the proactive one that the customer opted out of is not."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    assert visit is not None
+    world.run(15.0)
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(4.5)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(2.0)
+    assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "pending"}
+    world.run(30.0)
+    assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "undeliverable"}
+    assert [heard.seq for heard in rung(day)] == [1]
