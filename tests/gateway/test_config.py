@@ -634,6 +634,7 @@ KINDS = {
     values.SqliteUrl: "URL",
     values.Url: "URL",
     values.Seconds: "seconds",
+    values.HourAtMost: "seconds",
     values.Leeway: "seconds",
     values.Lifetime: "duration",
     values.Count: "number",
