@@ -138,6 +138,7 @@ def test_equal_secrets_are_equal_and_only_to_secrets() -> None:
         (PUSH, 'expires_after = "1 day"', "is '1 day'", "a duration"),
         (PUSH, 'expires_after = "0h"', "is '0h'", "a duration"),
         (PUSH, 'expires_after = "-1h"', "is '-1h'", "a duration"),
+        (PUSH, 'expires_after = "36526d"', "more than a hundred years", "a duration"),
         (PUSH, 'title = ""', "is empty", "a text that is not empty"),
         (PUSH, 'allow_http = "yes"', "is 'yes'", "true or false"),
         (PUSH, "in_flight = 0", "is 0", "a whole number from 1"),

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from push.guard import LOOPBACK, AddressRefused, Refusal, meant_by, refusal, socket_of
+from push.guard import (
+    LOOPBACK,
+    AddressRefused,
+    Refusal,
+    is_never_called,
+    meant_by,
+    refusal,
+    socket_of,
+)
 
 INSIDE = (ip_network("10.20.0.0/16"), ip_network("fd12:3456::/32"))
 
@@ -185,3 +193,18 @@ def test_every_word_for_a_refusal_is_given_for_some_address() -> None:
     samples += ["64:ff9b::1", "2002::1", "2001::1", "240.0.0.1", "a name"]
     assert {refusal(sample) for sample in samples} == set(Refusal)
     assert ip_address("64:ff9b::1").is_global  # why nobody asks the standard library alone
+
+
+@pytest.mark.parametrize(
+    ("network", "never"),
+    [
+        ("169.254.169.254/32", True),
+        ("224.0.0.0/8", True),
+        ("ff02::/16", True),
+        ("169.254.0.0/16", False),  # more than what is never called is in it
+        ("10.0.0.0/8", False),
+        ("fd12::/16", False),
+    ],
+)
+def test_a_network_may_be_one_that_no_allowlist_opens(network: str, *, never: bool) -> None:
+    assert is_never_called(ip_network(network)) is never
