@@ -174,23 +174,20 @@ def _follow(
     id = campaign["id"]
     try:
         _describe(campaign)
-        stays = wait and campaign["state"] != "scheduled"
-        if stays:
+        if wait and campaign["state"] != "scheduled":
             campaign = run(_until_over(to, campaign))
             if not as_json:
                 _show_report(run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report")))
+            if campaign["state"] != "finished":
+                say(f"The campaign is {campaign['state']}.")
         if as_json:
             print(json.dumps(campaign))
-        if not stays:
-            return
     except KeyboardInterrupt:
         say(
             f"The campaign goes on without this command.\n  how far it is:  ringback campaign show"
             f" {id}\n  to stop it:     ringback campaign pause {id}, or cancel {id}"
         )
         raise typer.Exit(INTERRUPTED) from None
-    if campaign["state"] != "finished":
-        say(f"The campaign is {campaign['state']}.")
 
 
 async def _until_over(to: Access, campaign: dict[str, Any]) -> dict[str, Any]:

@@ -349,7 +349,9 @@ class Campaigns:
                 await lane.wake.wait()
                 continue
             early = run.next_at - self._chat.clock()
-            if early > 0 or (self._waiting(tenant) > BUSY and not self._is_over(run.campaign)):
+            if early > 0 or (
+                self._waiting(tenant) > BUSY and not _is_over(run.campaign, self._chat.clock())
+            ):
                 await _either(lane.wake, min(early, LONGEST) if early > 0 else AGAIN)
                 continue
             began = self._chat.clock()
@@ -359,9 +361,6 @@ class Campaigns:
                 await self._rest(run, error)
             # As long again for the others: on a busy gateway a campaign is the first to slow down.
             await asyncio.sleep(min(self._chat.clock() - began, RETRY))
-
-    def _is_over(self, campaign: Campaign) -> bool:
-        return campaign.expires_at is not None and campaign.expires_at <= self._chat.clock()
 
     async def _rest(self, run: _Run, error: Exception) -> None:
         """Try again in a while. What was not confirmed may have been written: only the disk knows
@@ -397,7 +396,7 @@ class Campaigns:
             now = tx.campaign(c.id)
             if now is None or now.state is not CampaignState.RUNNING or now.cursor != c.cursor:
                 return now
-            if now.expires_at is not None and now.expires_at <= tx.now:
+            if _is_over(now, tx.now):
                 ended = replace(now, state=CampaignState.EXPIRED, ended_at=tx.now)
                 return tx.put_campaign(ended)
             return self._handle(tx, now, [part(tx) for part, _ in parts])
@@ -546,6 +545,10 @@ def _told_of(c: Campaign) -> bool:
 def _digest(body: PostCampaign, source: Source) -> str:
     settings = msgspec.json.encode(replace(body, audience=None), order="sorted")
     return audience.digest(settings, source.digest())
+
+
+def _is_over(campaign: Campaign, now: float) -> bool:
+    return campaign.expires_at is not None and campaign.expires_at <= now
 
 
 async def _either(wake: asyncio.Event, seconds: float) -> None:

@@ -28,16 +28,7 @@ from gateway import (
     starter,
     why,
 )
-from gateway.command import (
-    AsJson,
-    ConfigPath,
-    TenantName,
-    clearly,
-    fail,
-    load,
-    say,
-    tenant_of,
-)
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
 from gateway.core import backends_of
 from gateway.dryrun import dry_run
 from gateway.kit import cli as kit

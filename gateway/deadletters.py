@@ -222,8 +222,7 @@ class DeadLetters:
         again = _due_again(c, lo, hi, tx.unacked(c), tx.now)
         tx.event(c, lo.seq + 1, letter.seq, "replayed", ring=letter.id, device=letter.fingerprint)
         for message in again:
-            before = Cut(message.seq - 1, message.ord - 1)
-            c, _ = tx.transition(c, before, message.cut, Trigger.REPLAY)
+            c, _ = tx.transition(c, message.before, message.cut, Trigger.REPLAY)
         times = [c.expires_at, *(message.expires_at for message in again)]
         due = delivery.due_after_commit(
             c.push_due_at,

@@ -28,7 +28,7 @@ from gateway.protocol import CloseCode
 from gateway.ringing import Ringing
 from storage import outcomes
 from storage.outcomes import Trigger
-from storage.records import Conversation, Cut, Device, Key, Outcome
+from storage.records import Conversation, Device, Key, Outcome
 from storage.store import Needs
 from storage.transaction import Owner, Transaction
 
@@ -193,8 +193,7 @@ class Devices:
             if message.expires_at is not None and message.expires_at <= tx.now:
                 continue
             if any(span.lo_ord < message.ord <= span.hi_ord for span in spans):
-                before = Cut(message.seq - 1, message.ord - 1)
-                c, _ = tx.transition(c, before, message.cut, Trigger.REGISTRATION)
+                c, _ = tx.transition(c, message.before, message.cut, Trigger.REGISTRATION)
                 if message.expires_at is not None:
                     soonest = min(message.expires_at, soonest or message.expires_at)
         if outcomes.pending(c):

@@ -76,10 +76,8 @@ class Ringing:
         ]
         for message, expires_at in waiting:
             if expires_at <= tx.now:
-                before = Cut(message.seq - 1, message.ord - 1)
                 reason = Reason.EXPIRED.value
-                c, moves = tx.transition(c, before, message.cut, Trigger.EXPIRY, reason)
-                self._tell(tx, c, moves)
+                c, _ = self._move(tx, c, message.before, message.cut, Trigger.EXPIRY, reason)
         nearest = min((at for _, at in waiting if at > tx.now), default=None)
         if not outcomes.pending(c):
             return _nothing_left(tx, c)
@@ -139,8 +137,7 @@ class Ringing:
             reason = (no_live_device(c) if lacking else Reason.NO_ENDPOINT).value
         else:
             return c
-        c, moves = tx.transition(c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
-        self._tell(tx, c, moves)
+        c, moves = self._move(tx, c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
         return self.settle_undeliverable(tx, c) if moves else c  # what is left needs somebody too
 
     def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
@@ -341,10 +338,8 @@ class Ringing:
         in_hand = [device for device in c.live_devices if device.ring is not None]
         for message in unwanted:
             if not any(d.covered_ord < message.ord <= d.ring_ord for d in in_hand):
-                before = Cut(message.seq - 1, message.ord - 1)
-                reason = Reason.OPTED_OUT.value
-                c, moves = tx.transition(c, before, message.cut, Trigger.NO_DEVICE_LEFT, reason)
-                self._tell(tx, c, moves)
+                trigger, reason = Trigger.NO_DEVICE_LEFT, Reason.OPTED_OUT.value
+                c, _ = self._move(tx, c, message.before, message.cut, trigger, reason)
         return c
 
     def reconsider(self, tx: Transaction, c: Conversation, before: Conversation) -> Conversation:
@@ -539,23 +534,17 @@ class Ringing:
         self, tx: Transaction, c: Conversation, ring: Ring, lo: Cut, hi: Cut
     ) -> Conversation:
         """What the ring covers was pushed, but for what had expired before it was claimed."""
-        before = [
+        expired = [
             m
             for m in tx.unacked(c)
             if lo.ord < m.ord <= hi.ord
             if m.expires_at is not None and m.expires_at <= ring.claimed_at
         ]
-        for gone in before:
-            last = Cut(gone.seq - 1, gone.ord - 1)
-            if lo.ord < last.ord:
-                c = self._push(tx, c, lo, last)
+        for gone in expired:
+            if lo.ord < gone.before.ord:
+                c, _ = self._move(tx, c, lo, gone.before, Trigger.ACCEPTANCE)
             lo = gone.cut
-        return self._push(tx, c, lo, hi) if lo.ord < hi.ord else c
-
-    def _push(self, tx: Transaction, c: Conversation, lo: Cut, hi: Cut) -> Conversation:
-        c, moves = tx.transition(c, lo, hi, Trigger.ACCEPTANCE)
-        self._tell(tx, c, moves)
-        return c
+        return self._move(tx, c, lo, hi, Trigger.ACCEPTANCE)[0]
 
     # Where, and who hears of it
 
@@ -566,8 +555,17 @@ class Ringing:
             told = msgspec.json.decode(device.ring, type=_Told)
         return choose(self._chat.rules(tenant).backends, told.environment, told.app)
 
-    def _tell(self, tx: Transaction, c: Conversation, moves: tuple[Move, ...]) -> None:
-        """Agents hear of outcomes as receipts, after the commit."""
+    def _move(
+        self,
+        tx: Transaction,
+        c: Conversation,
+        lo: Cut,
+        hi: Cut,
+        trigger: Trigger,
+        reason: str | None = None,
+    ) -> tuple[Conversation, tuple[Move, ...]]:
+        """`Transaction.transition`; agents hear of outcomes as receipts, after the commit."""
+        c, moves = tx.transition(c, lo, hi, trigger, reason)
         for move in moves:
             span = move.span
             state = _RECEIPTS.get(span.outcome)
@@ -577,6 +575,7 @@ class Ringing:
                         c.key, s.lo_seq + 1, s.hi_seq, state, tx.now, s.reason
                     )
                 )
+        return c, moves
 
 
 _RECEIPTS = {

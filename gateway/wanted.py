@@ -52,17 +52,16 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: float | 
     if wanted and wanted[0].ord > device.owed_ord:
         later = next(m for m in fresh if m.ord > device.owed_ord)
         unwanted = tuple(m for m in unwanted if m.ord <= device.owed_ord)
-        due = Cut(later.seq - 1, later.ord - 1)
-        return Wanted(None, _read_upto(tx, c, behind), unwanted, due=due)
-    times = _due(wanted or fresh, fresh, tx.now, patience)
+        return Wanted(None, _read_upto(tx, c, behind), unwanted, due=later.before)
+    due_at, due = _due(wanted or fresh, fresh, tx.now, patience)
     if not wanted:
-        return Wanted(None, _read_upto(tx, c, behind), unwanted, *times)
-    if times[1] is not None:  # what nobody rings for may still be acknowledged in time
-        settled = max(wanted[-1].ord, times[1].ord)
+        return Wanted(None, _read_upto(tx, c, behind), unwanted, due_at, due)
+    if due is not None:  # what nobody rings for may still be acknowledged in time
+        settled = max(wanted[-1].ord, due.ord)
         unwanted = tuple(m for m in unwanted if m.ord <= settled)
     after = sum(m.ord > wanted[-1].ord for m in unwanted)
     upto = c.last if wanted[-1].ord + after == c.last_ord else wanted[-1].cut
-    return Wanted(wanted[-1], upto, unwanted, *times)
+    return Wanted(wanted[-1], upto, unwanted, due_at, due)
 
 
 def _due(
@@ -76,7 +75,7 @@ def _due(
     if first is None:
         return None, None
     due_at = asked[0].at + patience if asked[0].ord >= first.ord else None
-    return due_at, Cut(first.seq - 1, first.ord - 1)
+    return due_at, first.before
 
 
 def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut | None:

@@ -107,6 +107,11 @@ class Message(msgspec.Struct, frozen=True):
     def cut(self) -> Cut:
         return _tuple(Cut, (self.seq, self.ord))
 
+    @property
+    def before(self) -> Cut:
+        """The place before it, of a counted message."""
+        return _tuple(Cut, (self.seq - 1, self.ord - 1))
+
     def __repr__(self) -> str:
         return f"Message(id={self.id!r}, seq={self.seq}, kind={self.kind!r})"
 

@@ -375,6 +375,14 @@ async def test_bad_lines_of_a_file_are_named_and_nothing_was_sent(tmp_path: Path
         assert status == 404
 
 
+async def posted(it: Running, body: bytes, kind: str) -> tuple[int, Any]:
+    """The answer to a campaign that came as this body of this content type."""
+    headers = {"Content-Type": kind}
+    return await it.call(
+        "POST", "/v1/campaigns", Role.SERVICE, data=io.BytesIO(body), headers=headers
+    )
+
+
 WHOLE = (
     b'--b\r\nContent-Disposition: form-data; name="campaign"\r\n\r\n{"text": "Hello"}\r\n'
     b'--b\r\nContent-Disposition: form-data; name="recipients"; filename="r.csv"\r\n\r\n'
@@ -397,13 +405,7 @@ async def test_an_upload_without_its_end_is_not_taken_for_a_shorter_one(
 ) -> None:
     """The file went on: c-4 is somebody else than c-42."""
     async with running(tmp_path) as it:
-        status, told = await it.call(
-            "POST",
-            "/v1/campaigns",
-            Role.SERVICE,
-            data=io.BytesIO(WHOLE + rest),
-            headers={"Content-Type": "multipart/form-data; boundary=b"},
-        )
+        status, told = await posted(it, WHOLE + rest, "multipart/form-data; boundary=b")
         assert status == (201 if detail is None else 400), told
         assert detail is None or detail in told["detail"]
         status, _ = await it.call("GET", "/v1/customers/c-4/status", Role.SERVICE)
@@ -430,13 +432,7 @@ async def test_a_body_that_is_none_is_refused(
     tmp_path: Path, body: bytes, kind: str, detail: str
 ) -> None:
     async with running(tmp_path) as it:
-        status, told = await it.call(
-            "POST",
-            "/v1/campaigns",
-            Role.SERVICE,
-            data=io.BytesIO(body),
-            headers={"Content-Type": kind},
-        )
+        status, told = await posted(it, body, kind)
         assert status in (400, 413, 415), told
         assert detail in told["detail"]
 

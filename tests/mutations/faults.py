@@ -209,8 +209,8 @@ FAULTS = (
     Fault(
         "a message expires before its time",
         "gateway/ringing.py",
-        "            if expires_at <= tx.now:\n                before = Cut",
-        "            if expires_at <= tx.now + 60:\n                before = Cut",
+        "            if expires_at <= tx.now:\n                reason",
+        "            if expires_at <= tx.now + 60:\n                reason",
     ),
     Fault(
         "a counter forgets where a message came from (I2)",
