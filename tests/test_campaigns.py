@@ -512,6 +512,20 @@ async def test_a_campaign_waits_while_many_devices_of_its_tenant_wait_for_a_call
         await over(it, held)
 
 
+async def test_a_campaign_that_waits_for_free_calls_ends_at_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as it:
+        monkeypatch.setattr(it.gateway.core.campaigns, "_waiting", lambda _: campaigns.BUSY + 1)
+        soon = timestamp(time.time() + 0.5)
+        told = await until(
+            it,
+            await begin(it, audience=["c-1"], expires_at=soon),
+            lambda told: told["state"] == "expired",
+        )
+        assert (told["sent"], told["left"]) == (0, 1)
+
+
 async def test_doubles_across_batches_of_a_large_file_are_one_message(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         rows = [f"c-{i % 900}" for i in range(1_800)]

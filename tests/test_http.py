@@ -14,9 +14,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from structlog.testing import capture_logs
 
+from gateway import api
 from gateway.protocol import Role, parse_timestamp
-from tests.running import PATIENT, running
+from tests.running import PATIENCE, PATIENT, Running, running
 
 CALLS: list[tuple[str, str, set[Role], Any]] = [
     ("POST", "/v1/messages", {Role.SERVICE, Role.AGENT}, {"customer": "c-42", "text": "x"}),
@@ -400,3 +402,51 @@ async def test_a_caller_that_hangs_up_in_the_middle_hurts_nobody(tmp_path: Path)
                 b"Authorization: Bearer " + token.encode() + b"\r\nContent-Length: 1000\r\n\r\n{"
             )
         assert await it.write() == 1
+
+
+async def _half_a_body(it: Running) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A call of which five bytes of fifty have come."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.gateway.ports["http"])
+    token = it.token(Role.CUSTOMER, "c-42")
+    head = (
+        "PUT /v1/devices/phone HTTP/1.1",
+        "Host: x",
+        f"Authorization: Bearer {token}",
+        "Content-Type: application/json",
+        "Content-Length: 50",
+    )
+    writer.write("\r\n".join(head).encode() + b'\r\n\r\n{"tok')
+    await writer.drain()
+    return reader, writer
+
+
+async def test_a_body_that_stops_coming_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "BODY_WITHIN", 0.2)
+    async with running(tmp_path) as it:
+        reader, writer = await _half_a_body(it)
+        async with asyncio.timeout(PATIENCE):
+            assert b" 400 " in await reader.readline()
+        writer.close()
+
+
+async def test_who_hangs_up_in_a_body_is_no_fault_of_ours(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        with capture_logs() as logs:
+            _, writer = await _half_a_body(it)
+            await asyncio.sleep(0.1)  # until it is being read
+            writer.close()
+            await asyncio.sleep(0.2)
+        assert [entry for entry in logs if entry["log_level"] == "error"] == []
+        assert b"ringback_faults_total 0.0" in it.gateway.core.metrics.text()
+
+
+async def test_a_fault_of_ours_is_counted_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as it:
+        monkeypatch.setattr(it.gateway.core.devices, "sign_out", None)
+        status, told = await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        assert (status, told["code"]) == (500, "internal")
+        assert b"ringback_faults_total 1.0" in it.gateway.core.metrics.text()
