@@ -78,6 +78,7 @@ def test_a_conversation_is_named_by_tenant_and_customer() -> None:
 def test_cursors_are_cuts() -> None:
     assert (CONVERSATION.last, CONVERSATION.acked) == (Cut(9, 4), Cut(7, 3))
     assert message().cut == Cut(9, 4)
+    assert message().before == Cut(8, 3)
     rung = device(1, covered_seq=3, covered_ord=2, ring_seq=9, ring_ord=4)
     assert (rung.covered, rung.ring_to) == (Cut(3, 2), Cut(9, 4))
 
