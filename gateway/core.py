@@ -136,6 +136,7 @@ class Core:
             self._rng,
             self.metrics.attempted,
             wall=self.wall,
+            on_fault=self.metrics.faults.inc,
         )
         self.metrics.push_loads = self._worker.loads
         waiting = await self.book.recover()

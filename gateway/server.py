@@ -70,6 +70,7 @@ class Gateway:
             waiting = await self.core.start(self._caller)
             await self._listen()
         except BaseException:
+            await self.sockets.stop()
             await self._close()
             raise
         _log.info("ready", **self.ports, waiting=waiting)
@@ -119,9 +120,6 @@ class Gateway:
             frozenset(o for tenant in self.config.tenants.values() for o in tenant.origins),
         )
         api.failed = core.metrics.faults.inc
-        self.ports["admin"] = await self._site(
-            "admin", admin(core.chat, core.metrics), server.admin
-        )
         places = Places(server, self.ports)
         others = (
             CampaignCalls(api, core.campaigns),
@@ -136,6 +134,10 @@ class Gateway:
             self.ports["chat"] = await self.sockets.start(server.chat)
         except OSError as error:
             raise _occupied("chat", server.chat, error) from error
+        # The last: who asks it whether we are ready finds the others listening.
+        self.ports["admin"] = await self._site(
+            "admin", admin(core.chat, core.metrics), server.admin
+        )
 
     async def _site(self, name: str, app: web.Application, address: Address) -> int:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)

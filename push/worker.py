@@ -121,10 +121,12 @@ class PushWorker:
         on_attempt: Callable[[Claim, Attempt], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         wall: Callable[[], float] | None = None,
+        on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the seams: `clock` in epoch s; `on_attempt` hears of every settled attempt.
 
         `wall` dates what the backend compares with its own clock; it is `clock` unless given.
+        `on_fault` hears of every time that the work on a device broke.
         """
         self._book = book
         self._caller = caller
@@ -133,6 +135,7 @@ class PushWorker:
         self._on_attempt = on_attempt
         self._sleep = sleep
         self._wall = wall or clock
+        self._on_fault = on_fault
         self._lanes: dict[str, dict[str, Lane]] = {}
         for one in endpoints:
             self._lanes.setdefault(one.tenant, {})[one.backend.name] = Lane(one)
@@ -394,6 +397,7 @@ class PushWorker:
         wait = min(REST_MOST, REST_FIRST * 2 ** min(rest.breaks, 16))
         rest.breaks += 1
         rest.until = self._clock() + wait
+        self._on_fault()
         if rest.breaks == 1:
             _log.error(
                 "push work broke; this is a fault of ringback, please report it",

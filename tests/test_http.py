@@ -7,18 +7,21 @@ import json
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from gateway import api
+from gateway import api, server
 from gateway.protocol import Role, parse_timestamp
-from tests.running import PATIENCE, PATIENT, Running, running
+from gateway.server import CannotStart, Gateway
+from gateway.values import Address
+from tests.running import PATIENCE, PATIENT, Running, change, running, settings
 
 CALLS: list[tuple[str, str, set[Role], Any]] = [
     ("POST", "/v1/messages", {Role.SERVICE, Role.AGENT}, {"customer": "c-42", "text": "x"}),
@@ -326,6 +329,22 @@ async def test_health_readiness_and_metrics_are_on_the_admin_listener(tmp_path: 
             assert (await it.call("GET", path))[0] == 404, "not on the public listener"
 
 
+async def test_it_is_ready_when_all_listen_and_a_start_that_fails_then_leaves_nobody_listening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_try", lambda name, address: None)  # taken right after it
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        given = settings(tmp_path, None)
+        admin = Address("127.0.0.1", taken.getsockname()[1])
+        gateway = Gateway(change(given, server=replace(given.server, admin=admin)))
+        with pytest.raises(CannotStart, match="server.admin"):
+            await gateway.start()
+    assert gateway.ports.keys() == {"chat", "http"}
+    for port in gateway.ports.values():
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+
 async def test_readiness_may_be_asked_while_messages_are_written(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         customer = await it.customer()
@@ -450,3 +469,9 @@ async def test_a_fault_of_ours_is_counted_wherever_it_is(
         status, told = await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
         assert (status, told["code"]) == (500, "internal")
         assert b"ringback_faults_total 1.0" in it.gateway.core.metrics.text()
+        await it.register()
+        monkeypatch.setattr(it.gateway.core.book._ringing, "judge", None)
+        await it.write()
+        async with asyncio.timeout(PATIENCE):
+            while b"ringback_faults_total 2.0" not in it.gateway.core.metrics.text():
+                await asyncio.sleep(0.01)

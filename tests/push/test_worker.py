@@ -53,6 +53,7 @@ class Rig:
         self.backend = scripted.Backend()
         self.clock = Clock()
         self.heard: list[tuple[Claim, Attempt]] = []
+        self.faults: list[float] = []
         self.worker = PushWorker(
             self.book,
             endpoints.values() or [an_endpoint()],
@@ -61,6 +62,7 @@ class Rig:
             Random(7),
             lambda claim, attempt: self.heard.append((claim, attempt)),
             self.clock.sleep,
+            on_fault=lambda: self.faults.append(self.clock.now),
         )
 
     async def until_quiet(self) -> None:
@@ -379,6 +381,7 @@ async def test_a_device_whose_work_breaks_rests_and_is_looked_at_again() -> None
         assert (entry["log_level"], entry["error"]) == ("error", "RuntimeError")
         assert "scripted.py" in entry["where"]
         assert TOKEN not in repr(logs)
+        assert len(rig.faults) == 1
 
 
 async def test_work_that_breaks_every_time_is_tried_less_and_less_and_logged_once() -> None:
@@ -399,6 +402,7 @@ async def test_work_that_breaks_every_time_is_tried_less_and_less_and_logged_onc
             await rig.book.until_settled(1)
         assert ticks == [1, 2, 4, 8]
         assert len(logs) == 1
+        assert len(rig.faults) == 4  # each is counted
 
 
 async def test_a_device_that_worked_again_is_news_when_it_breaks_again() -> None:
