@@ -337,7 +337,7 @@ async def test_it_is_ready_when_all_listen_and_a_start_that_fails_then_leaves_no
         given = settings(tmp_path, None)
         admin = Address("127.0.0.1", taken.getsockname()[1])
         gateway = Gateway(change(given, server=replace(given.server, admin=admin)))
-        with pytest.raises(CannotStart, match="server.admin"):
+        with pytest.raises(CannotStart, match=r"server\.admin"):
             await gateway.start()
     assert gateway.ports.keys() == {"chat", "http"}
     for port in gateway.ports.values():
