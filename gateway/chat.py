@@ -21,7 +21,7 @@ import msgspec
 import orjson
 
 from gateway import delivery, frames, protocol
-from gateway.delivery import Reason, Timing
+from gateway.delivery import Patience, Reason, Timing
 from gateway.hub import Hub
 from gateway.protocol import (
     CloseCode,
@@ -271,6 +271,13 @@ class Chat:
                 c = c.with_device(replace(device, wake_at=wake))
         if c is not tx.conversation(key):
             tx.put(c)
+
+    def patience(self, key: Key, now: float) -> Patience | None:
+        """What a message to this customer may take before it is due; None: it is due at once."""
+        if self.hub.is_in_chat(key):
+            return Patience(self.timing.ack_timeout)
+        until = self.hub.quiet_until(key, now)
+        return Patience(self.timing.ack_timeout, until) if until > now else None
 
     def _hold(self, tx: Transaction, c: Conversation) -> Conversation:
         """Somebody came into chat: nobody is rung while the replay is on its way (rule 5)."""

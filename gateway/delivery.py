@@ -13,7 +13,7 @@ all pending pushes; a backlog therefore coalesces by itself::
              look at one device ──> claim ──> call ──> verdict
                 │                     ^                  │
                 │                     └──── retry ───────┘
-                └─> skip, or wait (its ack timeout in chat, quiet hours), with its reason
+                └─> skip, or wait (its ack timeout or a grace, quiet hours), with its reason
 
 Outcomes and their transitions are in `storage.outcomes`; who is in chat is known by `gateway.hub`.
 """
@@ -65,6 +65,19 @@ class Timing(msgspec.Struct, frozen=True):
     restart_window: float = 5.0
     restart_grace: float = 10.0
     max_hold: float = 30.0
+
+
+class Patience(NamedTuple):
+    """How long a message may take to be acknowledged before it is due: so many `seconds` in chat
+    (rule 1), but no longer than `until` (epoch seconds), the end of a grace (rule 4).
+    """
+
+    seconds: float
+    until: float = float("inf")
+
+    def ends(self, at: float) -> float:
+        """When a message of that time is due."""
+        return min(at + self.seconds, self.until)
 
 
 class Routing(NamedTuple):
@@ -187,7 +200,7 @@ class Facts(msgspec.Struct, frozen=True):
     in_hand: InHand | None = None
     behind: int = 0  # counted messages neither acked nor covered by an earlier ring
     all_expired: bool = False
-    early_in_chat: bool = False  # all that it would be rung for came within the ack timeout
+    too_soon: bool = False  # all that it would be rung for may be acknowledged in time (`Patience`)
     all_read: bool = False
     badge_is_high: bool = False  # the device was told more unread than there are now
     paused: Reason | None = None  # why the endpoint is not called at present
@@ -227,8 +240,8 @@ def _look(facts: Facts) -> Decision:
     if facts.in_hand is not None:
         return _look_again(facts.in_hand, facts)
     if facts.behind and not facts.all_expired:
-        if facts.early_in_chat:
-            return Decision(Action.WAIT, Reason.IN_CHAT)
+        if facts.too_soon:
+            return Decision(Action.WAIT, Reason.IN_CHAT if facts.in_chat else Reason.LEFT)
         wished = _wished(facts, facts.unwanted)
         if wished is not None:
             return Decision(Action.SKIP, wished)

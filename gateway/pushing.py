@@ -172,7 +172,7 @@ class Book:
             raise BookUnavailable(str(error)) from error
 
     def _sees_each(self, c: Conversation, now: float) -> bool:
-        return sees_each(c, now, in_chat=self._chat.hub.is_in_chat(c.key))
+        return sees_each(c, now, self._chat.patience(c.key, now))
 
     def _let_go(self, ref: DeviceRef, c: Conversation | None) -> None:
         self._busy.pop(ref, None)

@@ -172,7 +172,7 @@ class Ringing:
                 near = delivery.within_reason(device.wake_at, tx.now, self._chat.timing, backoff)
                 house = self._chat.houses_before.get(c.tenant)
                 if house and device.wake_at == self._quiet_until(tx.now, c, device, house):
-                    near = tx.now  # it waits for the end of hours that are others now
+                    near = self._at_once(tx, c)  # it waits for the end of hours that are others now
                 if near != device.wake_at:
                     c = c.with_device(replace(device, wake_at=near))
         return c if c is before else tx.put(c)
@@ -190,8 +190,7 @@ class Ringing:
         """Look at one device now (rule 7): the claim, or None and in its row what is next; `pause`
         if it is what would be rung waits for.
         """
-        in_chat = self._chat.hub.is_in_chat(c.key)
-        wanted = to_ring(tx, c, device, self._chat.timing.ack_timeout if in_chat else None)
+        wanted = to_ring(tx, c, device, self._chat.patience(c.key, tx.now))
         quiet = self._quiet_until(tx.now, c, device)
         backend = self.backend(c.tenant, device)
         facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
@@ -202,7 +201,7 @@ class Ringing:
             case Action.WAIT:
                 if decision.reason is Reason.QUIET_HOURS:
                     tx.put(c.with_device(replace(device, wake_at=quiet)))
-                elif decision.reason is Reason.IN_CHAT:
+                elif decision.reason in (Reason.IN_CHAT, Reason.LEFT):
                     tx.put(c.with_device(replace(device, wake_at=wanted.due_at)))
                 return pause if decision.reason in PAUSES else None
             case Action.SKIP:
@@ -288,7 +287,7 @@ class Ringing:
             in_hand=in_hand,
             behind=max(0, behind),
             all_expired=wanted.newest is None and not wanted.unwanted,
-            early_in_chat=wanted.due_at is not None,
+            too_soon=wanted.due_at is not None,
             all_read=c.read_ord == c.last_ord,
             badge_is_high=device.badge is not None and device.badge > c.unread and silent,
             paused=None if pause is None else Reason(pause),
@@ -349,8 +348,14 @@ class Ringing:
             now = c.device(device.id)
             until = self._quiet_until(tx.now, before, device)
             if now is not None and until is not None and now.wake_at == device.wake_at == until:
-                c = c.with_device(replace(now, wake_at=tx.now))
+                c = c.with_device(replace(now, wake_at=self._at_once(tx, c)))
         return tx.put(c)
+
+    def _at_once(self, tx: Transaction, c: Conversation) -> float:
+        """Now, unless a replay may be on its way (rule 5): nothing tells when the last one began."""
+        if c.hold_from is None or not self._chat.hub.is_in_chat(c.key):
+            return tx.now
+        return delivery.held(tx.now, tx.now, c.hold_from, self._chat.timing)
 
     def _claim(
         self, tx: Transaction, c: Conversation, device: Device, wanted: Wanted

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gateway.delivery import Patience
 from gateway.wishes import is_unwanted
 from storage import outcomes
 from storage.records import Conversation, Cut, Device, Message
@@ -29,18 +30,19 @@ class Wanted(NamedTuple):
     due: Cut | None = None
 
 
-def to_ring(tx: Transaction, c: Conversation, device: Device, patience: float | None) -> Wanted:
+def to_ring(
+    tx: Transaction, c: Conversation, device: Device, patience: Patience | None
+) -> Wanted:
     """What the device was not rung for, has not expired, and the customer wants to be rung for.
 
-    `patience`, in chat, is how long (seconds) each may take to be acknowledged before it is due
-    (rule 1). What is due takes the rest along; if what a fan-out asked for has expired, there is no
+    `patience` is had in chat, and within a grace. What is due takes the rest along; if what a fan-out asked for has expired, there is no
     reason to ring for what came after it.
     """
     newest = c.newest_counted
     behind = max(device.covered_ord, c.acked_ord)
     if newest is None or newest.ord <= behind:
         return Wanted()
-    if not sees_each(c, tx.now, in_chat=patience is not None):  # then all was asked for
+    if not sees_each(c, tx.now, patience):  # then all was asked for
         return Wanted(newest, c.last)
     fresh = [
         m
@@ -65,16 +67,16 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: float | 
 
 
 def _due(
-    asked: list[Message], fresh: list[Message], now: float, patience: float | None
+    asked: list[Message], fresh: list[Message], now: float, patience: Patience | None
 ) -> tuple[float | None, Cut | None]:
     """`Wanted.due_at`, of those `asked` for, and `Wanted.due`, of all that is `fresh`."""
     if patience is None:
         return None, None
     # One of the future: the clock was set back meanwhile, and it is not waited for that long.
-    first = next((m for m in fresh if 0.0 <= now - m.at < patience), None)
+    first = next((m for m in fresh if m.at <= now < patience.ends(m.at)), None)
     if first is None:
         return None, None
-    due_at = asked[0].at + patience if asked[0].ord >= first.ord else None
+    due_at = patience.ends(asked[0].at) if asked[0].ord >= first.ord else None
     return due_at, first.before
 
 
@@ -89,16 +91,16 @@ def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut | None:
     return c.last if behind == c.last_ord else upto
 
 
-def sees_each(c: Conversation, now: float, *, in_chat: bool) -> bool:
+def sees_each(c: Conversation, now: float, patience: Patience | None) -> bool:
     """Whether `to_ring` needs the unacknowledged messages one by one: the newest says too little.
 
-    In chat the oldest decides when it is time (rule 1), and after a fan-out whether it is at all.
+    With patience the oldest decides when it is time, and after a fan-out whether it is at all.
     Asked before the look, to have them read, and again when it is judged: time has passed.
     """
     newest = c.newest_counted
     expired = newest is None or (newest.expires_at is not None and newest.expires_at <= now)
     some = any(device.owes and device.owed_ord < c.last_ord for device in c.devices)
-    return in_chat or expired or some or opted_out(c)
+    return patience is not None or expired or some or opted_out(c)
 
 
 def opted_out(c: Conversation) -> bool:

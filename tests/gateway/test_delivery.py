@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import delivery
-from gateway.delivery import Action, Decision, Facts, InHand, Reason, Routing, Timing
+from gateway.delivery import (
+    Action,
+    Decision,
+    Facts,
+    InHand,
+    Patience,
+    Reason,
+    Routing,
+    Timing,
+)
 from gateway.protocol import BACKOFF_FIRST, CloseCode, Route
 
 YES_NO = (False, True)
@@ -84,6 +93,15 @@ def test_what_the_customer_does_not_want_to_be_rung_for_goes_nowhere_but_to_the_
     assert decided == Routing(route, reason or unwanted)
 
 
+@pytest.mark.parametrize(
+    ("patience", "due"), [(Patience(5.0), 105.0), (Patience(5.0, 103.0), 103.0)]
+)
+def test_a_message_is_due_after_its_ack_timeout_and_no_later_than_a_grace_ends(
+    patience: Patience, due: float
+) -> None:
+    assert patience.ends(100.0) == due
+
+
 # The look
 
 
@@ -107,14 +125,14 @@ ALL_FACTS = [
         muted=muted,
         unwanted=unwanted,
         quiet=quiet,
-        early_in_chat=early_in_chat,
+        too_soon=too_soon,
     )
     for in_hand in (None, *RINGS)
     for behind in (0, 3)
     for endpoint, live, early, in_chat, all_expired, all_read, badge_is_high in product(
         YES_NO, repeat=7
     )
-    for muted, unwanted, quiet, early_in_chat in product(YES_NO, repeat=4)
+    for muted, unwanted, quiet, too_soon in product(YES_NO, repeat=4)
 ]
 
 
@@ -197,9 +215,15 @@ STATED: list[Stated] = [
     ),
     (
         "in chat nothing is decided of what may still be acknowledged in time",
-        lambda f, r: f.behind > 0 and not f.all_expired and f.early_in_chat,
+        lambda f, r: f.behind > 0 and not f.all_expired and f.too_soon and f.in_chat,
         Action.WAIT,
         Reason.IN_CHAT,
+    ),
+    (
+        "nor within the grace of who has just left",
+        lambda f, r: f.behind > 0 and not f.all_expired and f.too_soon,
+        Action.WAIT,
+        Reason.LEFT,
     ),
     (
         "who has muted is not rung",
@@ -292,7 +316,7 @@ def test_nobody_is_rung_for_what_was_acked_read_or_expired() -> None:
             assert facts.behind
             assert not facts.all_expired
             assert facts.in_hand is None
-            assert not facts.early_in_chat
+            assert not facts.too_soon
             assert (facts.muted, facts.unwanted, facts.quiet) == (False, False, False)
         if delivery.look(facts).action is Action.RETRY:
             ring = facts.in_hand

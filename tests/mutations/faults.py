@@ -358,7 +358,7 @@ FAULTS = (
     Fault(
         "in chat an older message's due time rings for a newer one (rule 1)",
         "gateway/delivery.py",
-        "        if facts.early_in_chat:\n",
+        "        if facts.too_soon:\n",
         "        if False:\n",
         (SIMULATION, "tests/simulation/test_scenarios.py"),
     ),

@@ -942,3 +942,40 @@ def test_in_chat_what_nobody_rings_for_has_its_own_time_too(day: Day) -> None:
     world.run(30.0)
     assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "undeliverable"}
     assert [heard.seq for heard in rung(day)] == [1]
+
+
+def test_what_nobody_rings_for_takes_nothing_along_within_a_grace(day: Day) -> None:
+    """Like day 20002159, whose older message had expired when the device was looked at."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    assert visit is not None
+    world.run(15.0)
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(4.3)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(0.2)
+    visit.line.end(ABNORMAL)
+    left = world.process.loop.time()
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [2]
+    assert 1.0 <= rung(day)[0].at - left < 2.0
+
+
+def test_who_has_just_come_into_chat_is_not_rung_when_quiet_hours_are_lifted(day: Day) -> None:
+    """Found by day 20000692."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.wish(anna, Wishes(quiet_hours="00:00-23:59"), 0.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(4.5)
+    assert rung(day) == []
+    assert world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0) is not None
+    began = world.process.loop.time()
+    world.run(0.1)
+    world.wish(anna, Wishes(), 0.0)
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [1]
+    assert rung(day)[0].at - began >= world.timing.ack_timeout
