@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -63,8 +63,9 @@ def screen() -> Console:
 
 
 def say(text: str) -> None:
-    """To the operator, beside the result."""
-    print(text, file=sys.stderr, flush=True)
+    """To the operator, beside the result; if nobody can be told, that changes nothing."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def fail(problem: str) -> NoReturn:

@@ -5,8 +5,11 @@ Events carry names and numbers. No token, secret or message text is ever passed 
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 
@@ -15,6 +18,7 @@ from gateway.config import Log, LogFormat
 
 def set_up(log: Log) -> None:
     """Send structlog's and the standard library's records to stderr in one format."""
+    stream = _Forgiving(sys.stderr)
     level = logging.getLevelNamesMapping()[log.level.value.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
@@ -33,12 +37,30 @@ def set_up(log: Log) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, stream)),
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer)
     # A peer that speaks broken HTTP is the peer's affair, and no traceback in our log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+class _Forgiving(io.TextIOBase):
+    """The log's stream. What cannot be written is lost: a full disk or a reader that has gone must
+    not undo, stop or hold up what was to be told of.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()

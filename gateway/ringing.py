@@ -352,7 +352,7 @@ class Ringing:
         return tx.put(c)
 
     def _at_once(self, tx: Transaction, c: Conversation) -> float:
-        """Now, unless a replay may be on its way (rule 5): nothing tells when the last one began."""
+        """Now, or later while a replay may be on its way (rule 5): it may just have begun."""
         if c.hold_from is None or not self._chat.hub.is_in_chat(c.key):
             return tx.now
         return delivery.held(tx.now, tx.now, c.hold_from, self._chat.timing)

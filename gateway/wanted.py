@@ -30,13 +30,11 @@ class Wanted(NamedTuple):
     due: Cut | None = None
 
 
-def to_ring(
-    tx: Transaction, c: Conversation, device: Device, patience: Patience | None
-) -> Wanted:
+def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience | None) -> Wanted:
     """What the device was not rung for, has not expired, and the customer wants to be rung for.
 
-    `patience` is had in chat, and within a grace. What is due takes the rest along; if what a fan-out asked for has expired, there is no
-    reason to ring for what came after it.
+    `patience` is had in chat, and within a grace. What is due takes the rest along; if what a
+    fan-out asked for has expired, there is no reason to ring for what came after it.
     """
     newest = c.newest_counted
     behind = max(device.covered_ord, c.acked_ord)

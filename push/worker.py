@@ -397,6 +397,8 @@ class PushWorker:
         wait = min(REST_MOST, REST_FIRST * 2 ** min(rest.breaks, 16))
         rest.breaks += 1
         rest.until = self._clock() + wait
+        if self._rest_timer is None and not self._draining:
+            self._rest_timer = asyncio.create_task(self._end_rests(), name="push-rests")
         self._on_fault()
         if rest.breaks == 1:
             _log.error(
@@ -406,8 +408,6 @@ class PushWorker:
                 error=type(error).__name__,  # its text might quote a message
                 where=where(error),
             )
-        if self._rest_timer is None and not self._draining:
-            self._rest_timer = asyncio.create_task(self._end_rests(), name="push-rests")
 
     async def _end_rests(self) -> None:
         """Wake rested devices. One timer for all, at `REST_FIRST` steps, while any rests."""

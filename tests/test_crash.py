@@ -8,9 +8,9 @@ import signal
 import sqlite3
 from pathlib import Path
 
-from gateway.protocol import Role
+from gateway.protocol import CloseCode, Role
 from tests.faults.process import process
-from tests.running import PATIENT, QUICK, backend
+from tests.running import PATIENCE, PATIENT, QUICK, backend
 
 
 async def test_a_message_confirmed_before_a_kill_rings_once_after_the_restart(
@@ -93,3 +93,19 @@ async def test_the_same_ref_after_a_crash_gets_the_first_answer(tmp_path: Path) 
             assert (again["seq"], again["id"]) == (first["seq"], first["id"])
             status, told = await it.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
             assert (status, len(told["messages"])) == (200, 1)
+
+
+async def test_a_log_that_cannot_be_written_holds_up_nobody(tmp_path: Path) -> None:
+    async with backend() as ears, process(tmp_path, ears, push={"breaker_after": 1}) as it:
+        await it.register()
+        phone = await it.customer("c-2")
+        await it.lose_log()
+        ears.answers += [500, 404]  # both are news: the endpoint fails, it is misconfigured
+        for number in (1, 2):
+            assert await it.write() == number
+            async with asyncio.timeout(PATIENCE):
+                while (await it.outcome(number))["outcome"] != "pushed":
+                    await asyncio.sleep(0.01)
+            it.signal(signal.SIGHUP)
+        assert await it.stop() == 0
+        assert await phone.closed() == CloseCode.RESTART

@@ -76,6 +76,12 @@ class Process(Running):
         ports = dict(zip(("chat", "http", "admin"), map(int, found.groups()), strict=True))
         self.gateway.ports = ports
 
+    async def lose_log(self) -> None:
+        """Nobody reads its log any more: whatever it writes there fails."""
+        transport = self.child._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
+        transport.close()
+        await self._pipes
+
     async def _keep_log(self) -> None:
         assert self.child.stderr is not None
         while data := await self.child.stderr.read(65_536):
