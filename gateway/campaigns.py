@@ -14,7 +14,8 @@ ref, the campaign's id, only says of a message where it comes from.
 
 Fairness: chunks come `later`, one at a time per tenant, behind what people in chat wait for, and
 between two of them passes at least the time that one took. A tenant's campaigns stand still while
-more than `BUSY` of its devices wait for a free call: an agent's message is not behind all of them.
+more than `BUSY` of its devices wait for a free call: an agent's message is not behind all of them;
+and while most of whom they send to only come to wait for a backend that fails.
 Memory: a chunk, and `AHEAD` recipients of each campaign that runs, whatever its size.
 """
 
@@ -97,6 +98,13 @@ class Source(NamedTuple):
     digest: Callable[[], str]
 
 
+class Waiting(NamedTuple):
+    """How many of a tenant's devices wait for a free call: at backends that work, and that fail."""
+
+    working: int = 0
+    failing: int = 0
+
+
 @dataclass(slots=True)
 class _Run:
     """A campaign that is not over, as last committed, and when its next chunk is due."""
@@ -106,23 +114,46 @@ class _Run:
     next_at: float
     ahead: deque[Recipient] = field(default_factory=deque)
 
+    @property
+    def due_at(self) -> float:
+        """When there is something to do: of one that is paused, to let it expire."""
+        if self.campaign.state is CampaignState.RUNNING:
+            return self.next_at
+        expires_at = self.campaign.expires_at
+        return float("inf") if expires_at is None else max(self.next_at, expires_at)
+
 
 @dataclass(slots=True)
 class _Lane:
-    """One tenant's campaigns, and the task that sends them in turn."""
+    """One tenant's campaigns, and the task that sends them in turn.
+
+    `sent` counts recipients since fewest (`failing`) devices waited at backends that fail.
+    """
 
     runs: dict[str, _Run] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    failing: float = float("inf")
+    sent: int = 0
+
+    def is_held_up(self, waiting: Waiting) -> bool:
+        """Whether there are enough of its devices that wait."""
+        if waiting.failing <= self.failing:
+            self.failing, self.sent = waiting.failing, 0
+        more = waiting.failing - self.failing
+        return waiting.working > BUSY or more > max(BUSY, self.sent / 2)
 
 
 class Campaigns:
     """The use cases, and the sending. Made, started, stopped."""
 
     def __init__(
-        self, chat: Chat, rows: CampaignRows, waiting: Callable[[str], int] = lambda tenant: 0
+        self,
+        chat: Chat,
+        rows: CampaignRows,
+        waiting: Callable[[str], Waiting] = lambda tenant: Waiting(),
     ) -> None:
-        """`waiting` tells how many devices of a tenant wait for a free call."""
+        """`waiting` tells how many devices of a tenant wait."""
         self._chat = chat
         self._store = chat.store
         self._rows = rows
@@ -343,20 +374,20 @@ class Campaigns:
         """Send one tenant's campaigns in turn, one chunk at a time."""
         while not self._chat.draining:
             lane.wake.clear()
-            running = [r for r in lane.runs.values() if r.campaign.state is CampaignState.RUNNING]
-            run = min(running, key=lambda run: run.next_at, default=None)
-            if run is None:
+            run = min(lane.runs.values(), key=lambda run: run.due_at, default=None)
+            if run is None or run.due_at == float("inf"):
                 await lane.wake.wait()
                 continue
-            early = run.next_at - self._chat.clock()
+            early = run.due_at - self._chat.clock()
             if early > 0 or (
-                self._waiting(tenant) > BUSY and not _is_over(run.campaign, self._chat.clock())
+                lane.is_held_up(self._waiting(tenant))
+                and not _is_over(run.campaign, self._chat.clock())
             ):
                 await _either(lane.wake, min(early, LONGEST) if early > 0 else AGAIN)
                 continue
             began = self._chat.clock()
             try:
-                await self._send(run)
+                lane.sent += await self._send(run)
             except Exception as error:
                 await self._rest(run, error)
             # As long again for the others: on a busy gateway a campaign is the first to slow down.
@@ -377,7 +408,8 @@ class Campaigns:
             if found is not None:
                 self._committed(found)
 
-    async def _send(self, run: _Run) -> None:
+    async def _send(self, run: _Run) -> int:
+        """The next chunk; how many it has."""
         c = run.campaign
         if not run.ahead:
             run.ahead.extend(await self._rows.recipients(c.id, c.cursor, AHEAD))
@@ -394,11 +426,13 @@ class Campaigns:
 
         def change(tx: Transaction) -> Campaign | None:
             now = tx.campaign(c.id)
-            if now is None or now.state is not CampaignState.RUNNING or now.cursor != c.cursor:
+            if now is None or now.state not in OPEN or now.cursor != c.cursor:
                 return now
             if _is_over(now, tx.now):
                 ended = replace(now, state=CampaignState.EXPIRED, ended_at=tx.now)
                 return tx.put_campaign(ended)
+            if now.state is not CampaignState.RUNNING:
+                return now
             return self._handle(tx, now, [part(tx) for part, _ in parts])
 
         after = await self._store.submit(change, needs, later=True)
@@ -407,6 +441,7 @@ class Campaigns:
         if after.cursor != (chunk[-1].n if chunk else c.cursor):
             run.ahead.clear()  # it was paused meanwhile, say: what was taken is not sent
         self._committed(after)
+        return len(chunk)
 
     def _part(
         self, c: Campaign, said: Words, recipient: Recipient

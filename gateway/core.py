@@ -19,7 +19,7 @@ import structlog
 
 from gateway import protocol
 from gateway.auth import Verifier
-from gateway.campaigns import Campaigns
+from gateway.campaigns import Campaigns, Waiting
 from gateway.chat import Chat, TenantRules
 from gateway.config import Config, Push
 from gateway.contentconfig import content_of
@@ -208,15 +208,12 @@ class Core:
         if self._worker is not None:
             self._worker.wake(ref, backend)
 
-    def _waiting(self, tenant: str) -> int:
-        """How many of a tenant's devices wait for a free call, at those backends that work.
-
-        If none does, at all of them: there is no hurry then, and the more wait the longer it takes.
-        """
+    def _waiting(self, tenant: str) -> Waiting:
+        """How many of a tenant's devices wait, by whether their backend works."""
         loads = self._worker.loads() if self._worker is not None else {}
         theirs = [load for (name, _), load in loads.items() if name == tenant]
-        working = [load for load in theirs if not load.open]
-        return sum(load.waiting for load in working or theirs)
+        failing = sum(load.waiting for load in theirs if load.open)
+        return Waiting(sum(load.waiting for load in theirs) - failing, failing)
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, Unavailable):

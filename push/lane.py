@@ -43,6 +43,12 @@ class Lane:
     pace: retry.Pace = field(default_factory=retry.Pace)
     complained_at: float | None = None
     in_wave: bool = False  # of rejections, as was told
+    is_gone: bool = False  # taken out of the configuration: who waits here waits for nothing
+
+    def take_up(self, endpoint: Endpoint) -> None:
+        """Call by these settings from now on; the failures and the rate of the old are forgotten."""
+        self.endpoint, self.health, self.pace = endpoint, breaker.WELL, retry.Pace()
+        self.complained_at, self.is_gone = None, False
 
     def wake(self, ref: DeviceRef) -> None:
         """`ref`, which has no turn now, wants one: once, however often it is woken."""

@@ -178,15 +178,21 @@ class PushWorker:
     def take_up(self, endpoints: Iterable[Endpoint]) -> None:
         """Call by these settings from now on; calls that are out end by the old ones.
 
-        An endpoint whose settings changed has its failures forgotten: what waited for it is tried
-        at once. One that is not among them is left: it is the book that says what is rung.
+        An endpoint whose settings changed has its failures and its rate forgotten: what waited for
+        it is tried at once. One that is not among them is told of no more, and else is left: it is
+        the book that says what is rung.
         """
+        known = set[tuple[str, str]]()
         for endpoint in endpoints:
+            known.add((endpoint.tenant, endpoint.backend.name))
             lanes = self._lanes.setdefault(endpoint.tenant, {})
             lane = lanes.setdefault(endpoint.backend.name, Lane(endpoint))
-            if lane.endpoint != endpoint:
-                lane.endpoint, lane.health, lane.complained_at = endpoint, breaker.WELL, None
+            if lane.endpoint != endpoint or lane.is_gone:
+                lane.take_up(endpoint)
                 self._fill(lane)
+        for tenant, lanes in self._lanes.items():
+            for name, lane in lanes.items():
+                lane.is_gone = (tenant, name) not in known
 
     def start(self) -> None:
         """Begin to work on what was woken. Call it once, inside the running loop."""
@@ -204,6 +210,7 @@ class PushWorker:
             (tenant, backend): _load(lane)
             for tenant, lanes in self._lanes.items()
             for backend, lane in lanes.items()
+            if not lane.is_gone
         }
 
     def _all(self) -> list[Lane]:

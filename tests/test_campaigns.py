@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from gateway import campaigns
+from gateway.campaigns import Waiting
 from gateway.protocol import Role, timestamp
 from gateway.server import Gateway
 from storage.audit import audit
@@ -499,7 +500,7 @@ async def test_a_campaign_waits_while_many_devices_of_its_tenant_wait_for_a_call
 ) -> None:
     """So that an agent's message is not behind all of it; other tenants' campaigns go on."""
     async with running(tmp_path) as it:
-        waiting = {"acme": campaigns.BUSY + 1, "other": 0}
+        waiting = {"acme": Waiting(campaigns.BUSY + 1), "other": Waiting()}
         monkeypatch.setattr(it.gateway.core.campaigns, "_waiting", waiting.__getitem__)
         held = await begin(it, audience=["c-1"])
         status, other = await post(it, tenant="other", audience=["c-1"])
@@ -508,7 +509,7 @@ async def test_a_campaign_waits_while_many_devices_of_its_tenant_wait_for_a_call
             while (await ask(it, other["id"], tenant="other"))[1]["state"] != "finished":
                 await asyncio.sleep(0)
         assert (await ask(it, held))[1]["sent"] == 0
-        waiting["acme"] = 0
+        waiting["acme"] = Waiting()
         await over(it, held)
 
 
@@ -516,13 +517,60 @@ async def test_a_campaign_that_waits_for_free_calls_ends_at_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tmp_path) as it:
-        monkeypatch.setattr(it.gateway.core.campaigns, "_waiting", lambda _: campaigns.BUSY + 1)
+        busy = Waiting(campaigns.BUSY + 1)
+        monkeypatch.setattr(it.gateway.core.campaigns, "_waiting", lambda _: busy)
         soon = timestamp(time.time() + 0.5)
         told = await until(
             it,
             await begin(it, audience=["c-1"], expires_at=soon),
             lambda told: told["state"] == "expired",
         )
+        assert (told["sent"], told["left"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("failing", "sent"),
+    [
+        ({}, 1_000),
+        ({"before": 5_000}, 1_000),  # a test backend that has been dead for long
+        ({"of": 4}, 1_000),  # or one for every fourth recipient's phone
+        ({"of": 1}, 225),  # all of them
+        ({"before": 5_000, "of": 1}, 225),
+    ],
+)
+async def test_a_campaign_stands_still_while_most_of_it_waits_for_a_backend_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: dict[str, int], sent: int
+) -> None:
+    """Whatever other backend of the tenant there is, idle or not."""
+    async with running(tmp_path) as it:
+        them = it.gateway.core.campaigns
+        rung = 0
+
+        def waiting(tenant: str) -> Waiting:
+            more = rung // failing["of"] if "of" in failing else 0
+            return Waiting(0, failing.get("before", 0) + more)
+
+        def count(tenant: str, result: str, many: int) -> None:
+            nonlocal rung
+            rung += many
+
+        monkeypatch.setattr(them, "_waiting", waiting)
+        them.counted = count
+        id = await begin(it, audience=[f"c-{i}" for i in range(1_000)])
+        await until(it, id, lambda told: told["sent"] >= sent)
+        await asyncio.sleep(5 * campaigns.AGAIN)
+        assert (await ask(it, id))[1]["sent"] == sent
+        monkeypatch.setattr(them, "_waiting", lambda _: Waiting())  # it works again
+        assert (await over(it, id))["sent"] == 1_000
+
+
+async def test_a_campaign_that_is_paused_ends_at_its_time(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        soon = timestamp(time.time() + 0.5)
+        begins = timestamp(time.time() + 0.4)
+        id = await begin(it, audience=["c-1"], send_at=begins, expires_at=soon)
+        assert (await ask(it, id, "/pause", "POST"))[0] == 200
+        told = await until(it, id, lambda told: told["state"] == "expired")
         assert (told["sent"], told["left"]) == (0, 1)
 
 

@@ -117,3 +117,12 @@ def test_after_the_end_nobody_has_a_turn() -> None:
     lane.done(turn, called=True, parked=False)
     assert take(lane) is None
     assert lane.again == {}
+
+
+def test_new_settings_begin_with_a_clean_slate() -> None:
+    lane = a_lane(FIRST, SECOND, down=NOW + 60.0, rate_per_second=0.1)
+    lane.is_gone = True
+    lane.pace.take(NOW, 0.1)
+    lane.take_up(an_endpoint(rate_per_second=10.0))
+    assert take(lane) == Turn(FIRST)
+    assert not lane.is_gone

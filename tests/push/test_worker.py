@@ -882,3 +882,22 @@ async def test_a_tenant_that_gets_an_endpoint_while_running_is_rung() -> None:
         rig.worker.take_up([an_endpoint(tenant="new")])
         rig.worker.wake(rig.book.owes(a_claim(tenant="new")))
         await rig.book.until_settled(1)
+
+
+async def test_a_higher_rate_counts_at_once() -> None:
+    async with started(acme=an_endpoint(rate_per_second=0.001)) as rig:
+        rig.worker.wake(rig.book.owes(a_claim(1)))
+        rig.worker.wake(rig.book.owes(a_claim(2)))
+        await rig.book.until_settled(1)
+        await rig.until_quiet()
+        rig.worker.take_up([an_endpoint(rate_per_second=1_000.0)])
+        await rig.book.until_settled(2)
+
+
+async def test_of_an_endpoint_that_was_taken_away_nothing_is_told_any_more() -> None:
+    async with failing() as rig:
+        rig.worker.take_up([an_endpoint(tenant="new")])
+        assert rig.worker.loads() == {("new", ""): Load(0, 0)}
+        rig.worker.take_up([an_endpoint(breaker_after=2, in_flight=2)])
+        (load,) = rig.worker.loads().values()
+        assert not load.open  # its failures are forgotten
