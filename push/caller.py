@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -49,6 +49,7 @@ _AT_TOKENS: Final = {
     Failure.INTERNAL: Failure.INTERNAL,
 }
 
+T = TypeVar("T")
 Judge = Callable[[Answer | Failure, str, float], Verdict]
 
 _refused: ContextVar[list[guard.AddressRefused]] = ContextVar("refused")
@@ -236,13 +237,11 @@ class Caller:
 
         if oauth is None:
             return await post(signed(None))
-        async with asyncio.timeout_at(deadline):
-            token = await self._tokens.token(oauth)
+        token = await _token_by(deadline, self._tokens.token(oauth))
         answer = await post(signed(token))
         if not refuses(answer):
             return answer
-        async with asyncio.timeout_at(deadline):
-            another = await self._tokens.renewed(oauth, token)
+        another = await _token_by(deadline, self._tokens.renewed(oauth, token))
         return answer if another is None else await post(signed(another))
 
     async def _post(
@@ -296,6 +295,15 @@ class Caller:
                 raise NoToken(Failure.ADDRESS, f"{refused[0].address} {refused[0].why}") from None
             raise NoToken(_AT_TOKENS.get(failure, Failure.TOKEN_UNAVAILABLE), failure) from None
         return read_token(answer)
+
+
+async def _token_by(deadline: float, asked: Awaitable[T]) -> T:
+    """What is asked for; a call that ends before has no token, and did not reach the backend."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await asked
+    except TimeoutError:
+        raise NoToken(Failure.TOKEN_UNAVAILABLE, Failure.TIMEOUT) from None
 
 
 @lru_cache(maxsize=64)  # they never change, and every call needs them

@@ -18,7 +18,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -92,6 +92,8 @@ _REFUSED: Final = (
     (Refusal.TEREDO, _networks("2001::/32")),
     (Refusal.RESERVED, _networks("192.0.0.0/24", "240.0.0.0/4", "2001::/23")),
 )
+_TRANSLATED: Final = _networks("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96")
+"""Reach the IPv4 address in their last 32 bits (RFC 6052, RFC 8215, RFC 4291)."""
 _UNICAST: Final = IPv6Network("2000::/3")  # the only part of IPv6 that is given out to anybody
 
 
@@ -108,7 +110,8 @@ def refusal(address: str, allowed: Iterable[Network] = ()) -> Refusal | None:
     """Return why `address` may not be connected to, or None if it may.
 
     `address` as a socket has it, with or without an IPv6 zone. `allowed` are the networks inside
-    that the tenant's backend may be in; an IPv4 network in it opens no translated form of itself.
+    that the tenant's backend may be in. An IPv4 network in it opens no translated form of itself,
+    and a translated one opens only what may be called as IPv4.
     """
     try:
         ip = ip_address(address.partition("%")[0])
@@ -118,7 +121,9 @@ def refusal(address: str, allowed: Iterable[Network] = ()) -> Refusal | None:
         if any(ip in network for network in networks):
             return why
     if any(ip in network for network in allowed):
-        return None
+        translated = any(ip in network for network in _TRANSLATED)
+        inner = str(IPv4Address(int(ip) & 0xFFFF_FFFF))
+        return refusal(inner, allowed) if translated else None
     for why, networks in _REFUSED:
         if any(ip in network for network in networks):
             return why

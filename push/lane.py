@@ -46,7 +46,7 @@ class Lane:
     is_gone: bool = False  # taken out of the configuration: who waits here waits for nothing
 
     def take_up(self, endpoint: Endpoint) -> None:
-        """Call by these settings from now on; the failures and the rate of the old are forgotten."""
+        """Call by these settings from now on; failures and rate of the old are forgotten."""
         self.endpoint, self.health, self.pace = endpoint, breaker.WELL, retry.Pace()
         self.complained_at, self.is_gone = None, False
 

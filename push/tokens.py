@@ -61,13 +61,14 @@ class Tokens:
         client = self._clients.get(oauth)
         if client is None:
             return await self.token(oauth)
-        if client.fetching is None:
-            if client.token != refused:
-                return client.token  # somebody else has renewed it meanwhile
+        if client.fetching is None and client.token == refused:
             now = asyncio.get_running_loop().time()
             if client.renewed_at is not None and now - client.renewed_at < RENEW_EVERY:
                 return None
             client.renewed_at = now
+            client.token = None  # it is of no use, whatever becomes of the renewal
+        elif client.fetching is None and client.token is not None:
+            return client.token  # somebody else has renewed it meanwhile
         return await self._fetched(oauth, client)
 
     async def close(self) -> None:

@@ -42,7 +42,7 @@ def make(options: Mapping[str, Any]) -> Adapter:
 
 def _body(ours: Options, ring: Ring, target: Target) -> dict[str, Any]:
     service, name = _SERVICES.get((ring.platform or "").lower(), _SERVICES["ios"])
-    text = None if ring.kind is RingKind.BADGE else ring.text
+    text = None if ring.kind is RingKind.BADGE else ring.text or ""
     shared = {
         "backendService": ours.backend_service,
         "conversationId": ring.customer,
@@ -54,7 +54,8 @@ def _body(ours: Options, ring: Ring, target: Target) -> dict[str, Any]:
     }
     device = {"push-service": service, "device-token": target.token}
     if name == "apn":
-        aps = {"alert": text, "sound": "default"} if text is not None else {"content-available": 1}
+        alert = {"alert": text} if text else {}
+        aps = {"content-available": 1} if text is None else {**alert, "sound": "default"}
         return {"aps": aps, **device, **shared, "notificationType": name}
     data = {**known({"message": text}), "payload": shared}
     return {"data": data, **device, "notificationType": name}

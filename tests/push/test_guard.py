@@ -128,6 +128,16 @@ def test_no_ipv4_address_may_be_called_in_an_ipv6_disguise(ip: IPv4Address) -> N
     assert None not in [refusal(str(IPv6Address(one))) for one in disguises]
 
 
+@pytest.mark.parametrize("prefix", ["64:ff9b::", "64:ff9b:1::", "::ffff:"])
+def test_an_allowed_translation_opens_only_what_may_be_called_as_ipv4(prefix: str) -> None:
+    allowed = [ip_network(f"{prefix}0.0.0.0/96")]
+    assert refusal(f"{prefix}8.8.8.8", allowed) is None
+    assert refusal(f"{prefix}169.254.169.254", allowed) is Refusal.METADATA
+    assert refusal(f"{prefix}127.0.0.1", allowed) is Refusal.LOOPBACK
+    assert refusal(f"{prefix}10.20.30.40", allowed) is Refusal.PRIVATE
+    assert refusal(f"{prefix}10.20.30.40", [*allowed, *INSIDE]) is None
+
+
 def test_the_allowlist_lets_its_networks_through_and_nothing_else() -> None:
     assert refusal("10.20.30.40", INSIDE) is None
     assert refusal("fd12:3456::1", INSIDE) is None

@@ -14,6 +14,7 @@ from push.oauth import NoToken, Token
 from push.tokens import KEPT, Tokens
 from push.verdicts import Failure
 
+UNAVAILABLE = NoToken(Failure.TOKEN_UNAVAILABLE, "503")
 REFUSED = NoToken(Failure.TOKEN_REFUSED, "invalid_client")
 
 
@@ -118,6 +119,16 @@ async def test_a_backend_that_refuses_every_token_does_not_cost_one_a_call() -> 
     assert second == "t2"
     assert await tokens.renewed(client(), second) is None
     assert endpoint.asked == 2
+
+
+async def test_a_refused_token_is_not_used_again_though_its_renewal_failed() -> None:
+    endpoint = Endpoint(Token("old", 3600.0), UNAVAILABLE)
+    tokens = Tokens(endpoint)
+    old = await tokens.token(client())
+    with pytest.raises(NoToken):
+        await tokens.renewed(client(), old)
+    assert await tokens.token(client()) == "t3"
+    assert endpoint.asked == 3
 
 
 async def test_a_renewal_of_what_is_not_known_is_a_first_request() -> None:

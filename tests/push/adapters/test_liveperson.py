@@ -56,6 +56,17 @@ def test_each_push_service_has_its_own_shape(
     assert ADAPTER.request(ring, TARGET, an_endpoint()).body == golden
 
 
+@pytest.mark.parametrize(
+    ("platform", "begins"),
+    [("ios", b'{"aps":{"sound":"default"},'), ("android", b'{"data":{"message":"","payload":')],
+)
+def test_a_message_of_which_nothing_is_told_rings_all_the_same(
+    platform: str, begins: bytes
+) -> None:
+    ring = a_ring(title=None, text=None, platform=platform)
+    assert ADAPTER.request(ring, TARGET, an_endpoint()).body.startswith(begins)
+
+
 def test_the_brand_stands_for_an_originator_that_is_not_given() -> None:
     adapter = liveperson.make({"brand_id": "90588711"})
     body = adapter.request(a_ring(), TARGET, an_endpoint()).body
