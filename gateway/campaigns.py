@@ -163,6 +163,8 @@ class Campaigns:
         self._uploads: Counter[str] = Counter()  # by tenant
         self._cleaner: asyncio.Task[None] | None = None
         self._stopped = False
+        self.failed: Callable[[], None] = lambda: None
+        """Told of every fault of ours."""
         self.counted: Callable[[str, str, int], None] = lambda tenant, result, many: None
         """Told how many recipients were sent to, or skipped and why, for the metrics."""
 
@@ -401,6 +403,7 @@ class Campaigns:
         else:  # its text might quote a message
             kind = type(error).__name__
             _log.error("a campaign's sending broke", campaign=run.campaign.id, error=kind)
+            self.failed()
         run.next_at = self._chat.clock() + RETRY
         run.ahead.clear()
         with contextlib.suppress(Unavailable):

@@ -112,6 +112,7 @@ class Core:
         ringing.decided = self.metrics.decided
         ringing.buried = self.metrics.buried
         self.campaigns.counted = self.metrics.recipients
+        self.campaigns.failed = self.metrics.faults.inc
         self.metrics.open_campaigns = self.campaigns.open
         self.sessions.rejected = self.metrics.rejected
         self.store.failed = self._failed

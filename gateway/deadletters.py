@@ -25,6 +25,7 @@ from gateway import delivery
 from gateway.chat import Chat
 from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError
+from push.backends import Backend, choose
 from storage import outcomes
 from storage.deadletters import (
     DeadLetter,
@@ -59,6 +60,7 @@ class Replay(StrEnum):
     UNCERTAIN = "uncertain"  # a call of it had no answer: it may have rung before it was refused
     EXPIRED = "expired"
     DEVICE_GONE = "device_gone"  # the registration is another, or dead: registering rings anew
+    NO_ENDPOINT = "no_endpoint"  # no configured backend rings the device
 
 
 class Ranged(NamedTuple):
@@ -69,10 +71,17 @@ class Ranged(NamedTuple):
 
 
 def judge(
-    c: Conversation | None, letter: DeadLetter, unacked: list[Message], now: float, *, certain: bool
+    c: Conversation | None,
+    letter: DeadLetter,
+    unacked: list[Message],
+    now: float,
+    *,
+    certain: bool,
+    backends: tuple[Backend, ...],
 ) -> Replay:
     """What a replay would do now. `unacked` are the messages after the acked cursor; `certain`
-    says that each of the ring's calls was answered, and none of them by yes.
+    says that each of the ring's calls was answered, and none of them by yes; `backends` are the
+    tenant's.
     """
     device = _device(c, letter)
     if c is None or letter.ord <= c.read_ord:
@@ -94,6 +103,8 @@ def judge(
         return Replay.UNWANTED
     if not _due_again(c, lo, letter.hi, unacked, now):
         return Replay.EXPIRED
+    if choose(backends, device.environment, device.app) is None:
+        return Replay.NO_ENDPOINT
     return Replay.REPLAYED if certain else Replay.UNCERTAIN
 
 
@@ -145,7 +156,7 @@ class DeadLetters:
         letter = await self._found(tenant, id)
         certain = await self._certain(letter)
         needs = Needs(keys=(letter.key,), unacked=letter.key)
-        judging = self._store.submit(lambda tx: _judge(tx, letter, certain=certain), needs)
+        judging = self._store.submit(lambda tx: self._judge(tx, letter, certain=certain), needs)
         return letter, await judging
 
     async def replay(self, tenant: str, id: str) -> Replay:
@@ -201,7 +212,7 @@ class DeadLetters:
         certain = await self._certain(letter)
 
         def change(tx: Transaction) -> Replay:
-            result = _judge(tx, letter, certain=certain)
+            result = self._judge(tx, letter, certain=certain)
             c = tx.conversation(letter.key)
             device = _device(c, letter)
             if result is Replay.REPLAYED and c is not None and device is not None:
@@ -239,7 +250,8 @@ class DeadLetters:
         soonest = min((time for time in times if time is not None), default=None)
         tx.put(replace(c.with_device(behind), push_due_at=due, expires_at=soonest))
 
-
-def _judge(tx: Transaction, letter: DeadLetter, *, certain: bool) -> Replay:
-    c = tx.conversation(letter.key)
-    return judge(c, letter, [] if c is None else tx.unacked(c), tx.now, certain=certain)
+    def _judge(self, tx: Transaction, letter: DeadLetter, *, certain: bool) -> Replay:
+        c = tx.conversation(letter.key)
+        unacked = [] if c is None else tx.unacked(c)
+        backends = self._chat.rules(letter.tenant).backends
+        return judge(c, letter, unacked, tx.now, certain=certain, backends=backends)

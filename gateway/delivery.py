@@ -264,16 +264,16 @@ def _wished(facts: Facts, unwanted: bool) -> Reason | None:
 
 
 def _look_again(ring: InHand, facts: Facts) -> Decision:
+    if ring.read:
+        return Decision(Action.CANCEL, Reason.READ)
+    if ring.acked:
+        return Decision(Action.CANCEL, Reason.ACKED)
     if ring.expired:
         return Decision(Action.CANCEL, Reason.EXPIRED)
     if ring.silent:
         if ring.current:
             return Decision(Action.RETRY, Reason.RETRY)
         return Decision(Action.CANCEL, Reason.SUPERSEDED)
-    if ring.read:
-        return Decision(Action.CANCEL, Reason.READ)
-    if ring.acked:
-        return Decision(Action.CANCEL, Reason.ACKED)
     wished = _wished(facts, ring.unwanted)
     if wished is not None:
         return Decision(Action.CANCEL, wished)

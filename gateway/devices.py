@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
@@ -170,9 +171,7 @@ class Devices:
         device = c.device(owner.device) if c is not None else None
         if c is None or device is None:
             return
-        c = tx.remove_device(c, device)
-        if c.last_seq:
-            tx.event(c, c.last_seq, c.last_seq, "device_removed", reason="moved")
+        c = _gone(tx, c, device, "moved")
         if settle:
             self._ringing.settle_undeliverable(tx, c)
 
@@ -231,34 +230,47 @@ class Devices:
         c = tx.conversation(owner.key)
         device = c.device(owner.device) if c is not None else None
         if c is not None and device is not None:
-            c = tx.remove_device(c, device)
-            if c.last_seq:
-                tx.event(c, c.last_seq, c.last_seq, "device_removed", reason=why)
+            c = _gone(tx, c, device, why)
             self._ringing.settle_undeliverable(tx, c)
 
     async def forget(self, before: float) -> None:
         """Forget registrations whose token died before then (epoch seconds)."""
-        for key in await self._store.forgettable(before):
 
-            def change(tx: Transaction, key: Key = key) -> None:
-                c = tx.conversation(key)
-                for device in c.devices if c is not None else ():
-                    if c is not None and not device.live and (device.state_at or 0.0) < before:
-                        c = tx.remove_device(c, device)
+        def change(tx: Transaction, key: Key) -> None:
+            c = tx.conversation(key)
+            for device in c.devices if c is not None else ():
+                if c is not None and not device.live and (device.state_at or 0.0) < before:
+                    c = tx.remove_device(c, device)
 
-            await self._store.submit(change, Needs(keys=(key,)))
+        await self._for_each(lambda: self._store.forgettable(before), change)
 
     async def expire(self, tenant: str, before: float) -> None:
         """Remove registrations that were not told again since then (epoch seconds)."""
-        for key in await self._store.stale(tenant, before):
 
-            def change(tx: Transaction, key: Key = key) -> None:
-                c = tx.conversation(key)
-                for device in c.live_devices if c is not None else ():
-                    if device.registered_at < before:
-                        self._remove(tx, Owner(key, device.id), "stale")
+        def change(tx: Transaction, key: Key) -> None:
+            c = tx.conversation(key)
+            for device in c.devices if c is not None else ():
+                # One whose token does not open is live in its row, and dead here.
+                if (device.live or not device.token) and device.registered_at < before:
+                    self._remove(tx, Owner(key, device.id), "stale")
 
-            await self._store.submit(change, Needs(keys=(key,)))
+        await self._for_each(lambda: self._store.stale(tenant, before), change)
+
+    async def _for_each(
+        self,
+        some: Callable[[], Awaitable[list[Key]]],
+        change: Callable[[Transaction, Key], None],
+    ) -> None:
+        """Change whom `some` finds, as long as it finds others than before."""
+        done = set[Key]()
+        while keys := [key for key in await some() if key not in done]:
+            for key in keys:
+                await self._store.submit(
+                    lambda tx, key=key: change(tx, key),  # type: ignore[misc]
+                    Needs(keys=(key,)),
+                    later=True,
+                )
+            done.update(keys)
 
     async def sign_out(self, key: Key) -> bool:
         """Close the customer's sessions and remove all devices; False if there is no such one."""
@@ -268,7 +280,7 @@ class Devices:
             if c is None:
                 return False
             for device in c.devices:
-                c = tx.remove_device(c, device)
+                c = _gone(tx, c, device, "signed_out")
             self._ringing.settle_undeliverable(tx, c)
             tx.after_commit(lambda: self._close_all(key))
             return True
@@ -297,3 +309,12 @@ class Devices:
         secret = bytes.fromhex(self._store.meta["secret"])
         digest = hmac.digest(secret, f"deregister:{tenant}:{id}".encode(), hashlib.sha256)
         return urlsafe_b64encode(digest[:18]).decode()
+
+
+def _gone(tx: Transaction, c: Conversation, device: Device, why: str) -> Conversation:
+    """Without this registration; told of each message for which it might still have been rung."""
+    c = tx.remove_device(c, device)
+    if c.last_seq:
+        first = min(max(device.covered_seq, c.acked_seq) + 1, c.last_seq)
+        tx.event(c, first, c.last_seq, "device_removed", reason=why)
+    return c

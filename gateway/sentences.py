@@ -122,6 +122,7 @@ WAITS: Final[Mapping[WaitsFor, str]] = {
 _REMOVED: Final[Mapping[str, str]] = {
     "moved": "its token or installation was registered for another customer",
     "deregistered": "it was deregistered",
+    "signed_out": "the customer was signed out everywhere",
     "stale": "its app had not registered it again for too long",
     "too_many": "the customer registered more than are kept, and it was dead or told longest ago",
 }
@@ -158,7 +159,9 @@ def in_words(answer: Mapping[str, Any]) -> dict[str, Any]:
 def _receipt(events: list[Any]) -> str:
     """Who acknowledged it, and who was rung for it."""
     acked = [f"by session {_who(entry)}" for entry in events if entry["event"] == "acked"]
-    rings = {entry["ring"] for entry in events if entry["event"] == "attempt"}
+    called = [e for e in events if e["event"] in ("attempt", "late_verdict")]
+    silent = {e["ring"] for e in events if e["event"] == "claimed" and e["kind"] == RingKind.BADGE}
+    rings = {entry["ring"] for entry in called} - silent
     said = f"Acknowledged {acked[0]}" if acked else "Not acknowledged"
     return f"{said}; {len(rings) or 'no'} ring{'s' if len(rings) > 1 else ''} sent for it"
 

@@ -81,7 +81,8 @@ def _waiting_device(device: Device, told: Told, asleep: bool) -> dict[str, Any] 
     if device.ring is not None:
         entry |= {"ring": orjson.loads(device.ring)["id"], "attempt": device.attempt}
     if device.ring is not None and device.ring_ord >= message.ord:
-        what = WaitsFor.RETRY if asleep else WaitsFor.ANSWER
+        answered = _is_answered(told, entry["ring"], device.attempt)
+        what = WaitsFor.RETRY if asleep or answered else WaitsFor.ANSWER
     elif device.owes and device.owed_ord >= message.ord:
         what = WaitsFor.LOOK if device.ring is None else WaitsFor.EARLIER_RING
     else:
@@ -91,6 +92,12 @@ def _waiting_device(device: Device, told: Told, asleep: bool) -> dict[str, Any] 
     if asleep and device.wake_at is not None:
         entry["until"] = timestamp(device.wake_at)
     return {"for": what.value, **entry}
+
+
+def _is_answered(told: Told, ring: str, attempt: int) -> bool:
+    """Its next attempt is due, and waits for its turn."""
+    details = (orjson.loads(e.detail or "{}") for e in told.events if e.event == "attempt")
+    return any((d["ring"], d["attempt"]) == (ring, attempt) for d in details)
 
 
 def _is_paused(told: Told, device: str) -> bool:

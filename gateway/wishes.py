@@ -88,7 +88,22 @@ def _end(now: float, hours: QuietHours, where: ZoneInfo) -> float | None:
     end = datetime.combine(day, hours.end, where)
     if end.timestamp() <= now:  # the clock is set back, and passes the end a second time
         end = end.replace(fold=1)
+    if datetime.fromtimestamp(end.timestamp(), where).time() != hours.end:
+        return _skipped(end)
     return end.timestamp()
+
+
+def _skipped(time: datetime) -> float:
+    """When the clock is set forward past `time`, which it never shows: then it is over, too."""
+    before, after = sorted(time.replace(fold=fold).timestamp() for fold in (0, 1))
+    offset = datetime.fromtimestamp(before, time.tzinfo).utcoffset()
+    while after - before > 1.0:
+        between = (before + after) // 2
+        if datetime.fromtimestamp(between, time.tzinfo).utcoffset() == offset:
+            before = between
+        else:
+            after = between
+    return after
 
 
 def is_muted(wishes: Wishes | None, now: float) -> bool:

@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -30,7 +30,7 @@ from push.credentials import OAuth
 from push.failures import failure_of, where
 from push.names import Names
 from push.oauth import NoToken, Token, read_token, token_request
-from push.ring import Claim, Endpoint, Verdict
+from push.ring import Claim, Endpoint, Ring, Verdict
 from push.tls import Contexts
 from push.tokens import Tokens
 from push.verdicts import Answer, Failure, advice, is_unauthorised
@@ -333,9 +333,13 @@ def _judged(
 
 
 def _written(adapter: Adapter, endpoint: Endpoint, claim: Claim) -> Request:
-    beside = (claim.target.token, endpoint.auth_token)
+    def measure(ring: Ring) -> Request:
+        target = replace(claim.target, token=content.BESIDE)
+        auth_token = endpoint.auth_token and content.BESIDE
+        return adapter.request(ring, target, replace(endpoint, auth_token=auth_token))
+
     return content.fitted(
-        lambda ring: adapter.request(ring, claim.target, endpoint), claim.ring, beside
+        lambda ring: adapter.request(ring, claim.target, endpoint), measure, claim.ring
     )
 
 

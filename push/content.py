@@ -9,24 +9,25 @@ point, a letter from its accents, a flag, or a family of emoji.
 
 from __future__ import annotations
 
+import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 import msgspec
-import orjson
 import regex
 
 from push.adapters import Request
 from push.ring import Ring
 
 BOUND: Final = 4096  # bytes of a payload: APNs and FCM refuse what is longer
+BESIDE: Final = secrets.token_hex(16)  # what no message says, and any form writes as it is
 MARK: Final = "…"  # says that something was cut off
 TEXTS: Final[Mapping[str, str]] = {"en": "You have a new message."}
 
 _CLUSTER: Final = regex.compile(r"\X")
-_BLANK: Final = regex.compile(r"[\p{Z}\p{C}]*")
+_BLANK: Final = regex.compile(r"[\p{Z}\p{C}\p{Default_Ignorable_Code_Point}\u2800]*")
 
 
 class Mode(StrEnum):
@@ -104,23 +105,26 @@ def cut(text: str, characters: int) -> str:
     return text
 
 
-def fitted(write: Callable[[Ring], Request], ring: Ring, beside: tuple[str, ...]) -> Request:
+def fitted(
+    write: Callable[[Ring], Request], measure: Callable[[Ring], Request], ring: Ring
+) -> Request:
     """The request for `ring`, its text cut, and then its title, until it is within `BOUND`.
 
-    What is `beside` the payload (the device token, credentials) does not count. What is still too
-    long without words is sent as it is: then the backend's answer decides.
+    What is beside the payload (the device token, credentials) does not count: `measure` writes
+    `BESIDE` in its place. What is still too long without words is sent as it is: then the backend's
+    answer decides.
     """
     request = write(ring)
     for name in ("text", "title"):
-        if getattr(ring, name) is not None and _size(request, beside) > BOUND:
-            ring = _shortened(write, ring, name, beside)
+        if getattr(ring, name) is None or len(request.body) <= BOUND:
+            continue
+        if _size(measure(ring)) > BOUND:
+            ring = _shortened(measure, ring, name)
             request = write(ring)
     return request
 
 
-def _shortened(
-    write: Callable[[Ring], Request], ring: Ring, name: str, beside: tuple[str, ...]
-) -> Ring:
+def _shortened(measure: Callable[[Ring], Request], ring: Ring, name: str) -> Ring:
     """`ring` with the longest beginning of these words that fits, or with the mark alone."""
     whole: str = getattr(ring, name)
 
@@ -128,17 +132,13 @@ def _shortened(
         return msgspec.structs.replace(ring, **{name: _marked(whole[:end])})
 
     ends = [0, *(cluster.end() for cluster in _CLUSTER.finditer(whole))]
-    too_long = bisect_right(ends, BOUND, key=lambda end: _size(write(upto(end)), beside))
+    too_long = bisect_right(ends, BOUND, key=lambda end: _size(measure(upto(end))))
     return upto(ends[max(0, too_long - 1)])
 
 
-def _size(request: Request, beside: tuple[str, ...]) -> int:
-    """Bytes of the body without what is `beside` the payload."""
-    size = len(request.body)
-    for text in filter(None, beside if size > BOUND else ()):
-        written = orjson.dumps(text)[1:-1]
-        size -= request.body.count(written) * len(written)
-    return size
+def _size(request: Request) -> int:
+    """Bytes of the body without what is beside the payload."""
+    return len(request.body) - request.body.count(BESIDE.encode()) * len(BESIDE)
 
 
 def _marked(text: str) -> str:

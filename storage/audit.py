@@ -24,6 +24,7 @@ import msgspec
 from storage import campaigns
 from storage.database import snapshot
 from storage.records import Outcome
+from storage.store import Store
 
 KEPT = 10_000
 """Findings that are kept. At the bound the rest are only counted."""
@@ -301,8 +302,8 @@ class _Walk:
     waiting: int = 0
     pending: int | None = None
     """The first pending message that has not expired."""
-    expiring: int | None = None
-    """The first pending message that has a time at which it expires."""
+    expires: tuple[float, int] | None = None
+    """The earliest time at which a pending message expires, and its seq."""
 
 
 def _conversation(db: sqlite3.Connection, c: _Row, now: float, report: _Report) -> _Walk:
@@ -383,8 +384,9 @@ def _tally(
         problem = f"has {len(outcomes)} outcomes: {' and '.join(outcomes)}"
         report(Rule.OUTCOME, problem, c, seq=message.seq)
     if outcomes == [Outcome.PENDING]:
-        if message.expires_at is not None and walk.expiring is None:
-            walk.expiring = message.seq
+        if message.expires_at is not None:
+            mine = (message.expires_at, message.seq)
+            walk.expires = min(walk.expires or mine, mine)
         if walk.pending is None and (message.expires_at is None or message.expires_at > now):
             walk.pending = message.seq
 
@@ -423,6 +425,8 @@ def _cursors(c: _Row, walk: _Walk, report: _Report) -> None:
 def _span(c: _Row, span: _Span, walk: _Walk, report: _Report) -> None:
     """A span of outcomes lies within the conversation, and its ranks are those of its ends."""
     name = f"span {span.lo_seq} to {span.hi_seq}, {span.outcome}"
+    if span.hi_ord <= c.acked_ord and span.outcome != Outcome.PUSHED:
+        report(Rule.SPAN, f"{name}: all of it was acknowledged", c, seq=span.hi_seq)
     if span.hi_seq > walk.last:
         problem = f"{name}: points beyond the newest message, {walk.last}"
         report(Rule.SPAN, problem, c, seq=span.hi_seq)
@@ -439,8 +443,13 @@ def _forgotten(c: _Row, devices: list[_Device], walk: _Walk, report: _Report) ->
     if walk.pending is not None and c.push_due_at is None and not owing:
         problem = "is pending, and nobody will look at it: nothing is due and no live device owes"
         report(Rule.FORGOTTEN, problem, c, seq=walk.pending)
-    if walk.expiring is not None and c.expires_at is None:
-        report(Rule.FORGOTTEN, "is pending and would never expire", c, seq=walk.expiring)
+    if walk.expires is None:
+        return
+    at, seq = walk.expires
+    if c.expires_at is None:
+        report(Rule.FORGOTTEN, "is pending and would never expire", c, seq=seq)
+    elif c.expires_at > at and c.last_ord - c.acked_ord <= Store.UNACKED:
+        report(Rule.FORGOTTEN, "is pending and would expire too late", c, seq=seq)
 
 
 def _device(c: _Row, d: _Device, walk: _Walk, report: _Report) -> None:

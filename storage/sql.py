@@ -245,6 +245,7 @@ TO_SEAL = """
 """
 SEAL = "UPDATE devices SET token = ?, sealed = ?, sealed_by = ? WHERE id = ?"
 RENEW_EPOCH = "UPDATE meta SET value = ? WHERE name = 'epoch'"
+SKIP_BADGES = "UPDATE conversations SET badge_seq = badge_seq + ?"
 SKIP_DEVICE_IDS = "UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'devices'"
 FORGETTABLE = """
     SELECT DISTINCT c.tenant, c.customer FROM devices d JOIN conversations c

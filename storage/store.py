@@ -97,7 +97,7 @@ class Store:
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     SKIPPED = 1_000_000_000
-    """Ids of registrations that are left out after a backup was restored."""
+    """Ids of registrations, and changes of unread, left out after a backup was restored."""
     UNACKED = 1_000
     """Messages that one change looks at for expiry, and as many for re-arming."""
 
@@ -162,11 +162,13 @@ class Store:
         """Make what clients remember void: what was restored may lack what they have seen.
 
         Registrations of after the backup were given ids that it does not know: none is given again,
-        or a deregistration key of one of them would remove another's.
+        or a deregistration key of one of them would remove another's. Backends and apps keep the
+        highest `badge_seq` that they were told; what they are told from now on is higher.
         """
         epoch = secrets.token_hex(16)
+        skip = (self.SKIPPED,)
         await self._database.write(
-            [(sql.RENEW_EPOCH, (epoch,)), (sql.SKIP_DEVICE_IDS, (self.SKIPPED,))]
+            [(sql.RENEW_EPOCH, (epoch,)), (sql.SKIP_DEVICE_IDS, skip), (sql.SKIP_BADGES, skip)]
         )
 
     async def stop(self) -> None:

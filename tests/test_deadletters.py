@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from gateway.protocol import Role, timestamp
 from storage.audit import audit
 from storage.sql import Statement
-from tests.running import PATIENCE, PATIENT, QUICK, Call, Running, running
+from tests.running import PATIENCE, PATIENT, QUICK, Call, Running, change, running
 
 
 async def letters(it: Running, query: str = "", tenant: str = "acme") -> list[dict[str, Any]]:
@@ -238,6 +239,19 @@ async def test_a_registration_that_is_gone_or_another_is_not_rung(tmp_path: Path
         assert await replay(it, id) == "device_gone"
         await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
         assert await replay(it, id) == "device_gone"
+
+
+async def test_what_no_backend_rings_is_left_as_it_is(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        before = it.gateway.config
+        acme = msgspec.structs.replace(before.tenants["acme"], push=None)
+        it.gateway.take_up(change(before, tenants={**before.tenants, "acme": acme}))
+        assert await replay(it, id) == "no_endpoint"
+        it.gateway.take_up(before)
+        assert await replay(it, id) == "replayed"
+        await it.settled(1, "pushed")
 
 
 async def test_a_ring_on_its_way_to_the_device_is_waited_for(tmp_path: Path) -> None:

@@ -160,6 +160,18 @@ STATED: list[Stated] = [
     ),
     ("a hold is waited for", lambda f, r: f.early, Action.WAIT, Reason.HELD),
     (
+        "what was read is not rung again",
+        lambda f, r: f.in_hand is not None and r.read,
+        Action.CANCEL,
+        Reason.READ,
+    ),
+    (
+        "what was acked is not rung again",
+        lambda f, r: f.in_hand is not None and r.acked,
+        Action.CANCEL,
+        Reason.ACKED,
+    ),
+    (
         "a ring in hand ends at its expiry",
         lambda f, r: f.in_hand is not None and r.expired,
         Action.CANCEL,
@@ -176,18 +188,6 @@ STATED: list[Stated] = [
         lambda f, r: f.in_hand is not None and r.silent,
         Action.RETRY,
         Reason.RETRY,
-    ),
-    (
-        "what was read is not rung again",
-        lambda f, r: f.in_hand is not None and r.read,
-        Action.CANCEL,
-        Reason.READ,
-    ),
-    (
-        "what was acked is not rung again",
-        lambda f, r: f.in_hand is not None and r.acked,
-        Action.CANCEL,
-        Reason.ACKED,
     ),
     (
         "a ring in hand ends when the customer mutes",

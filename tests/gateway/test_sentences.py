@@ -208,7 +208,9 @@ def test_the_summary_says_the_outcome_who_acknowledged_and_who_was_rung() -> Non
     events = [
         {"event": "attempt", "ring": "r_1"},
         {"event": "attempt", "ring": "r_1"},
-        {"event": "attempt", "ring": "r_2"},
+        {"event": "late_verdict", "ring": "r_2"},
+        {"event": "claimed", "ring": "r_3", "kind": "badge"},
+        {"event": "attempt", "ring": "r_3"},
     ]
     pushed = {"outcome": "pushed", "reason": "ack_timeout", "since": AT, "events": events}
     assert sentences.summary(pushed) == [

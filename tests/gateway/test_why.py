@@ -279,5 +279,13 @@ def test_a_device_waits_for_its_endpoint_if_that_is_the_last_that_was_decided_of
     assert waits["for"] == what
 
 
+def test_a_retry_that_is_due_waits_for_its_turn_and_for_no_answer() -> None:
+    failed = event(5, "attempt", ring="r_1", attempt=1, **PHONE)
+    stands = {"ring": RING, "ring_ord": 4, "wake_at": AT}
+    for attempt, what in ((1, "retry"), (2, "answer")):
+        (waits,) = why.waiting(told(failed, devices=(device(**stands, attempt=attempt),)), AT)
+        assert (waits["for"], waits["attempt"]) == (what, attempt)
+
+
 def test_after_a_start_the_grace_is_what_it_waits_for() -> None:
     assert why.waiting(told(due=AT - 9), AT, quiet_until=AT + 5) == [{"for": "due", "until": SOON}]

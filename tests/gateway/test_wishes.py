@@ -102,7 +102,7 @@ def test_an_end_that_the_clock_passes_twice_or_never_is_an_end_all_the_same() ->
     early = QuietHours(time(22), time(2, 30))
     assert end("2026-10-25T00:29:00+00:00", early) == "2026-10-25T00:30:00+00:00"
     assert end("2026-10-25T01:15:00+00:00", early) == "2026-10-25T01:30:00+00:00"
-    assert end("2026-03-29T00:59:00+00:00", early) == "2026-03-29T01:30:00+00:00"
+    assert end("2026-03-29T00:59:00+00:00", early) == "2026-03-29T01:00:00+00:00"
 
 
 times = st.times(max_value=time(23, 59)).map(lambda t: t.replace(second=0, microsecond=0))
@@ -131,6 +131,7 @@ def test_it_is_quiet_until_the_end_and_not_after_it(
     if until is not None:
         assert now < until <= now + timedelta(hours=26).total_seconds()
         assert until % 60 == 0
+        assert quiet_until(until, None, None, house) is None
 
 
 # Whose hours, and where

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from push.adapters import Request
-from push.content import BOUND, MARK, Content, Mode, Words, cut, fitted, is_blank, words
+from push.content import BESIDE, BOUND, MARK, Content, Mode, Words, cut, fitted, is_blank, words
 from push.ring import Ring, RingKind
 
 GERMAN = "Sie haben eine neue Nachricht."
@@ -138,6 +138,12 @@ def test_no_notification_is_ever_blank(
         assert not is_blank(shown.text or "")
 
 
+@pytest.mark.parametrize("text", ["", " \u3000", "\u3164", "\u115f", "\u2800", "\ufe0f", "\u034f"])
+def test_what_nobody_sees_is_blank(text: str) -> None:
+    assert is_blank(text)
+    assert words(content(Mode.FULL), text, text, "de") == Words("Acme", GERMAN)
+
+
 # Cutting
 
 
@@ -146,7 +152,7 @@ def test_what_a_reader_takes_for_one_character_is_never_split(one: str) -> None:
     assert cut(one * 3, 3) == one * 3
     assert cut(one * 3, 2) == one * 2 + MARK
     text = one * 4000
-    sent = json.loads(fitted(write, ring(None, text), ()).body)["text"].removesuffix(MARK)
+    sent = json.loads(fitted(write, write, ring(None, text)).body)["text"].removesuffix(MARK)
     assert 0 < len(sent) < len(text)
     assert len(sent) % len(one) == 0
 
@@ -162,7 +168,7 @@ def test_a_cut_is_a_whole_number_of_characters(text: str) -> None:
 
 
 def test_what_fits_is_sent_as_it_is() -> None:
-    assert fitted(write, ring("t", "hello"), ()) == write(ring("t", "hello"))
+    assert fitted(write, write, ring("t", "hello")) == write(ring("t", "hello"))
 
 
 PIECES = ["a", '"', "\\", "\x01", "ä", "漢", FAMILY, FLAG, " "]
@@ -172,7 +178,7 @@ PIECES = ["a", '"', "\\", "\x01", "ä", "漢", FAMILY, FLAG, " "]
 @given(st.lists(st.sampled_from(PIECES), min_size=5, max_size=60))
 def test_the_text_is_cut_to_the_bound_and_no_further(pieces: list[str]) -> None:
     text = "".join(pieces) * 60
-    request = fitted(write, ring("Title", text), ())
+    request = fitted(write, write, ring("Title", text))
     body = json.loads(request.body)
     assert len(request.body) <= BOUND
     assert body["title"] == "Title"
@@ -187,7 +193,7 @@ def test_the_text_is_cut_to_the_bound_and_no_further(pieces: list[str]) -> None:
 
 
 def test_a_title_that_is_too_long_is_cut_when_the_text_is_gone() -> None:
-    request = fitted(write, ring("t" * 9000, "hello"), ())
+    request = fitted(write, write, ring("t" * 9000, "hello"))
     body = json.loads(request.body)
     assert len(request.body) == BOUND
     assert body["text"] == MARK
@@ -200,19 +206,33 @@ def test_the_device_token_and_credentials_do_not_count() -> None:
     def with_token(ring: Ring) -> Request:
         return write(ring, token)
 
+    def measure(ring: Ring) -> Request:
+        return write(ring, BESIDE)
+
     short = ring("Title", "a" * 3000)
     assert len(with_token(short).body) > BOUND
-    assert fitted(with_token, short, (token, "")) == with_token(short)
-    long = fitted(with_token, ring("Title", "a" * 9000), (token, ""))
+    assert fitted(with_token, measure, short) == with_token(short)
+    long = fitted(with_token, measure, ring("Title", "a" * 9000))
     assert BOUND - 3 <= len(long.body) - len(json.dumps(token)) + 2 <= BOUND
+
+
+def test_a_token_that_occurs_in_the_message_takes_nothing_from_the_bound() -> None:
+    def with_token(ring: Ring) -> Request:
+        return write(ring, "dev")
+
+    def measure(ring: Ring) -> Request:
+        return write(ring, BESIDE)
+
+    request = fitted(with_token, measure, ring("Title", "developers develop " * 400))
+    assert BOUND - 3 <= len(request.body) - len("dev") <= BOUND
 
 
 def test_what_has_no_words_and_is_too_long_is_sent_as_it_is() -> None:
     def huge(ring: Ring) -> Request:
         return Request({}, b"x" * 9000)
 
-    assert fitted(huge, ring(None, None), ()).body == b"x" * 9000
-    assert fitted(huge, ring("t", "t"), ()).body == b"x" * 9000
+    assert fitted(huge, huge, ring(None, None)).body == b"x" * 9000
+    assert fitted(huge, huge, ring("t", "t")).body == b"x" * 9000
 
 
 def test_the_clusters_are_those_of_unicode() -> None:

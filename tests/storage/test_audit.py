@@ -130,6 +130,7 @@ SPAN = (
         ("INSERT INTO counters VALUES ('ghost', 'pushed', 2)", Rule.COUNTER, "there are 0"),
         (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "anna 4: has 2 outcomes: expired and pushed"),
         (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "9 messages were accepted and have 10 outcomes"),
+        (SPAN.format("0, 0, 2, 1"), Rule.SPAN, "anna 2: span 0 to 2, expired: all of it was ack"),
         (SPAN.format("4, 3, 9, 8"), Rule.SPAN, "anna 9: span 4 to 9, expired: points beyond"),
         ("UPDATE outcomes SET hi_ord = 7 WHERE outcome = 'pushed'", Rule.SPAN, "is 7, counted 3"),
         ("UPDATE outcomes SET lo_ord = 0 WHERE outcome = 'pushed'", Rule.SPAN, "is 0, counted 2"),
@@ -161,6 +162,11 @@ SPAN = (
             "UPDATE conversations SET expires_at = NULL WHERE customer = 'ben'",
             Rule.FORGOTTEN,
             "ben 2: is pending and would never expire",
+        ),
+        (
+            "UPDATE conversations SET expires_at = 1e12 WHERE customer = 'ben'",
+            Rule.FORGOTTEN,
+            "ben 2: is pending and would expire too late",
         ),
         (
             "UPDATE devices SET ring = NULL, ring_seq = 0, ring_ord = 0, attempt = 0, owes = 0",

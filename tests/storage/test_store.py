@@ -971,6 +971,26 @@ async def test_after_a_backup_was_restored_no_registration_of_since_has_its_id_g
     assert min(again) > max(lost)
 
 
+async def test_after_a_backup_was_restored_no_badge_is_older_than_one_that_was_told(
+    path: Path, tmp_path: Path
+) -> None:
+    async with opened(path) as (store, _):
+        await post(store, draft("one"))
+    shutil.copy(path, tmp_path / "backup.db")
+    async with opened(path) as (store, _):
+        await post(store, draft("two"))
+        told = await store.conversation(KEY)
+    restored = Database(tmp_path / "backup.db")
+    async with restored:
+        await Store(restored, Clock()).renew_epoch()
+    async with opened(restored.path) as (store, _):
+        now = await store.conversation(KEY)
+    assert told is not None
+    assert now is not None
+    assert (told.badge_seq, now.last_seq) == (2, 1)
+    assert now.badge_seq > told.badge_seq
+
+
 async def test_a_registration_given_up_long_ago_can_be_found(path: Path) -> None:
     async with opened(path) as (store, _):
         states = [DeviceState.LIVE, DeviceState.DEAD, DeviceState.QUARANTINED, DeviceState.DEAD]
