@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from base64 import b64decode
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from gateway.config import fresh_key
 from gateway.devices import DEVICES
 from gateway.protocol import Role
 from gateway.server import CannotStart
+from storage import sql
 from storage.errors import StorageError
 from storage.records import fingerprint
 from storage.vault import key_name
@@ -190,3 +193,37 @@ async def test_a_device_that_was_not_registered_again_for_too_long_is_forgotten(
         assert [e["reason"] for e in removed] == ["stale"]
         await it.register(token="old-token", installation="old")
         await it.settled(2, "pushed")
+
+
+async def test_a_sign_out_is_told_of_every_message_that_might_still_have_rung(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, push={"retry_first": 60.0, "retry_max": 60.0}) as it:
+        it.backend.otherwise = 503
+        await it.register()
+        first = await it.write()
+        await it.backend.take()
+        second = await it.write()
+        await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        for seq in (first, second):
+            told = await it.settled(seq, "undeliverable")
+            assert told["events"][-2]["event"] == "device_removed"
+            assert told["events"][-2]["reason"] == "signed_out"
+
+
+async def test_stale_registrations_go_however_many_there_are_and_though_one_does_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "STALE", sql.STALE.replace("1000", "2"))
+    key = {"encryption_key": KEY}
+    async with running(tmp_path, storage=key) as it:
+        for n in range(5):
+            await it.register(f"c-{n}", installation=f"i-{n}", token=f"t-{n}")
+    with closing(sqlite3.connect(tmp_path / "ringback.db")) as db:
+        db.execute("UPDATE devices SET sealed = 'AAAA' || substr(sealed, 5) WHERE id = 1")
+        db.commit()
+    async with running(tmp_path, storage=key) as it:
+        await it.gateway.core.devices.expire("acme", time.time() + 60)
+        for n in range(5):
+            path = f"/v1/customers/c-{n}/devices"
+            assert (await it.call("GET", path, Role.SERVICE))[1]["devices"] == []
