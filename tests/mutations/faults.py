@@ -579,4 +579,32 @@ FAULTS = (
         "None",
         ("tests/test_limits.py",),
     ),
+    Fault(
+        "within a grace an older message's due time rings for a newer one (rule 4)",
+        "gateway/chat.py",
+        "        return Patience(self.timing.ack_timeout, until) if until > now else None\n",
+        "        return None\n",
+        ("tests/simulation/test_scenarios.py",),
+    ),
+    Fault(
+        "quiet hours that are lifted end a hold (rule 5)",
+        "gateway/ringing.py",
+        "        return delivery.held(tx.now, tx.now, c.hold_from, self._chat.timing)\n",
+        "        return tx.now\n",
+        ("tests/simulation/test_scenarios.py",),
+    ),
+    Fault(
+        "a log that cannot be written stops what was to be told of",
+        "gateway/logs.py",
+        "        with suppress(OSError, ValueError):\n            self._stream.write(text)\n",
+        "        self._stream.write(text)\n",
+        ("tests/test_crash.py",),
+    ),
+    Fault(
+        "a campaign goes on while all of it waits for a backend that fails",
+        "gateway/campaigns.py",
+        "waiting.working > BUSY or more > max(BUSY, self.sent / 2)",
+        "waiting.working > BUSY",
+        ("tests/test_campaigns.py",),
+    ),
 )
