@@ -408,11 +408,14 @@ def _policy(request: web.Request) -> tuple[Policy | None, float]:
 def idempotency_key(request: web.Request) -> str | None:
     """The header of that name. Raises `FrameError`."""
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not (1 <= len(key) <= protocol.REF_CHARS and key.isprintable()):
+    if key is None:
+        return None
+    if not 1 <= len(key) <= protocol.REF_CHARS:
         raise FrameError(
-            ErrorCode.TOO_LARGE if len(key) > protocol.REF_CHARS else ErrorCode.BAD_FRAME,
+            ErrorCode.TOO_LARGE if key else ErrorCode.BAD_FRAME,
             f"Idempotency-Key: give 1 to {protocol.REF_CHARS} characters",
         )
+    protocol.check_plain(key, "Idempotency-Key", None)
     return key
 
 

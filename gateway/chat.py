@@ -137,8 +137,9 @@ class Chat:
 
     async def join(
         self, session: CustomerSession, resume: protocol.Resume | None, ref: str | None = None
-    ) -> None:
-        """Enter: judge the resume, hold what is due, send `welcome` and what was missed.
+    ) -> Joined:
+        """Enter: judge the resume, hold what is due, send `welcome`. What was missed is to be
+        replayed; until then the session holds what comes.
 
         Raises `Unavailable` when the customer is new and cannot be written.
         """
@@ -172,7 +173,8 @@ class Chat:
             self.hub.join(session)
             held.forget()
             joined = self._start(known, resume)
-        await self._welcome(session, joined, ref)
+        self._welcome(session, joined, ref)
+        return joined
 
     def _start(self, c: Conversation, resume: protocol.Resume | None) -> Joined:
         if resume is None:
@@ -194,7 +196,7 @@ class Chat:
         for session in here[: max(0, len(here) - self.limits.sessions)]:
             session.close(CloseCode.TOO_MANY_SESSIONS)
 
-    async def _welcome(self, session: CustomerSession, joined: Joined, ref: str | None) -> None:
+    def _welcome(self, session: CustomerSession, joined: Joined, ref: str | None) -> None:
         c = joined.conversation
         welcome: Any = {
             "type": "welcome",
@@ -213,7 +215,12 @@ class Chat:
         }
         if ref is not None:
             welcome["ref"] = ref
-        session.send(welcome)
+        session.write(protocol.encode_bytes(welcome))
+
+    async def replay(self, session: CustomerSession, joined: Joined) -> None:
+        """Send what was missed, as fast as it is read, and then what came meanwhile. Raises
+        `Unavailable`, and what the socket raises."""
+        c = joined.conversation
         for message in await self.store.after(c, joined.start, c.last_seq):
             await session.stream(frames.for_customer(message, c.customer))
         session.release()
@@ -469,6 +476,8 @@ class Chat:
     def _append(
         self, tx: Transaction, c: Conversation, posting: Posting, data: str | None, id: str
     ) -> tuple[Conversation, Message]:
+        if posting.expires_at is not None and posting.expires_at <= tx.now:
+            raise FrameError(ErrorCode.BAD_FRAME, "expires_at: has passed; give a time to come")
         changes: dict[str, Any] = {}
         if posting.kind is MessageKind.CHAT:
             changes = {"live": True, "unanswered": posting.role is Role.CUSTOMER}
@@ -499,8 +508,6 @@ class Chat:
         expires_at = posting.expires_at
         if expires_at is None:
             expires_at = tx.now + tenant.expires_after
-        elif expires_at <= tx.now:
-            raise FrameError(ErrorCode.BAD_FRAME, "expires_at: has passed; give a time to come")
         live = c.live_devices
         within = sum(choose(tenant.backends, d.environment, d.app) is not None for d in live)
         routing = delivery.route(

@@ -53,6 +53,11 @@ def for_agent(message: Message, customer: str, agent: str) -> Any:
 _message = message
 
 
+def weight(message: Message) -> int:
+    """Bytes of what somebody said, as it is written; what else is in a frame is short."""
+    return len(orjson.dumps(message.text)) - 2 + len(message.data or "")
+
+
 def page(messages: list[Message], room: int, *, more: bool) -> tuple[list[Message], bool]:
     """The newest of `messages` (rising) with at most `room` bytes, and whether there are older.
 
@@ -60,7 +65,7 @@ def page(messages: list[Message], room: int, *, more: bool) -> tuple[list[Messag
     """
     size = 0
     for i in range(len(messages) - 1, -1, -1):
-        size += len(orjson.dumps(messages[i].text)) - 2 + len(messages[i].data or "")
+        size += weight(messages[i])
         if size > room and i < len(messages) - 1:
             return messages[i + 1 :], True
     return messages, more

@@ -54,7 +54,7 @@ class Inbox:
         limit = frame.limit or protocol.HISTORY_DEFAULT
         before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)
         found = await self._chat.store.inbox(session.tenant, which.value, before, limit + 1)
-        shown = found[:limit]
+        shown = _within(found[:limit], self._chat.room)
         answer: dict[str, Any] = {
             "type": "inbox",
             "ref": frame.ref,
@@ -62,7 +62,7 @@ class Inbox:
                 frames.entry(c, in_chat=self._chat.hub.is_in_chat(c.key)) for c in shown
             ],
         }
-        if len(found) > limit:
+        if len(found) > len(shown):
             answer["cursor"] = _cursor(shown[-1])
         session.send(answer)
 
@@ -95,6 +95,16 @@ class Inbox:
         found, more = await self._chat.store.history(c, before, wanted)
         messages, more = frames.page(found, self._chat.room, more=more)
         return c, messages, more
+
+
+def _within(found: list[Conversation], room: int) -> list[Conversation]:
+    """The first whose newest messages have at most `room` bytes; one at least."""
+    size = 0
+    for n, c in enumerate(found):
+        size += 0 if c.newest is None else frames.weight(c.newest)
+        if size > room and n:
+            return found[:n]
+    return found
 
 
 async def _pace(session: Session) -> None:

@@ -880,7 +880,7 @@ def check_id(text: str, name: str) -> str:
     if not 1 <= len(text) <= ID_CHARS:
         code = ErrorCode.TOO_LARGE if text else ErrorCode.BAD_FRAME
         raise FrameError(code, f"{name}: must be {_ID}")
-    _check_plain(text, name, None)
+    check_plain(text, name, None)
     return text
 
 
@@ -907,7 +907,7 @@ def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any
     for name in _PLAIN[kind]:
         value = getattr(frame, name)
         if value is not None and not value.isprintable():
-            _check_plain(value, name, frame)
+            check_plain(value, name, frame)
     if kind in _WORDED:
         _check_content(frame, limits)
         if "\\u0000" in raw:  # JSON has no other way to write it
@@ -961,7 +961,8 @@ _PLAIN: Final[Mapping[type, tuple[str, ...]]] = {
 }
 
 
-def _check_plain(text: str, name: str, frame: Any) -> None:
+def check_plain(text: str, name: str, frame: Any) -> None:
+    """Raise `FrameError` if `text` has control characters, or others that cannot be stored."""
     if _UNFIT.search(text):
         ref = getattr(frame, "ref", None)
         clean = None if ref is None or _UNFIT.search(ref) else ref

@@ -121,6 +121,10 @@ class Held:
         self.frames.clear()
 
 
+STATES_PER_MINUTE = 60.0
+STATES_AT_ONCE = 10.0
+"""How often a session may change its state before its next frame waits: agents are told of each."""
+
 _SENDS = (protocol.Send, protocol.AgentSend)
 
 
@@ -208,6 +212,9 @@ class CustomerSession(Session):
     noted: Cut = field(default=Cut(0, 0))
     acked: int = 0
     held: Held | None = None
+    states: TokenBucket = field(
+        default_factory=lambda: TokenBucket(STATES_PER_MINUTE, STATES_AT_ONCE)
+    )
     key: Key = field(init=False)
     _phone: str = field(init=False)
 
@@ -224,8 +231,13 @@ class CustomerSession(Session):
         """How a message's row names the session: `id:state`, or `id:state:installation`."""
         return f"{self.id}:{self.state.value}{self._phone}"
 
+    def send(self, frame: Any) -> None:
+        """Send one frame to this session alone, behind a replay if one is running: whoever has an
+        answer has what was there when it was asked for."""
+        self.deliver(protocol.encode_bytes(frame))
+
     def deliver(self, data: bytes) -> None:
-        """Send a frame that belongs to the conversation, behind a replay if one is running."""
+        """Send an encoded frame, behind a replay if one is running."""
         if self.held is None:
             self.write(data)
         elif not self.held.add(data):

@@ -20,7 +20,7 @@ import structlog
 
 from gateway import frames, protocol
 from gateway.auth import Identity, TokenRejected, Verifier
-from gateway.chat import Change, Chat, Posting
+from gateway.chat import Change, Chat, Joined, Posting
 from gateway.config import Config
 from gateway.devices import Devices, Registration
 from gateway.inbox import Inbox
@@ -142,7 +142,7 @@ class Sessions:
         return frame
 
     def _identify(self, socket: Socket, token: str | None, role: Role) -> Identity:
-        identity = self._verify(token or socket.bearer)
+        identity = self._verify(socket.bearer if token is None else token)
         if identity.role is not role:
             raise Hangup(CloseCode.WRONG_ROLE)
         origin = socket.origin
@@ -182,16 +182,36 @@ class Sessions:
             installation=hello.installation,
         )
         said_bye = False
+        replaying: asyncio.Task[None] | None = None
         try:
-            await self._chat.join(session, hello.resume, hello.ref)
+            joined = await self._chat.join(session, hello.resume, hello.ref)
+            # What it says while it reads is taken: it may acknowledge, leave, or say goodbye.
+            replaying = asyncio.create_task(self._replay(session, joined), name="replay")
             said_bye = await self._converse(socket, session, self._customer_frame)
         except Unavailable:
             await socket.hang_up(CloseCode.SERVER_FAULT)
         finally:
-            session.closed = True
+            session.closed = not said_bye
             self._chat.leave(session, CloseCode.GOODBYE if said_bye else socket.code)
-        if said_bye:  # left first: a peer that vanishes after its bye keeps nobody waiting
+            if replaying is not None and not said_bye:
+                replaying.cancel()
+        if said_bye and replaying is not None:
+            # Left first: a peer that vanishes after its bye keeps nobody waiting. Answers to what
+            # it sent wait behind the replay.
+            await asyncio.wait([replaying])
+            session.closed = True
             await socket.hang_up(CloseCode.GOODBYE)
+
+    async def _replay(self, session: CustomerSession, joined: Joined) -> None:
+        try:
+            await self._chat.replay(session, joined)
+        except Closed:
+            pass
+        except Unavailable:
+            session.close(CloseCode.SERVER_FAULT)
+        except Exception as error:
+            _log.error("a replay failed", error=type(error).__name__, exc_info=True)
+            session.close(CloseCode.SERVER_FAULT)
 
     def take_up(self, config: Config) -> None:
         """Go on with the leeways of `config`; all else of it needs a restart."""
@@ -275,6 +295,8 @@ class Sessions:
                 chat.tell.customer_typing(session, on=frame.on)
             case protocol.State():
                 chat.set_state(session, SessionState(frame.state))
+                wait = session.states.take(self._clock())
+                return None if wait is None else partial(asyncio.sleep, wait)
             case protocol.History():
                 return partial(self._inbox.history, session, session.key, frame)
             case protocol.RegisterDevice():

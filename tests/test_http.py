@@ -155,6 +155,26 @@ async def test_only_a_service_makes_a_customer(tmp_path: Path) -> None:
         assert (await it.call("POST", "/v1/messages", Role.SERVICE, "crm", json=body))[0] == 201
 
 
+@pytest.mark.parametrize("key", ["a\u200bb", "order\u00a017", "\U000e0001", "é" * 64])
+async def test_an_idempotency_key_is_whatever_a_ref_may_be(tmp_path: Path, key: str) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        headers = {"Idempotency-Key": key}
+        body = {"customer": "c-42", "text": "shipped"}
+        for status in (201, 201):
+            told = await it.call("POST", "/v1/messages", Role.SERVICE, headers=headers, json=body)
+            assert told[0] == status
+        assert told[1]["duplicate"] is True
+
+
+async def test_a_system_message_cannot_have_expired_before_it_came(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for kind in ("system", "proactive", "chat"):
+            body = {"customer": "c-42", "text": "x", "kind": kind}
+            past = {"expires_at": "2020-01-01T00:00:00Z"}
+            status, told = await it.call("POST", "/v1/messages", Role.SERVICE, json=body | past)
+            assert (status, told["code"]) == (400, "bad_frame"), kind
+
+
 async def test_an_idempotency_key_makes_a_repeat_harmless(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         key = {"Idempotency-Key": "order-17"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ from gateway import sessions
 from gateway.protocol import Role
 from gateway.sockets import Peer
 from storage.records import Key
-from tests.running import PATIENT, Running, Wire, running
+from tests.running import PATIENCE, PATIENT, Running, Wire, running
 
+STATUS = "/v1/customers/c-42/status"
 PLENTY = {"agent_sends_per_minute": 1_000_000, "agent_burst": 100_000}
 
 
@@ -165,13 +169,13 @@ async def test_who_does_not_read_is_closed_with_4001_and_resumes_without_a_gap(
         assert (await again.take("message"))["seq"] == sent + 1
 
 
-async def _with_a_small_window(it: Running) -> Wire:
+async def _with_a_small_window(it: Running, ttl: float = 600.0) -> Wire:
     """A customer whose kernel takes little, so that the server's buffer fills soon."""
     tcp = socket.socket()
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     tcp.connect(("127.0.0.1", it.gateway.ports["chat"]))
     wire = await it.raw("/v1/chat", sock=tcp)
-    await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
+    await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42", ttl=ttl))
     wire.welcome = await wire.take("welcome")
     return wire
 
@@ -215,7 +219,104 @@ async def test_more_missing_than_the_resume_limit_means_reload(tmp_path: Path) -
         assert [f["seq"] for f in await fresh.quiet()] == [3, 4, 5], "the newest three at most"
 
 
+# States
+
+
+async def test_a_session_that_keeps_changing_its_state_waits_and_floods_no_agent(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write()
+        agent = await it.agent()
+        await agent.ask("inbox", "inbox")
+        customer = await it.customer()
+        for _ in range(50):
+            await customer.send("state", state="background")
+            await customer.send("state", state="active")
+        other = await it.customer("c-2")  # is held up by none of it
+        await other.ask("ping", "pong")
+        updates = [f for f in await agent.quiet() if f["type"] == "inbox_update"]
+        assert len(updates) < 50  # of 100 changes: ten, and one a second
+
+
+# A replay that is read slowly
+
+
+@asynccontextmanager
+async def _a_long_replay(
+    directory: Path, ttl: float = 600.0
+) -> AsyncIterator[tuple[Running, Wire]]:
+    """A customer who has been welcomed, and reads nothing of the 200 long messages that follow."""
+    async with running(directory, delivery=PATIENT) as it:
+        for _ in range(200):
+            await it.write(text="x" * 8_000, data={"x": "x" * 8_000})
+        customer = await _with_a_small_window(it, ttl)
+        customer.socket.transport.pause_reading()
+        yield it, customer
+
+
+async def test_what_is_read_while_the_replay_comes_counts_at_once(tmp_path: Path) -> None:
+    async with _a_long_replay(tmp_path) as (it, customer):
+        await customer.send("read", seq=20)
+        await it.settled(20, "acked")
+        assert (await it.outcome(21))["outcome"] != "acked"
+        await customer.send("ping", ref="behind")
+        customer.socket.transport.resume_reading()
+        frames = [frame["type"] for frame in await customer.quiet()]
+        behind = frames[frames.index("status") :]
+        assert "message" not in behind, "whatever is told comes behind the replay"
+        assert "pong" in behind
+
+
+async def test_who_leaves_while_the_replay_comes_has_left(tmp_path: Path) -> None:
+    async with _a_long_replay(tmp_path) as (it, customer):
+        assert (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"] is True
+        await customer.send("state", state="background")
+        async with asyncio.timeout(PATIENCE):
+            while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
+                await asyncio.sleep(0.01)
+
+
+async def test_who_says_goodbye_while_the_replay_comes_has_left_and_gets_all_answers(
+    tmp_path: Path,
+) -> None:
+    async with _a_long_replay(tmp_path) as (it, customer):
+        await customer.send("send", ref="last", text="bye")
+        await customer.send("bye")
+        async with asyncio.timeout(PATIENCE):
+            while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
+                await asyncio.sleep(0.01)
+        customer.socket.transport.resume_reading()
+        assert await customer.closed() == 1000
+        assert [f["seq"] for f in customer._skipped if f["type"] == "message"][-1] == 200
+        assert (await customer.take("sent", ref="last"))["seq"] == 201
+
+
+async def test_a_token_ends_while_the_replay_comes(tmp_path: Path) -> None:
+    async with _a_long_replay(tmp_path, ttl=3.0) as (it, _):
+        async with asyncio.timeout(2 * PATIENCE):
+            while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
+                await asyncio.sleep(0.05)
+
+
 # Pages
+
+
+async def test_an_inbox_page_ends_where_it_would_be_too_large(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for n in range(40):
+            await it.write(f"c-{n}", text="é" * 8_000, data={"x": "x" * 16_000})
+        agent = await it.agent()
+        found: list[str] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = await agent.ask("inbox", "inbox", limit=200, **cursor)
+            assert len(json.dumps(page, ensure_ascii=False).encode()) < 600_000
+            found += [entry["customer"] for entry in page["conversations"]]
+            if "cursor" not in page:
+                break
+            cursor = {"cursor": page["cursor"]}
+        assert found == [f"c-{n}" for n in reversed(range(40))]
 
 
 async def test_history_is_read_in_pages_to_the_beginning(tmp_path: Path) -> None:
