@@ -459,6 +459,8 @@ def run() -> int:
     parser.add_argument("--web", action="store_true", help="a page to play with, instead")
     parser.add_argument("--port", type=int, default=0, help="of that page; a free one unless told")
     arguments = parser.parse_args()
+    if not 0 <= arguments.port < 65_536:
+        parser.error(f"--port {arguments.port}: give 1 to 65535, or leave it out")
     try:
         asyncio.run(main(arguments))
     except FAILURES as error:

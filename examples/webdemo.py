@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from examples.stage import FAILURES, ROOT, Ring, Stage, Timeline, free_ports
+from examples.stage import FAILURES, ROOT, DemoFailed, Ring, Stage, Timeline, free_ports
 from gateway import sentences, why
 from gateway.protocol import Role
 from storage.store import Told
@@ -220,7 +220,10 @@ async def opened(
         await runner.setup()
         looking = asyncio.create_task(demo.look())
         try:
-            await web.TCPSite(runner, "127.0.0.1", port).start()
+            try:
+                await web.TCPSite(runner, "127.0.0.1", port).start()
+            except OSError as error:
+                raise DemoFailed(f"--port {port}: {error.strerror}; choose another") from None
             yield origins[0], looking
         finally:
             looking.cancel()

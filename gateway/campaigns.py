@@ -62,6 +62,7 @@ AGAIN = 0.05  # seconds until a tenant that was busy is asked again
 RETRY = 1.0  # seconds until a chunk is tried again when the database could not be written
 LONGEST = 3_600.0  # seconds of one sleep: until it is looked again whether it is time
 CATCH_UP = 1.0  # seconds of its pace that a campaign which was kept waiting makes up for
+LATE = 60.0  # seconds that a beginning may have passed by: clocks differ, and a file takes its time
 FORGET = 2_000  # recipients of what is discarded that go in one change
 
 _log = structlog.get_logger("gateway.campaigns")
@@ -240,6 +241,10 @@ class Campaigns:
         if expires_at is not None and expires_at <= max(now, send_at or now):
             raise FrameError(
                 ErrorCode.BAD_FRAME, "expires_at: must be a time to come, and after send_at"
+            )
+        if send_at is not None and send_at < now - LATE:
+            raise FrameError(
+                ErrorCode.BAD_FRAME, "send_at: has passed; leave it out to begin at once"
             )
         there = len(self._lanes.get(who.tenant, _Lane()).runs) + self._uploads[who.tenant]
         if there >= protocol.CAMPAIGNS_OPEN:

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,7 @@ from gateway.server import Gateway
 from storage import audit
 from storage.database import Database, copy, existing
 from storage.records import Key
+from storage.schema import MIGRATIONS
 from storage.store import Store, Told
 
 _log = structlog.get_logger("gateway.cli")
@@ -58,6 +60,22 @@ app = typer.Typer(
 def main() -> None:
     """Entry point."""
     app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ringback {version('ringback')}, schema {len(MIGRATIONS)}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Which one this is."),
+    ] = False,
+) -> None:
+    """Self-hosted chat gateway with push fallback."""
 
 
 @app.command()

@@ -130,7 +130,10 @@ def replay(
     with clearly():
         wanted = _range(customer, cause, since, until)
         if sum(map(bool, (ids, wanted, everything))) != 1:
-            fail("say which: ids, or a range (--customer, --cause, --since, --until), or --all")
+            fail(
+                "say which: ids, or a range (--customer, --cause, --since, --until), or --all;"
+                " one of the three"
+            )
         to = access(config_path, tenant, url, token)
         results = run(_one_by_one(to, ids) if ids else _ranged(to, wanted))
         if as_json:

@@ -128,9 +128,12 @@ _REMOVED: Final[Mapping[str, str]] = {
 }
 
 
-def clock(at: str) -> str:
-    """The time of day of a timestamp, as everything here shows it."""
-    return at[11:23]
+def clock(at: str, beside: str = "") -> str:
+    """The time of day of a timestamp, as everything here shows it; with its date, if that is
+    another than the one of the timestamp `beside`.
+    """
+    same = not beside or at[:10] == beside[:10]
+    return at[11:23] if same else f"{at[:10]} {at[11:23]}"
 
 
 def summary(answer: Mapping[str, Any]) -> list[str]:
@@ -146,7 +149,8 @@ def summary(answer: Mapping[str, Any]) -> list[str]:
         said += f" (since {answer['since']})"
     lines = [f"{said[0].upper()}{said[1:]}."]
     lines += [f"{_receipt(answer['events'])}."]
-    lines += [f"It waits for {waits(entry)}." for entry in answer.get("waiting", ())]
+    last = answer["events"][-1].get("at", "") if answer["events"] else ""
+    lines += [f"It waits for {waits(entry, last)}." for entry in answer.get("waiting", ())]
     return lines
 
 
@@ -166,9 +170,9 @@ def _receipt(events: list[Any]) -> str:
     return f"{said}; {len(rings) or 'no'} ring{'s' if len(rings) > 1 else ''} sent for it"
 
 
-def waits(entry: Mapping[str, Any]) -> str:
-    """One thing that a pending message waits for."""
-    until = clock(entry["until"]) if "until" in entry else ""
+def waits(entry: Mapping[str, Any], last: str = "") -> str:
+    """One thing that a pending message waits for; `last` is the time of its last event."""
+    until = clock(entry["until"], last) if "until" in entry else ""
     at = f" at {until}" if until else ""
     values = {**entry, "device": _device(entry), "until": until, "at": at}
     return WAITS[WaitsFor(entry["for"])].format(**values)
@@ -213,7 +217,7 @@ def _committed(e: Mapping[str, Any]) -> str:
     if "due" in e and e["due"] == e.get("at"):
         said += "; a push is due at once"
     elif "due" in e:
-        said += f"; a push is due at {clock(e['due'])} unless acknowledged"
+        said += f"; a push is due at {clock(e['due'], e.get('at', ''))} unless acknowledged"
     return said
 
 
@@ -253,7 +257,9 @@ EVENTS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "acked": lambda e: f"by session {_who(e)}",
     "acked_too": lambda e: f"by session {_who(e)} as well",
     "read": lambda e: f"in session {_who(e)}",
-    "due_moved": lambda e: f"the push is due at {clock(e['until'])} now: {_because(e['reason'])}",
+    "due_moved": lambda e: (
+        f"the push is due at {clock(e['until'], e.get('at', ''))} now: {_because(e['reason'])}"
+    ),
     "due": lambda e: f"a push is wanted: {_because(e['reason'])}",
     "look": _look,
     "claimed": _claimed,

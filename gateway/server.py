@@ -9,6 +9,7 @@ start.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from random import Random
 from typing import Self
@@ -179,7 +180,7 @@ def _try(name: str, address: Address) -> None:
 
 
 def _occupied(name: str, address: Address, error: OSError) -> CannotStart:
-    return CannotStart(
-        f"server.{name}: cannot listen on {address}: {error.strerror or error}: "
-        "stop what holds it or choose another address"
-    )
+    held = error.errno == errno.EADDRINUSE
+    mend = "stop what holds it or choose another address" if held else "choose one of this machine"
+    problem = error.strerror or error
+    return CannotStart(f"server.{name}: cannot listen on {address}: {problem}: {mend}")

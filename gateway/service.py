@@ -66,6 +66,7 @@ class Access(NamedTuple):
 
     url: str
     token: Callable[[], str]
+    made_by: str = "the one in --token or RINGBACK_TOKEN"
 
 
 def access(
@@ -88,7 +89,10 @@ def access(
         return auth.issue(settings, chosen, Role.SERVICE, AUTHOR, ttl=TTL)
 
     made()  # what cannot be made is said now
-    return Access(here, made)
+    whose = f"the tenant {chosen} of {config_path}"
+    if config_path is None:
+        whose = "the development tenant: give --config, or a token in RINGBACK_TOKEN"
+    return Access(here, made, f"made for {whose}")
 
 
 def _base(url: str) -> str:
@@ -129,6 +133,8 @@ class Service:
         told = _json(raw)
         if status >= 400 or told is None:
             detail = told.get("detail") if isinstance(told, dict) else None
+            if status == 401 and detail:
+                detail = f"{detail}; it was {self._to.made_by}"
             raise Refused(status, str(detail or f"{self._to.url} answered HTTP {status}"))
         return told
 

@@ -564,6 +564,13 @@ async def test_a_campaign_stands_still_while_most_of_it_waits_for_a_backend_that
         assert (await over(it, id))["sent"] == 1_000
 
 
+async def test_a_beginning_that_has_passed_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        for late, status in ((30.0, 201), (3_600.0, 400)):
+            send_at = timestamp(time.time() - late)
+            assert (await post(it, audience=["c-1"], send_at=send_at))[0] == status
+
+
 async def test_a_campaign_that_is_paused_ends_at_its_time(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         soon = timestamp(time.time() + 0.5)

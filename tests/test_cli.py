@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import aiohttp
@@ -261,6 +262,20 @@ async def test_an_occupied_port_is_one_line_and_makes_no_database(
     assert f"server.{name}" in line
     assert address in line
     assert _files(tmp_path) == before
+
+
+async def test_an_address_that_is_not_here_is_told_as_that(tmp_path: Path) -> None:
+    await _written(tmp_path)
+    away = FREE_PORTS | {"RINGBACK_SERVER__CHAT": "192.0.2.1:8080"}
+    line = (await ringback(tmp_path, "serve", "--config", "ringback.toml", **away)).refused()
+    assert "server.chat" in line
+    assert "choose one of this machine" in line
+
+
+async def test_which_version_it_is(tmp_path: Path) -> None:
+    ended = await ringback(tmp_path, "--version")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"ringback {version('ringback')}, schema ")
 
 
 async def test_a_database_that_another_process_holds_is_one_line(tmp_path: Path) -> None:

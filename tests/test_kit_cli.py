@@ -384,3 +384,35 @@ async def test_what_cannot_be_checked_is_one_line(
     tmp_path: Path, words: tuple[str, ...], named: str
 ) -> None:
     assert named in (await conform(tmp_path, *words)).refused()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options", "said"),
+    [
+        ("zendesk", {}, "this form of the request has no silent rings"),
+        ("liveperson", {"brand_id": "9"}, "does not say how old a number is"),
+    ],
+)
+async def test_a_form_that_cannot_say_it_is_no_fault_of_the_backend(
+    tmp_path: Path, adapter: str, options: dict[str, str], said: str
+) -> None:
+    form = {
+        "RINGBACK_TENANTS__ACME__PUSH__ADAPTER": adapter,
+        "RINGBACK_TENANTS__ACME__PUSH__OPTIONS": json.dumps(options),
+    }
+    await ringback(tmp_path, "init")
+    async with backend() as it:
+        url = f"http://127.0.0.1:{it.port}/ring"
+        words = (*CONFIG, "--token", TOKEN)
+        ended = await conform(tmp_path, *words, "--json", **at(url, **form))
+    told = {check["name"]: check for check in json.loads(ended.out)["checks"]}
+    assert told["late_badge"]["result"] == "unknown"
+    assert said in told["late_badge"]["found"]
+
+
+async def test_a_form_without_silent_rings_is_not_tried_with_one(tmp_path: Path) -> None:
+    await ringback(tmp_path, "init")
+    form = {"RINGBACK_TENANTS__ACME__PUSH__ADAPTER": "zendesk"}
+    at_once = at("http://127.0.0.1:9/ring", **form)
+    ended = await push_test(tmp_path, "--token", TOKEN, "--silent", **at_once)
+    assert "zendesk has no silent rings" in ended.refused()

@@ -14,6 +14,7 @@ VAPID_SUBJECT            mailto:… of who runs this, for the push services
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import signal
@@ -55,15 +56,14 @@ async def main(environ: Mapping[str, str]) -> None:
             )
         backend = CustomerBackend(
             environ["BACKEND_AUTH_TOKEN"],
-            environ["BACKEND_SIGNING_SECRET"].split(),
+            _secrets(environ),
             memory,
             senders,
             browsers.public_key,
         )
         runner = web.AppRunner(backend.application(), access_log=None)
         await runner.setup()
-        port = int(environ.get("BACKEND_PORT", "8090"))
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await web.TCPSite(runner, "127.0.0.1", _port(environ)).start()
         ways = ", ".join(sorted(kind.__name__.lower() for kind in senders))
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         print(f"The customer backend is ready: {url}/ring, for {ways}; a page: {url}/", flush=True)
@@ -72,7 +72,26 @@ async def main(environ: Mapping[str, str]) -> None:
     memory.close()
 
 
+def _port(environ: Mapping[str, str]) -> int:
+    text = environ.get("BACKEND_PORT", "8090")
+    if not text.isdecimal() or int(text) > 65_535:
+        raise ValueError(f"BACKEND_PORT is {text!r}, and has to be 0 to 65535")
+    return int(text)
+
+
+def _secrets(environ: Mapping[str, str]) -> list[str]:
+    secrets = environ["BACKEND_SIGNING_SECRET"].split()
+    for secret in secrets:
+        key = base64.b64decode(secret.removeprefix("whsec_") + "==")
+        if not 24 <= len(key) <= 64:
+            raise ValueError("BACKEND_SIGNING_SECRET has to be whsec_ and base64 of 24 to 64 bytes")
+    return secrets
+
+
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(__doc__)
+        sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("customer_backend").setLevel(logging.INFO)
     try:

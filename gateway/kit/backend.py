@@ -89,7 +89,7 @@ class FakeBackend:
         behaviour = parse(line)
         if behaviour.way is Way.DEAD:
             self._dead.add(behaviour.token or "")
-            return self.behaviour
+            return behaviour
         self._set(behaviour)
         return behaviour
 

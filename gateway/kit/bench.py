@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from gateway.kit import probe
 from push.adapters import adapter_named
 from push.caller import Caller, Exchange, Signed
@@ -84,6 +86,16 @@ class Bench:
     def silent(self) -> bool:
         """Whether this form of the request has rings that only correct a number."""
         return adapter_named(self.endpoint.adapter, self.endpoint.options).silent
+
+    @property
+    def dates_badges(self) -> bool:
+        """Whether this form of the request says which of two numbers is the newer."""
+        adapter = adapter_named(self.endpoint.adapter, self.endpoint.options)
+        ring = self.a_ring("badge", kind=RingKind.BADGE)
+        target = probe.claim_of(ring, self.bogus, self.endpoint.tenant).target
+        older = msgspec.structs.replace(ring, badge_seq=ring.badge_seq - 1)
+        bodies = {adapter.request(one, target, self.endpoint).body for one in (ring, older)}
+        return len(bodies) == 2
 
     @property
     def signs(self) -> bool:

@@ -55,7 +55,8 @@ def _only_dead(calls: tuple[Exchange, ...]) -> bool:
 
 async def message(bench: Bench) -> Finding:
     finding = await taken(bench, "message")
-    if finding.result is Result.FAIL and bench.token is None:
+    answered = any(call.verdict.status is not None for call in finding.calls)
+    if finding.result is Result.FAIL and bench.token is None and answered:
         said = f"{finding.said}. The device token was made up: give a real one with --token"
         return replace(finding, said=said)
     return finding
@@ -127,12 +128,14 @@ async def forged(
     return _must_refuse(await bench.call(bench.a_ring("forged"), alter=alter, **how))
 
 
-def _must_refuse(call: Exchange) -> Finding:
+def _must_refuse(
+    call: Exchange, danger: str = "anybody on the network could have sent it"
+) -> Finding:
     status = call.verdict.status
     if status in (401, 403) and call.verdict.kind is VerdictKind.MISCONFIGURED:
         return Finding(Result.PASS, f"{status}: refused", (call,))
     if call.verdict.kind in (VerdictKind.ACCEPTED, VerdictKind.TOKEN_DEAD):
-        said = f"{brief(call)}; it was acted upon, and anybody on the network could have sent it"
+        said = f"{brief(call)}; it was acted upon, and {danger}"
         return Finding(Result.FAIL, said, (call,))
     said = (
         f"{brief(call)}; refused, but 401 is the answer that tells the operators of Ringback, and "
@@ -167,7 +170,9 @@ async def credentials(bench: Bench) -> Finding:
         calls.append(await bench.call(bench.a_ring("forged"), credentials=bare))
     if not calls:
         return Finding(Result.UNKNOWN, "the requests carry no auth token and no credentials")
-    findings = [_must_refuse(call) for call in calls]
+    findings = [
+        _must_refuse(call, "whoever does not know them could have sent it") for call in calls
+    ]
     return max(findings, key=lambda finding: _SEVERITY.index(finding.result))
 
 
@@ -212,6 +217,8 @@ def _once(calls: tuple[Exchange, ...]) -> Finding:
 async def late_badge(bench: Bench) -> Finding:
     if not bench.silent:
         return _NO_BADGES
+    if not bench.dates_badges:
+        return Finding(Result.UNKNOWN, "this form of the request does not say how old a number is")
     rings = (
         bench.a_ring("badge", kind=RingKind.BADGE, badge_seq=20, unread=0),
         bench.a_ring("badge", kind=RingKind.BADGE, badge_seq=10, unread=5),

@@ -74,8 +74,9 @@ def _typed(it: FakeBackend, line: str, stop: asyncio.Event) -> None:
             say(HELP)
         case wanted:
             try:
-                it.behave(wanted)
-                say(f"It does: {it.behaviour}")
+                now = it.behave(wanted)
+                dead = "That token is dead from now on. " if now != it.behaviour else ""
+                say(f"{dead}It does: {it.behaviour}")
             except UnknownBehaviour as error:
                 say(str(error))
 

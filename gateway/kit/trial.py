@@ -93,7 +93,8 @@ def show(exchange: Exchange, endpoint: Endpoint, to: Recipient) -> None:
         print("".join(f"  {line}".rstrip() + "\n" for line in lines), end="")
     verdict = exchange.verdict
     print(f"verdict: {verdict.kind} ({verdict.reason})")
-    print(f"{what_to_do(verdict)}.")
+    advised = what_to_do(verdict)
+    print(advised if advised.endswith("?") else f"{advised}.")
 
 
 def as_json(exchange: Exchange, endpoint: Endpoint, to: Recipient) -> dict[str, object]:

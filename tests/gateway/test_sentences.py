@@ -228,6 +228,17 @@ def test_the_summary_says_the_outcome_who_acknowledged_and_who_was_rung() -> Non
     ]
 
 
+def test_a_time_of_another_day_has_its_date() -> None:
+    due = {"event": "committed", "route": "push", "reason": "not_in_chat", "at": AT}
+    tomorrow = "2026-11-25T07:00:00.000Z"
+    assert sentences.told(due | {"due": tomorrow}).endswith(
+        "is due at 2026-11-25 07:00:00.000 unless acknowledged"
+    )
+    waits = {"for": "look", "device": "9f86d081884c", "until": tomorrow}
+    pending = {"outcome": "pending", "events": [due], "waiting": [waits]}
+    assert sentences.summary(pending)[-1].endswith(" at 2026-11-25 07:00:00.000.")
+
+
 def test_an_answer_in_words_has_a_summary_and_words_for_each_event() -> None:
     acked = {"at": AT, "event": "acked", "session": "s_1"}
     answer = {"seq": 9, "outcome": "acked", "reason": "in_chat", "events": [acked]}
