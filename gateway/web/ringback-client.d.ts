@@ -122,6 +122,7 @@ export class RingbackClient {
   readonly messages: Message[];
   readonly more: boolean;
   readonly seq: number;
+  readonly seenSeq: number;
   readonly pending: Pending[];
   readonly status: Status | null;
   readonly unread: number;

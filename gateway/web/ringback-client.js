@@ -119,6 +119,11 @@ export class RingbackClient {
     return this.#timeline.held;
   }
 
+  /** Everything up to this seq was seen: on screen with somebody there, here or on another device. */
+  get seenSeq() {
+    return this.#read;
+  }
+
   /** One's own messages that are not confirmed: {ref, text, data?, at, state, error?}. */
   get pending() {
     return [...this.#sends.values()];
@@ -461,14 +466,13 @@ export class RingbackClient {
 
   #attend() {
     const { state } = this;
-    if (state === this.#state || !this.connected) {
-      if (state === "active" && this.connected) this.markRead();
-      return;
+    const changed = state !== this.#state && this.connected;
+    if (changed) {
+      this.#state = state;
+      this.#connection.note({ type: "state", state });
     }
-    this.#state = state;
-    this.#connection.note({ type: "state", state });
-    if (state === "active") this.markRead();
-    this.#emit("state", state);
+    if (state === "active") this.markRead(); // with no network too: the next welcome tells it
+    if (changed) this.#emit("state", state);
   }
 
   // Sends, kept

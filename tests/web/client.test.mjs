@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { RingbackClient } from "../../gateway/web/ringback-client.js";
+import { RingbackClient, isDouble } from "../../gateway/web/ringback-client.js";
 import { Stage, Storage, jwt, messageFrame } from "./fakes.mjs";
 
 const URL = "wss://chat.example/v1/chat";
@@ -101,6 +101,34 @@ test("a hidden page is background: acknowledged, not read, counted as unread", a
   await world.settle();
   assert.equal(last(world.socket, "state").state, "active");
   assert.equal(last(world.socket, "read").seq, 2);
+});
+
+test("seen is what was on screen, and not what has arrived", async () => {
+  const world = new World();
+  const { it } = await world.started({ shown: false }, { seq: 1, read_seq: 1 });
+  const ring = (seq, kind = "message") => ({ ringback: { kind, seq } });
+  await world.says(messageFrame(2));
+  assert.deepEqual([it.seq, it.seenSeq], [2, 1]);
+  assert.equal(isDouble(ring(2), it.seenSeq), false);
+  it.show();
+  assert.equal(it.seenSeq, 2);
+  assert.equal(isDouble(ring(2), it.seenSeq), true);
+  it.show(false);
+  await world.says({ type: "status", seq: 3, read_seq: 3, unread: 0, badge_seq: 1, live: true });
+  assert.equal(it.seenSeq, 3); // on another device
+});
+
+test("what comes on screen with no network is seen, and told with the next welcome", async () => {
+  const world = new World();
+  const { it } = await world.started({ shown: false });
+  await world.says(messageFrame(1));
+  world.socket.ends(1006);
+  it.show();
+  assert.equal(it.seenSeq, 1);
+  it.show(false);
+  await world.pass(world.next);
+  await world.welcome({ resumed: true, seq: 1 });
+  assert.equal(last(world.socket, "read").seq, 1);
 });
 
 test("an open page that nobody touches turns background, and active with the first touch", async () => {

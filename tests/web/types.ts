@@ -13,7 +13,7 @@ client.on("phase", ({ phase, wait }) => `${phase} ${wait ?? 0}`);
 client.start();
 const seq: Promise<number> = client.send("hi", { order: 7 }).then((sent) => sent.seq);
 const key: Promise<string | null> = client.registerDevice("token", { platform: "ios" });
-const opens: boolean = shouldOpenChat({}, client.seq) || (conversationStatus({})?.unread ?? 0) > 0;
+const opens: boolean = shouldOpenChat({}, client.seenSeq) || (conversationStatus({})?.unread ?? 0) > 0;
 const chat: RingbackChat = document.querySelector("ringback-chat")!;
 chat.token = async () => "jwt";
 chat.open = opens;
