@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,14 @@ HIDE = """(hidden) => {
   });
   document.dispatchEvent(new Event("visibilitychange"));
 }"""  # headless tabs are never hidden by themselves
+LOG_SENDS = """
+  sessionStorage.sent ??= "";
+  const { send } = WebSocket.prototype;
+  WebSocket.prototype.send = function (data) {
+    sessionStorage.sent += `${data}\\n`;
+    send.call(this, data);
+  };
+"""
 CONNECTED = """async () => {
   await customElements.whenDefined("ringback-chat");
   const { client } = document.querySelector("ringback-chat");
@@ -152,6 +161,33 @@ async def test_a_hidden_page_rings_and_a_shown_one_reads(tmp_path: Path) -> None
         await rings_now(stage)
         await page.evaluate(HIDE, False)
         assert (await stage.it.backend.take()).badge == 0
+
+
+async def test_a_page_that_is_left_does_not_say_background(tmp_path: Path) -> None:
+    """A reload ends the socket with a grace, although a page is hidden on its way out."""
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        await page.add_init_script(LOG_SENDS)
+        await page.reload()
+        await connected(page)
+        await launcher(page).click()
+        assert await states(page) == ["active"]
+        await page.reload()
+        await connected(page)
+        assert await states(page) == []
+        await launcher(page).click()
+        await page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
+        await page.evaluate(HIDE, True)
+        await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow'))")  # it was kept
+        await page.evaluate(HIDE, False)
+        assert await states(page) == ["active", "background", "active"]
+
+
+async def states(page: Page) -> list[str]:
+    """The states that were told since the last look, over a reload too."""
+    sent = await page.evaluate("[sessionStorage.sent, (sessionStorage.sent = '')][0]")
+    frames = [json.loads(line) for line in sent.splitlines()]
+    return [frame["state"] for frame in frames if frame["type"] == "state"]
 
 
 async def test_a_browser_left_alone_turns_background_and_the_next_message_rings(
