@@ -143,6 +143,10 @@ export class Outbox {
     return this.#requests.get(ref);
   }
 
+  those(fit) {
+    return [...this.#requests.values()].filter(fit);
+  }
+
   /** The requests to write now, which count as written from here on. */
   take(now, holding) {
     const taken = [...this.#waiting(now, holding)].filter((request) => request.due <= now);
@@ -189,7 +193,7 @@ export class Outbox {
 
   /** The socket is gone: what was on it is written again; the requests that end with it. */
   lost() {
-    const ended = [...this.#requests.values()].filter((request) => request.quiet);
+    const ended = this.those((request) => request.quiet);
     for (const { ref } of ended) this.#requests.delete(ref);
     for (const request of this.#requests.values()) Object.assign(request, { due: 0, written: false });
     this.#window = WINDOW;
@@ -337,14 +341,20 @@ export class Connection {
       if (quiet && !this.connected) throw new ConnectionLost();
       const whole = { ...frame, ref };
       const data = JSON.stringify(whole);
-      const most = this.#limits?.frame_bytes;
-      if (most && byteLength(data) > most) {
-        // The server would close the socket, and again at every attempt.
-        throw new RequestFailed("too_large", `a frame has at most ${most} bytes`);
-      }
+      if (this.#isTooLarge(data)) throw this.#tooLarge();
       this.#outbox.put({ ref, frame: whole, data, isSend, quiet, resolve, reject });
       this.#wake();
     });
+  }
+
+  /** Such a frame would close the socket, and again at every attempt. */
+  #isTooLarge(data) {
+    const most = this.#limits?.frame_bytes;
+    return most > 0 && byteLength(data) > most;
+  }
+
+  #tooLarge() {
+    return new RequestFailed("too_large", `a frame has at most ${this.#limits.frame_bytes} bytes`);
   }
 
   /** Whether a request waits for its answer under this ref. */
@@ -458,6 +468,10 @@ export class Connection {
     this.#failures = 0;
     this.#known = true;
     this.#limits = frame.limits ?? {};
+    for (const { ref, reject } of this.#outbox.those(({ data }) => this.#isTooLarge(data))) {
+      this.#outbox.settle(ref);
+      reject(this.#tooLarge());
+    }
     const told = Date.parse(frame.server_time);
     if (!Number.isNaN(told)) this.#skew = told - this.#env.now();
     this.phase = "connected"; // what onWelcome notes has a socket to go to

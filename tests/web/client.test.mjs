@@ -415,6 +415,19 @@ test("a send for which there is no room is failed, and can be discarded", async 
   assert.equal(it.pending.length, 1_000);
 });
 
+test("what turns out to be larger than the server takes is failed, also after a reload", async () => {
+  const world = new World();
+  const first = world.client();
+  first.it.start();
+  first.it.send("x".repeat(8_000), { more: "x".repeat(65_536) }).catch(() => {});
+  await world.welcome();
+  const second = await world.started();
+  for (const { it } of [first, second]) {
+    assert.deepEqual(it.pending.map(({ state, error }) => [state, error.code]), [["failed", "too_large"]]);
+  }
+  assert.equal(world.sockets.flatMap((socket) => socket.taken("send")).length, 0);
+});
+
 test("data that is no JSON is refused at once, and leaves nothing", async () => {
   const world = new World();
   const { it } = world.client();

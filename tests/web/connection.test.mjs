@@ -387,6 +387,19 @@ test("a frame that would close the socket is refused before it is sent", async (
   assert.deepEqual(stage.socket.taken("send"), []);
 });
 
+test("a frame from before the limits were known is refused once they are", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage);
+  it.start();
+  const large = it.request({ type: "send", text: "x".repeat(65_536) }, { isSend: true });
+  it.request({ type: "send", text: "hi" }, { isSend: true });
+  const refused = [];
+  large.catch((error) => refused.push(error.code));
+  await stage.welcome();
+  assert.deepEqual(refused, ["too_large"]);
+  assert.deepEqual(stage.socket.taken("send").map((frame) => frame.text), ["hi"]);
+});
+
 test("of several notes of one kind in a turn the newest is sent, and none while away", async () => {
   const stage = new Stage();
   const { it } = connection(stage);
