@@ -209,6 +209,17 @@ test("drafts and unsent messages are there after a reload, and only for who wrot
   assert.deepEqual(new Kept(storage, "bob").unsent, []);
 });
 
+test("what was refused is kept as refused, in its place, until it is put again", () => {
+  const kept = new Kept(new FakeStorage(), "ada");
+  const [one, two] = ["r1", "r2"].map((ref) => ({ ref, customer: "c-1", text: ref }));
+  kept.put(one);
+  kept.put(two);
+  kept.fail("r1", "too long");
+  assert.deepEqual(kept.unsent, [{ ...one, failed: "too long" }, two]);
+  kept.put(one);
+  assert.deepEqual(kept.unsent, [two, one]);
+});
+
 test("what was sent or emptied leaves nothing behind", () => {
   const storage = new FakeStorage();
   const kept = new Kept(storage, "ada");

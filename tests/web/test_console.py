@@ -387,6 +387,34 @@ async def test_a_refused_message_says_why_and_may_be_tried_again(tmp_path: Path)
         await expect(at.messages()).to_have_count(2)
 
 
+async def test_a_refused_message_is_shown_after_a_reload_and_not_sent_by_itself(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, limits={"text_chars": 20}) as (it, at):
+        await customer(it)
+        await at.sign_in()
+        await at.open()
+        await at.write("x" * 21)
+        await expect(at.messages().last).to_contain_text("Not sent: text: 21 characters")
+        await at.page.add_init_script(
+            "const { send } = WebSocket.prototype;"
+            "WebSocket.prototype.send = function (data) {"
+            "  document.documentElement.dataset.sent ??= '';"
+            "  document.documentElement.dataset.sent += data; send.call(this, data); };"
+        )
+        await at.page.reload()
+        await at.open()
+        await expect(at.messages().last).to_contain_text("Not sent: text: 21 characters")
+        sent = await at.page.evaluate("document.documentElement.dataset.sent")
+        assert '"open"' in sent
+        assert '"send"' not in sent
+        await at.page.get_by_role("button", name="Edit").click()
+        await at.page.keyboard.press("Backspace")
+        await at.page.keyboard.press("Enter")
+        await expect(at.page.locator(".message.ours .mark")).to_have_text("✓ Sent, in chat")
+        await expect(at.messages()).to_have_count(2)
+
+
 async def test_texts_names_and_ids_of_anybody_stay_text(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await at.sign_in(forged(role=HOSTILE[0]))

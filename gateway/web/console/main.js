@@ -85,7 +85,7 @@ class Console {
       onChange: (phase, detail) => this.#changed(phase, detail),
     });
     this.#connection.start();
-    for (const send of this.#kept.unsent) this.#write(send);
+    for (const send of this.#kept.unsent) if (!send.failed) this.#write(send);
     return null;
   }
 
@@ -110,6 +110,9 @@ class Console {
     this.#me = { role: "agent", id: claims.sub, ...(claims.name && { name: claims.name }) };
     this.#inbox = new Inbox();
     this.#threads.clear();
+    for (const { customer, ref, text, failed } of this.#kept.unsent) {
+      if (failed) this.#threadOf(customer).pending.push({ ref, text, failed });
+    }
     this.#cursors.clear();
     this.#selected = null;
     this.panel.close();
@@ -307,12 +310,18 @@ class Console {
     this.#showThread();
   }
 
+  #threadOf(customer) {
+    if (!this.#threads.has(customer)) this.#threads.set(customer, new Thread(customer));
+    return this.#threads.get(customer);
+  }
+
   /** Try a failed send again, or (with `edit`) take it back into the composer. */
   #again(ref, edit) {
     const send = this.#kept.unsent.find((kept) => kept.ref === ref);
     const thread = this.#threads.get(this.#selected);
     thread.pending = without(thread.pending, ref);
     if (send && !edit) {
+      this.#kept.put({ ref, customer: send.customer, text: send.text });
       this.#write(send);
       this.thread.focus();
     }
@@ -324,8 +333,8 @@ class Console {
   }
 
   async #write({ ref, customer, text }) {
-    if (!this.#threads.has(customer)) this.#threads.set(customer, new Thread(customer));
-    const thread = this.#threads.get(customer);
+    const kept = this.#kept; // of who wrote it
+    const thread = this.#threadOf(customer);
     const one = { ref, text };
     thread.pending.push(one);
     try {
@@ -333,7 +342,10 @@ class Console {
     } catch (error) {
       // The connection's end is not the message's: it is sent after the next sign-in.
       if (error instanceof ConnectionEnded) thread.pending = without(thread.pending, ref);
-      else one.failed = error.message.replace(/^\w+: /, ""); // its code is for programs
+      else {
+        one.failed = error.message.replace(/^\w+: /, ""); // its code is for programs
+        kept.fail(ref, one.failed);
+      }
     }
     if (customer === this.#selected) this.#showThread();
   }

@@ -253,7 +253,7 @@ export class Kept {
     else this.#storage.removeItem(key);
   }
 
-  /** [{ref, customer, text}], in the order in which they were written. */
+  /** [{ref, customer, text, failed?}], in the order in which they were written. */
   get unsent() {
     try {
       const kept = JSON.parse(this.#storage.getItem(`${this.#prefix}unsent`));
@@ -266,6 +266,11 @@ export class Kept {
   /** Keep a send before it goes out; under its ref it can be repeated without being doubled. */
   put(send) {
     this.#write([...this.unsent.filter(({ ref }) => ref !== send.ref), send]);
+  }
+
+  /** The server refused it: it is kept, and goes out again only when somebody says so. */
+  fail(ref, failed) {
+    this.#write(this.unsent.map((send) => (send.ref === ref ? { ...send, failed } : send)));
   }
 
   settle(ref) {
