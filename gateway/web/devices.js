@@ -111,9 +111,9 @@ export class Devices {
     try {
       await this.#call("DELETE", installation, { key });
     } catch (error) {
-      // That the server knows no such key is an answer: there is nothing that could ring. Without
-      // a key it is a token that was not there, or not taken, and says nothing.
-      if (key === "" || !(error instanceof RequestFailed)) {
+      // 403: no such key was given out, so there is nothing that could ring. Without a key it is a
+      // token that was not taken, and says nothing; nor does any other answer, of a proxy say.
+      if (key === "" || error.status !== 403) {
         this.#again();
         return false;
       }
@@ -160,8 +160,10 @@ export class Devices {
       throw new Unreachable(`the gateway answered with HTTP status ${answer.status}`);
     }
     const told = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new RequestFailed(told.code ?? `http_${answer.status}`, told.detail ?? "");
-    return told;
+    if (answer.ok) return told;
+    const { status } = answer;
+    const failed = new RequestFailed(told.code ?? `http_${status}`, told.detail ?? "");
+    throw Object.assign(failed, { status });
   }
 }
 

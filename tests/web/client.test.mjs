@@ -345,6 +345,18 @@ test("signed out without a network, the device is deregistered when there is one
   assert.deepEqual(world.calls, []);
 });
 
+test("only a 2xx or a 403 says that a deregistration is over", async () => {
+  for (const status of [400, 401, 404, 405, 503]) {
+    const world = new World();
+    world.answers = [{ deregistration_key: "k" }, status, 403];
+    const { it } = world.client();
+    await it.registerDevice("t");
+    assert.equal(await it.signOut(), false, `${status}`);
+    await world.pass(600_000);
+    assert.equal(world.calls.length, 3, `${status}`);
+  }
+});
+
 test("whoever registers again takes a queued deregistration back", async () => {
   const world = new World();
   world.answers = [{ deregistration_key: "k" }, "lost", { deregistration_key: "k" }];
