@@ -400,6 +400,7 @@ export class Connection {
     this.#clear();
     this.#after("open", TOKEN_WITHIN, () => this.#giveUp());
     this.#change("connecting");
+    if (!current()) return;
     try {
       const old = this.#token === null || refreshIn(this.#token, this.serverNow) === 0;
       if (old) {
@@ -416,11 +417,12 @@ export class Connection {
     } catch (error) {
       if (!current()) return;
       call(this.#options.onError, error);
-      this.#lost(null);
+      if (current()) this.#lost(null);
       return;
     }
     const socket = this.#socket;
     socket.onopen = () => {
+      if (!current()) return;
       const hello = { type: "hello", token: this.#token, ...call(this.#options.hello) };
       socket.send(JSON.stringify(hello));
     };
@@ -464,6 +466,7 @@ export class Connection {
   }
 
   #welcomed(frame) {
+    const attempt = this.#attempt;
     this.#clear();
     this.#failures = 0;
     this.#known = true;
@@ -476,8 +479,9 @@ export class Connection {
     if (!Number.isNaN(told)) this.#skew = told - this.#env.now();
     this.phase = "connected"; // what onWelcome notes has a socket to go to
     call(this.#options.onWelcome, frame);
-    if (!this.connected) return;
+    if (attempt !== this.#attempt) return;
     call(this.#options.onChange, "connected", {});
+    if (attempt !== this.#attempt) return;
     this.#watch();
     this.#scheduleRefresh();
     this.#wake();
@@ -608,6 +612,7 @@ export class Connection {
     } catch (error) {
       if (attempt !== this.#attempt) return;
       call(this.#options.onError, error);
+      if (attempt !== this.#attempt) return;
       const wait = BACKOFF_FIRST + backoff(tries, this.#env.random);
       this.#after("refresh", wait, () => this.#refresh(tries + 1));
     }

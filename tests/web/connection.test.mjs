@@ -505,6 +505,59 @@ test("a stop while the token is being had opens no socket", async () => {
   assert.equal(it.phase, "ended");
 });
 
+test("whoever stops while being told of something is left alone", async () => {
+  const cases = {
+    connected: (it) => ({ onChange: (phase) => phase === "connected" && it().stop() }),
+    "no token": (it) => ({ token: () => Promise.reject(new Error("401")), onError: () => it().stop() }),
+  };
+  for (const [name, options] of Object.entries(cases)) {
+    const stage = new Stage();
+    const { it } = connection(stage, options(() => it));
+    it.start();
+    await stage.settle();
+    if (name === "connected") await stage.welcome();
+    else assert.equal(stage.sockets.length, 0, name);
+    assert.equal(it.phase, "ended", name);
+    assert.equal(stage.next, null, name);
+  }
+});
+
+test("whoever stops when told of the next attempt is left alone", async () => {
+  const stage = new Stage();
+  const phases = [];
+  const { it } = connection(stage, {
+    onChange: (phase) => phases.push(phase) === 4 && it.stop(),
+  });
+  it.start();
+  await stage.welcome();
+  stage.socket.ends(1006);
+  await stage.pass(1_000);
+  assert.deepEqual(phases, ["connecting", "connected", "waiting", "connecting", "ended"]);
+  assert.equal(stage.sockets.length, 1);
+});
+
+test("a socket that opens after a stop is told nothing", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage);
+  it.start();
+  await stage.settle();
+  it.stop();
+  stage.socket.opens();
+  assert.deepEqual(stage.socket.sent, []);
+});
+
+test("who stops for a refresh that fails is not asked for another token", async () => {
+  const stage = new Stage();
+  let asked = 0;
+  const token = () => {
+    if (asked++) throw new Error("signed out");
+    return jwt({ exp: stage.time / 1000 + 100 });
+  };
+  const { it } = await connected(stage, { token, onError: () => it.stop() });
+  await stage.pass(3_600_000);
+  assert.equal(asked, 2);
+});
+
 test("a ref is a version 4 UUID, also without crypto.randomUUID", () => {
   const form = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
   assert.match(platform.uuid(), form);
