@@ -178,8 +178,8 @@ export class RingbackClient {
    * @returns whether the server has confirmed it already
    */
   async signOut() {
-    this.#forgetAll();
     this.stop();
+    this.#forgetAll();
     this.#reset(null);
     this.#signedOut = true;
     return this.devices.deregister(this.#installation);
@@ -516,7 +516,11 @@ export class RingbackClient {
   }
 
   #forgetAll() {
-    for (const ref of [...this.#sends.keys()]) this.#forget(ref);
+    for (const ref of [...this.#sends.keys()]) {
+      this.#forget(ref);
+      this.#connection.withdraw(ref);
+    }
+    this.#emit("pending", this.pending);
   }
 
   /** Take up what an earlier page of this customer could not send. */

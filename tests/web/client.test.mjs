@@ -415,6 +415,18 @@ test("what is typed after a sign-out is nobody's", async () => {
   assert.deepEqual(it.pending, []);
 });
 
+test("what was written before the first start is forgotten by a sign-out", async () => {
+  const world = new World();
+  const { it } = world.client();
+  it.send("private").catch(() => {});
+  await it.signOut();
+  assert.deepEqual(it.pending, []);
+  world.customer = "c-43";
+  it.start();
+  await world.welcome();
+  assert.deepEqual(world.socket.taken("send"), []);
+});
+
 test("a send for which there is no room is failed, and can be discarded", async () => {
   const world = new World();
   const { it } = world.client();
