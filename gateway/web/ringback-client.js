@@ -253,7 +253,8 @@ export class RingbackClient {
     const again = stale ? { ...send, ref: this.#env.uuid(), at: this.#env.now() } : send;
     delete again.error; // so that `start` leaves it to us
     this.#sends.set(again.ref, again);
-    if (this.phase === "ended" || this.phase === "idle") this.start();
+    const away = this.phase === "ended" || this.phase === "idle";
+    if (away && !this.#signedOut) this.start(); // signed out it fails again: it is nobody's
     return this.#put(again);
   }
 

@@ -427,6 +427,17 @@ test("what was written before the first start is forgotten by a sign-out", async
   assert.deepEqual(world.socket.taken("send"), []);
 });
 
+test("signed out, a retry fails again and neither swallows the message nor signs anybody in", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  await it.signOut();
+  const send = it.send("to nobody");
+  await assert.rejects(send, { name: "ConnectionEnded" });
+  await assert.rejects(it.retry(it.pending[0].ref), { name: "ConnectionEnded" });
+  assert.deepEqual(it.pending.map(({ text, state }) => [text, state]), [["to nobody", "failed"]]);
+  assert.equal(it.phase, "ended");
+});
+
 test("a send for which there is no room is failed, and can be discarded", async () => {
   const world = new World();
   const { it } = world.client();
