@@ -12,7 +12,7 @@
  * twice it is still one message. A deregistration is kept with its key until the server has it.
  */
 
-import { Connection, ConnectionEnded, RequestFailed, call, claimsOf, platform } from "./connection.js";
+import { Connection, ConnectionEnded, OutboxFull, RequestFailed, call, claimsOf, platform } from "./connection.js";
 import { Devices } from "./devices.js";
 import { Timeline } from "./timeline.js";
 
@@ -362,6 +362,7 @@ export class RingbackClient {
 
   #changed(phase, detail) {
     if (phase !== "connected") this.#typed(null);
+    if (phase === "ended") for (const send of this.#sends.values()) this.#end(send, detail.code);
     this.#emit("phase", { phase, ...detail });
     this.#emit("pending", this.pending);
   }
@@ -487,18 +488,21 @@ export class RingbackClient {
     const answer = this.#connection.request(frame, { ref: send.ref, isSend: true });
     const settled = answer.catch((error) => {
       if (error instanceof RequestFailed) {
-        Object.assign(send, { state: "failed", error: { code: error.code, message: error.message } });
+        failed(send, error.code, error);
         this.#keep(send);
-      } else if (this.#sends.has(send.ref)) {
-        const code = error instanceof ConnectionEnded ? "ended" : "full";
-        Object.assign(send, { state: "failed", error: { code, message: error.message } });
-      }
+      } else if (error instanceof OutboxFull) failed(send, "full", error);
       this.#emit("pending", this.pending);
       throw error;
     });
     settled.catch(() => {}); // who does not wait for it sees it in `pending`
     this.#emit("pending", this.pending);
+    if (this.phase === "ended") this.#end(send, this.endCode);
     return settled;
+  }
+
+  /** At once, so that a `start` that follows at once finds it, in its order. */
+  #end(send, code) {
+    if (send.state === "waiting") failed(send, "ended", new ConnectionEnded(code));
   }
 
   #key(ref = "") {
@@ -533,7 +537,7 @@ export class RingbackClient {
       if (this.#sends.has(send.ref)) continue;
       this.#sends.set(send.ref, send);
       if (this.#env.now() - send.at > REF_LASTS) {
-        Object.assign(send, { state: "failed", error: { code: "stale", message: "too old" } });
+        failed(send, "stale", { message: "too old" });
       }
       if (send.state !== "failed") this.#put(send);
     }
@@ -542,6 +546,10 @@ export class RingbackClient {
   #emit(type, detail) {
     for (const callback of this.#listeners.get(type) ?? []) call(callback, detail);
   }
+}
+
+function failed(send, code, { message }) {
+  Object.assign(send, { state: "failed", error: { code, message } });
 }
 
 function counts({ kind, from }) {

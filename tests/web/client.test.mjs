@@ -289,6 +289,20 @@ test("what could not be sent when the server said to stay away goes out after a 
   assert.equal(last(world.socket, "send").text, "later");
 });
 
+test("what waits goes out in its order after a stop and a start in one turn", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  world.socket.ends(1006);
+  it.send("one").catch(() => {});
+  it.stop();
+  it.send("two").catch(() => {});
+  it.start();
+  it.send("three").catch(() => {});
+  await world.welcome({ resumed: true });
+  assert.deepEqual(world.socket.taken("send").map(({ text }) => text), ["one", "two", "three"]);
+  assert.deepEqual(it.pending.map(({ state }) => state), ["waiting", "waiting", "waiting"]);
+});
+
 test("typing is told at most every three seconds, and ends with the send", async () => {
   const world = new World();
   const { it } = await world.started();
