@@ -27,17 +27,14 @@ export function browser() {
       addEventListener("offline", network, { signal }); // is the socket dead, then?
       return () => ending.abort();
     },
-    storage: usable(() => localStorage),
+    storage: storage(),
   };
 }
 
-/** Storage, unless it is switched off or full: then nothing survives a reload. */
-function usable(get) {
+/** Storage, unless it is switched off: then nothing survives a reload. */
+function storage() {
   try {
-    const storage = get();
-    storage.setItem("ringback probe", "1");
-    storage.removeItem("ringback probe");
-    return storage;
+    return localStorage;
   } catch {
     return undefined;
   }

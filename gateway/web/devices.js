@@ -26,11 +26,11 @@ export class Devices {
   #tries = 0;
   #timer = null;
 
-  constructor({ http, token }, environment = {}) {
+  constructor({ http, token, storage = lasting(environment.storage) }, environment = {}) {
     this.#http = http;
     this.#token = token;
     this.#env = { ...platform, fetch: (...given) => fetch(...given), ...environment };
-    this.#storage = this.#env.storage ?? memory();
+    this.#storage = storage;
   }
 
   /** This install of the app, by an id that is made once and kept. */
@@ -79,17 +79,14 @@ export class Devices {
     this.#wanted = null;
     this.#queue(installation);
     return this.#inTurn(() => {
-      const key = this.#queue(installation); // a registration was on its way
-      return this.#deregister(installation, key);
+      this.#queue(installation); // a registration was on its way
+      return this.#deregister(installation);
     });
   }
 
   #queue(installation) {
     const key = this.#storage.getItem(KEY + installation);
-    try {
-      if (key !== null) this.#storage.setItem(QUEUED + installation, key);
-    } catch {} // the storage is full: it is tried now all the same
-    return key;
+    if (key !== null) this.#storage.setItem(QUEUED + installation, key);
   }
 
   /** Try what did not get through. */
@@ -97,16 +94,14 @@ export class Devices {
     if (this.#wanted) {
       this.#inTurn(() => this.#register(this.#wanted, connection)).catch(() => {});
     }
-    const { length } = this.#storage;
-    const keys = Array.from({ length }, (_, i) => this.#storage.key(i));
-    for (const key of keys.filter((name) => name.startsWith(QUEUED))) {
+    for (const key of this.#storage.keys().filter((name) => name.startsWith(QUEUED))) {
       this.#inTurn(() => this.#deregister(key.slice(QUEUED.length))).catch(() => {});
     }
   }
 
   /** With the key, or, if it never reached us, with the customer's token. */
-  async #deregister(installation, given = null) {
-    const key = this.#storage.getItem(QUEUED + installation) ?? given;
+  async #deregister(installation) {
+    const key = this.#storage.getItem(QUEUED + installation);
     if (key === null) return true; // never registered, registered again, or told by another tab
     try {
       await this.#call("DELETE", installation, { key });
@@ -171,16 +166,31 @@ async function bearer(token) {
   return typeof token === "function" ? await token() : token;
 }
 
-/** Storage for as long as the app runs, where none is given. */
-function memory() {
+/** `storage`, and memory for what it does not take: it may be full, broken, or not there. */
+export function lasting(storage) {
   const held = new Map();
   return {
-    get length() {
-      return held.size;
+    keys: () => [...held.keys(), ...namesIn(storage).filter((key) => !held.has(key))],
+    getItem: (key) => held.get(key) ?? attempt(() => storage.getItem(key)) ?? null,
+    setItem(key, value) {
+      held.set(key, value);
+      attempt(() => (storage.setItem(key, value), held.delete(key)));
     },
-    key: (i) => [...held.keys()][i] ?? null,
-    getItem: (key) => held.get(key) ?? null,
-    setItem: (key, value) => held.set(key, value),
-    removeItem: (key) => held.delete(key),
+    removeItem(key) {
+      held.delete(key);
+      attempt(() => storage.removeItem(key));
+    },
   };
+}
+
+function namesIn(storage) {
+  return attempt(() => Array.from({ length: storage.length }, (_, i) => storage.key(i))) ?? [];
+}
+
+function attempt(act) {
+  try {
+    return act();
+  } catch {
+    return undefined;
+  }
 }

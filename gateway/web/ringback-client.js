@@ -13,7 +13,7 @@
  */
 
 import { Connection, ConnectionEnded, OutboxFull, RequestFailed, call, claimsOf, platform } from "./connection.js";
-import { Devices } from "./devices.js";
+import { Devices, lasting } from "./devices.js";
 import { Timeline } from "./timeline.js";
 
 export * from "./connection.js";
@@ -30,6 +30,7 @@ const PAGE = 50;
 export class RingbackClient {
   #connection;
   #env;
+  #storage;
   #timeline = new Timeline();
   #sends = new Map(); // by ref: {ref, text, data, at, state, error}
   #listeners = new Map();
@@ -67,6 +68,7 @@ export class RingbackClient {
    */
   constructor(options, environment = {}) {
     this.#env = { ...platform, ...environment };
+    this.#storage = lasting(environment.storage);
     this.#shown = options.shown ?? true;
     this.#idleAfter = options.idleAfter ?? IDLE_AFTER;
     const token = options.token;
@@ -83,10 +85,8 @@ export class RingbackClient {
       },
       this.#env,
     );
-    this.devices = new Devices(
-      { http: options.http ?? options.url.replace(/^ws/, "http").replace(/\/v1\/chat.*$/, ""), token },
-      this.#env,
-    );
+    const http = options.http ?? options.url.replace(/^ws/, "http").replace(/\/v1\/chat.*$/, "");
+    this.devices = new Devices({ http, token, storage: this.#storage }, this.#env);
     this.#installation = options.installation ?? this.devices.installation;
   }
 
@@ -512,12 +512,12 @@ export class RingbackClient {
   #keep({ ref, text, data, at, state, error }) {
     if (!this.#identity) return; // not known yet whose it is
     const kept = JSON.stringify({ ref, text, data, at, state, error });
-    call(() => this.#env.storage?.setItem(this.#key(ref), kept));
+    this.#storage.setItem(this.#key(ref), kept);
   }
 
   #forget(ref) {
     this.#sends.delete(ref);
-    if (this.#identity) call(() => this.#env.storage?.removeItem(this.#key(ref)));
+    if (this.#identity) this.#storage.removeItem(this.#key(ref));
   }
 
   #forgetAll() {
@@ -531,8 +531,8 @@ export class RingbackClient {
   /** Take up what an earlier page of this customer could not send. */
   #restore() {
     for (const send of this.#sends.values()) this.#keep(send);
-    const kept = keysOf(this.#env.storage).filter((key) => key.startsWith(this.#key()));
-    const sends = kept.map((key) => readJson(this.#env.storage, key)).filter((send) => send?.ref);
+    const kept = this.#storage.keys().filter((key) => key.startsWith(this.#key()));
+    const sends = kept.map((key) => readJson(this.#storage, key)).filter((send) => send?.ref);
     for (const send of sends.sort((a, b) => a.at - b.at)) {
       if (this.#sends.has(send.ref)) continue;
       this.#sends.set(send.ref, send);
@@ -554,10 +554,6 @@ function failed(send, code, { message }) {
 
 function counts({ kind, from }) {
   return kind !== "system" && from.role !== "customer";
-}
-
-function keysOf(storage) {
-  return storage ? Array.from({ length: storage.length }, (_, i) => storage.key(i)) : [];
 }
 
 function readJson(storage, key) {

@@ -516,6 +516,30 @@ test("a sign-out with a full storage is asked for all the same", async () => {
   assert.equal(world.calls.at(-1).headers["Ringback-Deregistration-Key"], "acme.7.k");
 });
 
+test("with a storage that is full or broken a device is registered and signed out all the same", async () => {
+  const refuse = () => {
+    throw new DOMException("no", "QuotaExceededError");
+  };
+  const broken = { key: refuse, getItem: refuse, setItem: refuse, removeItem: refuse };
+  Object.defineProperty(broken, "length", { get: refuse });
+  for (const storage of [Object.assign(new Storage(), { setItem: refuse }), broken]) {
+    const world = new World();
+    world.storage = storage;
+    world.answers = [{ deregistration_key: "k" }, "lost"];
+    const { it } = world.client({ installation: undefined });
+    assert.equal(await it.registerDevice("t"), "k");
+    assert.equal(await it.signOut(), false);
+    await world.pass(60_000);
+    it.start();
+    it.send("hello");
+    await world.welcome();
+    assert.equal(last(world.socket, "send").text, "hello");
+    const [put, ...deletes] = world.calls;
+    assert.equal(put.url, `https://chat.example/v1/devices/${it.installation}`);
+    assert.deepEqual(deletes.map((call) => call.headers["Ringback-Deregistration-Key"]), ["k", "k"]);
+  }
+});
+
 test("a connection that fails without a close is given up soon", async () => {
   const world = new World();
   const { it } = world.client();
