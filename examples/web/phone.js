@@ -112,8 +112,12 @@ export class Phone {
   /** What an app does at its start: tell its device token. */
   async #register() {
     const details = { platform: "ios", app: "com.acme.app" };
-    await this.#chat.client.registerDevice(DEVICE_TOKEN, details);
-    document.body.dataset.registered = "";
+    try {
+      await this.#chat.client.registerDevice(DEVICE_TOKEN, details);
+      document.body.dataset.registered = "";
+    } catch (error) {
+      console.warn(error.message); // the gateway is away, say: it is tried again by itself
+    }
   }
 
   #time() {

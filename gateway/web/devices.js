@@ -6,7 +6,7 @@
  * same installation again takes it back. No DOM: `environment` gives storage and fetch.
  */
 
-import { RequestFailed, RingbackError, backoff, platform } from "./connection.js";
+import { RequestFailed, RingbackError, TOKEN_WITHIN, backoff, platform } from "./connection.js";
 
 const INSTALLATION = "ringback installation";
 const KEY = "ringback key ";
@@ -42,7 +42,7 @@ export class Devices {
 
   /**
    * Register over the open `connection`, else over HTTP; the deregistration key. Throws
-   * `Unreachable` when it did not get through; it is then tried again with the next `flush`.
+   * `Unreachable` when it did not get through; it is then tried again by itself until it does.
    */
   register(installation, token, details, connection) {
     this.#storage.removeItem(QUEUED + installation);
@@ -57,12 +57,18 @@ export class Devices {
     if (this.#storage.getItem(KEY + installation) === null) {
       this.#storage.setItem(KEY + installation, "");
     }
-    const answer =
-      (await this.#over(connection, { type: "register_device", installation, token, ...details })) ??
-      (await this.#call("PUT", installation, { body: { token, ...details } }));
-    this.#storage.setItem(KEY + installation, answer.deregistration_key);
-    if (this.#wanted === wanted) this.#wanted = null;
-    return answer.deregistration_key;
+    try {
+      const answer =
+        (await this.#over(connection, { type: "register_device", installation, token, ...details })) ??
+        (await this.#call("PUT", installation, { body: { token, ...details } }));
+      this.#storage.setItem(KEY + installation, answer.deregistration_key);
+      if (this.#wanted === wanted) this.#wanted = null;
+      this.#tries = 0;
+      return answer.deregistration_key;
+    } catch (error) {
+      if (!(error instanceof RequestFailed)) this.#again();
+      throw error;
+    }
   }
 
   async #over(connection, frame) {

@@ -393,6 +393,19 @@ test("a registration that did not get through is made with the next welcome", as
   assert.equal(last(world.socket, "register_device").token, "t");
 });
 
+test("a registration that did not get through is tried again by itself, one that is refused is not", async () => {
+  const world = new World();
+  world.answers = ["lost", 503, { deregistration_key: "k" }];
+  const { it } = world.client();
+  await assert.rejects(it.registerDevice("t"), { name: "Unreachable" });
+  await world.pass(600_000);
+  assert.deepEqual(world.calls.map(({ method }) => method), ["PUT", "PUT", "PUT"]);
+  world.answers = [400];
+  await assert.rejects(it.registerDevice("t"), { name: "RequestFailed" });
+  await world.pass(600_000);
+  assert.equal(world.calls.length, 4);
+});
+
 test("signing out amid a registration still ends it", async () => {
   const world = new World();
   const { it } = await world.started();
