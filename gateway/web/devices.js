@@ -139,10 +139,20 @@ export class Devices {
     return done;
   }
 
+  /** A token; who asks for one that never comes must not keep the others from their turn. */
+  async #bearer() {
+    if (typeof this.#token !== "function") return this.#token;
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = this.#env.setTimer(() => reject(new Unreachable("no token came in time")), TOKEN_WITHIN);
+    });
+    return Promise.race([this.#token(), late]).finally(() => this.#env.clearTimer(timer));
+  }
+
   async #call(method, installation, { body, key }) {
     const headers = {};
     if (key) headers["Ringback-Deregistration-Key"] = key;
-    else headers.Authorization = `Bearer ${await bearer(this.#token)}`;
+    else headers.Authorization = `Bearer ${await this.#bearer()}`;
     if (body) headers["Content-Type"] = "application/json";
     const controller = new AbortController();
     const timer = this.#env.setTimer(() => controller.abort(), WITHIN);
@@ -166,10 +176,6 @@ export class Devices {
     const failed = new RequestFailed(told.code ?? `http_${status}`, told.detail ?? "");
     throw Object.assign(failed, { status });
   }
-}
-
-async function bearer(token) {
-  return typeof token === "function" ? await token() : token;
 }
 
 /** `storage`, and memory for what it does not take: it may be full, broken, or not there. */

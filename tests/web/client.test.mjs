@@ -406,6 +406,20 @@ test("a registration that did not get through is tried again by itself, one that
   assert.equal(world.calls.length, 4);
 });
 
+test("a token that never comes does not keep a device from being signed out", async () => {
+  const world = new World();
+  world.answers = [{ deregistration_key: "k" }];
+  await world.client().it.registerDevice("t");
+  const { it } = world.client({ token: () => new Promise(() => {}) });
+  it.registerDevice("t").catch(() => {});
+  await world.settle();
+  let told;
+  it.signOut().then((value) => (told = value));
+  await world.pass(60_000);
+  assert.equal(told, true);
+  assert.equal(world.calls.at(-1).method, "DELETE");
+});
+
 test("signing out amid a registration still ends it", async () => {
   const world = new World();
   const { it } = await world.started();
