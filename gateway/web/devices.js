@@ -156,12 +156,13 @@ export class Devices {
     if (body) headers["Content-Type"] = "application/json";
     const controller = new AbortController();
     const timer = this.#env.setTimer(() => controller.abort(), WITHIN);
-    let answer;
+    let answer, told;
     try {
       answer = await this.#env.fetch(`${this.#http}/v1/devices/${encodeURIComponent(installation)}`, {
         method, headers, body: body && JSON.stringify(body), signal: controller.signal,
         keepalive: true, credentials: "omit", referrerPolicy: "no-referrer",
       });
+      told = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
     } catch {
       throw new Unreachable("the gateway cannot be reached");
     } finally {
@@ -170,8 +171,8 @@ export class Devices {
     if (answer.status >= 500 || [408, 425, 429].includes(answer.status)) {
       throw new Unreachable(`the gateway answered with HTTP status ${answer.status}`);
     }
-    const told = answer.status === 204 ? {} : await answer.json().catch(() => ({}));
-    if (answer.ok) return told;
+    if (answer.ok && (told.deregistration_key || !body)) return told;
+    if (answer.ok) throw new Unreachable("something else than the gateway answered");
     const { status } = answer;
     const failed = new RequestFailed(told.code ?? `http_${status}`, told.detail ?? "");
     throw Object.assign(failed, { status });

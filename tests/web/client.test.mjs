@@ -13,7 +13,7 @@ class World extends Stage {
   answers = [];
   visible = true;
 
-  client(options = {}) {
+  client(options = {}, environment = {}) {
     const seen = { messages: [], states: [], reloads: 0 };
     const it = new RingbackClient(
       {
@@ -35,6 +35,7 @@ class World extends Stage {
             ? { ok: answer < 300, status: answer, json: async () => ({}) }
             : { ok: true, status: 200, json: async () => answer };
         },
+        ...environment,
       },
     );
     it.on("message", (message) => seen.messages.push(message.seq));
@@ -418,6 +419,22 @@ test("a token that never comes does not keep a device from being signed out", as
   await world.pass(60_000);
   assert.equal(told, true);
   assert.equal(world.calls.at(-1).method, "DELETE");
+});
+
+test("an answer without a key, or without an end, is no registration", async () => {
+  const world = new World();
+  const { it } = world.client({}, {
+    fetch: async (url, { signal }) => ({
+      ok: true, status: 200,
+      json: () => new Promise((_, reject) => signal.addEventListener("abort", reject)),
+    }),
+  });
+  let told;
+  it.registerDevice("t").catch((error) => (told = error.name));
+  await world.pass(10_000);
+  assert.equal(told, "Unreachable");
+  world.answers = [{ page: "of a captive portal" }];
+  await assert.rejects(world.client().it.registerDevice("t"), { name: "Unreachable" });
 });
 
 test("signing out amid a registration still ends it", async () => {
