@@ -38,6 +38,7 @@ export interface Socket {
 export interface Platform {
   socket(url: string, protocols: string[]): Socket;
   now(): number;
+  monotonic(): number;
   setTimer(callback: () => void, ms: number): any;
   clearTimer(timer: any): void;
   random(): number;

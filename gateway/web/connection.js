@@ -212,6 +212,7 @@ export class Outbox {
 export const platform = {
   socket: (url, protocols) => new WebSocket(url, protocols),
   now: () => Date.now(), // ms
+  monotonic: () => performance.now(), // ms, for durations: whoever sets the clock does not move it
   setTimer: (callback, ms) => setTimeout(callback, ms),
   clearTimer: (timer) => clearTimeout(timer),
   random: () => Math.random(),
@@ -440,7 +441,7 @@ export class Connection {
   }
 
   #receive(data) {
-    this.#heard = this.#env.now();
+    this.#heard = this.#env.monotonic();
     this.#cancel("pong");
     const frame = parsed(data);
     if (frame === null) return;
@@ -452,7 +453,7 @@ export class Connection {
     const request = answers ? this.#outbox.get(frame.ref) : undefined;
     if (request && frame.type === "error" && PASSING.has(frame.code)) {
       const wait = frame.retry_after * 1000 || backoff(request.tries, this.#env.random);
-      this.#outbox.postpone(frame.ref, this.#env.now() + wait, frame.code);
+      this.#outbox.postpone(frame.ref, this.#env.monotonic() + wait, frame.code);
       this.#wake();
       return;
     }
@@ -546,7 +547,7 @@ export class Connection {
     if (this.#socket.readyState > 1) return; // closing: its end is about to be told
     for (const note of this.#notes.values()) this.#socket.send(JSON.stringify(note));
     this.#notes.clear();
-    const now = this.#env.now();
+    const now = this.#env.monotonic();
     for (const { data } of this.#outbox.take(now, this.#holding)) this.#socket.send(data);
     const at = this.#outbox.nextAt(now, this.#holding);
     if (at !== null) this.#after("postponed", Math.max(0, at - now), () => this.#wake());
@@ -580,7 +581,7 @@ export class Connection {
 
   #watch() {
     this.#after("silence", PING_AFTER, () => {
-      const silent = this.#env.now() - this.#heard;
+      const silent = this.#env.monotonic() - this.#heard;
       if (silent >= PING_AFTER) this.#probe(PONG_WITHIN);
       this.#watch();
     });

@@ -203,7 +203,7 @@ export class RingbackClient {
 
   /** Somebody is here: a key, a touch. `environment.watch` tells it in a browser. */
   activity() {
-    const now = this.#env.now();
+    const now = this.#env.monotonic();
     if (this.#active && this.#idleTimer !== null && now - this.#seenAt < ACTIVITY_EVERY) return;
     this.#seenAt = now;
     this.#env.clearTimer(this.#idleTimer);
@@ -266,7 +266,7 @@ export class RingbackClient {
 
   /** The customer types (call it at each key), or stops. */
   typing(on = true) {
-    const now = this.#env.now();
+    const now = this.#env.monotonic();
     this.#env.clearTimer(this.#typingTimer);
     if (on) this.#typingTimer = this.#env.setTimer(() => this.typing(false), TYPING_LASTS);
     if (on ? now - this.#typedAt < TYPING_EVERY : this.#typedAt === -Infinity) return;

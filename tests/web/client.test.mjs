@@ -145,6 +145,20 @@ test("an open page that nobody touches turns background, and active with the fir
   assert.deepEqual(states, ["background", "active"]);
 });
 
+test("a clock that is set back makes nobody absent who is there, and leaves typing told", async () => {
+  const world = new World();
+  const { it, states } = await world.started({ idleAfter: 60_000 });
+  it.typing();
+  world.clock = -3_600_000;
+  for (let second = 0; second < 90; second += 1) {
+    await world.pass(1_000);
+    it.activity();
+    it.typing();
+  }
+  assert.deepEqual(states, []);
+  assert.ok(world.socket.taken("typing").length > 20);
+});
+
 test("a chat that is not on screen says hello as background", async () => {
   const world = new World();
   const { it } = await world.started({ shown: false });

@@ -306,6 +306,20 @@ test("a silent socket is asked for a sign of life, and left when none comes", as
   assert.equal(it.phase, "waiting");
 });
 
+test("a clock that is set back delays neither a repeated send nor the look at a silent socket", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.request({ type: "send", text: "hi" }, { isSend: true, ref: "r-1" });
+  await stage.settle();
+  stage.socket.says({ type: "error", ref: "r-1", code: "rate_limited", retry_after: 2 });
+  stage.clock = -3_600_000;
+  await stage.pass(2_000);
+  assert.equal(stage.socket.taken("send").length, 2);
+  stage.socket.answersPings = false;
+  await stage.pass(50_000);
+  assert.equal(it.connected, false);
+});
+
 test("a nudge tries at once while waiting, and tests a socket that seems alive", async () => {
   const stage = new Stage();
   const { it } = await connected(stage);

@@ -39,6 +39,7 @@ export class FakeSocket {
 export class Stage {
   sockets = [];
   time = Date.parse("2026-11-24T09:00:00Z");
+  clock = 0; // how far the wall clock was set, ms
   chance = 0.5;
   #timers = new Map();
   #last = 0;
@@ -50,7 +51,8 @@ export class Stage {
         this.sockets.push(socket);
         return socket;
       },
-      now: () => this.time,
+      now: () => this.time + this.clock,
+      monotonic: () => this.time,
       setTimer: (callback, ms) => {
         this.#timers.set(++this.#last, { at: this.time + ms, callback });
         return this.#last;
