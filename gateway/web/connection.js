@@ -267,7 +267,7 @@ export class Connection {
   /**
    * @param options.url       the WebSocket's address
    * @param options.token     a JWT, or what is asked for one, and again when it has expired
-   * @param options.onToken   gets each token that was asked for before a connection
+   * @param options.onToken   gets each token before the connection that is made with it
    * @param options.hello     makes the rest of the hello
    * @param options.onWelcome gets the welcome frame, before anything else of its session
    * @param options.onFrame   gets each later frame, and the request that it answers, if any
@@ -408,9 +408,7 @@ export class Connection {
         this.#token = null;
         const token = await this.#ask();
         if (!current()) return;
-        this.#token = token;
-        this.#known = false;
-        call(this.#options.onToken, token);
+        this.#takeToken(token);
         if (!current()) return;
       }
       this.#after("open", OPEN_WITHIN, () => this.#giveUp());
@@ -438,6 +436,12 @@ export class Connection {
     const told = typeof token === "function" ? await token() : token;
     if (typeof told !== "string" || told === "") throw new TypeError("token: there is none");
     return told;
+  }
+
+  #takeToken(token) {
+    this.#token = token;
+    this.#known = false;
+    call(this.#options.onToken, token);
   }
 
   #receive(data) {
@@ -602,8 +606,9 @@ export class Connection {
   /** Ask for the next token while this one still holds; the socket stays. */
   async #refresh(tries) {
     const attempt = this.#attempt;
+    let token;
     try {
-      const token = await this.#ask();
+      token = await this.#ask();
       if (attempt !== this.#attempt) return;
       await this.request({ type: "refresh", token }, { quiet: true });
       this.#token = token;
@@ -612,6 +617,11 @@ export class Connection {
       this.#scheduleRefresh(wait === null ? null : Math.max(wait, BACKOFF_FIRST));
     } catch (error) {
       if (attempt !== this.#attempt) return;
+      if (error instanceof RequestFailed && error.code === "forbidden") {
+        this.#takeToken(token); // of somebody else: nothing of theirs may go out on this socket
+        if (attempt === this.#attempt) this.#giveUp();
+        return;
+      }
       call(this.#options.onError, error);
       if (attempt !== this.#attempt) return;
       const wait = BACKOFF_FIRST + backoff(tries, this.#env.random);

@@ -277,6 +277,26 @@ test("another customer's token shows and sends nothing of the last one", async (
   assert.deepEqual(it.messages, []);
 });
 
+test("a token that turns out to be another customer's moves to a connection of its own", async () => {
+  const world = new World();
+  const token = async () => jwt({ tenant: "acme", sub: world.customer, exp: world.time / 1000 + 100 });
+  const { it } = await world.started({ token });
+  await world.says(messageFrame(1));
+  world.customer = "c-43";
+  await world.pass(80_000);
+  const first = world.socket;
+  const { ref } = last(first, "refresh");
+  await world.says({ type: "error", ref, code: "forbidden", message: "" });
+  assert.notEqual(first.closedWith, undefined);
+  assert.deepEqual(it.messages, []);
+  it.send("from the next customer").catch(() => {});
+  await world.pass(world.next);
+  await world.welcome();
+  assert.notEqual(world.socket, first);
+  assert.equal(last(world.socket, "send").text, "from the next customer");
+  assert.deepEqual(first.taken("send"), []);
+});
+
 test("a refused send is shown as failed, and goes out again when asked to", async () => {
   const world = new World();
   const { it } = await world.started();
