@@ -32,7 +32,8 @@ export class RingbackClient {
   #env;
   #storage;
   #timeline = new Timeline();
-  #sends = new Map(); // by ref: {ref, text, data, at, state, error}
+  #sends = new Map(); // by ref: {ref, text, data, at, order, state, error}
+  #order = 0; // of sends of the same millisecond
   #listeners = new Map();
   #identity = null; // "tenant customer" of the token, whose sends these are; "" if it is opaque
   #signedOut = false;
@@ -235,7 +236,9 @@ export class RingbackClient {
     if (most && [...text].length > most) {
       throw new RequestFailed("too_large", `text: at most ${most} characters`);
     }
-    const send = { ref: this.#env.uuid(), text: text.toWellFormed?.() ?? text, at: this.#env.now() };
+    const ref = this.#env.uuid();
+    const at = this.#env.now();
+    const send = { ref, text: text.toWellFormed?.() ?? text, at, order: this.#order++ };
     if (data !== undefined) send.data = data;
     JSON.stringify(data); // throws now, and not when it is to be sent
     this.typing(false);
@@ -509,10 +512,9 @@ export class RingbackClient {
     return `ringback send ${encodeURIComponent(this.#identity)} ${ref}`;
   }
 
-  #keep({ ref, text, data, at, state, error }) {
+  #keep(send) {
     if (!this.#identity) return; // not known yet whose it is
-    const kept = JSON.stringify({ ref, text, data, at, state, error });
-    this.#storage.setItem(this.#key(ref), kept);
+    this.#storage.setItem(this.#key(send.ref), JSON.stringify(send));
   }
 
   #forget(ref) {
@@ -533,7 +535,7 @@ export class RingbackClient {
     for (const send of this.#sends.values()) this.#keep(send);
     const kept = this.#storage.keys().filter((key) => key.startsWith(this.#key()));
     const sends = kept.map((key) => readJson(this.#storage, key)).filter((send) => send?.ref);
-    for (const send of sends.sort((a, b) => a.at - b.at)) {
+    for (const send of sends.sort((a, b) => a.at - b.at || a.order - b.order)) {
       if (this.#sends.has(send.ref)) continue;
       this.#sends.set(send.ref, send);
       if (this.#env.now() - send.at > REF_LASTS) {

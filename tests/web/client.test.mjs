@@ -263,6 +263,17 @@ test("a send survives a reload of the page, under the same ref, and only for its
   assert.deepEqual(third.it.pending, []);
 });
 
+test("sends of one millisecond keep their order over a reload, whatever that of the storage is", async () => {
+  const world = new World();
+  const texts = ["c", "a", "d", "b", "e"];
+  const first = await world.started();
+  for (const text of texts) first.it.send(text);
+  const key = world.storage.key.bind(world.storage);
+  world.storage.key = (i) => key(world.storage.length - 1 - i);
+  await world.started();
+  assert.deepEqual(world.socket.taken("send").map(({ text }) => text), texts);
+});
+
 test("another customer's token shows and sends nothing of the last one", async () => {
   const world = new World();
   const { it } = await world.started();
