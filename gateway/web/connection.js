@@ -143,8 +143,8 @@ export class Outbox {
     return this.#requests.get(ref);
   }
 
-  those(fit) {
-    return [...this.#requests.values()].filter(fit);
+  get all() {
+    return [...this.#requests.values()];
   }
 
   /** The requests to write now, which count as written from here on. */
@@ -163,8 +163,8 @@ export class Outbox {
   /** Unwritten requests whose turn it is, but for their time: no send overtakes another. */
   *#waiting(now, holding) {
     let room = holding ? 0 : this.#window;
-    for (const { isSend, written } of this.#requests.values()) room -= isSend && written ? 1 : 0;
-    for (const request of this.#requests.values()) {
+    for (const { isSend, written } of this.all) room -= isSend && written ? 1 : 0;
+    for (const request of this.all) {
       if (request.written) continue;
       if (!request.isSend) yield request;
       else if (room-- > 0) {
@@ -193,15 +193,15 @@ export class Outbox {
 
   /** The socket is gone: what was on it is written again; the requests that end with it. */
   lost() {
-    const ended = this.those((request) => request.quiet);
+    const ended = this.all.filter((request) => request.quiet);
     for (const { ref } of ended) this.#requests.delete(ref);
-    for (const request of this.#requests.values()) Object.assign(request, { due: 0, written: false });
+    for (const request of this.all) Object.assign(request, { due: 0, written: false });
     this.#window = WINDOW;
     return ended;
   }
 
   clear() {
-    const all = [...this.#requests.values()];
+    const { all } = this;
     this.#requests.clear();
     return all;
   }
@@ -342,20 +342,18 @@ export class Connection {
       if (quiet && !this.connected) throw new ConnectionLost();
       const whole = { ...frame, ref };
       const data = JSON.stringify(whole);
-      if (this.#isTooLarge(data)) throw this.#tooLarge();
+      const refusal = this.#refusal(data);
+      if (refusal) throw refusal;
       this.#outbox.put({ ref, frame: whole, data, isSend, quiet, resolve, reject });
       this.#wake();
     });
   }
 
-  /** Such a frame would close the socket, and again at every attempt. */
-  #isTooLarge(data) {
+  /** For a frame that would close the socket, and again at every attempt; else null. */
+  #refusal(data) {
     const most = this.#limits?.frame_bytes;
-    return most > 0 && byteLength(data) > most;
-  }
-
-  #tooLarge() {
-    return new RequestFailed("too_large", `a frame has at most ${this.#limits.frame_bytes} bytes`);
+    if (!most || byteLength(data) <= most) return null;
+    return new RequestFailed("too_large", `a frame has at most ${most} bytes`);
   }
 
   /** Whether a request waits for its answer under this ref. */
@@ -476,9 +474,9 @@ export class Connection {
     this.#failures = 0;
     this.#known = true;
     this.#limits = frame.limits ?? {};
-    for (const { ref, reject } of this.#outbox.those(({ data }) => this.#isTooLarge(data))) {
-      this.#outbox.settle(ref);
-      reject(this.#tooLarge());
+    for (const { ref, data } of this.#outbox.all) {
+      const refusal = this.#refusal(data);
+      if (refusal) this.#outbox.settle(ref).reject(refusal);
     }
     const told = Date.parse(frame.server_time);
     if (!Number.isNaN(told)) this.#skew = told - this.#env.now();

@@ -58,15 +58,7 @@ export class RingbackClient {
   /** Registrations; works with no socket open. */
   devices;
 
-  /**
-   * @param options.url          wss://…/v1/chat
-   * @param options.token        a function that has a fresh JWT each time (or promises one)
-   * @param options.http         where /v1/devices is; the WebSocket's origin unless told
-   * @param options.installation this install of the app; made and kept in storage unless told
-   * @param options.shown        whether chat is on screen now (true unless told)
-   * @param options.idleAfter    ms without activity after which nobody is there; 0 for never
-   * @param environment          parts of the platform: see `browser.js`
-   */
+  /** `ringback-client.d.ts` says what `options` and `environment` may have. */
   constructor(options, environment = {}) {
     this.#env = { ...platform, ...environment };
     this.#storage = lasting(environment.storage);

@@ -25,10 +25,6 @@ export class Timeline {
   #pages = null; // while reloading
   #floor = 0; // reload down to here
 
-  get reloading() {
-    return this.#pages !== null;
-  }
-
   /** Whether what was missed while away has arrived. */
   get caughtUp() {
     return this.#pages === null && this.held >= this.#newest;
