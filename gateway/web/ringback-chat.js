@@ -60,6 +60,9 @@ export class RingbackChat extends HTMLElement {
   #parts;
   #rows = new Map(); // by key: what is on screen
   #typist = null;
+  #unsent = new Set(); // refs that were on their way
+  #told = null; // the unread that the page was told of
+  #byUser = false;
   #loading = false;
   #newest = null; // of the thread
 
@@ -115,9 +118,16 @@ export class RingbackChat extends HTMLElement {
 
   attributeChangedCallback(name, was, is) {
     if (!this.#parts || was === is) return;
-    if (name === "open" || name === "inline") this.#opened(was === null);
+    if (name === "open" || name === "inline") this.#opened();
     else if (name === "heading") this.#build();
     else this.#restart();
+  }
+
+  /** A step of the user's own: only that moves the focus, and not what the page does. */
+  #toggle(open) {
+    this.#byUser = true;
+    this.open = open;
+    this.#byUser = false;
   }
 
   /** The customer signs out: nothing of theirs stays, and this device rings no more for them. */
@@ -162,7 +172,7 @@ export class RingbackChat extends HTMLElement {
     this.#client = client;
     const on = (type, callback) => this.#offs.push(client.on(type, callback));
     on("message", (message) => this.#announce(message));
-    on("pending", () => this.#render());
+    on("pending", (sends) => this.#pending(sends));
     on("reload", () => this.#render({ down: true }));
     on("older", () => this.#render());
     on("status", () => this.#render());
@@ -197,7 +207,7 @@ export class RingbackChat extends HTMLElement {
     const problem = element("p", { class: "problem", id: "problem", role: "alert" });
     const send = element("button", { class: "send", type: "submit", "aria-label": say.send }, [icon("send")]);
     const form = element("form", {}, [text, send]);
-    const said = element("div", { class: "unseen", "aria-live": "polite" });
+    const said = element("div", { class: "unseen", role: "status" });
     const live = element("p", { class: "live" });
     const close = element("button", { class: "close", type: "button", "aria-label": say.close }, [icon("close")]);
     const head = element("div", { class: "head" }, [
@@ -206,17 +216,17 @@ export class RingbackChat extends HTMLElement {
     const panel = element(
       "section",
       { part: "panel", class: "panel", id: "panel", role: "dialog", "aria-labelledby": "title", hidden: "" },
-      [head, notice, element("div", { class: "middle" }, [thread, down]), problem, form, said],
+      [head, notice, element("div", { class: "middle" }, [thread, down]), problem, form],
     );
     launcher.setAttribute("aria-controls", "panel");
-    launcher.addEventListener("click", () => (this.open = !this.open));
-    close.addEventListener("click", () => (this.open = false));
+    launcher.addEventListener("click", () => this.#toggle(!this.open));
+    close.addEventListener("click", () => this.#toggle(false));
     down.addEventListener("click", () => {
       this.#toNewest();
       text.focus();
     });
     panel.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing) this.open = false;
+      if (event.key === "Escape" && !event.isComposing) this.#toggle(false);
     });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -238,15 +248,16 @@ export class RingbackChat extends HTMLElement {
     const kept = this.#parts?.text.value ?? "";
     this.#parts = { launcher, panel, thread, list, greeting, typing, down, text, problem, notice, said, live };
     this.#rows.clear();
-    this.shadowRoot.replaceChildren(panel, launcher);
+    this.shadowRoot.replaceChildren(panel, launcher, said); // said also while the panel is hidden
     text.value = kept;
-    this.#opened(false);
+    this.#opened();
     this.#render({ down: true });
     this.#phase({ phase: this.#client?.phase ?? "idle" });
   }
 
-  #opened(byUser) {
+  #opened() {
     const { panel, launcher, text } = this.#parts;
+    const inside = panel.contains(this.shadowRoot.activeElement);
     const changed = panel.hidden === this.open;
     panel.hidden = !this.open;
     launcher.setAttribute("aria-expanded", String(this.open));
@@ -256,8 +267,8 @@ export class RingbackChat extends HTMLElement {
     if (this.open) {
       this.#toNewest();
       this.#fill();
-      if (byUser) text.focus();
-    } else if (!this.hasAttribute("inline")) launcher.focus();
+      if (this.#byUser) text.focus();
+    } else if (this.#byUser || inside) launcher.focus();
     this.dispatchEvent(new CustomEvent(this.open ? "ringback-open" : "ringback-close", { bubbles: true, composed: true }));
   }
 
@@ -266,13 +277,13 @@ export class RingbackChat extends HTMLElement {
     const badge = launcher.querySelector(".badge");
     const { unread } = this;
     const say = this.#labels;
-    const before = badge.textContent;
     badge.hidden = unread === 0 || this.open;
     badge.textContent = unread > 99 ? "99+" : String(unread);
     const action = this.open ? say.close : say.open;
     launcher.setAttribute("aria-label", unread && !this.open ? `${action}, ${say.unread(unread)}` : action);
     live.textContent = this.#client?.status?.live ? say.live : say.idle;
-    if (badge.textContent !== before) {
+    if (unread !== this.#told) {
+      this.#told = unread;
       const detail = { unread };
       this.dispatchEvent(new CustomEvent("ringback-unread", { detail, bubbles: true, composed: true }));
     }
@@ -303,7 +314,7 @@ export class RingbackChat extends HTMLElement {
     const { typing, said } = this.#parts;
     const down = this.#newest.inSight;
     const label = from && this.#labels.typing(from.name ?? this.#labels.agent);
-    if (from && !this.#typist) said.textContent = label;
+    if (from && !this.#typist && this.open) said.textContent = label;
     this.#typist = from;
     typing.replaceChildren(...(from ? [element("span", { class: "dots" }, [element("i"), element("i"), element("i")]), label] : []));
     if (down) this.#toNewest();
@@ -317,6 +328,13 @@ export class RingbackChat extends HTMLElement {
     const name = message.kind === "system" ? "" : `${message.from.name ?? this.#labels.agent}: `;
     this.#parts.said.textContent = `${name}${message.text}`;
     this.#parts.down.hidden = down || !this.open;
+  }
+
+  #pending(sends) {
+    const failed = sends.findLast(({ ref, state }) => state === "failed" && this.#unsent.has(ref));
+    if (failed) this.#parts.said.textContent = `${this.#labels.failed}: ${failed.text}`;
+    this.#unsent = new Set(sends.filter(({ state }) => state === "waiting").map(({ ref }) => ref));
+    this.#render();
   }
 
   // The thread

@@ -26,6 +26,7 @@ svg { width: 24px; height: 24px; fill: currentColor; flex: none; }
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap;
 }
+.launcher + .unseen { position: fixed; top: 0; }
 .launcher {
   position: fixed; inset-block-end: var(--ringback-bottom, 20px);
   inset-inline-end: var(--ringback-side, 20px); z-index: var(--ringback-layer, 2147483000);

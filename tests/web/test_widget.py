@@ -485,6 +485,57 @@ async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
         await expect(page.get_by_role("dialog")).to_be_hidden()
 
 
+async def test_only_the_users_own_steps_move_the_focus(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        await page.evaluate(
+            "document.querySelector('main').append(document.createElement('input'))"
+        )
+        own = page.locator("main input")
+        await own.focus()
+        for shown in (True, False):
+            await page.evaluate(f"{CHAT}.open = {str(shown).lower()}")
+            await expect(page.get_by_role("dialog")).to_be_visible(visible=shown)
+            await expect(own).to_be_focused()
+        await launcher(page).click()
+        await expect(field(page)).to_be_focused()
+        await page.evaluate(f"{CHAT}.open = false")  # what has the focus goes away
+        await expect(launcher(page)).to_be_focused()
+
+
+async def test_what_comes_to_a_closed_chat_and_what_is_not_sent_is_announced(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        await connected(page)
+        said = page.get_by_role("status")
+        await stage.it.write(text="Your parcel is here.")
+        await expect(said.filter(has_text="Your parcel is here.")).to_have_count(1)
+        await launcher(page).click()
+        await stage.it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        await expect(page.locator(".notice")).to_contain_text("You were signed out.")
+        await write(page, "hello?")
+        await expect(said.filter(has_text="Not sent: hello?")).to_have_count(1)
+
+
+async def test_the_page_is_told_of_every_unread_message_beyond_what_the_badge_shows(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        await connected(page)
+        await page.evaluate(
+            "window.counts = [];"
+            "addEventListener('ringback-unread', ({ detail }) => counts.push(detail.unread))"
+        )
+        for number in range(102):
+            await stage.it.write(text=f"offer {number}")
+        await expect(launcher(page)).to_have_accessible_name("Open chat, 102 unread messages")
+        await expect(launcher(page)).to_have_text("99+")
+        assert await page.evaluate("counts") == list(range(1, 103))
+
+
 async def test_nothing_moves_for_who_asked_for_less_motion(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         page = await stage.visit.page()
