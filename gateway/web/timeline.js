@@ -48,7 +48,8 @@ export class Timeline {
       this.more = this.held > 0;
       return false;
     }
-    this.#reload(epoch === this.epoch ? this.held : read);
+    if (epoch !== this.epoch) this.held = read; // its seq were of other messages
+    this.#reload(this.held);
     return true;
   }
 

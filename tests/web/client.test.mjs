@@ -199,9 +199,11 @@ test("after a restored backup all that was held is replaced", async () => {
   const seen = await world.started();
   await world.says(messageFrame(1), messageFrame(2));
   await world.again({ resumed: false, epoch: "e_2", seq: 1 });
+  assert.deepEqual([world.socket.taken("read"), seen.it.seenSeq], [[], 0]); // 2 is not there any more
   const page = last(world.socket, "history");
   await world.says({ type: "history", ref: page.ref, more: false, messages: [messageFrame(1)] });
   assert.equal(seen.reloads, 1);
+  assert.equal(last(world.socket, "read").seq, 1);
   assert.deepEqual(seen.it.messages.map((message) => message.seq), [1]);
 });
 
