@@ -11,7 +11,7 @@ export function browser() {
       const ending = new AbortController();
       const { signal } = ending;
       document.addEventListener("visibilitychange", () => {
-        if (visible()) activity();
+        if (document.visibilityState === "visible") activity();
         visibility();
       }, { signal });
       addEventListener("pagehide", () => (leaving = visible()), { signal });

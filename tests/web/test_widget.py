@@ -51,6 +51,11 @@ ALL_READ = """async () => {
   if (!client.unread) return;
   await new Promise((done) => client.on("status", ({ unread }) => unread || done()));
 }"""
+ABSENT = """async () => {
+  const { client } = document.querySelector("ringback-chat");
+  if (client.state === "background") return;
+  await new Promise((done) => client.on("state", (state) => state === "background" && done()));
+}"""
 CHAT = "document.querySelector('ringback-chat')"
 HOSTILE = (
     '<img src=x onerror="window.pwned=1">',
@@ -181,6 +186,23 @@ async def test_a_page_that_is_left_does_not_say_background(tmp_path: Path) -> No
         await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow'))")  # it was kept
         await page.evaluate(HIDE, False)
         assert await states(page) == ["active", "background", "active"]
+
+
+async def test_a_page_that_nobody_touches_does_not_turn_active_when_it_is_left(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        stage.site.attributes["idle-after"] = "1"
+        page = await stage.visit.page()
+        await page.add_init_script(LOG_SENDS)
+        await page.reload()
+        await connected(page)
+        await launcher(page).click()
+        await page.evaluate(ABSENT)
+        assert await states(page) == ["active", "background"]
+        await page.reload()
+        await connected(page)
+        assert await states(page) == []
 
 
 async def states(page: Page) -> list[str]:
