@@ -196,10 +196,19 @@ def test_oversized_fields_are_refused_without_ending_the_session() -> None:
 # What goes out
 
 
-def test_a_frame_is_sent_as_json() -> None:
-    session, wire = customer()
+@pytest.mark.parametrize("kind", ["customer", "agent"])
+def test_a_frame_is_sent_as_json(kind: str) -> None:
+    session, wire = customer() if kind == "customer" else agent()
     session.send({"type": "pong", "ref": "é"})
     assert wire.out == ['{"type":"pong","ref":"é"}'.encode()]
+
+
+def test_an_answer_goes_out_behind_a_replay_too() -> None:
+    session, wire = customer(held=held())
+    session.send({"type": "pong"})
+    session.write(b"1")
+    session.release()
+    assert wire.out == [b"1", b'{"type":"pong"}']
 
 
 def test_what_arrives_during_a_replay_goes_out_behind_it_in_order() -> None:
