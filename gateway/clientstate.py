@@ -208,10 +208,11 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InboxEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as an inbox lists it."""
+    """A conversation as an inbox lists it. Gateways of before do not tell `unanswered`."""
 
     customer: str
     live: bool
+    unanswered: bool | None = None
     in_chat: bool
     seq: int
     unread: int

@@ -117,6 +117,7 @@ def entry(conversation: Conversation, *, in_chat: bool) -> Any:
     told: dict[str, Any] = {
         "customer": conversation.customer,
         "live": conversation.live,
+        "unanswered": conversation.unanswered,
         "in_chat": in_chat,
         "seq": conversation.last_seq,
         "unread": conversation.unread,

@@ -672,6 +672,7 @@ class ConversationEntry(TypedDict):
     customer: str
     name: NotRequired[str]
     live: bool
+    unanswered: bool
     in_chat: bool
     seq: int
     last: NotRequired[AgentMessage | orjson.Fragment]

@@ -2,15 +2,15 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  Acks, Inbox, Kept, REPLIES, Thread, ago, filled, fittingReplies, isNews, isUnanswered, neighbour,
-  ordered, readReplies,
+  Acks, Inbox, Kept, REPLIES, Thread, ago, filled, fittingReplies, isNews, neighbour, ordered,
+  readReplies,
 } from "../../gateway/web/console/state.js";
 
 const at = (minute) => `2026-11-24T09:${String(minute).padStart(2, "0")}:00.000Z`;
 
 function entry(customer, { live = true, by = "customer", minute = 0, seq = 1, ...more } = {}) {
   const last = { seq, from: { role: by, id: "x" }, text: `words of ${customer}` };
-  return { customer, live, seq, last, waiting: 0, updated_at: at(minute), ...more };
+  return { customer, live, unanswered: live && by === "customer", seq, last, waiting: 0, updated_at: at(minute), ...more };
 }
 
 const names = (entries) => entries.map(({ customer }) => customer).join(" ");
@@ -26,12 +26,12 @@ test("who has waited longest is first, then what is live, then the rest, each ne
   assert.equal(names(ordered(entries)), "early late answered answered-before ended ended-before");
 });
 
-test("an ended conversation, and one that an agent or a service spoke in last, is answered", () => {
-  assert.ok(isUnanswered(entry("c")));
-  assert.ok(!isUnanswered(entry("c", { live: false })));
-  assert.ok(!isUnanswered(entry("c", { by: "agent" })));
-  assert.ok(!isUnanswered(entry("c", { by: "service" })));
-  assert.ok(!isUnanswered({ ...entry("c"), last: undefined }));
+test("who waits for an answer is as the gateway says, whoever spoke last", () => {
+  const inbox = new Inbox();
+  inbox.put(entry("told", { by: "service", unanswered: true, minute: 9 }));
+  inbox.put(entry("ended", { unanswered: false }));
+  assert.equal(names(inbox.list("unanswered")), "told");
+  assert.equal(names(inbox.list("live")), "told ended");
 });
 
 test("an inbox shows and counts what its filter wants, found by name, id or last words", () => {

@@ -241,6 +241,19 @@ async def test_the_inbox_has_the_unanswered_first_and_its_filters(tmp_path: Path
         await expect(at.page).to_have_title("(1) Ringback console")
 
 
+async def test_who_waits_stays_among_the_unanswered_whatever_a_service_says_meanwhile(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it)
+        await at.sign_in()
+        await at.page.locator("[data-filter=unanswered]").click()
+        for kind in ("proactive", "system"):
+            await it.write(text=kind, kind=kind)
+            await expect(at.row()).to_contain_text(kind)
+        await expect(at.page).to_have_title("(1) Ringback console")
+
+
 async def test_the_past_comes_with_scrolling(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         mira = await customer(it)

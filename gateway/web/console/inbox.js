@@ -1,7 +1,7 @@
 /** The list of conversations: filters, search, and a row for each. */
 
 import { $, avatar, h, time } from "./dom.js";
-import { ago, isUnanswered } from "./state.js";
+import { ago } from "./state.js";
 
 const EMPTY = {
   unanswered: ["All answered", "Customers who wait for an answer appear here by themselves."],
@@ -75,8 +75,7 @@ export class InboxView {
     const [before, made] = this.#rows.get(entry.customer) ?? [];
     if (before === signature) return made;
     const name = entry.name || entry.customer;
-    const { last, live, in_chat, waiting } = entry;
-    const unanswered = isUnanswered(entry);
+    const { last, live, unanswered, in_chat, waiting } = entry;
     const state = [in_chat ? "in chat" : "away", unanswered ? "unanswered" : live ? "live" : "ended"];
     const button = h("button", {
       type: "button", className: `row${unanswered ? " unanswered" : ""}`,

@@ -9,7 +9,7 @@ import { $, ask } from "./dom.js";
 import { InboxView } from "./inbox.js";
 import { listenForKeys } from "./keys.js";
 import { Panel } from "./panel.js";
-import { Acks, Inbox, Kept, RECENT, Thread, isNews, isUnanswered, neighbour } from "./state.js";
+import { Acks, Inbox, Kept, RECENT, Thread, isNews, neighbour } from "./state.js";
 import { ThreadView } from "./thread.js";
 
 const TOKEN = "ringback console token";
@@ -454,7 +454,7 @@ class Console {
       next: () => this.select(neighbour(listed(), this.#selected, 1)),
       previous: () => this.select(neighbour(listed(), this.#selected, -1)),
       unanswered: () => this.select(this.#inbox.list("unanswered").find(
-        (entry) => isUnanswered(entry) && entry.customer !== this.#selected)?.customer),
+        ({ customer }) => customer !== this.#selected)?.customer),
       nth: (n) => this.select(listed()[n - 1]?.customer),
       search: () => $("search").focus(),
       write: () => this.thread.focus(),

@@ -7,14 +7,9 @@ export const RECENT = 8; // threads that stay open, so that going back to one is
 
 // The inbox
 
-/** Whether the customer spoke last and somebody is expected to answer. */
-export function isUnanswered(entry) {
-  return entry.live && entry.last?.from.role === "customer";
-}
-
 /** Unanswered ones first, the longest waiting on top; then the live ones; then all, newest first. */
 export function ordered(entries) {
-  const rank = (entry) => (isUnanswered(entry) ? 0 : entry.live ? 1 : 2);
+  const rank = (entry) => (entry.unanswered ? 0 : entry.live ? 1 : 2);
   return [...entries].sort((a, b) => {
     const [of_a, of_b] = [rank(a), rank(b)];
     if (of_a !== of_b) return of_a - of_b;
@@ -24,7 +19,7 @@ export function ordered(entries) {
 }
 
 const FILTERS = {
-  unanswered: isUnanswered,
+  unanswered: (entry) => entry.unanswered,
   live: (entry) => entry.live,
   all: () => true,
 };
