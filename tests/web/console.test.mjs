@@ -40,10 +40,24 @@ test("an inbox shows and counts what its filter wants, found by name, id or last
     entry("c-3", { live: false })]) inbox.put(one);
   assert.equal(names(inbox.list("unanswered")), "c-1");
   assert.equal(names(inbox.list("live")), "c-1 c-2");
-  assert.equal(inbox.count("all"), 3);
+  assert.equal(inbox.count("all"), "3");
   assert.equal(names(inbox.list("all", " MIRA ")), "c-1");
   assert.equal(names(inbox.list("all", "words of c-3")), "c-3");
   assert.equal(names(inbox.list("all", "nobody")), "");
+});
+
+test("an inbox knows where the pages of a filter go on, and that it does not know all", () => {
+  const inbox = new Inbox();
+  assert.deepEqual([inbox.cursor("live"), inbox.more("live"), inbox.count("live")], [undefined, false, ""]);
+  const page = (more) => {
+    for (const one of more.conversations) inbox.put(one);
+    inbox.turned("live", more);
+  };
+  page({ conversations: [entry("c-1"), entry("c-2")], cursor: "further" });
+  assert.deepEqual([inbox.cursor("live"), inbox.got("live"), inbox.count("live")], ["further", 2, "2+"]);
+  assert.deepEqual([inbox.more("all"), inbox.count("all")], [false, "2"]);
+  page({ conversations: [entry("c-2"), entry("c-3")] });
+  assert.deepEqual([inbox.cursor("live"), inbox.got("live"), inbox.count("live")], [null, 4, "3"]);
 });
 
 test("a later entry of a conversation takes the place of the one before", () => {

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import expect
+from playwright.async_api import WebSocketRoute, expect
 
 from examples.stage import free_ports
 from gateway.protocol import Role
@@ -52,6 +52,42 @@ async def customer(
     wire = await it.customer(sub, token=it.token(Role.CUSTOMER, sub, name=name), **hello)
     await wire.ask("send", "sent", text=text)
     return wire
+
+
+MORE = 101
+"""More conversations than there are in a page."""
+
+
+def crowd(prefix: str) -> list[str]:
+    return [f"{prefix}-{number}" for number in range(MORE)]
+
+
+class Sockets:
+    """The console's sockets, as a network that is up or down would have them."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self._open: list[WebSocketRoute] = []
+
+    async def arrive(self, socket: WebSocketRoute) -> None:
+        if self.up:
+            socket.connect_to_server()
+            self._open.append(socket)
+        else:
+            await socket.close(code=1013)
+
+    async def cut(self) -> None:
+        self.up = False
+        while self._open:
+            await self._open.pop().close(code=1013)
+
+
+async def switchable(at: Desk) -> Sockets:
+    """Before anybody has signed in."""
+    sockets = Sockets()
+    await at.page.route_web_socket("**/v1/agent", sockets.arrive)
+    await at.page.reload()
+    return sockets
 
 
 # Signing in
@@ -254,6 +290,45 @@ async def test_who_waits_stays_among_the_unanswered_whatever_a_service_says_mean
         await expect(at.page).to_have_title("(1) Ringback console")
 
 
+async def test_whoever_has_waited_longest_is_on_top_however_many_wait(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it, "c-first", name="First")
+        for sub in crowd("c"):
+            wire = await customer(it, sub)
+            await wire.send("bye")
+        await at.sign_in()
+        await at.page.keyboard.press("Alt+u")
+        await expect(at.page.locator("#name")).to_have_text("First")
+        await at.page.locator("[data-filter=unanswered]").click()
+        await expect(at.page.locator("#list .row")).to_have_count(MORE + 1)
+        await expect(at.page.locator("#list .name").first).to_have_text("First")
+        await expect(at.page).to_have_title(f"({MORE + 1}) Ringback console")
+
+
+async def test_a_search_goes_on_until_it_has_found_or_seen_all(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        for sub in ("p-first", *crowd("p")):
+            await it.write(sub)
+        await at.sign_in()
+        await at.page.locator("[data-filter=all]").click()
+        state = at.page.locator("#list-state")
+        await expect(state).to_have_text("Scroll for more")
+        await at.page.locator("#search").fill("p-first")
+        await expect(at.row("p-first")).to_be_visible()
+        await at.page.locator("#search").fill("nobody")
+        await expect(state).to_contain_text("Nothing found")
+
+
+async def test_a_list_that_cannot_be_scrolled_gets_more_by_itself(tmp_path: Path) -> None:
+    async with scene(tmp_path, viewport={"width": 1000, "height": 9000}) as (it, at):
+        for sub in ("p-first", *crowd("p")):
+            await it.write(sub)
+        await at.sign_in()
+        await expect(at.page.locator("#list-state")).to_contain_text("All quiet")
+        await at.page.locator("[data-filter=all]").click()
+        await expect(at.page.locator("#list .row")).to_have_count(MORE + 1)
+
+
 async def test_the_past_comes_with_scrolling(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         mira = await customer(it)
@@ -307,6 +382,38 @@ async def test_a_killed_gateway_costs_neither_a_draft_nor_a_message_nor_doubles_
             await expect(at.page.locator("#link")).to_have_text("")
             _, told = await second.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
             assert [m["text"] for m in told["messages"]] == ["hi", "before", "meanwhile"]
+
+
+async def test_what_others_ended_meanwhile_waits_no_more_and_stays_chosen_with_its_draft(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        sockets = await switchable(at)
+        await customer(it, "c-1", name="Mira")
+        await customer(it, "c-2", name="Jonas")
+        await at.sign_in()
+        await at.page.locator("[data-filter=unanswered]").click()
+        await at.open("c-1")
+        await at.page.keyboard.type("half a sen")
+        await sockets.cut()
+        await expect(at.page.locator("#link")).to_contain_text("is kept")
+        await (await it.agent("a-2")).ask("end", "ok", customer="c-1")
+        for sub in crowd("p"):  # no page tells of her any more
+            await it.write(sub)
+        sockets.up = True
+        await at.page.evaluate(
+            """() => { const list = document.getElementById("list"); window.flickered = false;
+            const kept = list.querySelector("[data-customer=c-2]").parentElement;
+            new MutationObserver(() => { flickered ||= !list.contains(kept); })
+              .observe(list, {childList: true});
+            dispatchEvent(new Event("online")); }"""
+        )
+        await expect(at.page.locator("#list .name")).to_have_text(["Jonas"])
+        assert await at.page.evaluate("flickered") is False
+        await expect(at.page.locator("#name")).to_have_text("Mira")
+        await expect(at.page.locator("#presence")).to_contain_text("ended")
+        await expect(at.page.locator("#draft")).to_be_focused()
+        await expect(at.page.locator("#draft")).to_have_value("half a sen")
 
 
 async def test_a_slow_network_and_airplane_mode_delay_and_lose_nothing(tmp_path: Path) -> None:

@@ -1,18 +1,21 @@
 /** The list of conversations: filters, search, and a row for each. */
 
 import { $, avatar, h, time } from "./dom.js";
-import { ago } from "./state.js";
+import { MOST, ago } from "./state.js";
 
 const EMPTY = {
   unanswered: ["All answered", "Customers who wait for an answer appear here by themselves."],
   live: ["All quiet", "Conversations appear here as soon as somebody writes."],
   all: ["No conversations yet", "The first customer who writes appears here by themselves."],
 };
+const LOADING = "Loading the inbox";
+const PARTLY = `Only the newest ${MOST.toLocaleString()} conversations were searched.`;
 
 export class InboxView {
   listed = [];
   loading = true;
   #filter = "live";
+  #said = ""; // below the list
   #actions;
   #rows = new Map(); // customer -> [signature, element]
 
@@ -37,14 +40,14 @@ export class InboxView {
     this.#choose(names[(names.indexOf(this.#filter) + 1) % names.length]);
   }
 
-  show(inbox, selected, hasMore) {
-    const words = $("search").value;
+  show(inbox, selected) {
+    const words = $("search").value.trim();
     this.listed = inbox.list(this.#filter, words);
     for (const button of this.#buttons()) {
       const { filter } = button.dataset;
       button.setAttribute("aria-pressed", String(filter === this.#filter));
       const count = button.querySelector("b");
-      if (count) count.textContent = inbox.count(filter) || "";
+      if (count) count.textContent = inbox.count(filter);
     }
     const focused = document.activeElement?.closest?.("[data-customer]")?.dataset.customer;
     const rows = this.listed.map((entry) => this.#row(entry, entry.customer === selected));
@@ -52,21 +55,38 @@ export class InboxView {
       $("list").replaceChildren(...rows);
       if (focused) this.#rows.get(focused)?.[1].querySelector("button").focus();
     }
-    this.#say(words, hasMore(this.#filter));
+    const more = inbox.more(this.#filter);
+    const onward = more && (this.#short || words !== "" && inbox.got(this.#filter) < MOST);
+    this.#say(words, more, onward);
+    if (onward) this.#actions.more(this.#filter);
   }
 
-  #say(words, more) {
+  /** Whether the list is seen and has room for more: then it cannot be scrolled to ask for more. */
+  get #short() {
+    const list = $("list");
+    return list.offsetParent !== null && list.scrollHeight <= list.clientHeight;
+  }
+
+  #say(words, more, onward) {
+    const [title, text] = this.#state(words, more, onward);
     const state = $("list-state");
-    state.hidden = this.listed.length > 0 && !more;
-    if (this.loading && !this.listed.length) {
+    state.hidden = !title;
+    if (this.#said === `${title} ${text}`) return; // a screen reader would read it again
+    this.#said = `${title} ${text}`;
+    if (title === LOADING) {
       state.replaceChildren(...Array.from({ length: 5 }, () => h("i", { className: "bone" })),
-        h("span", { className: "hidden" }, "Loading the inbox"));
-    } else if (this.listed.length) state.textContent = more ? "Scroll for more" : "";
-    else if (words) state.replaceChildren(h("h2", {}, "Nothing found"), h("p", {}, "No name, id or last words fit."));
-    else {
-      const [title, text] = EMPTY[this.#filter];
-      state.replaceChildren(h("h2", {}, title), h("p", {}, text));
-    }
+        h("span", { className: "hidden" }, title));
+    } else state.replaceChildren(text ? h("h2", {}, title) : title, text ? h("p", {}, text) : "");
+  }
+
+  /** [title, text] below the list, or in its place. */
+  #state(words, more, onward) {
+    const some = this.listed.length > 0;
+    if (words && onward) return ["Searching…"];
+    if (some) return [!more ? "" : words ? PARTLY : "Scroll for more"];
+    if (this.loading || onward) return [LOADING];
+    if (words) return ["Nothing found", more ? PARTLY : "No name, id or last words fit."];
+    return EMPTY[this.#filter];
   }
 
   #row(entry, selected) {

@@ -9,7 +9,7 @@ import { $, ask } from "./dom.js";
 import { InboxView } from "./inbox.js";
 import { listenForKeys } from "./keys.js";
 import { Panel } from "./panel.js";
-import { Acks, Inbox, Kept, RECENT, Thread, isNews, neighbour } from "./state.js";
+import { Acks, Inbox, Kept, MOST, RECENT, Thread, isNews, neighbour } from "./state.js";
 import { ThreadView } from "./thread.js";
 
 const TOKEN = "ringback console token";
@@ -27,10 +27,12 @@ const ENDED = {
 
 class Console {
   #inbox = new Inbox();
+  #coming = null; // the inbox of a new connection, until it has come so far as to be shown
+  #loaded = null; // a promise of that
+  #asking = new Set(); // filters whose next page is on its way
   #acks = new Acks();
   #acking = null; // the timer
   #threads = new Map(); // customer -> Thread, the one used last at the end
-  #cursors = new Map(); // filter -> cursor of its next page; null when there is none
   #fresh = new Set(); // customers whose thread is followed on this very socket
   #selected = null;
   #connection = null;
@@ -42,7 +44,7 @@ class Console {
     this.inbox = new InboxView({
       select: (customer) => this.select(customer),
       show: () => this.#showInbox(),
-      more: (filter) => this.#page(filter),
+      more: (filter) => this.#coming || this.#page(filter, this.#inbox),
     });
     this.thread = new ThreadView({
       send: (text) => this.#send(text),
@@ -109,11 +111,11 @@ class Console {
     this.#kept = Object.assign(new Kept(sessionStorage, owner), { owner });
     this.#me = { role: "agent", id: claims.sub, ...(claims.name && { name: claims.name }) };
     this.#inbox = new Inbox();
+    this.inbox.loading = true;
     this.#threads.clear();
     for (const { customer, ref, text, failed } of this.#kept.unsent) {
       if (failed) this.#threadOf(customer).pending.push({ ref, text, failed });
     }
-    this.#cursors.clear();
     this.#selected = null;
     this.panel.close();
     this.#unselect();
@@ -128,6 +130,7 @@ class Console {
     $("link").textContent = away
       ? "Connecting… what you write is kept, and sent when the gateway is back." : "";
     if (away) this.#fresh.clear();
+    if (away) this.#coming = null;
     if (code === 4002) {
       this.#expired = true;
       this.#connection.stop();
@@ -140,22 +143,14 @@ class Console {
   }
 
   #welcome() {
-    this.#cursors.clear();
     this.#acks = new Acks(); // what the last socket was told may have been lost with it
-    this.inbox.loading = true;
-    for (const filter of ["unanswered", "live", "all"]) this.#page(filter);
+    this.#loaded = this.#load();
     if (this.#selected) this.#open(this.#selected);
   }
 
   #frame(frame, request) {
     const thread = this.#threads.get(frame.customer);
     switch (frame.type) {
-      case "inbox":
-        this.#cursors.set(request.frame.filter, frame.cursor ?? null);
-        for (const entry of frame.conversations) this.#put(entry);
-        this.inbox.loading = false;
-        this.#showInbox();
-        break;
       case "inbox_update":
         this.#updated(frame.conversation);
         break;
@@ -189,6 +184,7 @@ class Console {
   #put(entry) {
     this.#acks.received(entry);
     this.#acking ??= setTimeout(() => this.#acknowledge(), ACK_WITHIN);
+    this.#coming?.put(entry);
     return this.#inbox.put(entry);
   }
 
@@ -211,12 +207,35 @@ class Console {
     if (isNews(before, entry) && !looked) this.desktop.tell(entry);
   }
 
-  async #page(filter) {
-    if (this.#cursors.get(filter) === null) return;
-    const cursor = this.#cursors.get(filter);
-    this.#cursors.set(filter, null); // until the answer says that there is another one
-    const frame = { type: "inbox", filter, limit: PAGE, ...(cursor && { cursor }) };
-    await this.#request(frame);
+  /** The inbox of a new connection. What it does not have by then is no longer so, and goes. */
+  async #load() {
+    const inbox = this.#coming = new Inbox();
+    await Promise.all(["unanswered", "live", "all"].map((filter) => this.#fill(filter, inbox)));
+    if (inbox !== this.#coming) return;
+    this.#inbox = inbox;
+    this.#coming = null;
+    this.inbox.loading = false;
+    this.#showInbox();
+  }
+
+  /** All who wait, since pages begin with the newest; of the others as many as were shown before. */
+  async #fill(filter, inbox) {
+    const wanted = filter === "unanswered" ? MOST : Math.min(MOST, this.#inbox.got(filter));
+    while (await this.#page(filter, inbox)) if (inbox.got(filter) >= wanted) return;
+  }
+
+  /** The next page of a filter; whether one came. */
+  async #page(filter, inbox) {
+    const cursor = inbox.cursor(filter);
+    if (cursor === null || this.#asking.has(filter)) return false;
+    this.#asking.add(filter);
+    const told = await this.#request({ type: "inbox", filter, limit: PAGE, ...(cursor && { cursor }) });
+    this.#asking.delete(filter);
+    if (told.type !== "inbox") return false;
+    for (const entry of told.conversations) this.#put(entry);
+    inbox.turned(filter, told);
+    this.#showInbox();
+    return true;
   }
 
   /** A look-up, which ends with the socket: it is made anew on the next one. */
@@ -414,16 +433,17 @@ class Console {
   // Showing
 
   #showInbox() {
-    this.inbox.show(this.#inbox, this.#selected, (filter) => Boolean(this.#cursors.get(filter)));
+    this.inbox.show(this.#inbox, this.#selected);
     const count = this.#inbox.count("unanswered");
     document.title = count ? `(${count}) ${TITLE}` : TITLE;
   }
 
   #showThread() {
     const thread = this.#threads.get(this.#selected);
-    const entry = this.#inbox.get(this.#selected);
-    this.thread.show(thread, entry);
-    this.panel.show(thread, entry);
+    if (!thread) return;
+    thread.entry = this.#inbox.get(this.#selected) ?? thread.entry; // its name, also when no page has it
+    this.thread.show(thread, thread.entry);
+    this.panel.show(thread, thread.entry);
     this.#seen();
   }
 
@@ -453,8 +473,7 @@ class Console {
     listenForKeys({
       next: () => this.select(neighbour(listed(), this.#selected, 1)),
       previous: () => this.select(neighbour(listed(), this.#selected, -1)),
-      unanswered: () => this.select(this.#inbox.list("unanswered").find(
-        ({ customer }) => customer !== this.#selected)?.customer),
+      unanswered: () => this.#longestWaiting(),
       nth: (n) => this.select(listed()[n - 1]?.customer),
       search: () => $("search").focus(),
       write: () => this.thread.focus(),
@@ -465,6 +484,12 @@ class Console {
       help: () => $("help").showModal(),
       leave: () => this.#leave(),
     });
+  }
+
+  async #longestWaiting() {
+    await this.#loaded; // the longest waiting are in the last page
+    const waiting = this.#inbox.list("unanswered");
+    this.select(waiting.find(({ customer }) => customer !== this.#selected)?.customer);
   }
 
   #whyNewest() {

@@ -4,6 +4,7 @@
  */
 
 export const RECENT = 8; // threads that stay open, so that going back to one is instant
+export const MOST = 2_000; // conversations of a filter that are asked for unless somebody scrolls on
 
 // The inbox
 
@@ -26,6 +27,27 @@ const FILTERS = {
 
 export class Inbox {
   #entries = new Map();
+  #pages = new Map(); // filter -> {cursor, got}: how far it has come
+
+  /** A page of a filter has been put: it goes on at `cursor`, or that was the last one. */
+  turned(filter, { conversations, cursor = null }) {
+    this.#pages.set(filter, { cursor, got: this.got(filter) + conversations.length });
+  }
+
+  /** Where the next page of a filter begins: undefined at the first one, null after the last. */
+  cursor(filter) {
+    return this.#pages.get(filter)?.cursor;
+  }
+
+  /** Whether the gateway is known to have more than came. */
+  more(filter) {
+    return Boolean(this.cursor(filter));
+  }
+
+  /** How many conversations of a filter came in its pages. */
+  got(filter) {
+    return this.#pages.get(filter)?.got ?? 0;
+  }
 
   /** Take an entry as the server told it. Frames come in order: the last one is right. */
   put(entry) {
@@ -48,8 +70,10 @@ export class Inbox {
     return ordered(found);
   }
 
+  /** How many a filter has, as far as that is known: "", "12" or "12+". */
   count(filter) {
-    return [...this.#entries.values()].filter(FILTERS[filter]).length;
+    const known = [...this.#entries.values()].filter(FILTERS[filter]).length;
+    return this.more(filter) ? `${known}+` : `${known || ""}`;
   }
 }
 
@@ -121,6 +145,7 @@ export class Thread {
   loaded = false;
   facts = {}; // the latest of `conversation` and `presence`
   typing = null;
+  entry = undefined; // the latest of the inbox
   #acked = 0;
   #read = 0;
   #told = new Map(); // seq -> {state, reason?, route?}
