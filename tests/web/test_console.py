@@ -653,6 +653,38 @@ async def test_an_agent_serves_several_customers_by_keyboard_alone(tmp_path: Pat
         await expect(at.page.locator("#token")).to_be_focused()
 
 
+async def test_on_a_mac_what_option_writes_is_written_and_control_makes_it_a_shortcut(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        mac = 'Object.defineProperty(Navigator.prototype, "platform", {get: () => "MacIntel"})'
+        await at.page.add_init_script(mac)
+        await at.page.reload()
+        for sub in ("c-1", "c-2"):
+            await customer(it, sub, name=sub)
+        await at.sign_in()
+        await at.open("c-1")
+        await option(at, "KeyE", "ę")
+        await option(at, "Digit2", "[")
+        await option(at, "KeyU", "Dead")  # and then ü
+        await expect(at.page.locator("#draft")).to_have_value("ę[")
+        await expect(at.page.locator("#ending")).to_be_hidden()
+        await option(at, "Digit2", "2", control=True)
+        await expect(at.page.locator("#name")).to_have_text("c-2")
+        await at.page.locator("#list button").first.focus()
+        await option(at, "Digit1", "¡")
+        await expect(at.page.locator("#name")).to_have_text("c-1")
+
+
+async def option(at: Desk, code: str, key: str, *, control: bool = False) -> None:
+    """A key with Option, and what it makes on a Mac."""
+    devtools = await at.page.context.new_cdp_session(at.page)
+    told = {"code": code, "key": key, "modifiers": 1 + 2 * control}
+    text = {"text": key} if len(key) == 1 and not control else {}
+    await devtools.send("Input.dispatchKeyEvent", {"type": "keyDown", **told, **text})
+    await devtools.send("Input.dispatchKeyEvent", {"type": "keyUp", **told})
+
+
 async def test_canned_replies_are_edited_and_kept(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await customer(it)
