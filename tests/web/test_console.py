@@ -706,6 +706,43 @@ async def test_canned_replies_are_edited_and_kept(tmp_path: Path) -> None:
         await expect(at.page.locator("#draft")).to_have_value("Mine, Mira.")
 
 
+async def test_what_begins_with_a_slash_and_names_no_reply_is_a_message(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        await at.sign_in()
+        await at.open()
+        keys, draft = at.page.keyboard, at.page.locator("#draft")
+        await keys.type("/reset")
+        await expect(at.page.locator("#replies")).to_be_hidden()
+        await keys.press("Enter")
+        assert (await mira.take("message"))["text"] == "/reset"
+        await expect(at.page.locator("#editing")).to_be_hidden()
+        await keys.type("/hel")  # which names one, unless its replies are closed
+        await keys.press("Escape")
+        await expect(at.page.locator("#replies")).to_be_hidden()
+        await expect(draft).to_have_value("/hel")
+        await expect(draft).to_be_focused()
+        await keys.press("Enter")
+        assert (await mira.take("message"))["text"] == "/hel"
+
+
+async def test_the_chosen_reply_is_in_sight_however_many_there_are(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it)
+        await at.page.evaluate(
+            """() => localStorage.setItem("ringback console replies",
+            Array.from({length: 40}, (_, i) => `r${i}: reply ${i}`).join("\\n"))"""
+        )
+        await at.sign_in()
+        await at.open()
+        await at.page.keyboard.type("/")
+        await at.page.keyboard.press("ArrowUp")
+        await expect(at.page.locator("#replies [aria-selected=true]")).to_be_in_viewport()
+        await at.page.keyboard.press("ArrowUp")
+        await at.page.keyboard.press("Enter")
+        await expect(at.page.locator("#draft")).to_have_value("reply 39")
+
+
 async def test_the_desktop_is_told_of_what_nobody_looks_at(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await at.page.add_init_script(

@@ -20,6 +20,7 @@ export class ThreadView {
   #typingTimer = null;
   #asking = false;
   #choice = 0;
+  #refused = false; // the replies that fit the draft were closed: it is meant as it stands
   #newest = new Newest($("scroll"));
 
   constructor(actions) {
@@ -194,9 +195,10 @@ export class ThreadView {
     this.#fit();
     this.#actions.draft(text);
     this.#choice = 0;
+    this.#refused = false;
     this.#showReplies();
     clearTimeout(this.#typingTimer);
-    if (!text.trim() || text.startsWith("/")) return this.#notTyping();
+    if (!text.trim() || this.#choosing) return this.#notTyping();
     this.#typingTimer = setTimeout(() => this.#notTyping(), TYPING_AGAIN);
     if (Date.now() - this.#typedAt < TYPING_AGAIN / 2) return undefined;
     this.#typedAt = Date.now();
@@ -210,28 +212,27 @@ export class ThreadView {
   }
 
   #key(event) {
-    const replies = this.#fitting();
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (replies.length && step && !event.altKey) {
+    if (this.#choosing && step && !event.altKey) {
       event.preventDefault();
-      this.#choice = (this.#choice + step + replies.length + 1) % (replies.length + 1);
+      const options = $("replies").children.length;
+      this.#choice = (this.#choice + step + options) % options;
       this.#showReplies();
     } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       this.#submit();
-    } else if (event.key === "Tab" && replies.length && !event.shiftKey) {
+    } else if (event.key === "Tab" && this.#choosing && !event.shiftKey) {
       event.preventDefault();
       this.#take(this.#choice);
-    } else if (event.key === "Escape" && replies.length) {
+    } else if (event.key === "Escape" && this.#choosing) {
       event.preventDefault();
-      event.stopPropagation();
-      this.#set("");
-      this.#actions.draft("");
+      this.#refused = true;
+      this.#showReplies();
     }
   }
 
   #submit() {
-    if (!$("replies").hidden) return this.#take(this.#choice);
+    if (this.#choosing) return this.#take(this.#choice);
     const text = $("draft").value.trim();
     if (!text || !this.#thread) return undefined;
     this.#notTyping();
@@ -242,6 +243,8 @@ export class ThreadView {
 
   #set(text) {
     $("draft").value = text;
+    this.#choice = 0;
+    this.#refused = false;
     this.#fit();
     this.#showReplies();
   }
@@ -258,9 +261,15 @@ export class ThreadView {
     return fittingReplies(readReplies(localStorage.getItem(LINES) ?? REPLIES), $("draft").value);
   }
 
+  get #choosing() {
+    return !$("replies").hidden;
+  }
+
+  /** Whoever writes `/` is offered all replies, and then those that fit; what none fits is a message. */
   #showReplies() {
-    const calls = /^\/\w*$/.test($("draft").value);
-    const found = calls ? this.#fitting() : [];
+    const draft = $("draft");
+    const found = this.#refused ? [] : this.#fitting();
+    const calls = found.length > 0 || (draft.value === "/" && !this.#refused);
     const options = found.map(({ key, text }) => [h("b", {}, `/${key}`), " ", text]);
     if (calls) options.push(["Edit the replies…"]);
     const list = $("replies");
@@ -270,7 +279,7 @@ export class ThreadView {
       option.addEventListener("click", () => this.#take(i));
       return option;
     }));
-    const draft = $("draft");
+    list.children[this.#choice]?.scrollIntoView({ block: "nearest" });
     if (calls) draft.setAttribute("aria-activedescendant", `reply-${this.#choice}`);
     else draft.removeAttribute("aria-activedescendant");
   }
