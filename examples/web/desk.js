@@ -1,6 +1,7 @@
 /** Ann's desk: one conversation, what she writes, where it went and what became of it. */
 
-import { Connection } from "/web/connection.js";
+import { Connection, RequestFailed } from "/web/connection.js";
+import { Kept } from "/web/console/state.js";
 import { Newest } from "/web/elements.js";
 
 const CUSTOMER = "alice";
@@ -24,6 +25,7 @@ const RANK = ["waiting", "failed", "none", "socket", "push", "undeliverable", "e
 export function desk(places, at) {
   const messages = new Map(); // by seq
   const pending = new Map(); // by ref
+  const kept = new Kept(sessionStorage, "ann"); // what has no answer is still there after a reload
   const newest = new Newest(at("thread"));
   let opened = false;
   let typist = null;
@@ -100,8 +102,13 @@ export function desk(places, at) {
     if (on) typist = setTimeout(() => typing(false), TYPING_FOR);
   }
 
-  async function send(text) {
-    const ref = crypto.randomUUID();
+  function send(text) {
+    const said = { ref: crypto.randomUUID(), text };
+    kept.put(said);
+    write(said);
+  }
+
+  async function write({ ref, text }) {
     const message = { text, from: { role: "agent" }, state: "waiting" };
     pending.set(ref, message);
     render();
@@ -109,11 +116,13 @@ export function desk(places, at) {
       const frame = { type: "send", customer: CUSTOMER, text };
       const { seq, route, reason } = await connection.request(frame, { ref, isSend: true });
       pending.delete(ref);
+      kept.settle(ref);
       const known = messages.get(seq); // a receipt may have come first
       messages.set(seq, { ...message, seq, state: route, reason, ...known });
     } catch (error) {
       message.state = "failed";
       message.reason = error.message;
+      if (error instanceof RequestFailed) kept.settle(ref);
     }
     render();
   }
@@ -142,6 +151,7 @@ export function desk(places, at) {
   });
   at("text").addEventListener("input", () => connection.note({ type: "typing", customer: CUSTOMER, on: at("text").value !== "" }));
   connection.start();
+  for (const said of kept.unsent) write(said);
 }
 
 function row({ from, text, state, reason }) {

@@ -4,6 +4,7 @@ import "/web/ringback-chat.js";
 
 const DEVICE_TOKEN = "alices-device-token";
 const NOTES = 4; // at most, on a screen
+const AGAIN = 1_000; // ms
 const at = (id) => document.getElementById(id);
 
 export class Phone {
@@ -109,14 +110,14 @@ export class Phone {
     return note;
   }
 
-  /** What an app does at its start: tell its device token. */
+  /** What an app does at its start: tell its device token, until the gateway has it. */
   async #register() {
     const details = { platform: "ios", app: "com.acme.app" };
     try {
       await this.#chat.client.registerDevice(DEVICE_TOKEN, details);
       document.body.dataset.registered = "";
-    } catch (error) {
-      console.warn(error.message); // the gateway is away, say: it is tried again by itself
+    } catch {
+      setTimeout(() => this.#register(), AGAIN); // it is away
     }
   }
 

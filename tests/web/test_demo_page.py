@@ -228,7 +228,10 @@ async def test_what_ann_writes_while_the_gateway_is_dead_arrives_once_it_is_back
         await expect(page.locator("#presence")).not_to_have_class("here")
         await say(page, "Meanwhile.")
         await expect(page.locator("#thread small").last).to_have_text("waiting for the gateway")
+        await page.reload()
+        await expect(page.locator("#thread small")).to_have_text(["waiting for the gateway"])
         await turn(page, "Kill gateway", on=False)
+        await page.wait_for_selector("body[data-registered]")
         await expect(page.locator("#thread small")).to_have_text(["read", "read"])
         await expect(page.locator("ringback-chat .text")).to_have_text(["Before.", "Meanwhile."])
 
