@@ -653,6 +653,57 @@ async def test_an_agent_serves_several_customers_by_keyboard_alone(tmp_path: Pat
         await expect(at.page.locator("#token")).to_be_focused()
 
 
+async def test_the_focus_is_never_lost(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        for sub in ("c-1", "c-2"):
+            await customer(it, sub, name=sub)
+        keys = at.page.keyboard
+        filters, details = at.page.locator("[data-filter]"), at.page.locator("#details")
+        await at.sign_in()
+        await expect(filters.nth(1)).to_be_focused()
+        await expect(at.row("c-2")).to_be_visible()
+
+        colleague = await it.agent("a-2")
+        await at.row("c-1").focus()
+        await colleague.ask("end", "ok", customer="c-1")  # and so it leaves the list
+        await expect(at.row("c-2")).to_be_focused()
+        await colleague.ask("end", "ok", customer="c-2")
+        await expect(filters.nth(1)).to_be_focused()
+
+        await filters.nth(2).click()
+        await at.open("c-1")
+        await keys.press("Alt+i")
+        await at.page.locator("#panel-close").focus()
+        await keys.press("Enter")
+        await expect(details).to_be_focused()
+        for width in (900, 400):  # where there is no room for both
+            await at.page.set_viewport_size({"width": width, "height": 800})
+            await keys.press("Alt+i")
+            await keys.press("Alt+s")
+            await expect(at.page.locator("#search")).to_be_focused()
+        await at.open("c-1")
+        await at.page.locator("#back").focus()
+        await keys.press("Enter")
+        await expect(at.row("c-1")).to_be_focused()
+
+
+async def test_the_chosen_conversation_is_in_sight_and_a_filter_begins_at_its_top(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, viewport={"width": 1000, "height": 500}) as (it, at):
+        for number in range(20):
+            await customer(it, f"c-{number}")
+        rows = at.page.locator("#list .row")
+        await at.sign_in()
+        await expect(rows).to_have_count(20)
+        await at.page.keyboard.press("Alt+1")
+        await at.page.keyboard.press("Alt+ArrowUp")
+        await expect(rows.last).to_have_attribute("aria-current", "true")
+        await expect(rows.last).to_be_in_viewport()
+        await at.page.keyboard.press("Alt+f")
+        await expect(rows.first).to_be_in_viewport()
+
+
 async def test_on_a_mac_what_option_writes_is_written_and_control_makes_it_a_shortcut(
     tmp_path: Path,
 ) -> None:

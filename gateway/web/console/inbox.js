@@ -40,6 +40,22 @@ export class InboxView {
     this.#choose(names[(names.indexOf(this.#filter) + 1) % names.length]);
   }
 
+  /** The focus to a conversation's row or, if it is not listed, to the filter. */
+  focus(customer) {
+    const row = this.#listed(customer) ?? $("app").querySelector("[data-filter][aria-pressed=true]");
+    row.focus();
+  }
+
+  /** Scroll to a conversation, as far as needed. */
+  reveal(customer) {
+    this.#listed(customer)?.scrollIntoView({ block: "nearest" });
+  }
+
+  #listed(customer) {
+    const row = this.#rows.get(customer)?.[1];
+    return row?.isConnected ? row.querySelector("button") : undefined;
+  }
+
   show(inbox, selected) {
     const words = $("search").value.trim();
     this.listed = inbox.list(this.#filter, words);
@@ -49,11 +65,14 @@ export class InboxView {
       const count = button.querySelector("b");
       if (count) count.textContent = inbox.count(filter);
     }
-    const focused = document.activeElement?.closest?.("[data-customer]")?.dataset.customer;
+    const focused = document.activeElement?.closest?.("[data-customer]");
+    const place = focused && [...$("list").children].indexOf(focused.parentElement);
     const rows = this.listed.map((entry) => this.#row(entry, entry.customer === selected));
     if (rows.some((row, i) => $("list").children[i] !== row) || $("list").children.length !== rows.length) {
       $("list").replaceChildren(...rows);
-      if (focused) this.#rows.get(focused)?.[1].querySelector("button").focus();
+      // Whoever was at a row that left is at the one that took its place.
+      const next = this.listed[Math.min(place, rows.length - 1)]?.customer;
+      if (focused) this.focus(this.#listed(focused.dataset.customer) ? focused.dataset.customer : next);
     }
     const more = inbox.more(this.#filter);
     const onward = more && (this.#short || words !== "" && inbox.got(this.#filter) < MOST);
@@ -118,6 +137,7 @@ export class InboxView {
   #choose(filter) {
     this.#filter = filter;
     this.#actions.show();
+    $("list").scrollTop = 0;
   }
 
   #buttons() {

@@ -71,11 +71,13 @@ class Console {
     const problem = unusable(claims);
     if (problem) return this.#ask(problem);
     sessionStorage.setItem(TOKEN, token);
+    const asked = $("sign-in").contains(document.activeElement);
     $("sign-in").hidden = true;
     const owner = JSON.stringify([claims.tenant, claims.sub]);
     if (this.#kept?.owner !== owner) this.#forget(owner, claims);
     this.#expired = false;
     $("app").hidden = false;
+    if (asked) this.inbox.focus();
     this.thread.focus(); // on what was being written when the last token ended
     $("who").textContent = `${claims.name ?? claims.sub} · ${claims.tenant}`;
     const chat = document.querySelector('meta[name="ringback-chat"]').content;
@@ -261,6 +263,7 @@ class Console {
     this.#selected = customer;
     document.body.classList.add("chosen");
     this.#showInbox();
+    this.inbox.reveal(customer);
     this.thread.begin(thread, this.#kept.draft(customer));
     this.#showThread();
     this.panel.begin(customer);
@@ -462,7 +465,7 @@ class Console {
       this.signIn($("token").value.trim());
     });
     $("sign-out").addEventListener("click", () => this.signOut());
-    $("back").addEventListener("click", () => this.#unselect());
+    $("back").addEventListener("click", () => this.#back());
     $("end").addEventListener("click", () => this.#end());
     $("details").addEventListener("click", () => this.#togglePanel());
     $("help-button").addEventListener("click", () => $("help").showModal());
@@ -475,7 +478,7 @@ class Console {
       previous: () => this.select(neighbour(listed(), this.#selected, -1)),
       unanswered: () => this.#longestWaiting(),
       nth: (n) => this.select(listed()[n - 1]?.customer),
-      search: () => $("search").focus(),
+      search: () => this.#toSearch(),
       write: () => this.thread.focus(),
       filter: () => this.inbox.nextFilter(),
       why: () => this.#whyNewest(),
@@ -502,7 +505,21 @@ class Console {
     if (this.panel.open) {
       this.panel.close();
       this.thread.focus();
-    } else $("search").focus();
+    } else this.#toSearch();
+  }
+
+  /** A narrow page has no room for the search beside the panel, or beside the thread. */
+  #toSearch() {
+    const seen = () => $("search").offsetParent !== null;
+    if (!seen()) this.panel.close();
+    if (!seen()) this.#unselect();
+    $("search").focus();
+  }
+
+  #back() {
+    const customer = this.#selected;
+    this.#unselect();
+    this.inbox.focus(customer);
   }
 }
 

@@ -28,6 +28,7 @@ export class Panel {
   }
 
   close() {
+    if ($("panel").contains(document.activeElement)) $("details").focus();
     this.#why = null;
     $("panel").hidden = true;
     document.body.classList.remove("paneled");
