@@ -73,6 +73,7 @@ test("only what a customer newly wrote is news", () => {
   assert.ok(isNews(entry("c"), entry("c", { seq: 2 })));
   assert.ok(!isNews(entry("c"), entry("c")));
   assert.ok(!isNews(entry("c"), entry("c", { seq: 2, by: "agent" })));
+  assert.ok(!isNews(undefined, entry("c", { live: false })), "somebody else ended or read an old one");
 });
 
 test("going on goes round, and begins at the first", () => {
@@ -142,6 +143,13 @@ test("opened again, a thread goes on where it was, or begins anew when something
   thread.open({ ...frame, messages: [said(60), said(61)] });
   assert.equal(seqs(thread), "60 61");
   assert.equal(thread.more, true);
+});
+
+test("a thread that could not be opened can be later, and then there is no problem", () => {
+  const thread = new Thread("c-42");
+  thread.problem = "this tenant has no such customer";
+  thread.open({ messages: [said(1)], more: false, read_seq: 0, acked_seq: 0 });
+  assert.deepEqual([thread.problem, seqs(thread)], [null, "1"]);
 });
 
 test("an answered send is a message, whether by its answer or by a replay", () => {

@@ -115,9 +115,9 @@ export function neighbour(entries, customer, step) {
   return entries[(at + step + entries.length) % entries.length].customer;
 }
 
-/** Whether a change of an entry is news for an agent: the customer wrote. */
+/** Whether a change of an entry is news for an agent: the customer wrote, and waits. */
 export function isNews(before, entry) {
-  return entry.last?.from.role === "customer" && entry.last.seq > (before?.seq ?? 0);
+  return entry.unanswered && entry.last?.from.role === "customer" && entry.last.seq > (before?.seq ?? 0);
 }
 
 // Threads
@@ -143,6 +143,7 @@ export class Thread {
   pending = []; // sends without an answer: {ref, text, failed?}
   more = false; // there are older ones
   loaded = false;
+  problem = null; // why it could not be opened
   facts = {}; // the latest of `conversation` and `presence`
   typing = null;
   entry = undefined; // the latest of the inbox
@@ -166,6 +167,7 @@ export class Thread {
       this.more = frame.more;
     }
     this.loaded = true;
+    this.problem = null;
     for (const message of frame.messages) this.add(message);
     const { seq, unread, in_chat, live, devices, acked_seq, read_seq } = frame;
     this.facts = { ...this.facts, seq, unread, in_chat, live, devices };
