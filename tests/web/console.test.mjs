@@ -251,7 +251,21 @@ test("what was sent or emptied leaves nothing behind", () => {
   kept.settle("r");
   assert.equal(storage.kept.size, 0);
   storage.setItem("ringback ada unsent", "{broken");
-  assert.deepEqual(kept.unsent, []);
+  assert.deepEqual(new Kept(storage, "ada").unsent, []);
+});
+
+test("a storage that is full loses nothing before a reload", () => {
+  const storage = new FakeStorage();
+  const kept = new Kept(storage, "ada");
+  kept.setDraft("c-1", "half");
+  storage.setItem = () => { throw new Error("full"); };
+  kept.setDraft("c-1", "half a sen");
+  kept.put({ ref: "r1", customer: "c-1", text: "one" });
+  kept.put({ ref: "r2", customer: "c-1", text: "two" });
+  kept.settle("r1");
+  assert.equal(kept.draft("c-1"), "half a sen");
+  assert.deepEqual(kept.unsent.map(({ ref }) => ref), ["r2"]);
+  assert.equal(new Kept(storage, "ada").draft("c-1"), "half");
 });
 
 // Canned replies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import WebSocketRoute, expect
+from playwright.async_api import Route, WebSocketRoute, expect
 
 from examples.stage import free_ports
 from gateway.protocol import Role
@@ -240,6 +241,31 @@ async def test_a_push_is_marked_and_the_timeline_says_why(tmp_path: Path) -> Non
         await at.page.keyboard.press("Escape")
         await expect(panel).to_be_hidden()
         await expect(at.page.locator("#draft")).to_be_focused()
+
+
+async def test_an_answer_that_comes_late_is_not_shown_as_anothers(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        wires = [await customer(it, sub, name=sub) for sub in ("c-1", "c-2")]
+        let_go = asyncio.Event()
+
+        async def later(route: Route) -> None:
+            await let_go.wait()
+            await route.continue_()
+
+        await at.page.route("**/c-1/deliveries*", later)
+        await at.sign_in()
+        for number, wire in enumerate(wires, 1):
+            await at.open(f"c-{number}")
+            await at.write(f"to c-{number}")
+            await wire.take("message")
+            await expect(at.page.locator(".message.ours .mark")).to_be_visible()
+            await at.page.keyboard.press("Alt+w")
+        panel = at.page.locator("#panel")
+        await expect(panel).to_contain_text("It has no outcome yet")
+        async with at.page.expect_response("**/c-1/deliveries*") as answer:
+            let_go.set()
+        await (await answer.value).finished()
+        await expect(panel.locator("blockquote")).to_have_text("to c-2")
 
 
 async def test_what_became_of_a_message_is_known_after_a_reload(tmp_path: Path) -> None:

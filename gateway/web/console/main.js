@@ -379,7 +379,7 @@ class Console {
     this.thread.focus();
     if (answer !== "end") return;
     const told = await this.#request({ type: "end", customer });
-    if (told.type === "error") this.thread.problem = told.message;
+    if (told.type === "error" && customer === this.#selected) this.thread.problem = told.message;
   }
 
   // Deliveries

@@ -37,7 +37,7 @@ export class Panel {
 
   /** Show what became of a message; `told` is null while it is asked for. */
   why(message, told) {
-    if (told !== null && this.#why?.message.seq !== message.seq) return; // something else is looked at
+    if (told !== null && this.#why?.message.id !== message.id) return; // something else is looked at
     this.#why = { message, told };
     if (told === null) this.#reveal();
     this.#showWhy();

@@ -259,6 +259,7 @@ export function words(reason) {
 export class Kept {
   #storage;
   #prefix;
+  #written = new Map(); // of what this page wrote, as the storage may be full: then only a reload loses it
 
   constructor(storage, owner) {
     this.#storage = storage;
@@ -266,19 +267,17 @@ export class Kept {
   }
 
   draft(customer) {
-    return this.#storage.getItem(`${this.#prefix}draft ${customer}`) ?? "";
+    return this.#read(`draft ${customer}`);
   }
 
   setDraft(customer, text) {
-    const key = `${this.#prefix}draft ${customer}`;
-    if (text) this.#storage.setItem(key, text);
-    else this.#storage.removeItem(key);
+    this.#write(`draft ${customer}`, text);
   }
 
   /** [{ref, customer, text, failed?}], in the order in which they were written. */
   get unsent() {
     try {
-      const kept = JSON.parse(this.#storage.getItem(`${this.#prefix}unsent`));
+      const kept = JSON.parse(this.#read("unsent"));
       return Array.isArray(kept) ? kept : [];
     } catch {
       return [];
@@ -287,7 +286,7 @@ export class Kept {
 
   /** Keep a send before it goes out; under its ref it can be repeated without being doubled. */
   put(send) {
-    this.#write([...this.unsent.filter(({ ref }) => ref !== send.ref), send]);
+    this.#writeUnsent([...this.unsent.filter(({ ref }) => ref !== send.ref), send]);
   }
 
   /** The server refused it: it is kept, and goes out again only when somebody says so. */
@@ -296,13 +295,25 @@ export class Kept {
   }
 
   settle(ref) {
-    this.#write(this.unsent.filter((send) => send.ref !== ref));
+    this.#writeUnsent(this.unsent.filter((send) => send.ref !== ref));
   }
 
-  #write(unsent) {
-    const key = `${this.#prefix}unsent`;
-    if (unsent.length) this.#storage.setItem(key, JSON.stringify(unsent));
-    else this.#storage.removeItem(key);
+  #writeUnsent(unsent) {
+    this.#write("unsent", unsent.length ? JSON.stringify(unsent) : "");
+  }
+
+  #read(name) {
+    return this.#written.get(name) ?? this.#storage.getItem(this.#prefix + name) ?? "";
+  }
+
+  #write(name, text) {
+    this.#written.set(name, text);
+    try {
+      if (text) this.#storage.setItem(this.#prefix + name, text);
+      else this.#storage.removeItem(this.#prefix + name);
+    } catch {
+      // What it has is older, and better than nothing: a send is repeated under its ref, a draft is a part.
+    }
   }
 }
 
