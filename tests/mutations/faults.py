@@ -193,6 +193,7 @@ FAULTS = (
         "gateway/delivery.py",
         "    due = now + ack_timeout if in_chat else max(now, quiet_until)\n",
         "    due = now if in_chat else max(now, quiet_until)\n",
+        also=(("        if facts.too_soon:\n", "        if False:\n"),),  # the look would wait
     ),
     Fault(
         "unread is counted up instead of computed (I5)",

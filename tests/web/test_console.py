@@ -323,6 +323,8 @@ async def test_whoever_has_waited_longest_is_on_top_however_many_wait(tmp_path: 
             wire = await customer(it, sub)
             await wire.send("bye")
         await at.sign_in()
+        unanswered = at.page.locator("[data-filter=unanswered]")
+        await expect(unanswered).to_contain_text(f"{MORE + 1}")  # all are here
         await at.page.keyboard.press("Alt+u")
         await expect(at.page.locator("#name")).to_have_text("First")
         await at.page.locator("[data-filter=unanswered]").click()

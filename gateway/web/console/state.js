@@ -291,7 +291,7 @@ export class Kept {
 
   /** The server refused it: it is kept, and goes out again only when somebody says so. */
   fail(ref, failed) {
-    this.#write(this.unsent.map((send) => (send.ref === ref ? { ...send, failed } : send)));
+    this.#writeUnsent(this.unsent.map((send) => (send.ref === ref ? { ...send, failed } : send)));
   }
 
   settle(ref) {
