@@ -62,6 +62,7 @@ AGAIN = 0.05  # seconds until a tenant that was busy is asked again
 RETRY = 1.0  # seconds until a chunk is tried again when the database could not be written
 LONGEST = 3_600.0  # seconds of one sleep: until it is looked again whether it is time
 CATCH_UP = 1.0  # seconds of its pace that a campaign which was kept waiting makes up for
+CALM = 10.0  # seconds without anything to send, after which what waits is looked at anew
 LATE = 60.0  # seconds that a beginning may have passed by: clocks differ, and a file takes its time
 FORGET = 2_000  # recipients of what is discarded that go in one change
 
@@ -136,6 +137,10 @@ class _Lane:
     task: asyncio.Task[None] | None = None
     failing: float = float("inf")
     sent: int = 0
+
+    def calm(self) -> None:
+        """Nothing is being sent: who waits now has nothing to do with what is sent next."""
+        self.failing, self.sent = float("inf"), 0
 
     def is_held_up(self, waiting: Waiting) -> bool:
         """Whether there are enough of its devices that wait."""
@@ -381,15 +386,16 @@ class Campaigns:
         """Send one tenant's campaigns in turn, one chunk at a time."""
         while not self._chat.draining:
             lane.wake.clear()
-            run = min(lane.runs.values(), key=lambda run: run.due_at, default=None)
-            if run is None or run.due_at == float("inf"):
+            now, runs = self._chat.clock(), lane.runs.values()
+            over = [r for r in runs if _is_over(r.campaign, now) and r.due_at <= now]
+            run = min(over or runs, key=lambda run: run.due_at, default=None)
+            early = float("inf") if run is None else run.due_at - now
+            if early > CALM:
+                lane.calm()
+            if run is None or early == float("inf"):
                 await lane.wake.wait()
                 continue
-            early = run.due_at - self._chat.clock()
-            if early > 0 or (
-                lane.is_held_up(self._waiting(tenant))
-                and not _is_over(run.campaign, self._chat.clock())
-            ):
+            if early > 0 or (not over and lane.is_held_up(self._waiting(tenant))):
                 await _either(lane.wake, min(early, LONGEST) if early > 0 else AGAIN)
                 continue
             began = self._chat.clock()

@@ -55,7 +55,7 @@ _message = message
 
 def weight(message: Message) -> int:
     """Bytes of what somebody said, as it is written; what else is in a frame is short."""
-    return len(orjson.dumps(message.text)) - 2 + len(message.data or "")
+    return len(orjson.dumps(message.text)) - 2 + len((message.data or "").encode())
 
 
 def page(messages: list[Message], room: int, *, more: bool) -> tuple[list[Message], bool]:

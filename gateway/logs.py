@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO, cast
 
 import structlog
@@ -18,7 +20,8 @@ from gateway.config import Log, LogFormat
 
 def set_up(log: Log) -> None:
     """Send structlog's and the standard library's records to stderr in one format."""
-    stream = _Forgiving(sys.stderr)
+    stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115  (it may be closed)
+    stream = _Forgiving(stderr)
     level = logging.getLevelNamesMapping()[log.level.value.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
@@ -30,7 +33,7 @@ def set_up(log: Log) -> None:
         renderer = structlog.processors.JSONRenderer()
     else:
         renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
+            colors=stderr.isatty(),
             # The default shows the values of local variables: tokens and texts among them.
             exception_formatter=structlog.dev.plain_traceback,
         )

@@ -15,6 +15,7 @@ behind the replay, so that every client sees seq in order with no gap (I4).
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -123,7 +124,8 @@ class Held:
 
 STATES_PER_MINUTE = 60.0
 STATES_AT_ONCE = 10.0
-"""How often a session may change its state before its next frame waits: agents are told of each."""
+"""How often a session may change its state; beyond it the newest counts, a little later. Agents are
+told of each change."""
 
 _SENDS = (protocol.Send, protocol.AgentSend)
 
@@ -204,7 +206,8 @@ class Session:
 class CustomerSession(Session):
     """A customer's session. `noted` is the furthest ack that came while in the background.
 
-    `acked` is how far this session itself has acknowledged, from where its messages began.
+    `acked` is how far this session itself has acknowledged, from where its messages began;
+    `replaying` is there until the replay has ended.
     """
 
     state: SessionState = SessionState.ACTIVE
@@ -215,6 +218,8 @@ class CustomerSession(Session):
     states: TokenBucket = field(
         default_factory=lambda: TokenBucket(STATES_PER_MINUTE, STATES_AT_ONCE)
     )
+    turn: SessionState | None = None  # what its state is to be, when it may change again
+    replaying: asyncio.Future[None] | None = None
     key: Key = field(init=False)
     _phone: str = field(init=False)
 

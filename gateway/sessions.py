@@ -182,25 +182,24 @@ class Sessions:
             installation=hello.installation,
         )
         said_bye = False
-        replaying: asyncio.Task[None] | None = None
         try:
             joined = await self._chat.join(session, hello.resume, hello.ref)
             # What it says while it reads is taken: it may acknowledge, leave, or say goodbye.
-            replaying = asyncio.create_task(self._replay(session, joined), name="replay")
+            session.replaying = asyncio.create_task(self._replay(session, joined), name="replay")
             said_bye = await self._converse(socket, session, self._customer_frame)
         except Unavailable:
             await socket.hang_up(CloseCode.SERVER_FAULT)
         finally:
             session.closed = not said_bye
             self._chat.leave(session, CloseCode.GOODBYE if said_bye else socket.code)
-            if replaying is not None and not said_bye:
-                replaying.cancel()
-        if said_bye and replaying is not None:
+            if session.replaying is not None and not said_bye:
+                session.replaying.cancel()
+        if said_bye:
             # Left first: a peer that vanishes after its bye keeps nobody waiting. Answers to what
-            # it sent wait behind the replay.
-            await asyncio.wait([replaying])
+            # it sent wait behind the replay; it may come back for them if it does not read that.
+            read = await self._has_been_read(session)
             session.closed = True
-            await socket.hang_up(CloseCode.GOODBYE)
+            await socket.hang_up(CloseCode.GOODBYE if read else CloseCode.SLOW_READER)
 
     async def _replay(self, session: CustomerSession, joined: Joined) -> None:
         try:
@@ -212,6 +211,17 @@ class Sessions:
         except Exception as error:
             _log.error("a replay failed", error=type(error).__name__, exc_info=True)
             session.close(CloseCode.SERVER_FAULT)
+        finally:
+            session.replaying = None
+
+    async def _has_been_read(self, session: CustomerSession) -> bool:
+        """Wait for the end of the replay, as long as for a pong; False if it was cut off."""
+        if session.replaying is None:
+            return True
+        _, late = await asyncio.wait([session.replaying], timeout=self._limits.ping_timeout)
+        for replaying in late:
+            replaying.cancel()
+        return not late
 
     def take_up(self, config: Config) -> None:
         """Go on with the leeways of `config`; all else of it needs a restart."""
@@ -294,11 +304,9 @@ class Sessions:
             case protocol.Typing():
                 chat.tell.customer_typing(session, on=frame.on)
             case protocol.State():
-                chat.set_state(session, SessionState(frame.state))
-                wait = session.states.take(self._clock())
-                return None if wait is None else partial(asyncio.sleep, wait)
+                self._turn(session, SessionState(frame.state))
             case protocol.History():
-                return partial(self._inbox.history, session, session.key, frame)
+                return partial(self._history, session, frame)
             case protocol.RegisterDevice():
                 return partial(self._register, session, frame)
             case protocol.DeregisterDevice():
@@ -306,6 +314,27 @@ class Sessions:
             case _:
                 self._common_frame(session, frame)
         return None
+
+    def _turn(self, session: CustomerSession, state: SessionState) -> None:
+        """Change its state, at once or when it may change again; of several then the newest."""
+        if session.turn is None:
+            wait = session.states.take(self._clock())
+            if wait is None:
+                self._chat.set_state(session, state)
+                return
+            asyncio.get_running_loop().call_later(wait, self._turn_late, session)
+        session.turn = state
+
+    def _turn_late(self, session: CustomerSession) -> None:
+        state, session.turn = session.turn, None
+        session.states.take(self._clock())
+        if state is not None and not session.closed:
+            self._chat.set_state(session, state)
+
+    async def _history(self, session: CustomerSession, frame: protocol.History) -> None:
+        if session.replaying is not None:  # pages that wait behind it would be too much
+            await asyncio.wait([session.replaying])
+        await self._inbox.history(session, session.key, frame)
 
     async def _register(self, session: CustomerSession, frame: protocol.RegisterDevice) -> None:
         told = Registration.of(frame, frame.installation)

@@ -92,7 +92,7 @@ _REFUSED: Final = (
     (Refusal.TEREDO, _networks("2001::/32")),
     (Refusal.RESERVED, _networks("192.0.0.0/24", "240.0.0.0/4", "2001::/23")),
 )
-_TRANSLATED: Final = _networks("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96")
+_TRANSLATED: Final = _networks("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96", "::ffff:0:0:0/96")
 """Reach the IPv4 address in their last 32 bits (RFC 6052, RFC 8215, RFC 4291)."""
 _UNICAST: Final = IPv6Network("2000::/3")  # the only part of IPv6 that is given out to anybody
 

@@ -237,6 +237,20 @@ async def test_a_session_that_keeps_changing_its_state_waits_and_floods_no_agent
         await other.ask("ping", "pong")
         updates = [f for f in await agent.quiet() if f["type"] == "inbox_update"]
         assert len(updates) < 50  # of 100 changes: ten, and one a second
+        async with asyncio.timeout(PATIENCE):  # the last of them counts
+            while not (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_socket_that_ends_amid_its_states_has_ended(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        for _ in range(100):
+            await customer.send("state", state="active")
+        customer.vanish()
+        async with asyncio.timeout(PATIENCE):
+            while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
+                await asyncio.sleep(0.01)
 
 
 # A replay that is read slowly
@@ -244,10 +258,10 @@ async def test_a_session_that_keeps_changing_its_state_waits_and_floods_no_agent
 
 @asynccontextmanager
 async def _a_long_replay(
-    directory: Path, ttl: float = 600.0
+    directory: Path, ttl: float = 600.0, limits: dict[str, Any] | None = None
 ) -> AsyncIterator[tuple[Running, Wire]]:
     """A customer who has been welcomed, and reads nothing of the 200 long messages that follow."""
-    async with running(directory, delivery=PATIENT) as it:
+    async with running(directory, delivery=PATIENT, limits=limits) as it:
         for _ in range(200):
             await it.write(text="x" * 8_000, data={"x": "x" * 8_000})
         customer = await _with_a_small_window(it, ttl)
@@ -292,6 +306,26 @@ async def test_who_says_goodbye_while_the_replay_comes_has_left_and_gets_all_ans
         assert (await customer.take("sent", ref="last"))["seq"] == 201
 
 
+async def test_pages_asked_for_while_the_replay_comes_wait_for_its_end(tmp_path: Path) -> None:
+    async with _a_long_replay(tmp_path) as (_, customer):
+        for n in range(4):
+            await customer.send("history", ref=f"h{n}")
+        customer.socket.transport.resume_reading()
+        for n in range(4):
+            assert (await customer.take("history", ref=f"h{n}"))["more"] is True
+        await customer.ask("ping", "pong")
+
+
+async def test_who_says_goodbye_and_does_not_read_is_cut_off(tmp_path: Path) -> None:
+    quick = {"ping_interval": 30.0, "ping_timeout": 0.5}
+    async with _a_long_replay(tmp_path, limits=quick) as (it, customer):
+        await customer.send("bye")
+        sockets = it.gateway.sockets
+        async with asyncio.timeout(PATIENCE):
+            while sockets._handlers:
+                await asyncio.sleep(0.01)
+
+
 async def test_a_token_ends_while_the_replay_comes(tmp_path: Path) -> None:
     async with _a_long_replay(tmp_path, ttl=3.0) as (it, _):
         async with asyncio.timeout(2 * PATIENCE):
@@ -305,7 +339,7 @@ async def test_a_token_ends_while_the_replay_comes(tmp_path: Path) -> None:
 async def test_an_inbox_page_ends_where_it_would_be_too_large(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         for n in range(40):
-            await it.write(f"c-{n}", text="é" * 8_000, data={"x": "x" * 16_000})
+            await it.write(f"c-{n}", text="é" * 1_000, data={"x": "漢" * 5_300})
         agent = await it.agent()
         found: list[str] = []
         cursor: dict[str, str] = {}
