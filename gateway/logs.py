@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TextIO, cast
 
 import structlog
@@ -20,8 +18,7 @@ from gateway.config import Log, LogFormat
 
 def set_up(log: Log) -> None:
     """Send structlog's and the standard library's records to stderr in one format."""
-    stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115  (it may be closed)
-    stream = _Forgiving(stderr)
+    stream = _Forgiving(sys.stderr)
     level = logging.getLevelNamesMapping()[log.level.value.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
@@ -33,7 +30,7 @@ def set_up(log: Log) -> None:
         renderer = structlog.processors.JSONRenderer()
     else:
         renderer = structlog.dev.ConsoleRenderer(
-            colors=stderr.isatty(),
+            colors=stream.isatty(),
             # The default shows the values of local variables: tokens and texts among them.
             exception_formatter=structlog.dev.plain_traceback,
         )
@@ -56,14 +53,20 @@ class _Forgiving(io.TextIOBase):
     not undo, stop or hold up what was to be told of.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
+        """`stream` is None where it was closed before the start."""
         self._stream = stream
 
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):
-            self._stream.write(text)
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self._stream.flush()
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()

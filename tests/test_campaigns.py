@@ -564,6 +564,14 @@ async def test_a_campaign_stands_still_while_most_of_it_waits_for_a_backend_that
         assert (await over(it, id))["sent"] == 1_000
 
 
+def test_what_waited_before_a_campaign_began_does_not_hold_it_up() -> None:
+    lane = campaigns._Lane()
+    assert not lane.is_held_up(Waiting(0, 0))
+    lane.calm()  # it was over; meanwhile a backend began to fail, for those who chat
+    assert not lane.is_held_up(Waiting(0, 300))
+    assert lane.is_held_up(Waiting(0, 300 + campaigns.BUSY + 1))
+
+
 async def test_a_beginning_that_has_passed_is_refused(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         for late, status in ((30.0, 201), (3_600.0, 400)):

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, redirect_stderr
@@ -607,6 +608,19 @@ def test_a_logged_fault_shows_where_it_was_but_no_values(format: config.LogForma
         logging.root.handlers[:], logging.root.level = before
     assert stderr.getvalue().count("_break") >= 2
     assert CANARIES["text"] not in stderr.getvalue()
+
+
+@pytest.mark.parametrize("format", list(config.LogFormat))
+def test_without_a_stderr_nothing_is_logged_and_nothing_breaks(
+    format: config.LogFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = logging.root.handlers[:], logging.root.level
+    monkeypatch.setattr(sys, "stderr", None)
+    logs.set_up(config.Log(format=format))
+    structlog.get_logger("x").error("broken")
+    logging.getLogger("y").error("broken")
+    structlog.reset_defaults()
+    logging.root.handlers[:], logging.root.level = before
 
 
 def _break(text: str) -> float:

@@ -597,8 +597,9 @@ FAULTS = (
     Fault(
         "a log that cannot be written stops what was to be told of",
         "gateway/logs.py",
-        "        with suppress(OSError, ValueError):\n            self._stream.write(text)\n",
-        "        self._stream.write(text)\n",
+        "            with suppress(OSError, ValueError):\n"
+        "                self._stream.write(text)\n",
+        "            self._stream.write(text)\n",
         ("tests/test_crash.py",),
     ),
     Fault(

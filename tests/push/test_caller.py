@@ -24,8 +24,11 @@ from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 from yarl import URL
 
+from push import caller as calling
+from push.adapters import Adapter, Request
 from push.caller import ANSWER_BYTES, Caller, Signed
-from push.ring import Endpoint, Verdict, VerdictKind
+from push.content import BOUND
+from push.ring import Endpoint, Ring, Target, Verdict, VerdictKind
 from push.verdicts import Answer
 from tests.push.scripted import OLD_SECRET, SECRET, TOKEN, Answered, a_claim, a_ring, an_endpoint
 from tests.push.served import OK, local, request_of, saying, serving
@@ -63,6 +66,23 @@ async def test_the_request_is_one_signed_post_of_the_adapter_s_body(
     assert headers["webhook-id"] == "r_01"
     for secret in (SECRET, OLD_SECRET):
         assert Webhook(secret).verify(body, headers)["deviceToken"] == TOKEN
+
+
+async def test_an_adapter_that_reads_tokens_is_written_with_none_but_them(
+    caller: Caller, backend: aioresponses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def request(ring: Ring, target: Target, endpoint: Endpoint) -> Request:
+        if target.token != TOKEN:
+            raise ValueError("no token of ours")
+        return Request({}, orjson.dumps([target.token, ring.text]))
+
+    monkeypatch.setattr(calling, "adapter_named", lambda name, options: Adapter(request))
+    backend.post(PLACE, status=200, response_class=Answered)
+    claim = a_claim(ring=a_ring(text="long " * 2_000))
+    verdict, _ = await caller.call(an_endpoint(), claim, time.time())
+    assert verdict.kind is VerdictKind.ACCEPTED
+    [[sent]] = backend.requests.values()
+    assert BOUND - 5 <= len(sent.kwargs["data"]) <= BOUND
 
 
 async def test_a_retry_sends_the_same_bytes_under_the_same_id_signed_anew(
