@@ -15,7 +15,6 @@ behind the replay, so that every client sees seq in order with no gap (I4).
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -219,7 +218,7 @@ class CustomerSession(Session):
         default_factory=lambda: TokenBucket(STATES_PER_MINUTE, STATES_AT_ONCE)
     )
     turn: SessionState | None = None  # what its state is to be, when it may change again
-    replaying: asyncio.Future[None] | None = None
+    replaying: Any = None  # a task
     key: Key = field(init=False)
     _phone: str = field(init=False)
 
