@@ -18,6 +18,7 @@ import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -236,7 +237,7 @@ class Devices:
     async def forget(self, before: float) -> None:
         """Forget registrations whose token died before then (epoch seconds)."""
 
-        def change(tx: Transaction, key: Key) -> None:
+        def change(key: Key, tx: Transaction) -> None:
             c = tx.conversation(key)
             for device in c.devices if c is not None else ():
                 if c is not None and not device.live and (device.state_at or 0.0) < before:
@@ -247,7 +248,7 @@ class Devices:
     async def expire(self, tenant: str, before: float) -> None:
         """Remove registrations that were not told again since then (epoch seconds)."""
 
-        def change(tx: Transaction, key: Key) -> None:
+        def change(key: Key, tx: Transaction) -> None:
             c = tx.conversation(key)
             for device in c.devices if c is not None else ():
                 # One whose token does not open is live in its row, and dead here.
@@ -259,17 +260,14 @@ class Devices:
     async def _for_each(
         self,
         some: Callable[[], Awaitable[list[Key]]],
-        change: Callable[[Transaction, Key], None],
+        change: Callable[[Key, Transaction], None],
     ) -> None:
         """Change whom `some` finds, as long as it finds others than before."""
         done = set[Key]()
         while keys := [key for key in await some() if key not in done]:
             for key in keys:
-                await self._store.submit(
-                    lambda tx, key=key: change(tx, key),  # type: ignore[misc]
-                    Needs(keys=(key,)),
-                    later=True,
-                )
+                needs = Needs(keys=(key,))
+                await self._store.submit(partial(change, key), needs, later=True)
             done.update(keys)
 
     async def sign_out(self, key: Key) -> bool:
@@ -315,6 +313,6 @@ def _gone(tx: Transaction, c: Conversation, device: Device, why: str) -> Convers
     """Without this registration; told of each message for which it might still have been rung."""
     c = tx.remove_device(c, device)
     if c.last_seq:
-        first = min(max(device.covered_seq, c.acked_seq) + 1, c.last_seq)
+        first = min(c.left_from(device), c.last_seq)
         tx.event(c, first, c.last_seq, "device_removed", reason=why)
     return c

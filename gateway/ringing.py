@@ -235,7 +235,7 @@ class Ringing:
         self, tx: Transaction, c: Conversation, device: Device, decision: Decision, last: Cut
     ) -> None:
         tx.after_commit(lambda: self.decided(c.tenant, decision))
-        from_seq = max(device.covered_seq, c.acked_seq) + 1
+        from_seq = c.left_from(device)
         upto = device.ring_seq if device.ring else last.seq
         tx.event(
             c,
@@ -388,7 +388,7 @@ class Ringing:
             locale=device.locale,
             installation=device.installation,
             claimed_at=tx.now,
-            since=min(max(device.covered_seq, c.acked_seq) + 1, seq),
+            since=min(c.left_from(device), seq),
         )
         device = replace(
             device,

@@ -71,7 +71,6 @@ class Gateway:
             waiting = await self.core.start(self._caller)
             await self._listen()
         except BaseException:
-            await self.sockets.stop()
             await self._close()
             raise
         _log.info("ready", **self.ports, waiting=waiting)
@@ -97,7 +96,6 @@ class Gateway:
         self.core.drain()
         self.sockets.stop_accepting()
         await self._close_sessions()
-        await self.sockets.stop()
         await self._close()
         _log.info("stopped")
 
@@ -159,6 +157,7 @@ class Gateway:
             await asyncio.sleep(pause)
 
     async def _close(self) -> None:
+        await self.sockets.stop()
         for runner in self._runners:
             await runner.cleanup()
         await self.core.stop()

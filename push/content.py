@@ -116,9 +116,8 @@ def fitted(
     """
     request = write(ring)
     for name in ("text", "title"):
-        if getattr(ring, name) is None or len(request.body) <= BOUND:
-            continue
-        if _size(measure(ring)) > BOUND:
+        told = getattr(ring, name) is not None
+        if told and len(request.body) > BOUND and _size(measure(ring)) > BOUND:
             ring = _shortened(measure, ring, name)
             request = write(ring)
     return request

@@ -92,7 +92,12 @@ _REFUSED: Final = (
     (Refusal.TEREDO, _networks("2001::/32")),
     (Refusal.RESERVED, _networks("192.0.0.0/24", "240.0.0.0/4", "2001::/23")),
 )
-_TRANSLATED: Final = _networks("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96", "::ffff:0:0:0/96")
+_TRANSLATED: Final = tuple(
+    network
+    for why, networks in _REFUSED
+    if why in (Refusal.MAPPED, Refusal.NAT64)
+    for network in networks
+)
 """Reach the IPv4 address in their last 32 bits (RFC 6052, RFC 8215, RFC 4291)."""
 _UNICAST: Final = IPv6Network("2000::/3")  # the only part of IPv6 that is given out to anybody
 
@@ -121,9 +126,9 @@ def refusal(address: str, allowed: Iterable[Network] = ()) -> Refusal | None:
         if any(ip in network for network in networks):
             return why
     if any(ip in network for network in allowed):
-        translated = any(ip in network for network in _TRANSLATED)
-        inner = str(IPv4Address(int(ip) & 0xFFFF_FFFF))
-        return refusal(inner, allowed) if translated else None
+        if not any(ip in network for network in _TRANSLATED):
+            return None
+        return refusal(str(IPv4Address(int(ip) & 0xFFFF_FFFF)), allowed)
     for why, networks in _REFUSED:
         if any(ip in network for network in networks):
             return why

@@ -291,6 +291,10 @@ class Conversation(msgspec.Struct, frozen=True):
     def live_devices(self) -> tuple[Device, ...]:
         return tuple([d for d in self.devices if d.live])
 
+    def left_from(self, device: Device) -> int:
+        """The first place that is neither acknowledged nor covered on `device`."""
+        return max(device.covered_seq, self.acked_seq) + 1
+
     def device(self, id: int) -> Device | None:
         for device in self.devices:
             if device.id == id:

@@ -222,6 +222,13 @@ async def test_more_missing_than_the_resume_limit_means_reload(tmp_path: Path) -
 # States
 
 
+async def _in_chat(it: Running, expected: bool) -> None:
+    """Wait until the customer is, or is not."""
+    async with asyncio.timeout(PATIENCE):
+        while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"] is not expected:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_session_that_keeps_changing_its_state_waits_and_floods_no_agent(
     tmp_path: Path,
 ) -> None:
@@ -237,9 +244,7 @@ async def test_a_session_that_keeps_changing_its_state_waits_and_floods_no_agent
         await other.ask("ping", "pong")
         updates = [f for f in await agent.quiet() if f["type"] == "inbox_update"]
         assert len(updates) < 50  # of 100 changes: ten, and one a second
-        async with asyncio.timeout(PATIENCE):  # the last of them counts
-            while not (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
-                await asyncio.sleep(0.01)
+        await _in_chat(it, True)  # the last of them counts
 
 
 async def test_a_socket_that_ends_amid_its_states_has_ended(tmp_path: Path) -> None:
@@ -248,9 +253,7 @@ async def test_a_socket_that_ends_amid_its_states_has_ended(tmp_path: Path) -> N
         for _ in range(100):
             await customer.send("state", state="active")
         customer.vanish()
-        async with asyncio.timeout(PATIENCE):
-            while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
-                await asyncio.sleep(0.01)
+        await _in_chat(it, False)
 
 
 # A replay that is read slowly
@@ -286,9 +289,7 @@ async def test_who_leaves_while_the_replay_comes_has_left(tmp_path: Path) -> Non
     async with _a_long_replay(tmp_path) as (it, customer):
         assert (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"] is True
         await customer.send("state", state="background")
-        async with asyncio.timeout(PATIENCE):
-            while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
-                await asyncio.sleep(0.01)
+        await _in_chat(it, False)
 
 
 async def test_who_says_goodbye_while_the_replay_comes_has_left_and_gets_all_answers(
@@ -297,9 +298,7 @@ async def test_who_says_goodbye_while_the_replay_comes_has_left_and_gets_all_ans
     async with _a_long_replay(tmp_path) as (it, customer):
         await customer.send("send", ref="last", text="bye")
         await customer.send("bye")
-        async with asyncio.timeout(PATIENCE):
-            while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
-                await asyncio.sleep(0.01)
+        await _in_chat(it, False)
         customer.socket.transport.resume_reading()
         assert await customer.closed() == 1000
         assert [f["seq"] for f in customer._skipped if f["type"] == "message"][-1] == 200
@@ -328,9 +327,7 @@ async def test_who_says_goodbye_and_does_not_read_is_cut_off(tmp_path: Path) -> 
 
 async def test_a_token_ends_while_the_replay_comes(tmp_path: Path) -> None:
     async with _a_long_replay(tmp_path, ttl=3.0) as (it, _):
-        async with asyncio.timeout(2 * PATIENCE):
-            while (await it.call("GET", STATUS, Role.SERVICE))[1]["in_chat"]:
-                await asyncio.sleep(0.05)
+        await _in_chat(it, False)
 
 
 # Pages

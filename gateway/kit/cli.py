@@ -136,7 +136,7 @@ def push_test(
                 fail(f"--device: {error}")
             if to.device is not None and backend is None:
                 endpoint = _endpoint_for(settings, name, to.device)
-        if silent and not adapter_named(endpoint.adapter, endpoint.options).silent:
+        if silent and not endpoint.backend.silent:
             fail(f"--silent: the adapter {endpoint.adapter} has no silent rings, and none are made")
         ring = trial.ring_for(to, silent=silent, title=title, text=text)
         exchange = asyncio.run(trial.ring(endpoint, ring, to.token))

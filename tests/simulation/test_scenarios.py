@@ -23,7 +23,7 @@ from storage.store import Store
 from tests.simulation.days import Day
 from tests.simulation.disk import LATENCIES
 from tests.simulation.ears import Heard, Mood
-from tests.simulation.peers import ABNORMAL, Customer
+from tests.simulation.peers import ABNORMAL, Customer, Visit
 from tests.simulation.world import World
 
 replace = msgspec.structs.replace
@@ -46,6 +46,13 @@ def day(tmp_path: Path) -> Iterator[Day]:
 
 def rung(day: Day) -> list[Heard]:
     return [heard for heard in day.world.ears.log if heard.kind != "badge"]
+
+
+def comes(world: World, customer: Customer) -> Visit:
+    """Into chat, to stay, and to acknowledge nothing by itself."""
+    visit = world.visit(customer, active=True, acks=False, resume=False, ttl=9999.0)
+    assert visit is not None
+    return visit
 
 
 def test_ten_minutes_of_500_cost_the_retries_of_one_ring_and_one_further_ring(day: Day) -> None:
@@ -715,8 +722,7 @@ def test_what_is_left_by_a_partial_ack_has_its_own_time(day: Day, patience: floa
     """What came next has expired meanwhile, or is all that was due."""
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
-    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
-    assert visit is not None
+    visit = comes(world, anna)
     world.run(15.0)
     world.write(anna, MessageKind.CHAT, None)
     world.run(0.5)
@@ -735,8 +741,7 @@ def test_who_leaves_does_not_wait_for_what_was_not_due_in_chat(day: Day) -> None
     """The due time of an older one has come, the device waits for the newer one's own."""
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
-    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
-    assert visit is not None
+    visit = comes(world, anna)
     world.run(15.0)
     world.write(anna, MessageKind.PROACTIVE, 4.0)
     world.run(3.0)
@@ -797,8 +802,7 @@ def test_who_is_beyond_what_one_look_sees_is_not_taken_for_opted_out(
     world.register(anna, "phone-2", "TOKEN-2", environment="sandbox")
     world.register(ben, "phone-3", "TOKEN-3", environment="sandbox")
     world.wish(anna, Wishes(proactive=False), 0.0)
-    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
-    assert visit is not None
+    visit = comes(world, anna)
     world.run(15.0)
     world.ears.mood = Mood.HANGS
     world.write(ben, MessageKind.CHAT, None)
@@ -907,8 +911,7 @@ def test_what_expired_while_its_device_waited_takes_nothing_along_within_a_grace
     reload(day, in_flight=1)
     world.register(anna, "phone-1", "TOKEN-1")
     world.register(ben, "phone-2", "TOKEN-2")
-    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
-    assert visit is not None
+    visit = comes(world, anna)
     world.run(15.0)
     world.write(anna, MessageKind.PROACTIVE, 6.0)
     world.run(4.5)
@@ -930,8 +933,7 @@ def test_in_chat_what_nobody_rings_for_has_its_own_time_too(day: Day) -> None:
     """A chat message is due; the proactive one that the customer opted out of is not."""
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
-    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
-    assert visit is not None
+    comes(world, anna)
     world.run(15.0)
     world.wish(anna, Wishes(proactive=False), 0.0)
     world.write(anna, MessageKind.CHAT, None)
@@ -948,8 +950,7 @@ def test_what_nobody_rings_for_takes_nothing_along_within_a_grace(day: Day) -> N
     """Like day 20002159, whose older message had expired when the device was looked at."""
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
-    visit = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
-    assert visit is not None
+    visit = comes(world, anna)
     world.run(15.0)
     world.wish(anna, Wishes(proactive=False), 0.0)
     world.write(anna, MessageKind.PROACTIVE, None)
@@ -972,7 +973,7 @@ def test_who_has_just_come_into_chat_is_not_rung_when_quiet_hours_are_lifted(day
     world.write(anna, MessageKind.CHAT, None)
     world.run(4.5)
     assert rung(day) == []
-    assert world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0) is not None
+    comes(world, anna)
     began = world.process.loop.time()
     world.run(0.1)
     world.wish(anna, Wishes(), 0.0)

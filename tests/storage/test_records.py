@@ -83,6 +83,13 @@ def test_cursors_are_cuts() -> None:
     assert (rung.covered, rung.ring_to) == (Cut(3, 2), Cut(9, 4))
 
 
+@pytest.mark.parametrize(("covered", "first"), [(0, 8), (8, 9)])
+def test_what_is_left_for_a_device_is_neither_acknowledged_nor_covered(
+    covered: int, first: int
+) -> None:
+    assert CONVERSATION.left_from(device(1, covered_seq=covered)) == first
+
+
 def test_a_span_counts_its_counted_messages() -> None:
     span = Span(2, 1, 9, 4, Outcome.PUSHED)
     assert (span.lo, span.hi, span.count) == (Cut(2, 1), Cut(9, 4), 3)
