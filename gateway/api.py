@@ -236,7 +236,7 @@ class Api:
         """The customer's own status; zeros for one whom nobody has written to yet."""
         who = self.who(request, Role.CUSTOMER)
         c = await self._chat.store.conversation(Key(who.tenant, who.sub))
-        return as_json(self._status(c or Conversation(0, who.tenant, who.sub)))
+        return as_json(self._status(c or Conversation(0, Key(who.tenant, who.sub))))
 
     def _status(self, c: Conversation) -> dict[str, Any]:
         return {**frames.facts(c), "in_chat": self._chat.hub.is_in_chat(c.key)}

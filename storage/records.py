@@ -237,8 +237,7 @@ class Conversation(msgspec.Struct, frozen=True):
     """
 
     id: int
-    tenant: str
-    customer: str
+    key: Key
     name: str | None = None
     live: bool = False
     unanswered: bool = False
@@ -266,8 +265,12 @@ class Conversation(msgspec.Struct, frozen=True):
     wishes: Wishes | None = None
 
     @property
-    def key(self) -> Key:
-        return _tuple(Key, (self.tenant, self.customer))
+    def tenant(self) -> str:
+        return self.key.tenant
+
+    @property
+    def customer(self) -> str:
+        return self.key.customer
 
     @property
     def last(self) -> Cut:

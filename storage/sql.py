@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from storage.records import (
@@ -19,6 +20,7 @@ from storage.records import (
     Device,
     DeviceState,
     Event,
+    Key,
     Message,
     Outcome,
     Span,
@@ -27,11 +29,14 @@ from storage.records import (
 from storage.schema import COUNTED
 from storage.vault import Sealed, Unreadable, Vault
 
+replace = msgspec.structs.replace
+
 Statement = tuple[str, Sequence[Any]]
 """One SQL statement and its parameters."""
 
 MESSAGE = tuple(Message.__struct_fields__)
 DEVICE = tuple(name for name in Device.__struct_fields__ if name != "lookup")
+_STATE, _OWES = DEVICE.index("state"), DEVICE.index("owes")
 WISHES = tuple(Wishes.__struct_fields__)
 CONVERSATION = (
     "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord", "last_said",
@@ -106,7 +111,7 @@ DELETE_SPANS = """
 
 def conversation_row(c: Conversation) -> tuple[Any, ...]:
     return (
-        c.id, c.tenant, c.customer, c.name, int(c.live), int(c.unanswered), c.last_seq,
+        c.id, *c.key, c.name, int(c.live), int(c.unanswered), c.last_seq,
         c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord,
         c.agent_acked_seq, c.agent_acked_said, c.agent_read_seq, c.agent_read_said, c.badge_seq,
         c.push_due_at, c.hold_from, c.expires_at, c.updated_at, c.last_event,
@@ -294,19 +299,29 @@ def to_message(row: Sequence[Any]) -> Message:
 
 def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
     """A registration with its token opened; one whose token does not open is dead."""
-    values = dict(zip(DEVICE, row, strict=True))
-    values["state"] = DeviceState(values["state"])
-    values["owes"] = bool(values["owes"])
-    if values["sealed_by"] is not None:
-        sealed = Sealed(values["token"], values["sealed"], values["sealed_by"])
-        values["lookup"] = sealed.lookup
-        try:
-            values["token"] = vault.open(tenant, values["id"], sealed)
-        except Unreadable:
-            values |= {"token": "", "state": DeviceState.DEAD, "state_at": values["registered_at"]}
-            values |= {"ring": None, "ring_seq": 0, "ring_ord": 0, "attempt": 0}
-            values["owes"] = values["wake_at"] is not None
-    return Device(**values)
+    values = list(row)
+    values[_STATE] = DeviceState(values[_STATE])
+    values[_OWES] = bool(values[_OWES])
+    device = Device(*values)
+    if device.sealed_by is None:
+        return device
+    sealed = Sealed(device.token, device.sealed, device.sealed_by)
+    try:
+        token = vault.open(tenant, device.id, sealed)
+    except Unreadable:
+        return replace(
+            device,
+            lookup=sealed.lookup,
+            token="",
+            state=DeviceState.DEAD,
+            state_at=device.registered_at,
+            ring=None,
+            ring_seq=0,
+            ring_ord=0,
+            attempt=0,
+            owes=device.wake_at is not None,
+        )
+    return replace(device, lookup=sealed.lookup, token=token)
 
 
 def to_span(row: Sequence[Any]) -> Span:
@@ -325,22 +340,22 @@ def to_conversation(
     newest: Message | None,
     newest_counted: Message | None,
 ) -> Conversation:
-    values: dict[str, Any] = dict(zip(CONVERSATION, row, strict=False))
-    values["live"] = bool(values["live"])
-    values["unanswered"] = bool(values["unanswered"])
-    muted_until, proactive, *where_and_when = row[len(CONVERSATION) : len(CONVERSATION) + 4]
+    id, tenant, customer, name, live, unanswered, *cursors = row[: len(CONVERSATION)]
+    muted_until, proactive, time_zone, quiet_hours = row[len(CONVERSATION) : -1]
+    wishes = None
     if proactive is not None:
-        time_zone, quiet_hours = where_and_when
-        values["wishes"] = Wishes(
+        wishes = Wishes(
             muted_until=muted_until,
             proactive=bool(proactive),
             time_zone=time_zone,
             quiet_hours=quiet_hours,
         )
-    return Conversation(
-        **values,
+    bare = Conversation(id, Key(tenant, customer), name, bool(live), bool(unanswered), *cursors)
+    return replace(
+        bare,
         settled=settled,
         devices=devices,
         newest=newest,
         newest_counted=newest_counted,
+        wishes=wishes,
     )

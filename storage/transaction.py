@@ -165,9 +165,7 @@ class Transaction:
 
     def create(self, key: Key, name: str | None) -> Conversation:
         """A conversation for a customer that nobody has seen before."""
-        conversation = Conversation(
-            self.next_conversation, key.tenant, key.customer, name, updated_at=self.now
-        )
+        conversation = Conversation(self.next_conversation, key, name, updated_at=self.now)
         self.next_conversation += 1
         return self.put(conversation)
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.dryrun import dry_run
 from gateway.policies import Policy
 from push.backends import OWN, Backend
-from storage.records import Conversation, Device, DeviceState, Event, Message, Outcome
+from storage.records import Conversation, Device, DeviceState, Event, Key, Message, Outcome
 from storage.store import Told
 
 AT = 1_795_510_800.0
@@ -54,7 +54,7 @@ def decided(
     after: float = 60.0,
     **message: Any,
 ) -> list[tuple[str, str]]:
-    c = Conversation(3, "acme", "c-1", devices=() if device is None else (device,))
+    c = Conversation(3, Key("acme", "c-1"), devices=() if device is None else (device,))
     told = Told(msgspec.structs.replace(MESSAGE, **message), c, outcome, None, list(events))
     answer = dry_run(told, policy, now=now, backends=backends, after=after)
     assert answer["name"] == policy
@@ -139,7 +139,7 @@ def test_a_look_of_an_early_version_is_known_by_the_token_alone() -> None:
 
 
 def test_a_device_that_is_gone_is_named_as_it_was() -> None:
-    c = Conversation(3, "acme", "c-1")
+    c = Conversation(3, Key("acme", "c-1"))
     told = Told(MESSAGE, c, Outcome.PUSHED, None, [DUE, RUNG])
     (entry,) = dry_run(told, D, now=NOW, backends=(OWN,))["devices"]
     assert (entry["device"], entry["installation"]) == ("old", "phone-1")

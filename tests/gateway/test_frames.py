@@ -8,7 +8,7 @@ import pytest
 
 from gateway import frames, protocol
 from gateway.protocol import ErrorCode, FrameError, ReceiptState
-from storage.records import Conversation, Message
+from storage.records import Conversation, Key, Message
 
 AT = 1_795_510_800.25
 AT_TEXT = "2026-11-24T09:00:00.250Z"
@@ -45,8 +45,7 @@ PLAIN = {
 }
 CONVERSATION = Conversation(
     id=3,
-    tenant="acme",
-    customer="c-1",
+    key=Key("acme", "c-1"),
     live=True,
     last_seq=9,
     last_ord=4,

@@ -44,10 +44,10 @@ def test_a_ring_is_unwanted_only_if_all_that_it_covers_is_known_to_be(
     device = Device(
         1, "phone", "token", 1, 0.0, covered_seq=3, covered_ord=3, ring="{}", ring_seq=6, ring_ord=6
     )
-    c = Conversation(
-        1, "acme", "c-1", last_seq=9, last_ord=9, devices=(device,), wishes=Wishes(proactive=False)
-    )
     key = Key("acme", "c-1")
+    c = Conversation(
+        1, key, last_seq=9, last_ord=9, devices=(device,), wishes=Wishes(proactive=False)
+    )
     loaded = Loaded(unacked={key: [message(ord, kind) for ord, kind in read.items()]}, asked={key})
     tx = Transaction(1.0, {key: c}, loaded, 2, 2)
     assert all_unwanted(tx, c, device) is unwanted

@@ -7,7 +7,16 @@ import orjson
 import pytest
 
 from gateway import why
-from storage.records import Conversation, Device, DeviceState, Event, Message, Outcome, fingerprint
+from storage.records import (
+    Conversation,
+    Device,
+    DeviceState,
+    Event,
+    Key,
+    Message,
+    Outcome,
+    fingerprint,
+)
 from storage.store import Told
 
 AT = 1_795_510_800.0
@@ -51,7 +60,7 @@ def told(
     due: float | None = None,
     devices: tuple[Device, ...] = (),
 ) -> Told:
-    c = Conversation(3, "acme", "c-1", push_due_at=due, devices=devices)
+    c = Conversation(3, Key("acme", "c-1"), push_due_at=due, devices=devices)
     return Told(message, c, outcome, reason, list(events))
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from storage import outcomes
 from storage.outcomes import TRANSITIONS, Change, Trigger
-from storage.records import Conversation, Cut, Outcome, Span
+from storage.records import Conversation, Cut, Key, Outcome, Span
 
 PENDING, ACKED, PUSHED, EXPIRED, UNDELIVERABLE = Outcome
 STAYS = None
@@ -62,7 +62,7 @@ REACHED_BY = {
 class Kept:
     """A conversation with what would be on disk, beside the model."""
 
-    conversation: Conversation = field(default_factory=lambda: Conversation(1, "t", "c"))
+    conversation: Conversation = field(default_factory=lambda: Conversation(1, Key("t", "c")))
     disk: dict[int, Span] = field(default_factory=dict)
     counters: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     cuts: list[Cut] = field(default_factory=lambda: [Cut(0, 0)])
@@ -293,5 +293,5 @@ def test_a_pushed_span_survives_an_ack_of_its_first_half_and_grows_behind_it() -
 
 
 def test_without_anything_unacked_nothing_is_pending() -> None:
-    assert outcomes.pending(Conversation(1, "t", "c")) == []
-    assert outcomes.segments(Conversation(1, "t", "c")) == []
+    assert outcomes.pending(Conversation(1, Key("t", "c"))) == []
+    assert outcomes.segments(Conversation(1, Key("t", "c"))) == []

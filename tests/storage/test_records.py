@@ -50,8 +50,7 @@ def message(**fields: Any) -> Message:
 
 CONVERSATION = Conversation(
     id=1,
-    tenant="acme",
-    customer="c-1",
+    key=Key("acme", "c-1"),
     last_seq=9,
     last_ord=4,
     last_said=5,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from storage import sql
-from storage.records import Conversation, Device
+from storage.records import Conversation, Device, Key
 from storage.schema import COUNTED, MIGRATIONS
 from storage.sql import conversation_row, device_row
 
@@ -30,7 +30,7 @@ def insert(db: sqlite3.Connection, table: str, values: tuple[Any, ...] | dict[st
 
 
 def conversation(db: sqlite3.Connection, id: int = 1, tenant: str = "acme", **fields: Any) -> None:
-    c = Conversation(id, tenant, f"c-{id}", **fields)
+    c = Conversation(id, Key(tenant, f"c-{id}"), **fields)
     names = [row[1] for row in db.execute("PRAGMA table_info(conversations)")]
     order = (
         "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord",
@@ -70,9 +70,9 @@ def message(db: sqlite3.Connection, seq: int, **fields: Any) -> None:
     insert(db, "messages", given | fields)
 
 
-ONE = Conversation(1, "acme", "c-1")
-TWO = Conversation(2, "acme", "c-2")
-ELSEWHERE = Conversation(3, "other", "c-3")
+ONE = Conversation(1, Key("acme", "c-1"))
+TWO = Conversation(2, Key("acme", "c-2"))
+ELSEWHERE = Conversation(3, Key("other", "c-3"))
 
 
 @pytest.fixture

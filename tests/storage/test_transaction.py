@@ -53,7 +53,7 @@ def state(tx: Transaction) -> Any:
         tx.sent_before(KEY, "agent", "a-1", "r"),
         tx.owner_of_installation("acme", "i-1"),
         tx.owner_of_token("acme", "t-1"),
-        tx.unacked(tx.conversation(KEY) or Conversation(0, *KEY)),
+        tx.unacked(tx.conversation(KEY) or Conversation(0, KEY)),
     )
 
 
@@ -278,7 +278,7 @@ def test_removing_a_device_takes_nothing_from_a_later_owner() -> None:
 
 
 def test_a_token_that_moves_is_deleted_before_it_is_inserted() -> None:
-    mine = Conversation(1, *KEY, devices=(DEVICE,))
+    mine = Conversation(1, KEY, devices=(DEVICE,))
     tx = begin(mine)
     tx.remove_device(mine, DEVICE)
     tx.move_token(fresh(tx, OTHER), replace(DEVICE, id=tx.new_device_id()))
@@ -288,7 +288,7 @@ def test_a_token_that_moves_is_deleted_before_it_is_inserted() -> None:
 
 
 def test_a_device_whose_token_changes_makes_room_first() -> None:
-    mine = Conversation(1, *KEY, devices=(DEVICE,))
+    mine = Conversation(1, KEY, devices=(DEVICE,))
     tx = begin(mine)
     tx.move_token(mine, replace(DEVICE, token="t-2", generation=2))
     assert written(tx)[sql.DELETE_DEVICES] == [4]
@@ -296,7 +296,7 @@ def test_a_device_whose_token_changes_makes_room_first() -> None:
 
 
 def test_a_device_that_did_not_change_is_not_written() -> None:
-    mine = Conversation(1, *KEY, devices=(DEVICE,))
+    mine = Conversation(1, KEY, devices=(DEVICE,))
     tx = begin(mine)
     tx.put(replace(mine, live=True))
     assert "devices" not in written(tx)
@@ -344,7 +344,7 @@ def test_rolling_back_leaves_everything_as_it_was(first: bool) -> None:
 
 
 def test_what_was_committed_is_seen_until_it_is_changed() -> None:
-    mine = Conversation(1, *KEY)
+    mine = Conversation(1, KEY)
     tx = begin(mine)
     assert tx.conversation(KEY) is mine
     assert tx.conversation(OTHER) is None
@@ -354,7 +354,7 @@ def test_what_was_committed_is_seen_until_it_is_changed() -> None:
 
 def test_a_mark_is_known_only_if_it_was_asked_for() -> None:
     mark = Mark(Cut(3, 2), 1, NOW)
-    mine = Conversation(1, *KEY)
+    mine = Conversation(1, KEY)
     tx = begin(mine, loaded=Loaded(marks={(KEY, 3): mark}))
     assert tx.mark(mine, 3) is mark
     assert tx.mark(mine, 4) is None
