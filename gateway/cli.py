@@ -83,7 +83,6 @@ def serve(config_path: ConfigPath = None) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
     with clearly():
         settings = load(config_path)
-        logs.set_up(settings.log)
         if config_path is None:
             say(
                 "No configuration was given: this is a DEVELOPMENT gateway, for this machine only."
@@ -92,7 +91,8 @@ def serve(config_path: ConfigPath = None) -> None:
                 "\n  an agent's token:    ringback token --role agent --sub a-1"
                 "\n  for production:      ringback init, then ringback serve --config ringback.toml"
             )
-        run(_serve(settings, config_path))
+        with logs.set_up(settings.log):
+            run(_serve(settings, config_path))
 
 
 async def _serve(settings: config.Config, config_path: Path | None) -> None:

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import io
 import logging
+import queue
 import sys
 from contextlib import suppress
+from threading import Thread
 from typing import TextIO, cast
 
 import structlog
 
 from gateway.config import Log, LogFormat
 
+WAITING = 5_000  # lines (bound, I9)
+LAST = 1.0  # seconds for what still waits at the end
 
-def set_up(log: Log) -> None:
-    """Send structlog's and the standard library's records to stderr in one format."""
-    stream = _Forgiving(sys.stderr)
+
+def set_up(log: Log) -> io.TextIOBase:
+    """Send structlog's and the standard library's records to stderr in one format, until what is
+    returned is closed."""
+    stream = _Apart(sys.stderr)
     level = logging.getLevelNamesMapping()[log.level.value.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
@@ -46,27 +52,57 @@ def set_up(log: Log) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    return stream
 
 
-class _Forgiving(io.TextIOBase):
-    """The log's stream. What cannot be written is lost: a full disk or a reader that has gone must
-    not undo, stop or hold up what was to be told of.
+class _Apart(io.TextIOBase):
+    """The log's stream: a thread of its own writes it, so that nobody waits for who reads it.
+
+    What cannot be written, and what comes while too much waits to be, is lost: a full disk, or a
+    reader that stands still or has gone, must not undo, stop or hold up what was to be told of.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         """`stream` is None where it was closed before the start."""
         self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(WAITING)
+        self._writer: Thread | None = None
+        if stream is not None:
+            self._writer = Thread(target=_write_all, args=(self._lines, _own(stream)), daemon=True)
+            self._writer.start()
 
     def isatty(self) -> bool:
         return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> int:
-        if self._stream is not None:
-            with suppress(OSError, ValueError):
-                self._stream.write(text)
+        if self._writer is not None:
+            with suppress(queue.Full):
+                self._lines.put_nowait(text)
         return len(text)
 
-    def flush(self) -> None:
-        if self._stream is not None:
-            with suppress(OSError, ValueError):
-                self._stream.flush()
+    def close(self) -> None:
+        """Lose what is written from now on, and wait a moment until what came before is out."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(queue.Full):
+                self._lines.put(None, timeout=LAST)
+                writer.join(LAST)
+        super().close()
+
+
+def _own(stream: TextIO) -> TextIO:
+    """A file object of our own where `stream` writes: at the end the interpreter flushes its own,
+    and cannot while a thread stands still in there."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return stream
+    errors, encoding = stream.errors, stream.encoding
+    return open(descriptor, "w", encoding=encoding, errors=errors, closefd=False)
+
+
+def _write_all(lines: queue.Queue[str | None], stream: TextIO) -> None:
+    for text in iter(lines.get, None):
+        with suppress(OSError, ValueError):
+            stream.write(text)
+            stream.flush()

@@ -95,6 +95,29 @@ async def test_the_same_ref_after_a_crash_gets_the_first_answer(tmp_path: Path) 
             assert (status, len(told["messages"])) == (200, 1)
 
 
+async def test_a_log_whose_reader_stands_still_holds_up_nobody(tmp_path: Path) -> None:
+    async with backend() as ears, process(tmp_path, ears) as it:
+        it.stall_log()
+        async with asyncio.timeout(3 * PATIENCE):
+            for number in range(1, 101):
+                it.signal(signal.SIGHUP)  # a line in the log, beyond what the pipe takes
+                assert await it.write() == number
+        it.read_log()
+        async with asyncio.timeout(PATIENCE):
+            while it.log.count("configuration reloaded") < 50:  # of two at once there is but one
+                await asyncio.sleep(0.01)
+        it.stall_log()
+        async with asyncio.timeout(3 * PATIENCE):
+            for number in range(101, 201):
+                it.signal(signal.SIGHUP)
+                assert await it.write() == number
+            it.signal(signal.SIGTERM)
+            while it.child.returncode is None:  # to `wait` for it is to wait for the end of its log
+                await asyncio.sleep(0.01)
+        assert it.child.returncode == 0
+        it.read_log()
+
+
 async def test_a_log_that_cannot_be_written_holds_up_nobody(tmp_path: Path) -> None:
     async with backend() as ears, process(tmp_path, ears, push={"breaker_after": 1}) as it:
         await it.register()

@@ -8,6 +8,7 @@ in `log`.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import signal
@@ -81,6 +82,16 @@ class Process(Running):
         transport = self.child._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
         transport.close()
         await self._pipes
+
+    def stall_log(self) -> None:
+        """Nobody reads its log any more, though the pipe is there: it takes one page."""
+        transport = self.child._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
+        transport.pause_reading()
+        fcntl.fcntl(transport.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, 4096)
+
+    def read_log(self) -> None:
+        """Read on after `stall_log`."""
+        self.child._transport.get_pipe_transport(2).resume_reading()  # type: ignore[attr-defined]
 
     async def _keep_log(self) -> None:
         assert self.child.stderr is not None
