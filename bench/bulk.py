@@ -65,10 +65,10 @@ def write(directory: Path, *groups: Group) -> None:
 _CONVERSATIONS = """
     WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < :count)
     INSERT INTO conversations
-        (id, tenant, customer, live, unanswered, last_seq, last_ord, last_said, acked_seq,
+        (id, tenant, customer, live, last_seq, last_ord, last_said, acked_seq,
          acked_ord, read_seq, read_ord, agent_acked_seq, agent_read_seq, agent_read_said, badge_seq,
          newest_counted_seq, push_due_at, expires_at, updated_at)
-    SELECT :first + i - 1, :tenant, printf('%s%05d', :prefix, i - 1), :messages > 0, 0,
+    SELECT :first + i - 1, :tenant, printf('%s%05d', :prefix, i - 1), :messages > 0,
         :messages, :messages, 0, :acked, :acked, :read, :read, 0, 0, 0, :messages, :messages,
         :due, :expires, :now
     FROM n

@@ -480,7 +480,10 @@ class Chat:
             raise FrameError(ErrorCode.BAD_FRAME, "expires_at: has passed; give a time to come")
         changes: dict[str, Any] = {}
         if posting.kind is MessageKind.CHAT:
-            changes = {"live": True, "unanswered": posting.role is Role.CUSTOMER}
+            since = None
+            if posting.role is Role.CUSTOMER:
+                since = tx.now if c.unanswered_since is None else c.unanswered_since
+            changes = {"live": True, "unanswered_since": since}
         decided: dict[str, Any] = {}
         if is_counted(posting.role, posting.kind):
             decided = self._route(tx, c, posting)
@@ -559,7 +562,7 @@ class Chat:
             c = _known(tx, key)
             if not c.live:
                 return
-            c = tx.put(replace(c, live=False, unanswered=False, updated_at=tx.now))
+            c = tx.put(replace(c, live=False, unanswered_since=None, updated_at=tx.now))
             tx.after_commit(lambda: self.tell.status(c))
 
         return self._submit(change, Needs(keys=(key,)))

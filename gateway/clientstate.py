@@ -208,11 +208,11 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InboxEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as an inbox lists it. Gateways of before do not tell `unanswered`."""
+    """A conversation as an inbox lists it. `unanswered_since` is None unless the customer waits."""
 
     customer: str
     live: bool
-    unanswered: bool | None = None
+    unanswered_since: str | None = None
     in_chat: bool
     seq: int
     unread: int

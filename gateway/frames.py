@@ -117,13 +117,14 @@ def entry(conversation: Conversation, *, in_chat: bool) -> Any:
     told: dict[str, Any] = {
         "customer": conversation.customer,
         "live": conversation.live,
-        "unanswered": conversation.unanswered,
         "in_chat": in_chat,
         "seq": conversation.last_seq,
         "unread": conversation.unread,
         "waiting": conversation.waiting,
         "updated_at": timestamp(conversation.updated_at),
     }
+    if conversation.unanswered_since is not None:
+        told["unanswered_since"] = timestamp(conversation.unanswered_since)
     if conversation.name is not None:
         told["name"] = conversation.name
     if conversation.newest is not None:

@@ -667,12 +667,13 @@ class Error(TypedDict):
 
 
 class ConversationEntry(TypedDict):
-    """A conversation as an inbox lists it. `last` is absent while nobody has written."""
+    """A conversation as an inbox lists it. `last` is absent while nobody has written, and
+    `unanswered_since` unless the customer waits for an answer."""
 
     customer: str
     name: NotRequired[str]
     live: bool
-    unanswered: bool
+    unanswered_since: NotRequired[str]
     in_chat: bool
     seq: int
     last: NotRequired[AgentMessage | orjson.Fragment]

@@ -240,7 +240,7 @@ class Conversation(msgspec.Struct, frozen=True):
     key: Key
     name: str | None = None
     live: bool = False
-    unanswered: bool = False
+    unanswered_since: float | None = None
     last_seq: int = 0
     last_ord: int = 0
     last_said: int = 0

@@ -312,6 +312,12 @@ _MESSAGES_IN_ORDER = (
 """They were clustered by conversation: of rows as long as a message's few fit on a page of such a
 tree, inner pages too, and every few messages a page in its midst had to be split."""
 
+_UNANSWERED_SINCE = (
+    "ALTER TABLE conversations ADD COLUMN unanswered_since REAL",
+    "UPDATE conversations SET unanswered_since = updated_at WHERE unanswered",
+    "ALTER TABLE conversations DROP COLUMN unanswered",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _CHAINED_EVENTS,
@@ -322,5 +328,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _AGENTS_ACKED,
     _UNRUNG,
     _MESSAGES_IN_ORDER,
+    _UNANSWERED_SINCE,
 )
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

@@ -39,10 +39,10 @@ DEVICE = tuple(name for name in Device.__struct_fields__ if name != "lookup")
 _STATE, _OWES = DEVICE.index("state"), DEVICE.index("owes")
 WISHES = tuple(Wishes.__struct_fields__)
 CONVERSATION = (
-    "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord", "last_said",
-    "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_acked_seq", "agent_acked_said",
-    "agent_read_seq", "agent_read_said", "badge_seq", "push_due_at", "hold_from", "expires_at",
-    "updated_at", "last_event",
+    "id", "tenant", "customer", "name", "live", "unanswered_since", "last_seq", "last_ord",
+    "last_said", "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_acked_seq",
+    "agent_acked_said", "agent_read_seq", "agent_read_said", "badge_seq", "push_due_at",
+    "hold_from", "expires_at", "updated_at", "last_event",
 )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ DELETE_SPANS = """
 
 def conversation_row(c: Conversation) -> tuple[Any, ...]:
     return (
-        c.id, *c.key, c.name, int(c.live), int(c.unanswered), c.last_seq,
+        c.id, *c.key, c.name, int(c.live), c.unanswered_since, c.last_seq,
         c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord,
         c.agent_acked_seq, c.agent_acked_said, c.agent_read_seq, c.agent_read_said, c.badge_seq,
         c.push_due_at, c.hold_from, c.expires_at, c.updated_at, c.last_event,
@@ -288,7 +288,8 @@ EVENTS_OF = f"""
 INBOX = """
     SELECT c.tenant, c.customer FROM conversations c
     WHERE c.tenant = ? AND c.last_seq > 0 AND (c.updated_at, c.id) < (?, ?)
-        AND (? = 'all' OR (? = 'live' AND c.live) OR (? = 'unanswered' AND c.unanswered))
+        AND (? = 'all' OR (? = 'live' AND c.live)
+            OR (? = 'unanswered' AND c.unanswered_since IS NOT NULL))
     ORDER BY c.updated_at DESC, c.id DESC LIMIT ?
 """
 
@@ -340,7 +341,7 @@ def to_conversation(
     newest: Message | None,
     newest_counted: Message | None,
 ) -> Conversation:
-    id, tenant, customer, name, live, unanswered, *cursors = row[: len(CONVERSATION)]
+    id, tenant, customer, name, live, *marks = row[: len(CONVERSATION)]
     muted_until, proactive, time_zone, quiet_hours = row[len(CONVERSATION) : -1]
     wishes = None
     if proactive is not None:
@@ -350,7 +351,7 @@ def to_conversation(
             time_zone=time_zone,
             quiet_hours=quiet_hours,
         )
-    bare = Conversation(id, Key(tenant, customer), name, bool(live), bool(unanswered), *cursors)
+    bare = Conversation(id, Key(tenant, customer), name, bool(live), *marks)
     return replace(
         bare,
         settled=settled,

@@ -423,31 +423,36 @@ async def test_an_inbox_hears_of_every_change_and_only_once_asked_for(tmp_path: 
         assert await deaf.quiet() == []
 
 
-async def test_a_customer_is_told_as_unanswered_until_an_agent_answers_or_ends(
+async def test_a_customer_is_told_as_unanswered_since_when_until_an_agent_answers_or_ends(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         customer, agent, other = await it.customer(), await it.agent(), await it.agent("a-2")
         await other.ask("inbox", "inbox")
 
-        async def told() -> tuple[str, bool]:
+        async def told() -> tuple[str, str | None]:
             entry = (await other.take("inbox_update"))["conversation"]
             page = await agent.ask("inbox", "inbox", filter="unanswered")
-            assert [c["unanswered"] for c in page["conversations"]] == [True] * entry["unanswered"]
-            return entry["last"]["kind"], entry["unanswered"]
+            since = entry.get("unanswered_since")
+            listed = [c["unanswered_since"] for c in page["conversations"]]
+            assert listed == ([since] if since is not None else [])
+            return entry["last"]["kind"], since
 
-        await customer.ask("send", "sent", text="Where is my order?")
-        assert await told() == ("chat", True)
+        asked = (await customer.ask("send", "sent", text="Where is my order?"))["at"]
+        assert await told() == ("chat", asked)
         await it.write(text="Summer sale")
-        assert await told() == ("proactive", True)
+        assert await told() == ("proactive", asked)
         await it.write(text="You are second in line", kind="system")
-        assert await told() == ("system", True)
+        assert await told() == ("system", asked)
+        await customer.ask("send", "sent", text="Are you there?")
+        assert await told() == ("chat", asked)
         await agent.ask("send", "sent", customer="c-42", text="On its way")
-        assert await told() == ("chat", False)
-        await customer.ask("send", "sent", text="Thanks")
-        assert await told() == ("chat", True)
+        assert await told() == ("chat", None)
+        thanked = (await customer.ask("send", "sent", text="Thanks"))["at"]
+        assert thanked > asked
+        assert await told() == ("chat", thanked)
         await agent.ask("end", "ok", customer="c-42")
-        assert await told() == ("chat", False)
+        assert await told() == ("chat", None)
 
 
 async def test_the_agents_read_mark_is_shared_and_counts_only_the_customers(tmp_path: Path) -> None:

@@ -1119,7 +1119,7 @@ async def test_the_inbox_is_asked_for_again_after_a_reconnect(server: Scripted) 
     entry = {
         "customer": "c-42",
         "live": True,
-        "unanswered": True,
+        "unanswered_since": "2026-11-24T08:59:58.120Z",
         "in_chat": False,
         "seq": 1,
         "last": message(1, customer="c-42"),
@@ -1136,7 +1136,7 @@ async def test_the_inbox_is_asked_for_again_after_a_reconnect(server: Scripted) 
         assert page.cursor == "def"
         assert page.conversations[0].last is not None
         assert page.conversations[0].last.customer == "c-42"
-        assert page.conversations[0].unanswered is True
+        assert page.conversations[0].unanswered_since == "2026-11-24T08:59:58.120Z"
         socket.vanish()
         again = await server.socket()
         await again.agent_welcome()

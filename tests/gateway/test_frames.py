@@ -229,7 +229,6 @@ def test_an_inbox_entry_counts_what_the_agents_have_not_read() -> None:
     assert told(frames.entry(CONVERSATION, in_chat=True)) == {
         "customer": "c-1",
         "live": True,
-        "unanswered": False,
         "in_chat": True,
         "seq": 9,
         "unread": 3,

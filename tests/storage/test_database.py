@@ -570,6 +570,26 @@ async def test_what_agents_had_read_in_an_older_database_they_have_received(path
         assert await db.read(f"SELECT {marks} FROM conversations") == [(0, 0, 0, 0), (3, 2, 3, 2)]
 
 
+async def test_who_waited_in_an_older_database_waits_since_it_was_last_changed(path: Path) -> None:
+    """Schema 10: when somebody began to wait was not kept before."""
+    old = sqlite3.connect(path, isolation_level=None)
+    for statement in (statement for migration in MIGRATIONS[:9] for statement in migration):
+        old.execute(statement)
+    old.execute("PRAGMA user_version = 9")
+    for id, unanswered in ((1, 0), (2, 1)):
+        old.execute(
+            "INSERT INTO conversations (id, tenant, customer, live, unanswered, last_seq, last_ord,"
+            " last_said, acked_seq, acked_ord, read_seq, read_ord, agent_acked_seq, agent_read_seq,"
+            " agent_read_said, badge_seq, newest_counted_seq, updated_at) VALUES (?, 'acme', ?, 1,"
+            " ?, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5.0)",
+            (id, f"c-{id}", unanswered),
+        )
+    old.close()
+    async with Database(path) as db:
+        since = await db.read("SELECT unanswered_since FROM conversations ORDER BY id")
+        assert since == [(None,), (5.0,)]
+
+
 async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:
     """Schema 9: found as before, by place and by ref; and the log is not left as long as they."""
     old = sqlite3.connect(path, isolation_level=None)

@@ -33,7 +33,7 @@ def conversation(db: sqlite3.Connection, id: int = 1, tenant: str = "acme", **fi
     c = Conversation(id, Key(tenant, f"c-{id}"), **fields)
     names = [row[1] for row in db.execute("PRAGMA table_info(conversations)")]
     order = (
-        "id", "tenant", "customer", "name", "live", "unanswered", "last_seq", "last_ord",
+        "id", "tenant", "customer", "name", "live", "unanswered_since", "last_seq", "last_ord",
         "last_said", "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_acked_seq",
         "agent_acked_said", "agent_read_seq", "agent_read_said", "badge_seq", "push_due_at",
         "hold_from", "expires_at", "updated_at", "last_event", "newest_counted_seq",
@@ -122,10 +122,11 @@ def test_a_customer_has_one_conversation_per_tenant(db: sqlite3.Connection) -> N
     conversation(db, 1)
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         db.execute(
-            "INSERT INTO conversations SELECT 2, tenant, customer, name, live, unanswered,"
+            "INSERT INTO conversations SELECT 2, tenant, customer, name, live,"
             " last_seq, last_ord, last_said, acked_seq, acked_ord, read_seq, read_ord,"
             " agent_read_seq, agent_read_said, badge_seq, newest_counted_seq, push_due_at,"
-            " hold_from, expires_at, updated_at, last_event, agent_acked_seq, agent_acked_said"
+            " hold_from, expires_at, updated_at, last_event, agent_acked_seq, agent_acked_said,"
+            " unanswered_since"
             " FROM conversations"
         )
 

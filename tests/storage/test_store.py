@@ -845,7 +845,7 @@ async def test_an_inbox_lists_a_tenants_conversations_newest_first_by_page(path:
 
         def marking(tx: Transaction) -> None:
             tx.put(replace(known(tx, Key("acme", "c-2")), live=True))
-            tx.put(replace(known(tx, Key("acme", "c-3")), unanswered=True))
+            tx.put(replace(known(tx, Key("acme", "c-3")), unanswered_since=9.0))
 
         await store.submit(marking, Needs(keys=(Key("acme", "c-2"), Key("acme", "c-3"))))
     async with opened(path, clock) as (store, _):

@@ -10,7 +10,8 @@ const at = (minute) => `2026-11-24T09:${String(minute).padStart(2, "0")}:00.000Z
 
 function entry(customer, { live = true, by = "customer", minute = 0, seq = 1, ...more } = {}) {
   const last = { seq, from: { role: by, id: "x" }, text: `words of ${customer}` };
-  return { customer, live, unanswered: live && by === "customer", seq, last, waiting: 0, updated_at: at(minute), ...more };
+  const since = live && by === "customer" ? at(minute) : undefined;
+  return { customer, live, unanswered_since: since, seq, last, waiting: 0, updated_at: at(minute), ...more };
 }
 
 const names = (entries) => entries.map(({ customer }) => customer).join(" ");
@@ -26,10 +27,15 @@ test("who has waited longest is first, then what is live, then the rest, each ne
   assert.equal(names(ordered(entries)), "early late answered answered-before ended ended-before");
 });
 
+test("who has waited longest stays first, whatever is said meanwhile", () => {
+  const entries = [entry("late", { minute: 5 }), entry("early", { minute: 9, unanswered_since: at(1) })];
+  assert.equal(names(ordered(entries)), "early late");
+});
+
 test("who waits for an answer is as the gateway says, whoever spoke last", () => {
   const inbox = new Inbox();
-  inbox.put(entry("told", { by: "service", unanswered: true, minute: 9 }));
-  inbox.put(entry("ended", { unanswered: false }));
+  inbox.put(entry("told", { by: "service", unanswered_since: at(9), minute: 9 }));
+  inbox.put(entry("ended", { unanswered_since: undefined }));
   assert.equal(names(inbox.list("unanswered")), "told");
   assert.equal(names(inbox.list("live")), "told ended");
 });

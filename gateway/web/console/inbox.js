@@ -114,7 +114,7 @@ export class InboxView {
     const [before, made] = this.#rows.get(entry.customer) ?? [];
     if (before === signature) return made;
     const name = entry.name || entry.customer;
-    const { last, live, unanswered, in_chat, waiting } = entry;
+    const { last, live, unanswered_since: unanswered, in_chat, waiting } = entry;
     const state = [in_chat ? "in chat" : "away", unanswered ? "unanswered" : live ? "live" : "ended"];
     const button = h("button", {
       type: "button", className: `row${unanswered ? " unanswered" : ""}`,

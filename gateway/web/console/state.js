@@ -10,17 +10,17 @@ export const MOST = 2_000; // conversations of a filter that are asked for unles
 
 /** Unanswered ones first, the longest waiting on top; then the live ones; then all, newest first. */
 export function ordered(entries) {
-  const rank = (entry) => (entry.unanswered ? 0 : entry.live ? 1 : 2);
+  const rank = (entry) => (entry.unanswered_since ? 0 : entry.live ? 1 : 2);
   return [...entries].sort((a, b) => {
     const [of_a, of_b] = [rank(a), rank(b)];
     if (of_a !== of_b) return of_a - of_b;
-    const newestFirst = compare(b.updated_at, a.updated_at);
-    return (of_a === 0 ? -newestFirst : newestFirst) || compare(a.customer, b.customer);
+    const order = of_a === 0 ? compare(a.unanswered_since, b.unanswered_since) : compare(b.updated_at, a.updated_at);
+    return order || compare(a.customer, b.customer);
   });
 }
 
 const FILTERS = {
-  unanswered: (entry) => entry.unanswered,
+  unanswered: (entry) => entry.unanswered_since !== undefined,
   live: (entry) => entry.live,
   all: () => true,
 };
@@ -117,7 +117,7 @@ export function neighbour(entries, customer, step) {
 
 /** Whether a change of an entry is news for an agent: the customer wrote, and waits. */
 export function isNews(before, entry) {
-  return entry.unanswered && entry.last?.from.role === "customer" && entry.last.seq > (before?.seq ?? 0);
+  return entry.unanswered_since && entry.last?.from.role === "customer" && entry.last.seq > (before?.seq ?? 0);
 }
 
 // Threads
