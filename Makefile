@@ -19,7 +19,7 @@ PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway
         push/adapters/form push/adapters/named push/adapters/asapp push/adapters/standard \
         push/adapters/liveperson push/adapters/zendesk push/adapters/matrix push/adapters/template \
         storage/records storage/vault storage/outcomes \
-        gateway/audience
+        gateway/audience gateway/addresses
 
 .PHONY: demo demo-web test soak mutate cover lint serve bench lock screenshots clean
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import structlog
 import typer
@@ -43,6 +43,7 @@ from storage.schema import MIGRATIONS
 from storage.store import Store, Told
 
 _log = structlog.get_logger("gateway.cli")
+R = TypeVar("R")
 
 PLAIN = (
     "device tokens are not encrypted at rest: put what `ringback keys new` prints into"
@@ -92,10 +93,14 @@ def serve(config_path: ConfigPath = None) -> None:
                 "\n  for production:      ringback init, then ringback serve --config ringback.toml"
             )
         with logs.set_up(settings.log):
-            run(_serve(settings, config_path))
+            sound = run(_serve(settings, config_path))
+        if not sound:
+            say("ringback: ended by a fault of its own (see the log); what was confirmed is kept")
+            raise typer.Exit(1)
 
 
-async def _serve(settings: config.Config, config_path: Path | None) -> None:
+async def _serve(settings: config.Config, config_path: Path | None) -> bool:
+    """Until it is to stop, or a fault of its own ends it: then False."""
     stop, again = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -123,9 +128,7 @@ async def _serve(settings: config.Config, config_path: Path | None) -> None:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in (reloading, *waiting):
             task.cancel()
-    if ended.is_set():
-        say("ringback: ended by a fault of its own (see the log); what was confirmed is kept")
-        raise typer.Exit(1)
+    return not ended.is_set()
 
 
 async def _reload(gateway: Gateway, config_path: Path | None, again: asyncio.Event) -> None:
@@ -140,7 +143,7 @@ async def _reload(gateway: Gateway, config_path: Path | None, again: asyncio.Eve
             _log.error("reloading failed", error=type(error).__name__, exc_info=error)
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, R]) -> R:
     """Run a server: uvloop where there is one, and a garbage collector that leaves it alone.
 
     A gateway's objects are freed by reference counting; full collections over tens of thousands of
@@ -154,9 +157,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    return uvloop.run(main)
 
 
 @app.command()

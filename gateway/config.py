@@ -30,6 +30,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args
 
@@ -49,6 +50,7 @@ from gateway.values import (
     KeyText,
     Leeway,
     Listen,
+    Networks,
     OptionalSecret,
     OptionalText,
     Origins,
@@ -106,6 +108,7 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     admin: Listen = Address("127.0.0.1", 8082)
     public_http: WebOrigin = None  # as browsers see `http`; the console's origin
     public_chat: SocketOrigin = None  # as browsers see `chat`
+    trusted_proxies: Networks = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 
 class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

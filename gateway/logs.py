@@ -65,7 +65,8 @@ class _Apart(io.TextIOBase):
     def __init__(self, stream: TextIO | None) -> None:
         """`stream` is None where it was closed before the start."""
         self._stream = stream
-        self._lines: queue.Queue[str | None] = queue.Queue(WAITING)
+        # Not `Queue`: a collection within its lock may log (a task that nobody awaited), and wait.
+        self._lines = queue.SimpleQueue[str | None]()
         self._writer: Thread | None = None
         if stream is not None:
             self._writer = Thread(target=_write_all, args=(self._lines, _own(stream)), daemon=True)
@@ -75,18 +76,16 @@ class _Apart(io.TextIOBase):
         return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> int:
-        if self._writer is not None:
-            with suppress(queue.Full):
-                self._lines.put_nowait(text)
+        if self._writer is not None and self._lines.qsize() < WAITING:
+            self._lines.put(text)
         return len(text)
 
     def close(self) -> None:
         """Lose what is written from now on, and wait a moment until what came before is out."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with suppress(queue.Full):
-                self._lines.put(None, timeout=LAST)
-                writer.join(LAST)
+            self._lines.put(None)
+            writer.join(LAST)
         super().close()
 
 
@@ -101,7 +100,7 @@ def _own(stream: TextIO) -> TextIO:
     return open(descriptor, "w", encoding=encoding, errors=errors, closefd=False)
 
 
-def _write_all(lines: queue.Queue[str | None], stream: TextIO) -> None:
+def _write_all(lines: queue.SimpleQueue[str | None], stream: TextIO) -> None:
     for text in iter(lines.get, None):
         with suppress(OSError, ValueError):
             stream.write(text)

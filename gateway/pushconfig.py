@@ -6,7 +6,6 @@ turning it into what the push worker wants (`gateway.core`).
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from base64 import b64decode
@@ -26,7 +25,6 @@ from gateway.values import (
     ConfigError,
     Count,
     Flag,
-    FromEnvironment,
     HourAtMost,
     Lifetime,
     OptionalSecret,
@@ -36,6 +34,7 @@ from gateway.values import (
     Url,
     meta,
     must_be_text,
+    networks,
     read_secret,
     shown,
 )
@@ -68,24 +67,12 @@ def _word(raw: object, base: Path) -> str:
     return text
 
 
-def _networks(raw: object, base: Path) -> tuple[Network, ...]:
-    if isinstance(raw, FromEnvironment):
-        raw = [part.strip() for part in raw.split(",") if part.strip()]
-    if not isinstance(raw, list) or not all(isinstance(text, str) for text in raw):
-        raise ValueError("is not a list of texts")
-    return tuple(_network(text) for text in raw)
-
-
-def _network(text: str) -> Network:
-    try:
-        network = ipaddress.ip_network(text)
-    except ValueError:
-        raise ValueError(f"has {shown(text)}") from None
-    if network.prefixlen == 0:
-        raise ValueError(f"has {shown(text)}, which is everything")
-    if is_never_called(network):
-        raise ValueError(f"has {shown(text)}, where no backend is ever called")
-    return network
+def _inside(raw: object, base: Path) -> tuple[Network, ...]:
+    found = networks(raw, base)
+    for network in found:
+        if is_never_called(network):
+            raise ValueError(f"has {shown(str(network))}, where no backend is ever called")
+    return found
 
 
 def _quiet(raw: object, base: Path) -> QuietHours:
@@ -146,7 +133,7 @@ Rate = Annotated[Annotated[float, Meta(gt=0, le=100_000)] | None, meta(_RATE)]
 _WORD = "a text of 1 to 128 characters, as apps tell it when they register"
 Word = Annotated[str, meta(_WORD, _word)]
 OptionalWord = Annotated[str | None, meta(_WORD, _word)]
-Networks = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', _networks)]
+Inside = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', _inside)]
 Options = Annotated[str, meta(_OPTIONS, _options, sourced=True)]
 
 
@@ -161,7 +148,7 @@ class Calls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     previous_signing_secret: SigningSecret = None  # signs too, while the backend changes over
     credentials: Credentials = Credentials()  # beside auth_token and the signature
     allow_http: Flag = False  # plain http to other than loopback, for tests
-    allow_networks: Networks = ()  # inside, where the backend may be
+    allow_networks: Inside = ()  # inside, where the backend may be
     ca_file: CaFile = None  # a private authority's certificates
     connect_timeout: Seconds = 5.0
     timeout: Seconds = 15.0

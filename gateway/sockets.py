@@ -10,8 +10,11 @@ Bounds (I9): connections in all and attempts per address (4003).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import structlog
+
+from gateway.addresses import client_of
 from gateway.config import Address, Config
 from gateway.protocol import CloseCode, Role
 from gateway.session import TokenBucket
@@ -23,7 +26,9 @@ __all__ = ["Peer", "Sockets"]
 ROLES = {"/v1/chat": Role.CUSTOMER, "/v1/agent": Role.AGENT}
 BACKLOG = 4_096  # connections that wait to be accepted: after a restart all come back at once
 ADDRESSES = 10_000  # client addresses whose attempts are remembered
+COMPLAIN_EVERY = 60.0  # seconds
 PUNCTUALITY = 4  # passes over the connections within the shortest time that a peer may be given
+_log = structlog.get_logger("gateway.sockets")
 
 
 class Sockets:
@@ -43,7 +48,9 @@ class Sockets:
         self._clock = clock
         self._rejected = rejected
         self._origins = frozenset(o for t in config.tenants.values() for o in t.origins)
+        self._proxies = config.server.trusted_proxies
         self._attempts: dict[str, TokenBucket] = {}
+        self._complain_at = 0.0
         self._server: asyncio.Server | None = None
         self._peers: set[Peer] = set()
         self._handlers: dict[asyncio.Task[None], Peer] = {}
@@ -100,8 +107,8 @@ class Sockets:
             return 503, "the server is shutting down\n"
         return None
 
-    def opened(self, peer: Peer, path: str) -> None:
-        if self._too_many(peer):
+    def opened(self, peer: Peer, path: str, forwarded: Sequence[str]) -> None:
+        if self._too_many(client_of(peer.address, forwarded, self._proxies)):
             self._rejected(CloseCode.TOO_MANY_CONNECTIONS.name.lower())
             peer.close(CloseCode.TOO_MANY_CONNECTIONS)
             return
@@ -123,16 +130,31 @@ class Sockets:
         # A handler ends with its socket. One that does not is broken; its client shall come again.
         self._handlers.pop(task).close(CloseCode.SERVER_FAULT)
 
-    def _too_many(self, peer: Peer) -> bool:
+    def _too_many(self, client: str) -> bool:
         if len(self._handlers) >= self.limits.connections:
             return True
         if len(self._attempts) >= ADDRESSES:
             self._attempts.clear()
-        bucket = self._attempts.get(peer.address)
+        bucket = self._attempts.get(client)
         if bucket is None:
             rate = self.limits.attempts_per_minute
-            bucket = self._attempts[peer.address] = TokenBucket(rate, rate)
-        return bucket.take(self._clock()) is not None
+            bucket = self._attempts[client] = TokenBucket(rate, rate)
+        if bucket.take(self._clock()) is None:
+            return False
+        self._complain(client)
+        return True
+
+    def _complain(self, client: str) -> None:
+        """Behind a proxy that is not known as one, all clients are one that comes too often."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_EVERY
+            _log.warning(
+                "more connections from one address than limits.attempts_per_minute: refused",
+                address=client,
+                advice="if it is a proxy's, name it in server.trusted_proxies, and have it send"
+                " X-Forwarded-For",
+            )
 
     def _flush(self) -> None:
         peers, self._unflushed = self._unflushed, []

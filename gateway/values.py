@@ -17,6 +17,7 @@ import math
 import re
 from base64 import b64decode
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ from urllib.parse import urlsplit
 import msgspec
 from cryptography.x509 import load_pem_x509_certificates
 from msgspec import Meta
+
+from push.guard import Network
 
 
 class ConfigError(Exception):
@@ -161,15 +164,35 @@ def _sqlite_url(raw: object, base: Path) -> str:
     return f"sqlite:///{base / name}"
 
 
-def _origins(raw: object, base: Path) -> tuple[str, ...]:
+def _listed(raw: object) -> list[str]:
     if isinstance(raw, FromEnvironment):
         raw = [part.strip() for part in raw.split(",") if part.strip()]
-    if not isinstance(raw, list) or not all(isinstance(origin, str) for origin in raw):
+    if not isinstance(raw, list) or not all(isinstance(text, str) for text in raw):
         raise ValueError("is not a list of texts")
-    for origin in raw:
+    return raw
+
+
+def _origins(raw: object, base: Path) -> tuple[str, ...]:
+    origins = _listed(raw)
+    for origin in origins:
         if not _is_origin(origin):
             raise ValueError(f"has {shown(origin)}")
-    return tuple(raw)
+    return tuple(origins)
+
+
+def networks(raw: object, base: Path) -> tuple[Network, ...]:
+    """Some of all addresses. Raises `ValueError`."""
+    return tuple(_network(text) for text in _listed(raw))
+
+
+def _network(text: str) -> Network:
+    try:
+        network = ip_network(text)
+    except ValueError:
+        raise ValueError(f"has {shown(text)}") from None
+    if network.prefixlen == 0:
+        raise ValueError(f"has {shown(text)}, which is everything")
+    return network
 
 
 def _is_origin(text: str) -> bool:
@@ -270,6 +293,7 @@ FrameBytes = Annotated[
 Origins = Annotated[
     tuple[str, ...], meta('exact origins, such as "https://app.acme.example"', _origins)
 ]
+Networks = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', networks)]
 WebOrigin = Annotated[
     str | None,
     meta('the origin of a web page, such as "https://chat.acme.example"', _public("https", "http")),

@@ -56,8 +56,8 @@ class Listener(Protocol):
         """The HTTP status and the reason with which this handshake is refused, if it is."""
         ...
 
-    def opened(self, peer: Peer, path: str) -> None:
-        """The handshake is done."""
+    def opened(self, peer: Peer, path: str, forwarded: Sequence[str]) -> None:
+        """The handshake is done; `forwarded` are its `X-Forwarded-For` headers."""
         ...
 
     def flush_soon(self, peer: Peer) -> None:
@@ -277,7 +277,7 @@ class Peer(asyncio.Protocol):
             self.bearer = _bearer(request.headers)
             self.origin = origins[0] if origins else None
             self.due = _now() + self._listener.limits.ping_interval
-            self._listener.opened(self, path)
+            self._listener.opened(self, path, request.headers.get_all("X-Forwarded-For"))
 
     async def _until_told(self, take: Take | None = None) -> Later | None:
         """Wait for a frame; with `take`, for one that takes longer. Raises `Closed` after the end,

@@ -150,6 +150,7 @@ def settings(
     tenants: tuple[str, ...] = ("acme", "other"),
     origins: dict[str, list[str]] | None = None,
     storage: dict[str, Any] | None = None,
+    server: dict[str, Any] | None = None,
 ) -> config.Config:
     """A configuration for tests: free ports, a database in `directory`, equal tenants."""
     rings = None
@@ -169,7 +170,7 @@ def settings(
     if rings is not None:
         tenant["push"] = rings
     told = {
-        "server": {"chat": "127.0.0.1:0", "http": "127.0.0.1:0", "admin": "127.0.0.1:0"},
+        "server": dict.fromkeys(("chat", "http", "admin"), "127.0.0.1:0") | (server or {}),
         "storage": {"url": f"sqlite:///{directory / 'ringback.db'}", **(storage or {})},
         "delivery": QUICK if delivery is None else delivery,
         "limits": limits or {},

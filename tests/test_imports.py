@@ -23,6 +23,7 @@ PURE = [
     "gateway.kit.behaviours",
     "gateway.kit.masking",
     "gateway.kit.received",
+    "gateway.addresses",
     "gateway.audience",
     "push.ring",
     "push.adapters",

@@ -137,6 +137,39 @@ async def test_one_attempt_too_many_from_an_address_is_closed_with_4003(tmp_path
         await customer.ask("ping", "pong")
 
 
+async def test_behind_a_trusted_proxy_attempts_count_to_the_client_that_it_names(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"attempts_per_minute": 1}) as it:
+
+        async def come(said: str, address: str = "127.0.0.1") -> Wire:
+            headers = {"X-Forwarded-For": said}
+            return await it.raw("/v1/chat", additional_headers=headers, local_addr=(address, 0))
+
+        first, second = await come("198.51.100.1"), await come("198.51.100.2")
+        assert await (await come("203.0.113.9, 198.51.100.1")).closed() == 4003
+        assert await (await come("198.51.100.2", "127.0.0.9")).closed() == 4003
+        for client, name in ((first, "c-1"), (second, "c-2")):
+            await client.send("hello", token=it.token(Role.CUSTOMER, name))
+            assert (await client.take("welcome"))["customer"] == name
+
+
+async def test_what_a_client_says_of_its_address_without_a_trusted_proxy_is_not_believed(
+    tmp_path: Path,
+) -> None:
+    limits = {"attempts_per_minute": 1}
+    async with running(
+        tmp_path, delivery=PATIENT, limits=limits, server={"trusted_proxies": []}
+    ) as it:
+        first, second = [
+            await it.raw("/v1/chat", additional_headers={"X-Forwarded-For": said})
+            for said in ("198.51.100.1", "198.51.100.2")
+        ]
+        assert await second.closed() == 4003
+        await first.send("hello", token=it.token(Role.CUSTOMER, "c-1"))
+        assert (await first.take("welcome"))["customer"] == "c-1"
+
+
 # A slow reader
 
 

@@ -643,7 +643,8 @@ KINDS = {
     values.CaFile: "path",
     pushcredentials.PemFile: "path",
     pushcredentials.Headers: "table of secrets",
-    pushconfig.Networks: "list of networks",
+    values.Networks: "list of networks",
+    pushconfig.Inside: "list of networks",
     pushconfig.Rate: "number",
     pushconfig.Options: "table",
     values.Flag: "true or false",
@@ -673,8 +674,8 @@ def shown_default(setting: Setting) -> str:
         return "none"
     if setting.field.type == values.Lifetime:
         return f'`"{default / 3600:g}h"`'
-    if isinstance(default, tuple) and not default:
-        return "`[]`"
+    if setting.field.type in (values.Networks, values.Origins, pushconfig.Inside):
+        return f"`{json.dumps([str(one) for one in default])}`"
     if isinstance(default, bool | int | float):
         return f"`{json.dumps(default)}`"
     return f'`"{default}"`'

@@ -597,7 +597,7 @@ FAULTS = (
     Fault(
         "who logs waits for who reads it",
         "gateway/logs.py",
-        "            with suppress(queue.Full):\n                self._lines.put_nowait(text)\n",
+        "            self._lines.put(text)\n",
         "            print(text, end='', file=self._stream, flush=True)\n",
         ("tests/test_crash.py",),
     ),
