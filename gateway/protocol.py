@@ -193,7 +193,7 @@ CLOSE_REASONS: Final[Mapping[CloseCode, str]] = {
     CloseCode.BAD_TOKEN: "token not accepted",
     CloseCode.WRONG_ROLE: "wrong role or tenant",
     CloseCode.PROTOCOL_BROKEN: "protocol broken",
-    CloseCode.SIGNED_OUT: "signed out",
+    CloseCode.SIGNED_OUT: "signed out by the tenant, or erased",
     CloseCode.TOO_MANY_SESSIONS: "too many sessions of this customer; the oldest goes",
 }
 

@@ -160,7 +160,7 @@ class Peer(asyncio.Protocol):
             self._code = code.value
         core = self._core
         if core.state is OPEN:
-            core.send_close(code, code.name.lower())
+            core.send_close(code, protocol.CLOSE_REASONS[code])
             self._flush()
             self._close_in_time()
         elif core.state is CONNECTING:

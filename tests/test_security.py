@@ -121,7 +121,7 @@ async def test_a_token_that_is_not_good_closes_with_4500_and_nothing_else(
             fields = {} if token is None else {"token": token}
             await wire.send("hello", **fields)
             assert await wire.closed() == 4500, name
-            assert wire.socket.close_reason == "bad_token", "the reason is for us alone"
+            assert wire.socket.close_reason == "token not accepted", "the reason is for us alone"
             assert wire._skipped == [], name
 
 

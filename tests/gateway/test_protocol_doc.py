@@ -348,7 +348,7 @@ def test_the_doc_lists_exactly_the_close_codes_and_what_a_client_does() -> None:
     rows = table("Close codes", "code")
     assert [int(row[0]) for row in rows] == [code.value for code in CloseCode]
     for code, meaning, client in rows:
-        assert meaning.startswith(CLOSE_REASONS[CloseCode(int(code))])
+        assert meaning == CLOSE_REASONS[CloseCode(int(code))]
         assert client.startswith("reconnects" if may_reconnect(int(code)) else "stays away")
 
 

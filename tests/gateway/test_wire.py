@@ -414,7 +414,7 @@ async def test_our_close_tells_its_reason_and_its_code_stays_whatever_the_peer_a
         peer.close(CloseCode.TOKEN_EXPIRED)
         peer.close(CloseCode.SIGNED_OUT)
         peer.send(b"too late")
-        assert await line.frame() == (CLOSE, struct.pack("!H", 4002) + b"token_expired")
+        assert await line.frame() == (CLOSE, struct.pack("!H", 4002) + b"token expired")
         await line.write(frame(TEXT, b"crossed it") + closing(1000))
         assert await line.rest() == b""
         line.writer.close()
