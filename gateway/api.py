@@ -25,7 +25,7 @@ from gateway.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.policies import UNREAD_AFTER, Policy
 from gateway.preferences import Preferences, as_told, wishes_of
-from gateway.protocol import ErrorCode, FrameError, MessageKind, Role
+from gateway.protocol import ErrorCode, FrameError, Role
 from gateway.session import Rates
 from storage.errors import Unavailable
 from storage.records import Conversation, Device, Key, Wishes, fingerprint
@@ -163,11 +163,12 @@ class Api:
         """Send as an agent or a service; 201 after the commit."""
         who = self.who(request, Role.SERVICE, Role.AGENT)
         body = await self.body(request, protocol.PostMessage)
-        service = who.role is Role.SERVICE
-        kind = body.kind or (MessageKind.PROACTIVE if service else MessageKind.CHAT)
-        if not service:
-            if kind is not MessageKind.CHAT:
-                raise FrameError(ErrorCode.FORBIDDEN, "kind: an agent may only send chat")
+        allowed = protocol.ALLOWED_KINDS[who.role]
+        kind = body.kind or allowed[0]
+        if kind not in allowed:
+            may = " or ".join(allowed)
+            raise FrameError(ErrorCode.FORBIDDEN, f"kind: the role {who.role} may only send {may}")
+        if who.role is Role.AGENT:
             self._limit(who)
         posting = Posting(
             key=Key(who.tenant, body.customer),
@@ -181,7 +182,7 @@ class Api:
             title=body.title,
             expires_at=body.expires_at.timestamp() if body.expires_at else None,
         )
-        message, duplicate = await self._chat.post(posting, create=service)
+        message, duplicate = await self._chat.post(posting, create=who.role is Role.SERVICE)
         answer: dict[str, Any] = {
             "seq": message.seq,
             "id": message.id,

@@ -38,6 +38,13 @@ from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
 from gateway.auth import Algorithm, KeyRejected, read_keys
+from gateway.protocol import (
+    AGENT_LIMITS,
+    CUSTOMER_LIMITS,
+    HELLO_TIMEOUT,
+    OUTBOUND_BYTES,
+    PING_INTERVAL,
+)
 from gateway.pushconfig import Push as Push
 from gateway.pushconfig import PushBackend, Wrong, check_push
 from gateway.values import Address as Address
@@ -132,30 +139,30 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The delivery rule's times, in seconds."""
 
-    ack_timeout: Seconds = 5.0
+    ack_timeout: Seconds = CUSTOMER_LIMITS.ack_timeout
     disconnect_grace: Seconds = 1.0
     restart_grace: Seconds = 10.0  # longer than restart_window
-    restart_window: Seconds = 5.0
+    restart_window: Seconds = CUSTOMER_LIMITS.restart_window
     max_hold: Seconds = 30.0  # at least ack_timeout
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one client, and all of them, may take. Rates are per minute, with a burst."""
 
-    frame_bytes: FrameBytes = 65_536
-    text_chars: Count = 8_000  # Unicode code points
-    data_bytes: Count = 16_384
-    resume: Count = 500  # messages replayed at most
-    sends_per_minute: Count = 100
-    burst: Count = 20
-    agent_sends_per_minute: Count = 600
-    agent_burst: Count = 100
-    sessions: Count = 10  # per customer
-    outbound_bytes: Count = 1_048_576  # waiting to be written, per session
+    frame_bytes: FrameBytes = CUSTOMER_LIMITS.frame_bytes
+    text_chars: Count = CUSTOMER_LIMITS.text_chars  # Unicode code points
+    data_bytes: Count = CUSTOMER_LIMITS.data_bytes
+    resume: Count = CUSTOMER_LIMITS.resume  # messages replayed at most
+    sends_per_minute: Count = CUSTOMER_LIMITS.sends_per_minute
+    burst: Count = CUSTOMER_LIMITS.burst
+    agent_sends_per_minute: Count = AGENT_LIMITS.sends_per_minute
+    agent_burst: Count = AGENT_LIMITS.burst
+    sessions: Count = CUSTOMER_LIMITS.sessions  # per customer
+    outbound_bytes: Count = OUTBOUND_BYTES  # waiting to be written, per session
     connections: Count = 20_000  # sockets in all
     attempts_per_minute: Count = 600  # new connections per client address
-    hello_timeout: Seconds = 5.0
-    ping_interval: Seconds = 20.0
+    hello_timeout: Seconds = HELLO_TIMEOUT
+    ping_interval: Seconds = PING_INTERVAL
     ping_timeout: Seconds = 20.0
 
 

@@ -16,14 +16,14 @@ import structlog
 
 from gateway.addresses import client_of
 from gateway.config import Address, Config
-from gateway.protocol import CloseCode, Role
+from gateway.protocol import AGENT_PATH, CUSTOMER_PATH, CloseCode, Role
 from gateway.session import TokenBucket
 from gateway.sessions import Sessions
 from gateway.wire import CLOSE_TIMEOUT, Peer
 
 __all__ = ["Peer", "Sockets"]
 
-ROLES = {"/v1/chat": Role.CUSTOMER, "/v1/agent": Role.AGENT}
+ROLES = {CUSTOMER_PATH: Role.CUSTOMER, AGENT_PATH: Role.AGENT}
 BACKLOG = 4_096  # connections that wait to be accepted: after a restart all come back at once
 ADDRESSES = 10_000  # client addresses whose attempts are remembered
 COMPLAIN_EVERY = 60.0  # seconds

@@ -35,7 +35,7 @@ from gateway import protocol
 from gateway.config import Limits
 from gateway.sessions import Closed, Later, Take
 
-SUBPROTOCOL = Subprotocol("ringback.v1")
+SUBPROTOCOL = Subprotocol(protocol.SUBPROTOCOL)
 CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
 RECEIVED = 64  # frames that wait to be taken, before the peer's TCP is held back
 HIGH_WATER = 32_768  # bytes that wait to be written, before a replay waits too
