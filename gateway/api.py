@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway import frames, protocol, sentences, why
 from gateway.auth import Identity, TokenRejected, Verifier
-from gateway.chat import Chat, Posting
+from gateway.chat import Chat, Posting, no_such_customer
 from gateway.devices import Devices, KeyCheck, Registration
 from gateway.dryrun import dry_run
 from gateway.inbox import Inbox
@@ -203,7 +203,7 @@ class Api:
         """A page of history."""
         who = self.who(request, Role.SERVICE, Role.AGENT)
         before = integer(request, "before", 1, 2**53)
-        limit = integer(request, "limit", 1, protocol.HISTORY_MAX)
+        limit = page_size(request)
         _, messages, more = await self._inbox.past(_key(request, who), before, limit)
         return as_json({"messages": [frames.message(m) for m in messages], "more": more})
 
@@ -245,7 +245,7 @@ class Api:
     async def _known(self, key: Key) -> Conversation:
         c = await self._chat.store.conversation(key)
         if c is None:
-            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
+            raise no_such_customer()
         return c
 
     # Devices
@@ -283,7 +283,7 @@ class Api:
         """Close a customer's sessions and forget all their devices."""
         who = self.who(request, Role.SERVICE)
         if not await self._devices.sign_out(_key(request, who)):
-            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
+            raise no_such_customer()
         return web.Response(status=204)
 
     # Preferences
@@ -293,7 +293,7 @@ class Api:
         who = self.who(request, Role.SERVICE)
         wishes = await self._preferences.get(_key(request, who))
         if wishes is None:
-            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
+            raise no_such_customer()
         return as_json(as_told(wishes))
 
     async def my_preferences(self, request: web.Request) -> web.Response:
@@ -394,6 +394,11 @@ def integer(request: web.Request, name: str, least: int, most: int) -> int | Non
     if not (text.isascii() and text.isdecimal() and len(text) < 17 and least <= int(text) <= most):
         raise FrameError(ErrorCode.BAD_FRAME, f"{name}: give a number from {least} to {most}")
     return int(text)
+
+
+def page_size(request: web.Request) -> int:
+    """How many of a list are asked for. Raises `FrameError`."""
+    return integer(request, "limit", 1, protocol.HISTORY_MAX) or protocol.HISTORY_DEFAULT
 
 
 def _policy(request: web.Request) -> tuple[Policy | None, float]:

@@ -18,7 +18,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import audience, campaigns, protocol
-from gateway.api import Api, as_json, idempotency_key, integer
+from gateway.api import Api, as_json, idempotency_key, page_size
 from gateway.audience import Bad, BadRecipient, Entry, File, Format, Words
 from gateway.campaigns import Campaigns, Source, Step
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role
@@ -66,7 +66,7 @@ class CampaignCalls:
     async def page(self, request: web.Request) -> web.Response:
         """The tenant's campaigns, newest first."""
         who = self._api.who(request, Role.SERVICE)
-        limit = integer(request, "limit", 1, protocol.HISTORY_MAX) or protocol.HISTORY_DEFAULT
+        limit = page_size(request)
         found = await self._campaigns.page(who.tenant, request.query.get("before"), limit + 1)
         return as_json(
             {"campaigns": [self._told(c) for c in found[:limit]], "more": len(found) > limit}

@@ -1,7 +1,7 @@
 """Chat: what customers, agents and services do to a conversation, as changes of the one writer.
 
 Theory of operation. Every use case is a function over a `Transaction`, run in the writer's order
-against the state just committed (`_submit`). It judges, writes, and notes what to tell whom after
+against the state just committed. It judges, writes, and notes what to tell whom after
 the commit; nothing is told before. A write to a socket is not a delivery: until an ack comes, the
 conversation's `push_due_at` stands, and `gateway.pushing` acts on it. When a push is due is decided
 by `gateway.delivery`, what becomes of a message by `storage.outcomes`.
@@ -164,7 +164,7 @@ class Chat:
 
         mark = (key, seq) if seq is not None else None
         try:
-            joined = await self._submit(change, Needs(keys=(key,), mark=mark))
+            joined = await self.store.submit(change, Needs(keys=(key,), mark=mark))
         except Unavailable:
             # The disk is full, say: who is known may still read.
             known = await self.store.conversation(key)
@@ -215,7 +215,7 @@ class Chat:
         }
         if ref is not None:
             welcome["ref"] = ref
-        session.write(protocol.encode_bytes(welcome))
+        session.write(protocol.encode(welcome))
 
     async def replay(self, session: CustomerSession, joined: Joined) -> None:
         """Send what was missed, as fast as it is read, and then what came meanwhile. Raises
@@ -432,7 +432,7 @@ class Chat:
 
         The future raises `FrameError` (`not_found`, `conflict`, `bad_frame`) or `Unavailable`.
         """
-        return self._submit(*self.send(posting, None, create=create))
+        return self.store.submit(*self.send(posting, None, create=create))
 
     def send(
         self,
@@ -452,7 +452,7 @@ class Chat:
             c = tx.conversation(key)
             if c is None:
                 if not create:
-                    raise _not_found(key)
+                    raise no_such_customer()
                 c = tx.create(key, None)
             if ref is not None:
                 first = tx.sent_before(key, posting.role, posting.author, ref)
@@ -555,7 +555,7 @@ class Chat:
             tx.after_commit(lambda: self.tell.sent(sender, first, posting.key, duplicate=True))
         return Posted(first, True)
 
-    def end(self, session: AgentSession, key: Key) -> asyncio.Future[None]:
+    def end(self, key: Key) -> asyncio.Future[None]:
         """An agent ends the conversation: it is no longer live."""
 
         def change(tx: Transaction) -> None:
@@ -565,7 +565,7 @@ class Chat:
             c = tx.put(replace(c, live=False, unanswered_since=None, updated_at=tx.now))
             tx.after_commit(lambda: self.tell.status(c))
 
-        return self._submit(change, Needs(keys=(key,)))
+        return self.store.submit(change, Needs(keys=(key,)))
 
     def agent_ack(self, key: Key, seq: int) -> Change[None]:
         """An agent's client has everything up to `seq`: move the mark that agents share."""
@@ -614,7 +614,7 @@ class Chat:
             self.hub.watch(session, key)
 
         try:
-            c = await self._submit(change, Needs(keys=(key,)))
+            c = await self.store.submit(change, Needs(keys=(key,)))
             messages, more = await self._opening(c, frame.after)
         except Unavailable:
             self.hub.unwatch(session, key)
@@ -646,9 +646,6 @@ class Chat:
         return frames.page(newest, self.room, more=more)
 
     # The writer
-
-    def _submit(self, change: Callable[[Transaction], R], needs: Needs) -> asyncio.Future[R]:
-        return self.store.submit(change, needs)
 
     def _submit_quietly(
         self, change: Callable[[Transaction], Any], needs: Needs, otherwise: Callable[[], Any]
@@ -694,11 +691,11 @@ def _who(session: CustomerSession) -> dict[str, str | None]:
 def _known(tx: Transaction, key: Key) -> Conversation:
     conversation = tx.conversation(key)
     if conversation is None:
-        raise _not_found(key)
+        raise no_such_customer()
     return conversation
 
 
-def _not_found(key: Key) -> FrameError:
+def no_such_customer() -> FrameError:
     return FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
 
 

@@ -91,7 +91,7 @@ class Core:
         self.dead_letters = DeadLetters(self.chat, DeadLetterRows(database))
         self.campaigns = Campaigns(self.chat, CampaignRows(database), self._waiting)
         self.preferences = Preferences(self.chat, ringing)
-        self.inbox = Inbox(self.chat, agent_limits(config), clock)
+        self.inbox = Inbox(self.chat, agent_limits(config))
         limits = config.limits
         self.rates = Rates(
             {
@@ -106,7 +106,6 @@ class Core:
             self.devices,
             self.inbox,
             self.rates,
-            clock,
             self.wall,
         )
         ringing.decided = self.metrics.decided

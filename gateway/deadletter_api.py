@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway import protocol
-from gateway.api import Api, as_json, integer
+from gateway.api import Api, as_json, page_size
 from gateway.deadletters import DeadLetters
 from gateway.protocol import ErrorCode, FrameError, ReplayDeadLetters, Role
 from storage.deadletters import Cause, DeadLetter, Wanted
@@ -31,7 +31,7 @@ class DeadLetterCalls:
     async def page(self, request: web.Request) -> web.Response:
         """The tenant's dead letters, newest first."""
         who = self._api.who(request, Role.SERVICE)
-        limit = integer(request, "limit", 1, protocol.HISTORY_MAX) or protocol.HISTORY_DEFAULT
+        limit = page_size(request)
         query = request.query
         wanted = Wanted(
             query.get("customer"),

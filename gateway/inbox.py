@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
 from typing import Any
 
 from gateway import frames, protocol
-from gateway.chat import Chat
-from gateway.protocol import ErrorCode, FrameError, InboxFilter
+from gateway.chat import Chat, no_such_customer
+from gateway.protocol import ErrorCode, FrameError
 from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Conversation, Key, Message
 
@@ -26,10 +25,9 @@ FIRST = (float("1e308"), 2**62)
 class Inbox:
     """Look-ups for sessions and for the HTTP API."""
 
-    def __init__(self, chat: Chat, agent_limits: Any, clock: Callable[[], float]) -> None:
+    def __init__(self, chat: Chat, agent_limits: Any) -> None:
         self._chat = chat
         self._limits = agent_limits
-        self._clock = clock
 
     def arrive(self, session: AgentSession, ref: str | None) -> None:
         """Welcome an agent."""
@@ -40,7 +38,7 @@ class Inbox:
             "agent": session.identity.sub,
             "tenant": session.tenant,
             "limits": self._limits,
-            "server_time": protocol.timestamp(self._clock()),
+            "server_time": protocol.timestamp(self._chat.clock()),
         }
         if ref is not None:
             welcome["ref"] = ref
@@ -50,11 +48,11 @@ class Inbox:
         """Answer with a page of conversations, newest first; from now on tell of every change."""
         self._chat.hub.follow_inbox(session)
         await _pace(session)
-        which = frame.filter or InboxFilter.ALL
-        limit = frame.limit or protocol.HISTORY_DEFAULT
         before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)
-        found = await self._chat.store.inbox(session.tenant, which.value, before, limit + 1)
-        shown = _within(found[:limit], self._chat.room)
+        found = await self._chat.store.inbox(
+            session.tenant, frame.filter.value, before, frame.limit + 1
+        )
+        shown = _within(found[: frame.limit], self._chat.room)
         answer: dict[str, Any] = {
             "type": "inbox",
             "ref": frame.ref,
@@ -85,14 +83,13 @@ class Inbox:
         session.send(answer)
 
     async def past(
-        self, key: Key, before: int | None, limit: int | None
+        self, key: Key, before: int | None, limit: int
     ) -> tuple[Conversation, list[Message], bool]:
         """A conversation and its messages before `before`. Raises `FrameError` `not_found`."""
         c = await self._chat.store.conversation(key)
         if c is None:
-            raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")
-        wanted = limit if limit is not None else protocol.HISTORY_DEFAULT
-        found, more = await self._chat.store.history(c, before, wanted)
+            raise no_such_customer()
+        found, more = await self._chat.store.history(c, before, limit)
         messages, more = frames.page(found, self._chat.room, more=more)
         return c, messages, more
 

@@ -777,13 +777,8 @@ SERVER_FRAMES: Final[Mapping[Role, Mapping[str, Any]]] = {
 """What the server sends to each role: frame type to TypedDict."""
 
 
-def encode(frame: ToCustomer | ToAgent) -> str:
-    """The text frame for `frame`. For many receivers: encode once, send many."""
-    return orjson.dumps(frame).decode()
-
-
-def encode_bytes(frame: ToCustomer | ToAgent) -> bytes:
-    """As `encode`, in UTF-8."""
+def encode(frame: ToCustomer | ToAgent) -> bytes:
+    """`frame` as a text frame has it, in UTF-8. For many receivers: encode once, send many."""
     return orjson.dumps(frame)
 
 
@@ -938,7 +933,8 @@ def _depth(raw: str) -> int:
 
 # What a schema cannot say
 
-_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, surrogates
+UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no id may hold: control characters, and halves of surrogate pairs."""
 _WORDED: Final = frozenset({Send, AgentSend, PostMessage, PostCampaign})
 _DATED: Final = frozenset({PostMessage, PostCampaign, ReplayDeadLetters, PutPreferences})
 _MOMENTS: Final = ("send_at", "expires_at", "since", "until", "muted_until")
@@ -965,9 +961,9 @@ _PLAIN: Final[Mapping[type, tuple[str, ...]]] = {
 
 def check_plain(text: str, name: str, frame: Any) -> None:
     """Raise `FrameError` if `text` has control characters, or others that cannot be stored."""
-    if _UNFIT.search(text):
+    if UNFIT.search(text):
         ref = getattr(frame, "ref", None)
-        clean = None if ref is None or _UNFIT.search(ref) else ref
+        clean = None if ref is None or UNFIT.search(ref) else ref
         raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain control characters", clean)
 
 
@@ -1120,6 +1116,6 @@ def _lenient(raw: str) -> Any:
 
 def _ref(told: Any) -> str | None:
     ref = told.get("ref") if isinstance(told, dict) else None
-    if not isinstance(ref, str) or not 1 <= len(ref) <= REF_CHARS or _UNFIT.search(ref):
+    if not isinstance(ref, str) or not 1 <= len(ref) <= REF_CHARS or UNFIT.search(ref):
         return None
     return ref

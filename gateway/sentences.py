@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gateway.delivery import Action, Reason
-from gateway.policies import Policy
 from gateway.protocol import Route
 from gateway.why import WaitsFor
 from push.ring import RingKind, VerdictKind
@@ -274,11 +273,3 @@ EVENTS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "device_removed": lambda e: f"a device is gone: {_REMOVED[e['reason']]}",
 }
 """Every event that is recorded, and how it is told."""
-
-POLICIES: Final[Mapping[Policy, str]] = {
-    Policy.DEFAULT: "in chat on any device and acknowledged: nobody is rung",
-    Policy.PER_DEVICE: "only the device that acknowledged is spared",
-    Policy.UNREAD_AFTER: "every device rings for what is not read within some seconds",
-    Policy.BACKGROUND_ONLY: "nobody is rung while the chat is open anywhere",
-}
-"""For help texts."""

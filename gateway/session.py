@@ -182,7 +182,7 @@ class Session:
 
     def send(self, frame: Any) -> None:
         """Send one frame to this session alone."""
-        self.write(protocol.encode_bytes(frame))
+        self.write(protocol.encode(frame))
 
     def write(self, data: bytes) -> None:
         """Send an encoded frame."""
@@ -192,7 +192,7 @@ class Session:
     async def stream(self, frame: Any) -> None:
         """Send one of many frames, at the pace at which the peer reads."""
         if not self.closed:
-            await self.out.stream(protocol.encode_bytes(frame))
+            await self.out.stream(protocol.encode(frame))
 
     def close(self, code: CloseCode) -> None:
         """Close the socket; what was not sent is replayed to the next session."""
@@ -238,7 +238,7 @@ class CustomerSession(Session):
     def send(self, frame: Any) -> None:
         """Send one frame to this session alone, behind a replay if one is running: whoever has an
         answer has what was there when it was asked for."""
-        self.deliver(protocol.encode_bytes(frame))
+        self.deliver(protocol.encode(frame))
 
     def deliver(self, data: bytes) -> None:
         """Send an encoded frame, behind a replay if one is running."""

@@ -92,7 +92,6 @@ class Sessions:
         devices: Devices,
         inbox: Inbox,
         rates: Rates,
-        clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self._config = config
@@ -102,7 +101,7 @@ class Sessions:
         self._devices = devices
         self._inbox = inbox
         self._rates = rates
-        self._clock = clock
+        self._clock = chat.clock
         self._wall = wall
         self.rejected: Callable[[str], None] = lambda reason: None
         """Told why a socket was turned away, for the metrics."""
@@ -381,7 +380,7 @@ class Sessions:
         return None
 
     async def _end(self, session: AgentSession, frame: protocol.End) -> None:
-        await self._chat.end(session, Key(session.tenant, frame.customer))
+        await self._chat.end(Key(session.tenant, frame.customer))
         session.send({"type": "ok", "ref": frame.ref})
 
     def _common_frame(self, session: Session, frame: Any) -> None:

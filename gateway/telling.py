@@ -39,24 +39,24 @@ class Telling:
         ref = message.ref or ""
         if isinstance(sender, AgentSession):
             answer = frames.agent_sent(message, ref, key.customer, duplicate=duplicate)
-            sender.deliver(key, protocol.encode_bytes(answer))
+            sender.deliver(key, protocol.encode(answer))
         else:
             answer = frames.sent(message, ref, duplicate=duplicate)
-            sender.deliver(protocol.encode_bytes(answer))
+            sender.deliver(protocol.encode(answer))
 
     def customer_typing(self, session: CustomerSession, *, on: bool) -> None:
         """Tell the agents; never stored."""
         if self._hub.watched(session.key):
             who = _who("customer", session)
             frame: Any = {"type": "typing", "customer": session.key.customer, "from": who, "on": on}
-            self._hub.tell_watchers(session.key, protocol.encode_bytes(frame))
+            self._hub.tell_watchers(session.key, protocol.encode(frame))
 
     def agent_typing(self, session: AgentSession, key: Key, *, on: bool) -> None:
         """Tell the customer and the other agents; never stored."""
         frame: Any = {"type": "typing", "from": _who("agent", session), "on": on}
-        self._hub.deliver(key, protocol.encode_bytes(frame))
+        self._hub.deliver(key, protocol.encode(frame))
         frame["customer"] = key.customer
-        self._hub.tell_watchers(key, protocol.encode_bytes(frame), session)
+        self._hub.tell_watchers(key, protocol.encode(frame), session)
 
     def message(
         self,
@@ -72,7 +72,7 @@ class Telling:
         if sender is not None:
             self.sent(sender, message, key, duplicate=False)
         if self._hub.sessions(key):
-            text = protocol.encode_bytes(frames.for_customer(message, c.customer))
+            text = protocol.encode(frames.for_customer(message, c.customer))
             self._hub.deliver(key, text, from_customer)
         encoded: dict[bool, bytes] = {}
         for session in self._hub.watchers(key):
@@ -81,10 +81,10 @@ class Telling:
             own = message.role == "agent" and message.author == session.identity.sub
             if own not in encoded:
                 told = frames.message(message, ref=own, customer=c.customer)
-                encoded[own] = protocol.encode_bytes(told)
+                encoded[own] = protocol.encode(told)
             session.deliver(key, encoded[own])
         if turned_live:
-            self._hub.deliver(key, protocol.encode_bytes(frames.status(c)))
+            self._hub.deliver(key, protocol.encode(frames.status(c)))
         self.inboxes(c)
 
     def inboxes(self, c: Conversation) -> None:
@@ -92,20 +92,20 @@ class Telling:
         inboxes = self._hub.inboxes(c.tenant)
         if inboxes:
             in_chat = self._hub.is_in_chat(c.key)
-            text = protocol.encode_bytes(frames.inbox_update(c, in_chat=in_chat))
+            text = protocol.encode(frames.inbox_update(c, in_chat=in_chat))
             for session in inboxes:
                 session.write(text)
 
     def status(self, c: Conversation) -> None:
         """Tell the customer's sessions, and the inboxes."""
-        self._hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
+        self._hub.deliver(c.key, protocol.encode(frames.status(c)))
         self.inboxes(c)
 
     def agents_marks(self, c: Conversation) -> None:
         """Tell the customer's sessions how far the agents are, once for a commit: its last."""
         now = self._peek(c.key) or c
         if (now.agent_acked_said, now.agent_read_said) == (c.agent_acked_said, c.agent_read_said):
-            self._hub.deliver(c.key, protocol.encode_bytes(frames.status(c)))
+            self._hub.deliver(c.key, protocol.encode(frames.status(c)))
 
     def read(self, before: Conversation, c: Conversation, at: float) -> None:
         """Tell how far the customer has read."""
@@ -126,7 +126,7 @@ class Telling:
         at the time of the commit, as it is recorded."""
         if self._hub.watched(key):
             frame = frames.receipt(key.customer, from_seq, seq, state, at, reason)
-            self._hub.tell_watchers(key, protocol.encode_bytes(frame))
+            self._hub.tell_watchers(key, protocol.encode(frame))
 
     def presence(self, key: Key, was_in_chat: bool) -> None:
         """Tell who is there, and the inboxes if the customer came into chat or left."""
@@ -134,7 +134,7 @@ class Telling:
         if self._hub.watched(key):
             sessions = len(self._hub.sessions(key))
             frame = frames.presence(key.customer, in_chat=in_chat, sessions=sessions)
-            self._hub.tell_watchers(key, protocol.encode_bytes(frame))
+            self._hub.tell_watchers(key, protocol.encode(frame))
         c = self._peek(key)
         if in_chat is not was_in_chat and c is not None and c.last_seq:
             self.inboxes(c)

@@ -1,6 +1,8 @@
 """The layout of the packages, read from the imports with `ast`: who may know whom."""
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -211,6 +213,31 @@ def test_one_file_serves_websockets_and_the_client_knows_only_the_client_side() 
     assert "websockets.asyncio.client" in client
     assert {name for name in client if "serve" in name or name == "websockets"} == set()
     assert {module for module, names in uses.items() if names} == set()
+
+
+FOR_TESTS = {
+    "ACK_WITHIN": "what the doc asks of clients",
+    "REF_KEPT_DAYS": "what the doc promises; nothing forgets a ref",
+    "SERVER_FRAMES": "what the doc is held against, from what mypy checks",
+}
+
+
+def test_what_is_made_is_used_and_not_by_tests_alone() -> None:
+    """Top-level names, but for commands, which their decorator takes."""
+    used = Counter(
+        word for path in FILES.values() for word in re.findall(r"[A-Za-z_]\w+", path.read_text())
+    )
+    unused: set[str] = set()
+    for path in FILES.values():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names = [] if node.decorator_list else [node.name]
+            elif isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            else:
+                names = [n.id for n in [getattr(node, "target", None)] if isinstance(n, ast.Name)]
+            unused.update(name for name in names if used[name] == 1 and not name.startswith("__"))
+    assert unused == FOR_TESTS.keys()
 
 
 def test_only_storage_knows_sqlite() -> None:

@@ -69,7 +69,7 @@ def changed(**fields: Any) -> Message:
 
 def told(frame: Any) -> Any:
     """`frame` as a client reads it."""
-    return orjson.loads(protocol.encode_bytes(frame))
+    return orjson.loads(protocol.encode(frame))
 
 
 def fits(frame: Any, shape: Any) -> bool:

@@ -13,7 +13,6 @@ import pytest
 
 from gateway import delivery, sentences
 from gateway.delivery import Action, Facts, InHand, Reason
-from gateway.policies import Policy
 from gateway.protocol import Route
 from gateway.why import WaitsFor
 from push.ring import RingKind, VerdictKind
@@ -35,7 +34,6 @@ DEVICE = {"device": "ab12", "installation": "phone-1"}
         (Route, sentences.ROUTES),
         (Outcome, sentences.OUTCOMES),
         (WaitsFor, sentences.WAITS),
-        (Policy, sentences.POLICIES),
     ],
 )
 def test_every_word_has_a_sentence(words: type[StrEnum], said: Any) -> None:
