@@ -9,7 +9,7 @@ CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 unexport PYTHONDONTWRITEBYTECODE
 
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
-PURE := gateway/protocol gateway/session gateway/delivery gateway/frames gateway/why \
+PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/wishes gateway/dryrun gateway/sentences \
         gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
         gateway/contentconfig gateway/config gateway/reload gateway/starter \

@@ -41,7 +41,7 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from gateway import protocol
+from gateway import decoding, protocol
 from gateway.session import TokenBucket
 
 
@@ -190,7 +190,7 @@ class Floor:
             self._database.execute("INSERT INTO conversations VALUES (?, 0, 0, null, null, 0)", row)
         if self._part >= Part.CHECKED:
             limits = protocol.Limits()
-            decode = protocol.decode_customer if peer.conversation else protocol.decode_agent
+            decode = decoding.decode_customer if peer.conversation else decoding.decode_agent
             peer.decode = lambda text: decode(text, limits)
         peer.send({"type": "welcome"})
 

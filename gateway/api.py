@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from gateway import frames, protocol, sentences, why
+from gateway import decoding, frames, protocol, sentences, why
 from gateway.auth import Identity, TokenRejected, Verifier
 from gateway.chat import Chat, Posting, no_such_customer
 from gateway.devices import Devices, KeyCheck, Registration
@@ -348,7 +348,7 @@ class Api:
             raise FrameError(
                 ErrorCode.BAD_FRAME, f"the body did not come within {BODY_WITHIN:.0f} seconds"
             ) from None
-        return protocol.decode_body(raw, kind, self._chat.limits)
+        return decoding.decode_body(raw, kind, self._chat.limits)
 
 
 def _problem(error: FrameError, status: int | None = None, **headers: str) -> web.Response:
@@ -383,7 +383,7 @@ def _key(request: web.Request, who: Identity) -> Key:
 
 
 def _id(request: web.Request, name: str) -> str:
-    return protocol.check_id(request.match_info[name], name)
+    return decoding.check_id(request.match_info[name], name)
 
 
 def integer(request: web.Request, name: str, least: int, most: int) -> int | None:
@@ -421,7 +421,7 @@ def idempotency_key(request: web.Request) -> str | None:
             ErrorCode.TOO_LARGE if key else ErrorCode.BAD_FRAME,
             f"Idempotency-Key: give 1 to {protocol.REF_CHARS} characters",
         )
-    protocol.check_plain(key, "Idempotency-Key", None)
+    decoding.check_plain(key, "Idempotency-Key", None)
     return key
 
 

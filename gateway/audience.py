@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from gateway import protocol
+from gateway import decoding, protocol
 from gateway.protocol import ErrorCode, FrameError, Limits
 
 LINE_BYTES = 65_536  # of one line, with all its columns
@@ -122,7 +122,7 @@ def entry(value: Any, said: Words, limits: Limits) -> Entry:
     if not isinstance(customer, str) or not customer:
         raise BadRecipient(f"customer: must be a string of 1 to {protocol.ID_CHARS} characters")
     try:
-        protocol.check_id(customer, CUSTOMER)
+        decoding.check_id(customer, CUSTOMER)
     except FrameError as error:
         raise BadRecipient(error.message) from None
     fields = {name: _plain(told.get(name), name) for name in sorted(said.fields)}

@@ -17,7 +17,7 @@ import orjson
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway import audience, campaigns, protocol
+from gateway import audience, campaigns, decoding, protocol
 from gateway.api import Api, as_json, idempotency_key, page_size
 from gateway.audience import Bad, BadRecipient, Entry, File, Format, Words
 from gateway.campaigns import Campaigns, Source, Step
@@ -150,7 +150,7 @@ class CampaignCalls:
         return _Taken(body, said, self._list(body.audience, said))
 
     def _body(self, raw: bytes) -> PostCampaign:
-        return protocol.decode_body(raw, PostCampaign, self._api.limits)
+        return decoding.decode_body(raw, PostCampaign, self._api.limits)
 
     async def _with_file(self, request: web.Request) -> _Taken:
         try:

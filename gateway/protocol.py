@@ -1,28 +1,20 @@
 """The wire vocabulary: every frame, field, code and limit, in both directions, in one file.
 
-Decides: what a well-formed frame or HTTP body is (`decode_customer`, `decode_agent`,
-`decode_body`), what exactly is wrong with any other (`FrameError`), how server frames look, and
-whether a client may reconnect after a close code. Leaves to others: whether a frame is allowed now
-(`gateway.session`), what it does (`gateway.chat`), whether a JSON Web Token is good
-(`gateway.auth`), and every socket. `docs/protocol.md` says the same for client authors; a test
-holds the two together.
-
-How a frame is judged: brackets are counted, and only if there are many is the depth measured, so
-that no input reaches a parser's recursion limit; then one msgspec decode finds type and fields;
-then come the few rules that a schema cannot say.
-The cause of a refusal is worked out only after one. A refusal names the field and what would be
-right, never what was sent: it may be a token or a customer's words.
+Decides: which frames and HTTP bodies there are and what their fields may hold, how server frames
+and times look, and whether a client may reconnect after a close code. Leaves to others: whether
+what came is one of them (`gateway.decoding`), whether a frame is allowed now (`gateway.session`),
+what it does (`gateway.chat`), whether a JSON Web Token is good (`gateway.auth`), and every socket.
+`docs/protocol.md` says the same for client authors; a test holds the two together.
 """
 
-import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import IntEnum, StrEnum
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, get_args
 
 import msgspec
 import orjson
@@ -218,6 +210,8 @@ Moment = Annotated[datetime, Meta(tz=True)]
 Text = Annotated[str, Meta(min_length=1)]
 Rate = Annotated[float, Meta(ge=0.01, le=RATE_MAX)]
 Data = dict[str, Any]
+UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no id may hold: control characters, and halves of surrogate pairs."""
 
 
 def _unsaid(self: Struct) -> str:
@@ -815,7 +809,7 @@ def parse_timestamp(text: str) -> float:
         raise ValueError("not an RFC 3339 time with a zone") from None
 
 
-# Decoding
+# What is refused
 
 
 class FrameError(Exception):
@@ -834,288 +828,3 @@ class FrameError(Exception):
         self.message = message
         self.ref = ref
         self.retry_after = retry_after
-
-
-_CUSTOMER: Final = msgspec.json.Decoder[CustomerFrame](CustomerFrame)
-_AGENT: Final = msgspec.json.Decoder[AgentFrame](AgentFrame)
-_BODIES: Final[Mapping[type, msgspec.json.Decoder[Any]]] = {
-    body: msgspec.json.Decoder(body)
-    for body in (PostMessage, PostCampaign, ReplayDeadLetters, PutDevice, PutPreferences)
-}
-Body = TypeVar("Body", PostMessage, PostCampaign, ReplayDeadLetters, PutDevice, PutPreferences)
-
-_FRAME_TYPES: Final[Mapping[msgspec.json.Decoder[Any], Mapping[str, type[Struct]]]] = {
-    _CUSTOMER: CUSTOMER_FRAMES,
-    _AGENT: AGENT_FRAMES,
-}
-
-
-def decode_customer(raw: str | bytes, limits: Limits = CUSTOMER_LIMITS) -> CustomerFrame:
-    """A customer's text frame. Raises FrameError, and nothing else."""
-    frame: CustomerFrame = _decode_frame(raw, _CUSTOMER, limits)
-    return frame
-
-
-def decode_agent(raw: str | bytes, limits: Limits = AGENT_LIMITS) -> AgentFrame:
-    """An agent's text frame. Raises FrameError, and nothing else."""
-    frame: AgentFrame = _decode_frame(raw, _AGENT, limits)
-    return frame
-
-
-def decode_body(raw: bytes, body: type[Body], limits: Limits = CUSTOMER_LIMITS) -> Body:
-    """The JSON body of an HTTP call. Raises FrameError, and nothing else."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise FrameError(ErrorCode.BAD_FRAME, "not UTF-8; send one JSON object in UTF-8") from None
-    decoded: Body = _decode(text, _BODIES[body], limits)
-    return decoded
-
-
-def check_id(text: str, name: str) -> str:
-    """`text`, if it can be an id; else FrameError about `name`. For ids outside of JSON."""
-    if not 1 <= len(text) <= ID_CHARS:
-        code = ErrorCode.TOO_LARGE if text else ErrorCode.BAD_FRAME
-        raise FrameError(code, f"{name}: must be {_ID}")
-    check_plain(text, name, None)
-    return text
-
-
-def _decode_frame(raw: str | bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
-    if not isinstance(raw, str):
-        raise FrameError(ErrorCode.BAD_FRAME, "binary frame; send JSON in text frames")
-    return _decode(raw, decoder, limits)
-
-
-def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
-    if raw.count("{") + raw.count("[") > JSON_DEPTH and _depth(raw) > JSON_DEPTH:
-        raise FrameError(
-            ErrorCode.BAD_FRAME,
-            f"nested too deeply; at most {JSON_DEPTH} levels are allowed",
-            _ref(_lenient(raw)),
-        )
-    try:
-        frame = decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise _explain(raw, decoder, str(error)) from None
-    except (msgspec.DecodeError, UnicodeError):
-        raise _not_json(raw) from None
-    kind = type(frame)
-    for name in _PLAIN[kind]:
-        value = getattr(frame, name)
-        if value is not None and not value.isprintable():
-            check_plain(value, name, frame)
-    if kind in _WORDED:
-        _check_content(frame, limits)
-        if "\\u0000" in raw:  # JSON has no other way to write it
-            _check_no_nul(frame)
-    for name in _MOMENTS if kind in _DATED else ():
-        moment = getattr(frame, name, None)
-        if moment is not None:
-            _check_moment(name, moment)
-    return frame
-
-
-# Depth. Without the strings, which may be cut off at the end, brackets are structure.
-
-_STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_BRACKET: Final = re.compile(r"[\[\]{}]")
-
-
-def _depth(raw: str) -> int:
-    """Levels of nesting, unknown fields included; the frame itself is the first."""
-    depth = deepest = 0
-    for bracket in _BRACKET.findall(_STRING.sub("", raw)):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-# What a schema cannot say
-
-UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no id may hold: control characters, and halves of surrogate pairs."""
-_WORDED: Final = frozenset({Send, AgentSend, PostMessage, PostCampaign})
-_DATED: Final = frozenset({PostMessage, PostCampaign, ReplayDeadLetters, PutPreferences})
-_MOMENTS: Final = ("send_at", "expires_at", "since", "until", "muted_until")
-_IDS: Final = frozenset(
-    {"ref", "customer", "installation", "platform", "app", "environment", "locale", "time_zone"}
-    | {"quiet_hours", "cursor"}
-)
-
-
-def _plain(kind: type[Struct]) -> tuple[str, ...]:
-    """The fields that may not hold control characters. A JSON Web Token is for `gateway.auth`."""
-    device = kind in (RegisterDevice, PutDevice)
-    return tuple(
-        field.name
-        for field in msgspec.structs.fields(kind)
-        if field.name in _IDS or (device and field.name == "token")
-    )
-
-
-_PLAIN: Final[Mapping[type, tuple[str, ...]]] = {
-    kind: _plain(kind) for kind in (*get_args(CustomerFrame), *get_args(AgentFrame), *_BODIES)
-}
-
-
-def check_plain(text: str, name: str, frame: Any) -> None:
-    """Raise `FrameError` if `text` has control characters, or others that cannot be stored."""
-    if UNFIT.search(text):
-        ref = getattr(frame, "ref", None)
-        clean = None if ref is None or UNFIT.search(ref) else ref
-        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain control characters", clean)
-
-
-def _check_content(frame: Send | AgentSend | PostMessage | PostCampaign, limits: Limits) -> None:
-    ref = getattr(frame, "ref", None)
-    if len(frame.text) > limits.text_chars:
-        raise FrameError(
-            ErrorCode.TOO_LARGE,
-            f"text: {len(frame.text)} characters, at most {limits.text_chars} are allowed",
-            ref,
-        )
-    if frame.data is None:
-        return
-    try:
-        size = len(orjson.dumps(frame.data))
-    except TypeError:
-        raise FrameError(ErrorCode.BAD_FRAME, "data: integers must fit in 64 bits", ref) from None
-    if size > limits.data_bytes:
-        raise FrameError(
-            ErrorCode.TOO_LARGE,
-            f"data: {size} bytes of JSON, at most {limits.data_bytes} are allowed",
-            ref,
-        )
-
-
-def _check_no_nul(frame: Send | AgentSend | PostMessage | PostCampaign) -> None:
-    for name in ("text", "title", "data"):
-        if _has_nul(getattr(frame, name, None)):
-            ref = getattr(frame, "ref", None)
-            raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must not contain NUL", ref)
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\x00" in value
-    if isinstance(value, dict):
-        return any("\x00" in key or _has_nul(item) for key, item in value.items())
-    return isinstance(value, list) and any(_has_nul(item) for item in value)
-
-
-_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-
-
-def _check_moment(name: str, moment: datetime) -> None:
-    if not _EARLIEST <= moment <= _LATEST:
-        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must be a time from 1970 to 9999, in UTC")
-
-
-# What was wrong
-
-_PLACE: Final = re.compile(r" - at `\$\.?([a-z_.]*)[^`]*`\Z")
-_MISSING: Final = re.compile(r"Object missing required field `([a-z_]+)`")
-_TOO_LONG: Final = re.compile(r"Expected `str[^`]*` of length <= [0-9]+")
-
-
-def _explain(raw: str, decoder: msgspec.json.Decoder[Any], error: str) -> FrameError:
-    """What is wrong and what would be right, without repeating what was sent.
-
-    `error` is msgspec's; its end says the place, and only its own words are looked for in the rest.
-    """
-    told = _lenient(raw)
-    ref = _ref(told)
-    if not isinstance(told, dict):
-        return FrameError(ErrorCode.BAD_FRAME, "not a JSON object; send one")
-    place = _PLACE.search(error)
-    path = place[1].rstrip(".") if place else ""
-    missing = _MISSING.match(error)
-    if missing:
-        path = f"{path}.{missing[1]}".lstrip(".")
-    right = _right(path.rpartition(".")[2], decoder)
-    if missing:
-        return FrameError(ErrorCode.BAD_FRAME, f"{path}: missing; must be {right}", ref)
-    code = ErrorCode.TOO_LARGE if _TOO_LONG.match(error) else ErrorCode.BAD_FRAME
-    return FrameError(code, f"{path}: must be {right}", ref)
-
-
-def _one_of(words: Iterable[str]) -> str:
-    return f"one of {', '.join(words)}"
-
-
-_ID: Final = f"a string of 1 to {ID_CHARS} characters"
-_RIGHT: Final[Mapping[str, str]] = {
-    "ref": f"a string of 1 to {REF_CHARS} characters",
-    "token": f"a token as a string; for a device, of 1 to {TOKEN_CHARS} characters",
-    "state": _one_of(SessionState),
-    "installation": _ID,
-    "resume": "an object with epoch and seq, as a welcome told them",
-    "epoch": _ID,
-    "seq": f"an integer from 0 to {SEQ_MAX}",
-    "text": "a string that is not empty",
-    "data": "a JSON object, its numbers within 64 bits",
-    "on": "true or false",
-    "before": f"an integer from 0 to {SEQ_MAX}",
-    "after": f"an integer from 0 to {SEQ_MAX}",
-    "limit": f"an integer from 1 to {HISTORY_MAX}",
-    "platform": _ID,
-    "app": _ID,
-    "environment": _ID,
-    "locale": _ID,
-    "time_zone": _ID,
-    "muted_until": "an RFC 3339 time with a zone, as a string",
-    "proactive": "true or false",
-    "quiet_hours": "hours such as 22:00-07:00, or off, as a string",
-    "customer": _ID,
-    "cursor": f"a string of 1 to {CURSOR_CHARS} characters, as the answer before told it",
-    "filter": _one_of(InboxFilter),
-    "kind": _one_of(MessageKind),
-    "title": f"a string of 1 to {TITLE_CHARS} characters",
-    "expires_at": "an RFC 3339 time with a zone, as a string",
-    "send_at": "an RFC 3339 time with a zone, as a string",
-    "since": "an RFC 3339 time with a zone, as a string",
-    "until": "an RFC 3339 time with a zone, as a string",
-    "cause": "one of refused, expired",
-    "audience": "the word devices, or a list of ids and of objects with customer",
-    "rate": f"a number from 0.01 to {RATE_MAX:.0f}, in recipients per second",
-    "unknown": _one_of(Unknown),
-}
-"""What would be right, per field."""
-
-
-def _right(field: str, decoder: msgspec.json.Decoder[Any]) -> str:
-    return _one_of(_FRAME_TYPES[decoder]) if field == "type" else _RIGHT[field]
-
-
-def _not_json(raw: str) -> FrameError:
-    """Of text that msgspec does not take for JSON, and of what Python's laxer parser does."""
-    told = _lenient(raw)
-    if told is None:
-        return FrameError(ErrorCode.BAD_FRAME, "not JSON; send one JSON object")
-    try:
-        json.dumps(told, ensure_ascii=False).encode()
-    except UnicodeError:
-        problem = "half of a surrogate pair; send whole Unicode characters"
-    else:
-        problem = "NaN and Infinity are not JSON; send finite numbers"
-    return FrameError(ErrorCode.BAD_FRAME, problem, _ref(told))
-
-
-def _lenient(raw: str) -> Any:
-    """What `raw` says, also if it is not quite JSON; None if nothing can be made of it.
-
-    As floats, integers may have any number of digits.
-    """
-    try:
-        return json.loads(raw, parse_int=float)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _ref(told: Any) -> str | None:
-    ref = told.get("ref") if isinstance(told, dict) else None
-    if not isinstance(ref, str) or not 1 <= len(ref) <= REF_CHARS or UNFIT.search(ref):
-        return None
-    return ref

@@ -18,7 +18,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import structlog
 
-from gateway import frames, protocol
+from gateway import decoding, frames, protocol
 from gateway.auth import Identity, TokenRejected, Verifier
 from gateway.chat import Change, Chat, Joined, Posting
 from gateway.config import Config
@@ -163,8 +163,8 @@ class Sessions:
     def _decoder(self, role: Role) -> Callable[[str | bytes], Any]:
         limits = self._chat.limits
         if role is Role.CUSTOMER:
-            return lambda raw: protocol.decode_customer(raw, limits)
-        return lambda raw: protocol.decode_agent(raw, limits)
+            return lambda raw: decoding.decode_customer(raw, limits)
+        return lambda raw: decoding.decode_agent(raw, limits)
 
     # Sessions
 

@@ -14,6 +14,7 @@ PACKAGES = ("gateway", "push", "storage")
 IMPURE = {"asyncio", "websockets", "aiohttp", "aiosqlite"}
 PURE = [
     "gateway.protocol",
+    "gateway.decoding",
     "gateway.session",
     "gateway.delivery",
     "gateway.policies",

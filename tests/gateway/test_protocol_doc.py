@@ -14,6 +14,7 @@ import pytest
 
 from gateway import protocol, sentences
 from gateway.deadletters import Replay
+from gateway.decoding import decode_agent, decode_body, decode_customer
 from gateway.delivery import Action, Reason
 from gateway.policies import Policy
 from gateway.preferences import wishes_of
@@ -34,9 +35,6 @@ from gateway.protocol import (
     PutPreferences,
     ReplayDeadLetters,
     Role,
-    decode_agent,
-    decode_body,
-    decode_customer,
     may_reconnect,
 )
 from gateway.why import WaitsFor

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import protocol
+from gateway import decoding, protocol
 from gateway.auth import Identity
 from gateway.chat import Chat, TenantRules
 from gateway.delivery import Timing
@@ -54,7 +54,7 @@ def customer(bucket: TokenBucket | None = None, **fields: Any) -> tuple[Customer
     wire = Wire()
     who = Identity("acme", Role.CUSTOMER, "c-1", "Ann", 2e9)
     bucket = bucket or TokenBucket(60, 1_000)
-    session = CustomerSession("s-1", who, wire, bucket, BOUND, protocol.decode_customer, **fields)
+    session = CustomerSession("s-1", who, wire, bucket, BOUND, decoding.decode_customer, **fields)
     return session, wire
 
 
@@ -62,7 +62,7 @@ def agent(bucket: TokenBucket | None = None) -> tuple[AgentSession, Wire]:
     wire = Wire()
     who = Identity("acme", Role.AGENT, "a-1", None, 2e9)
     bucket = bucket or TokenBucket(60, 1_000)
-    return AgentSession("s-2", who, wire, bucket, BOUND, protocol.decode_agent), wire
+    return AgentSession("s-2", who, wire, bucket, BOUND, decoding.decode_agent), wire
 
 
 def held() -> Held:
