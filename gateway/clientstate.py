@@ -1,6 +1,7 @@
 """What a client knows and decides, without I/O: what it holds, what it has to send, what is next.
 
-Theory of operation. `gateway.client` owns the sockets and asks this module at every turn:
+Theory of operation. `gateway.clientlink` owns the socket, and `gateway.client` knows what frames
+mean; both ask this module at every turn:
 
     Timeline   the messages held, in order of seq with no gap (I4). A welcome says whether the rest
                is on its way (`resumed`) or must be loaded with `history`; a gap must be loaded too.

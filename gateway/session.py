@@ -1,6 +1,6 @@
 """A session: one open WebSocket after its hello, as state without I/O.
 
-Theory of operation. A socket that has not said hello is nothing but a socket; `gateway.sockets`
+Theory of operation. A socket that has not said hello is nothing but a socket; `gateway.sessions`
 turns it into a `CustomerSession` or an `AgentSession` once its token is accepted, and only these
 can reach `gateway.chat`. A session takes raw frames (`receive`) and yields what to do: a frame to
 act on, an error to answer, or a code to close with. What goes out is given to `out`.

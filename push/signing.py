@@ -31,7 +31,8 @@ class SigningSecretError(PushError):
 def decode_secret(secret: str) -> bytes:
     """Return the key of a secret written `whsec_` + base64 (padding may be missing).
 
-    Raises `SigningSecretError`. Configuration calls this too, to refuse a bad secret at start.
+    Raises `SigningSecretError`. The commands that take a secret call this too; the configuration is
+    stricter, so that what it takes any library can read.
     """
     encoded = secret.removeprefix(SECRET_PREFIX)
     padded = encoded + "=" * (-len(encoded) % 4)

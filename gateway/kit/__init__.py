@@ -1,6 +1,6 @@
 """The contract kit: what a company tests its backend with, and what it tests against.
 
 `ringback backend` (backend, behaviours), `ringback push test` (trial) and `ringback push conform`
-(conform, checks). It uses the adapters, the signing and the caller that ring for real, so that
+(conformance, checks). It uses the adapters, the signing and the caller that ring for real, so that
 what it shows is what happens; nothing of the gateway needs it.
 """

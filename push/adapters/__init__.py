@@ -1,9 +1,9 @@
 """From a ring to one tenant's agreed HTTP request, and from the response to a verdict.
 
 Each adapter is a file of its own and decides one form (docs/adapters.md). Leaves the signature to
-`push.signing`, credentials to `push.auth`, the wire to `push.caller`, and what is in the ring to
-the claim. Pure and deterministic: under unchanged settings the same ring gives the same bytes on
-every attempt. What a further adapter needs, ours or yours, can be imported from here.
+`push.signing`, credentials to `push.credentials`, the wire to `push.caller`, and what is in the
+ring to the claim. Pure and deterministic: under unchanged settings the same ring gives the same
+bytes on every attempt. What a further adapter needs, ours or yours, can be imported from here.
 """
 
 from push.adapters.form import Adapter, Make, OptionError, Request, Unwritable
