@@ -46,7 +46,7 @@ from gateway.protocol import (
     PING_INTERVAL,
 )
 from gateway.pushconfig import Push as Push
-from gateway.pushconfig import PushBackend, Wrong, check_push
+from gateway.pushconfig import PushBackend, check_push
 from gateway.values import Address as Address
 from gateway.values import ConfigError as ConfigError
 from gateway.values import (
@@ -66,6 +66,7 @@ from gateway.values import (
     SqliteUrl,
     Text,
     WebOrigin,
+    Wrong,
     convert,
 )
 from gateway.values import Secret as Secret

@@ -6,13 +6,12 @@ Decides: what of it can be used. Leaves to others: the words themselves (`push.c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
 from msgspec import Struct
 
-from gateway.values import ConfigError, Count, FromEnvironment, meta, must_be_text, shown
+from gateway.values import Count, FromEnvironment, Wrong, meta, must_be_text, shown
 from push import content
 from push.content import Mode
 
@@ -44,20 +43,13 @@ def _language(raw: object, base: Path) -> str:
     return tag
 
 
-def _mode(raw: object, base: Path) -> Mode:
-    text = must_be_text(raw)
-    if text not in list(Mode):
-        raise ValueError(f"is {shown(text)}")
-    return Mode(text)
-
-
 _TABLE = 'texts of 1 to 500 characters by language, such as { en = "…", de = "…" }'
 
 _MODES = '"full", "preview", "generic" or "none"'
 
 ByLanguage = Annotated[dict[str, str] | None, meta(_TABLE, _by_language)]
 Language = Annotated[str, meta('a language tag such as "en" or "de-AT"', _language)]
-Modes = Annotated[Mode, meta(_MODES, _mode)]
+Modes = Annotated[Mode, meta(_MODES)]
 
 
 class Content(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,7 +62,7 @@ class Content(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     locale: Language = "en"  # of `texts`, for a device whose language is not there
 
 
-def check_content(section: Content, wrong: Callable[[str, str, str], ConfigError]) -> None:
+def check_content(section: Content, wrong: Wrong) -> None:
     """Refuse what no single value can tell."""
     texts = section.texts or content.TEXTS
     if section.locale not in texts:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -22,7 +21,6 @@ from gateway.contentconfig import Content, check_content
 from gateway.pushcredentials import Credentials, check_credentials
 from gateway.values import (
     CaFile,
-    ConfigError,
     Count,
     Flag,
     HourAtMost,
@@ -32,6 +30,7 @@ from gateway.values import (
     Secret,
     Text,
     Url,
+    Wrong,
     meta,
     must_be_text,
     networks,
@@ -39,6 +38,7 @@ from gateway.values import (
     shown,
 )
 from gateway.wishes import QuietHours, quiet_hours, zone
+from push import signing
 from push.adapters import AdapterBroken, OptionError, UnknownAdapterError, adapter_named, names
 from push.backends import PRODUCTION
 from push.guard import Network, Refusal, is_never_called, meant_by, refusal
@@ -48,14 +48,14 @@ from push.guard import Network, Refusal, is_never_called, meant_by, refusal
 
 def _signing_secret(raw: object, base: Path) -> Secret:
     secret = read_secret(raw, base)
-    prefix, encoded = secret.reveal()[:6], secret.reveal()[6:]
-    if prefix != "whsec_":
+    text = secret.reveal()
+    if not text.startswith(signing.SECRET_PREFIX):
         raise ValueError("does not start with whsec_")
     try:
-        size = len(b64decode(encoded, validate=True))
+        size = len(b64decode(text.removeprefix(signing.SECRET_PREFIX), validate=True))
     except ValueError:
         raise ValueError("is not base64 after whsec_") from None
-    if not 24 <= size <= 64:
+    if not signing.MIN_SECRET_BYTES <= size <= signing.MAX_SECRET_BYTES:
         raise ValueError(f"has {size} bytes of key")
     return secret
 
@@ -177,9 +177,6 @@ class Push(Calls, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quiet_hours: Quiet = None  # in which no customer is rung, unless they said otherwise
     time_zone: Zone = "UTC"  # of customers of whom nothing better is known
     backends: dict[str, PushBackend] = msgspec.field(default_factory=dict)
-
-
-Wrong = Callable[[str, str, str], ConfigError]
 
 
 def check_push(push: Push, wrong: Wrong) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,7 +16,6 @@ from msgspec import Struct
 
 from gateway.values import (
     CaFile,
-    ConfigError,
     Flag,
     OptionalSecret,
     OptionalText,
@@ -25,6 +23,7 @@ from gateway.values import (
     Secret,
     Text,
     Url,
+    Wrong,
     meta,
     must_be_text,
 )
@@ -34,8 +33,6 @@ from push.guard import Network, meant_by
 _OURS: Final = frozenset(
     {"host", "content-length", "content-type", "transfer-encoding", "connection", "upgrade"}
 )
-
-Wrong = Callable[[str, str, str], ConfigError]
 
 
 def _headers(raw: object, base: Path) -> dict[str, Secret]:

@@ -10,6 +10,8 @@ import base64
 import secrets
 from typing import Final
 
+from gateway.config import fresh_key
+
 _TEXT: Final = """\
 # Ringback's configuration. Every key, with its default: docs/configuration.md
 #
@@ -62,7 +64,7 @@ def config_text(tenant: str = "acme") -> str:
         key=f'"{tenant}"' if "." in tenant else tenant,
         host=f"{tenant.replace('_', '-')}.example",
         secret=secrets.token_urlsafe(48),
-        encryption_key=base64.b64encode(secrets.token_bytes(32)).decode(),
+        encryption_key=fresh_key(),
         auth_token=secrets.token_urlsafe(24),
         signing_secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
     )

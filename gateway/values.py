@@ -27,6 +27,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from msgspec import Meta
 
 from push.guard import Network
+from storage.vault import KEY_BYTES
 
 
 class ConfigError(Exception):
@@ -41,6 +42,10 @@ class ConfigError(Exception):
         self.key = key
         self.problem = problem
         self.expected = expected
+
+
+Wrong = Callable[[str, str, str], ConfigError]
+"""Makes the error about a key of a section: of its name, the problem, and what would be right."""
 
 
 class Secret:
@@ -138,7 +143,7 @@ def _encryption_key(raw: object, base: Path) -> Secret:
         size = len(b64decode(secret.reveal(), validate=True))
     except ValueError:
         raise ValueError("is not base64") from None
-    if size != 32:
+    if size != KEY_BYTES:
         raise ValueError(f"has {size} bytes of key")
     return secret
 

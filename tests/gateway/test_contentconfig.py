@@ -51,7 +51,7 @@ def test_from_the_environment_a_table_is_json(tmp_path: Path) -> None:
     ("line", "key", "problem"),
     [
         ('mode = "loud"', "mode", "is 'loud'"),
-        ("mode = 1", "mode", "is not a text"),
+        ("mode = 1", "mode", "is 1"),
         ("preview_chars = 0", "preview_chars", "is 0"),
         ('texts = "hi"', "texts", "is not a table"),
         ("texts = {}", "texts", "is not a table with an entry"),
