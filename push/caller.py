@@ -99,7 +99,7 @@ class Caller:
         self._closed = False
         self._contexts = Contexts()
         self._tokens = Tokens(self._token)
-        self._told: set[tuple[str, guard.Refusal]] = set()
+        self._told: set[tuple[str, str, guard.Refusal]] = set()
 
     async def __aenter__(self) -> Self:
         """Return itself; the connections are made by the calls."""
@@ -196,25 +196,26 @@ class Caller:
             if came is Failure.INTERNAL:
                 _log.error(
                     "push call broke; this is a fault of ringback or of the adapter",
-                    tenant=endpoint.tenant,
                     adapter=endpoint.adapter,
                     ring=claim.ring.id,
                     error=type(error).__name__,
                     where=where(error),
+                    **endpoint.named,
                 )
         return Exchange(sent, came, verdict_on(came), (loop.time() - began) * 1000.0)
 
     def _tell(self, endpoint: Endpoint, refused: list[guard.AddressRefused]) -> None:
-        """Say which address it was, which no verdict tells: once per tenant and kind of address."""
+        """Say which address it was, which no verdict tells: once per backend and kind of it."""
         for error in refused:
-            if (endpoint.tenant, error.why) not in self._told:
-                self._told.add((endpoint.tenant, error.why))
+            news = (endpoint.tenant, endpoint.backend.name, error.why)
+            if news not in self._told:
+                self._told.add(news)
                 _log.error(
                     "the push endpoint has an address that may not be called",
-                    tenant=endpoint.tenant,
                     address=error.address,
                     why=error.why.value,
                     advice=advice(Failure.ADDRESS),
+                    **endpoint.named,
                 )
 
     async def _authorised(
@@ -323,11 +324,11 @@ def _judged(
     except Exception as error:
         _log.error(
             "the push adapter broke at an answer",
-            tenant=endpoint.tenant,
             adapter=endpoint.adapter,
             ring=claim.ring.id,
             error=type(error).__name__,
             where=where(error),
+            **endpoint.named,
         )
         return verdicts.judge(outcome, claim.target.token, now)
 

@@ -232,3 +232,9 @@ class Endpoint:
     rate_per_second: float | None = None
     breaker_after: int = 10
     suspend_after: float = 86_400.0
+
+    @property
+    def named(self) -> dict[str, str]:
+        """How logs name it: by the tenant, and by the backend if it is not the tenant's own."""
+        told = {"tenant": self.tenant}
+        return told | {"backend": self.backend.name} if self.backend.name else told

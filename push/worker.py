@@ -306,9 +306,7 @@ class PushWorker:
         before, now, endpoint = lane.health, self._clock(), lane.endpoint
         after = breaker.after(before, verdict, ref, now, endpoint, probed=probed)
         lane.health = after
-        told = {"tenant": endpoint.tenant, "reason": verdict.reason, "status": verdict.status}
-        if endpoint.backend.name:
-            told["backend"] = endpoint.backend.name
+        told = {**endpoint.named, "reason": verdict.reason, "status": verdict.status}
         if after.suspended and not before.suspended:
             hours = round((now - (after.failing_since or now)) / 3600, 1)
             _log.error("the push endpoint is suspended", hours=hours, advice=_SUSPENDED, **told)
@@ -378,9 +376,8 @@ class PushWorker:
         if quarantine and not lane.in_wave:
             _log.error(
                 "the push endpoint rejects tokens in a wave: they are put in quarantine",
-                tenant=endpoint.tenant,
-                backend=endpoint.backend.name,
                 advice=_QUARANTINED,
+                **endpoint.named,
             )
         lane.in_wave = wave and (quarantine or lane.in_wave)
         return Attempt(verdict, ms, now, retry_at, quarantine=quarantine)
@@ -392,10 +389,10 @@ class PushWorker:
         lane.complained_at = now
         _log.error(
             "the push endpoint is misconfigured; its rings wait and are retried",
-            tenant=lane.endpoint.tenant,
             reason=verdict.reason,
             status=verdict.status,
             advice=advice(verdict.reason),
+            **lane.endpoint.named,
         )
 
     def _rest(self, ref: DeviceRef, backend: str, error: Exception) -> None:

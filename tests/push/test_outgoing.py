@@ -10,12 +10,14 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 from structlog.testing import capture_logs
 
+from push.backends import Backend
 from push.caller import Caller
 from push.guard import LOOPBACK
 from push.ring import Endpoint, Verdict, VerdictKind
@@ -164,6 +166,15 @@ async def test_a_name_that_turns_to_loopback_after_it_was_looked_up_is_refused(
     assert [(entry["why"], entry["address"]) for entry in logs] == [("loopback", "127.0.0.1")]
     assert len(dns.asked) == 2
     assert inside.connections == 0
+
+
+async def test_each_backend_of_a_tenant_is_told_of_with_its_address(inside: Server) -> None:
+    qa = replace(to(inside, "127.0.0.1"), backend=Backend("qa", "sandbox"))
+    async with Caller() as caller:
+        with capture_logs() as logs:
+            for endpoint in (to(inside, "127.0.0.1"), qa, qa):
+                assert await verdict_of(caller, endpoint) == FORBIDDEN
+    assert [entry.get("backend") for entry in logs] == [None, "qa"]
 
 
 async def test_the_allowlist_lets_its_network_through(inside: Server) -> None:

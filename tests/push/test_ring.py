@@ -6,6 +6,7 @@ import msgspec
 import orjson
 import pytest
 
+from push.backends import Backend
 from push.ring import (
     BookUnavailable,
     DeviceRef,
@@ -50,6 +51,14 @@ def test_an_endpoint_shows_no_secret_and_no_address_that_may_hold_one() -> None:
     assert SECRET not in repr(endpoint)
     assert "auth-token" not in repr(endpoint)
     assert "acme" in repr(endpoint)
+
+
+def test_a_log_names_an_endpoint_by_its_tenant_and_a_further_one_by_its_backend() -> None:
+    assert an_endpoint().named == {"tenant": "acme"}
+    assert an_endpoint(backend=Backend("qa", "sandbox")).named == {
+        "tenant": "acme",
+        "backend": "qa",
+    }
 
 
 def test_two_refs_to_one_device_are_one() -> None:

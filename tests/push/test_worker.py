@@ -624,6 +624,19 @@ async def test_each_backend_has_its_own_breaker() -> None:
         assert loads["acme", "qa"].waiting == 1
 
 
+async def test_the_log_tells_which_of_a_tenants_backends_is_misconfigured() -> None:
+    async with started(own=an_endpoint(), qa=an_endpoint(backend=QA)) as rig:
+        with capture_logs() as logs:
+            for number, (claim, name) in enumerate([(at_qa(1), "qa"), (a_claim(2), "")], 1):
+                rig.backend.verdicts.append(REDIRECT)
+                rig.worker.wake(rig.book.owes(claim), name)
+                await rig.book.until_settled(number)
+        assert [(entry["tenant"], entry.get("backend")) for entry in logs] == [
+            ("acme", "qa"),
+            ("acme", None),
+        ]
+
+
 async def test_a_device_that_changes_sides_waits_no_longer_for_the_other_backend() -> None:
     async with with_qa_down() as rig:
         ref = rig.book.owes(replace(a_claim(3)))
