@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from gateway import decoding, frames, protocol, sentences, why
 from gateway.auth import Identity, TokenRejected, Verifier
 from gateway.chat import Chat, Posting, no_such_customer
-from gateway.devices import Devices, KeyCheck, Registration
+from gateway.devices import TOLD, Devices, Registration
 from gateway.dryrun import dry_run
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
@@ -265,8 +265,7 @@ class Api:
         installation = _id(request, "installation")
         given = request.headers.get("Ringback-Deregistration-Key")
         if given is not None:
-            check = await self._devices.deregister_by_key(installation, given)
-            if check is KeyCheck.FORGED:
+            if not await self._devices.deregister_by_key(installation, given):
                 raise FrameError(ErrorCode.FORBIDDEN, "this deregistration key was not given out")
         else:
             who = self.who(request, Role.CUSTOMER)
@@ -432,7 +431,7 @@ def _device(device: Device) -> dict[str, Any]:
         "state": device.state.value,
         "registered_at": protocol.timestamp(device.registered_at),
     }
-    for name in ("platform", "app", "environment", "locale", "time_zone"):
+    for name in TOLD:
         if getattr(device, name) is not None:
             told[name] = getattr(device, name)
     if device.verdict is not None and device.verdict_at is not None:

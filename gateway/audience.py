@@ -173,6 +173,14 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
+ENDINGS: Mapping[str, Format] = {
+    ".csv": Format.CSV,
+    ".jsonl": Format.JSON_LINES,
+    ".ndjson": Format.JSON_LINES,
+}
+"""The same by how a file is called."""
+
+
 class Line(NamedTuple):
     """What a line says, or what is wrong with it. Lines count from 1."""
 

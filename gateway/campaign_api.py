@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import islice
+from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -253,11 +254,9 @@ def _format(part: BodyPartReader) -> Format:
     kind = part.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in audience.FORMATS:
         return audience.FORMATS[kind]
-    name = (part.filename or "").lower()
-    if name.endswith(".csv"):
-        return Format.CSV
-    if name.endswith((".jsonl", ".ndjson")):
-        return Format.JSON_LINES
+    form = audience.ENDINGS.get(PurePath(part.filename or "").suffix.lower())
+    if form is not None:
+        return form
     raise FrameError(
         ErrorCode.BAD_FRAME,
         "recipients: must be text/csv or application/jsonl, or be called .csv or .jsonl",

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gateway.audience import Format
+from gateway.audience import ENDINGS, Format
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
 from gateway.protocol import RATE_DEFAULT, Unknown
 from gateway.service import (
@@ -42,7 +42,6 @@ POLL = 0.5  # seconds between two looks at how far it is
 LOST = 120.0  # seconds for which a gateway that does not answer is waited for
 PIECE = 65_536  # bytes of the file in one piece
 INTERRUPTED = 130
-ENDINGS = {".csv": Format.CSV, ".jsonl": Format.JSON_LINES, ".ndjson": Format.JSON_LINES}
 GOING = ("scheduled", "running", "paused")
 
 app = typer.Typer(help="Send to many customers, and follow it.", no_args_is_help=True)

@@ -38,6 +38,7 @@ from gateway import audience, protocol
 from gateway.audience import Words
 from gateway.auth import Identity
 from gateway.chat import Chat, Posting
+from gateway.delivery import WISHES
 from gateway.protocol import ErrorCode, FrameError, MessageKind, PostCampaign, Role, Unknown
 from storage import campaigns
 from storage.campaigns import (
@@ -545,7 +546,7 @@ class Campaigns:
                 skipped[reason or "unknown"] += many
             elif outcome in _TOLD:
                 counts[_TOLD[outcome]] += many
-            elif reason in BY_WISH:
+            elif reason in WISHES:
                 skipped[reason] += many
             else:
                 failed[reason or outcome] += many
@@ -570,9 +571,6 @@ class Skipped(StrEnum):
     UNKNOWN_CUSTOMER = "unknown_customer"
     REF_TAKEN = "ref_taken"
 
-
-BY_WISH = frozenset({"muted", "opted_out"})
-"""Reasons of outcomes that are the customer's own wish, and nothing that failed."""
 
 _TOLD = {"pushed": "rung", "acked": "in_chat", "pending": "pending"}
 

@@ -40,6 +40,7 @@ from gateway import protocol
 from gateway.protocol import CloseCode, ErrorCode, Limits, MessageKind, Role, Route
 from push import retry
 from push.ring import RingKind
+from push.verdicts import PASSING
 
 UNSENT: Final = 1000  # requests that wait for their answer
 WINDOW: Final = 64  # sends under way at once
@@ -47,7 +48,6 @@ KEPT: Final = 10_000  # messages held
 MARKS: Final = 256  # acks and reads that may have been refused
 
 RETRIED: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED})
-TRY_LATER: Final = frozenset({408, 425, 429})  # the HTTP 4xx that pass by themselves
 
 
 class ClientError(Exception):
@@ -273,7 +273,7 @@ class Backoff:
 
 def after_end(end: End, backoff: Backoff, restart_window: float) -> Step:
     """What to do after `end`; counts an attempt in `backoff` if the client comes back."""
-    if end.status is not None and 400 <= end.status < 500 and end.status not in TRY_LATER:
+    if end.status is not None and 400 <= end.status < 500 and end.status not in PASSING:
         return Step(None)
     if not protocol.may_reconnect(end.code):
         return Step(None)

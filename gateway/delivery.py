@@ -57,6 +57,12 @@ class Reason(StrEnum):
     QUIET_HOURS = "quiet_hours"
 
 
+WISHES = frozenset({Reason.MUTED, Reason.OPTED_OUT})
+"""The customer's own wishes: what is not rung for one of them is settled, and no failure."""
+PAUSES = frozenset({Reason.ENDPOINT_DOWN, Reason.SUSPENDED})
+"""Why an endpoint is not called at present."""
+
+
 class Timing(msgspec.Struct, frozen=True):
     """The delays of the rule, in seconds."""
 

@@ -17,7 +17,6 @@ import hashlib
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -43,6 +42,10 @@ LACKED_A_DEVICE = {
 """Reasons of undeliverable that a registration mends."""
 
 
+TOLD = ("platform", "app", "environment", "locale", "time_zone")
+"""What an app may tell of its installation beside its token."""
+
+
 class Registration(msgspec.Struct, frozen=True):
     """What an app tells of its installation. `token` is opaque."""
 
@@ -56,15 +59,7 @@ class Registration(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, told: protocol.RegisterDevice | protocol.PutDevice, installation: str) -> Any:
-        return cls(
-            installation=installation,
-            token=told.token,
-            platform=told.platform,
-            app=told.app,
-            environment=told.environment,
-            locale=told.locale,
-            time_zone=told.time_zone,
-        )
+        return cls(installation, told.token, **{name: getattr(told, name) for name in TOLD})
 
     def __repr__(self) -> str:
         return f"Registration(installation={self.installation!r})"
@@ -72,13 +67,6 @@ class Registration(msgspec.Struct, frozen=True):
 
 DEVICES = 20
 """Registrations of one customer: a ring goes to each, and a fan-out judges all at once (I9)."""
-
-
-class KeyCheck(StrEnum):
-    """What a deregistration key turned out to be."""
-
-    FORGED = "forged"
-    GIVEN_OUT = "given_out"
 
 
 class Devices:
@@ -131,15 +119,8 @@ class Devices:
         self, tx: Transaction, c: Conversation, mine: Owner | None, told: Registration
     ) -> Device:
         old = c.device(mine.device) if mine is not None else None
-        about = {
-            "installation": told.installation,
-            "platform": told.platform,
-            "app": told.app,
-            "environment": told.environment,
-            "locale": told.locale,
-            "time_zone": told.time_zone,
-            "registered_at": tx.now,
-        }
+        about: Any = {name: getattr(told, name) for name in ("installation", *TOLD)}
+        about["registered_at"] = tx.now
         if old is not None and old.live and old.token == told.token:
             return replace(old, **about)
         if old is None:
@@ -147,7 +128,7 @@ class Devices:
                 id=tx.new_device_id(),
                 token=told.token,
                 generation=1,
-                **about,  # type: ignore[arg-type]
+                **about,
             )
         # Another token, or one that was given up: what was claimed for the old one is over.
         owes = old.owes or old.ring is not None
@@ -162,7 +143,7 @@ class Devices:
             owes=owes,
             owed_ord=max(old.owed_ord, old.ring_ord) if owes else old.covered_ord,
             wake_at=tx.now + self._chat.timing.ack_timeout if owes else None,
-            **about,  # type: ignore[arg-type]
+            **about,
         )
 
     def _take_away(self, tx: Transaction, owner: Owner, *, settle: bool) -> None:
@@ -213,11 +194,14 @@ class Devices:
         device = (key.tenant, installation, None)
         await self._store.submit(change, Needs(keys=(key,), device=device))
 
-    async def deregister_by_key(self, installation: str, given: str) -> KeyCheck:
-        """Remove the registration that `given` was made for, if it still is this installation's."""
+    async def deregister_by_key(self, installation: str, given: str) -> bool:
+        """Remove the registration that `given` was made for, if it still is this installation's.
+
+        False if the key was never given out.
+        """
         tenant, id = self._read_key(given)
         if tenant is None:
-            return KeyCheck.FORGED
+            return False
 
         def change(tx: Transaction) -> None:
             owner = tx.owner_of_installation(tenant, installation)
@@ -225,7 +209,7 @@ class Devices:
                 self._remove(tx, owner)
 
         await self._store.submit(change, Needs(device=(tenant, installation, None)))
-        return KeyCheck.GIVEN_OUT
+        return True
 
     def _remove(self, tx: Transaction, owner: Owner, why: str = "deregistered") -> None:
         c = tx.conversation(owner.key)

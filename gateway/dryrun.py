@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.delivery import Action, Reason
+from gateway.delivery import WISHES, Action, Reason
 from gateway.policies import UNREAD_AFTER, Facts, Policy, decide
 from gateway.protocol import Route
 from push.backends import Backend, choose
@@ -24,7 +24,7 @@ from storage.records import Device, DeviceState, Event, Outcome, fingerprint
 from storage.store import Told
 
 _GIVEN_UP = {DeviceState.DEAD: Reason.TOKEN_DEAD, DeviceState.QUARANTINED: Reason.QUARANTINED}
-_LET_BE = {*_GIVEN_UP.values(), Reason.MUTED, Reason.OPTED_OUT}
+_LET_BE = {*_GIVEN_UP.values(), *WISHES}
 """Reasons for which a device is not rung under any policy."""
 
 

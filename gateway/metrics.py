@@ -146,13 +146,15 @@ class Metrics:
         left = GaugeMetricFamily(
             "ringback_campaign_left", "Recipients still to be sent to", labels=("tenant",)
         )
-        open = self.open_campaigns()
-        for (tenant, state), count in sorted(
-            Tally((c.tenant, c.state.value) for c in open).items()
-        ):
-            campaigns.add_metric((tenant, state), count)
-        for tenant in sorted({c.tenant for c in open}):
-            left.add_metric((tenant,), sum(c.left for c in open if c.tenant == tenant))
+        there: Tally[tuple[str, str]] = Tally()
+        to_send: Tally[str] = Tally()
+        for c in self.open_campaigns():
+            there[c.tenant, c.state.value] += 1
+            to_send[c.tenant] += c.left
+        for slot, count in sorted(there.items()):
+            campaigns.add_metric(slot, count)
+        for tenant, count in sorted(to_send.items()):
+            left.add_metric((tenant,), count)
         yield campaigns
         yield left
 

@@ -17,7 +17,7 @@ import orjson
 
 from gateway import delivery
 from gateway.chat import Chat, no_live_device
-from gateway.delivery import Action, Decision, Facts, InHand, Reason
+from gateway.delivery import PAUSES, WISHES, Action, Decision, Facts, InHand, Reason
 from gateway.protocol import ReceiptState
 from gateway.wanted import Wanted, all_unwanted, to_ring
 from gateway.wishes import House, is_muted, quiet_until
@@ -33,12 +33,9 @@ from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
 
-WISHES = frozenset({Reason.MUTED, Reason.OPTED_OUT})
-"""Reasons for which what was not rung is settled: it is never rung any more."""
 UNRUNG = (Reason.OPTED_OUT, Reason.MUTED, Reason.REFUSED)
 """Why a device may be left unrung for good. A later one speaks for more: an opt-out is of one kind
 of message, a mute of one time."""
-PAUSES = frozenset(Reason(pause) for pause in Pause)
 AGAIN = 1.0  # seconds until what one change could not look at is looked at
 
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from gateway.delivery import Reason
+from gateway.delivery import PAUSES, Reason
 from gateway.protocol import timestamp
 from storage.records import Device, Event, Message, Outcome, fingerprint
 from storage.store import Told
@@ -105,11 +105,8 @@ def _is_paused(told: Told, device: str) -> bool:
     for event in reversed(told.events):
         detail = orjson.loads(event.detail) if event.detail else {}
         if detail.get("device") == device:
-            return detail.get("reason") in _PAUSES and event.event == "look"
+            return detail.get("reason") in PAUSES and event.event == "look"
     return False
-
-
-_PAUSES = (Reason.ENDPOINT_DOWN, Reason.SUSPENDED)
 
 
 def reason(told: Told) -> str | None:

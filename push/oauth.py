@@ -15,12 +15,11 @@ import orjson
 
 from push.credentials import OAuth, basic
 from push.ring import PushError
-from push.verdicts import Answer, Failure
+from push.verdicts import PASSING, Answer, Failure
 
 LEEWAY: Final = 30.0  # seconds before its end at which a token is not used any more
 DEFAULT_SECONDS: Final = 300.0  # of a token whose answer does not tell (RFC 6749: it may not)
 LONGEST: Final = 86_400.0
-_RETRIED: Final = frozenset({408, 425, 429})
 _CODES: Final = frozenset(
     {
         "invalid_request",
@@ -96,7 +95,7 @@ def _seconds(expires_in: Any) -> float:
 def _refused(answer: Answer) -> NoToken:
     code = _object(answer.body).get("error")
     told = code if isinstance(code, str) and code in _CODES else f"http_{answer.status}"
-    if answer.status >= 500 or answer.status in _RETRIED:
+    if answer.status >= 500 or answer.status in PASSING:
         return NoToken(Failure.TOKEN_UNAVAILABLE, told)
     return NoToken(Failure.TOKEN_REFUSED, told)
 

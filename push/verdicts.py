@@ -23,7 +23,7 @@ import orjson
 from push.ring import Verdict, VerdictKind
 
 RETRY_AFTER_MOST: Final = 3600.0
-_RETRY_STATUSES: Final = frozenset({408, 425, 429})
+PASSING: Final = frozenset({408, 425, 429})  # the HTTP 4xx that pass by themselves
 _MISCONFIGURED_STATUSES: Final = frozenset({401, 403, 404})
 
 
@@ -104,7 +104,7 @@ def _by_status(status: int) -> VerdictKind:
         return VerdictKind.TOKEN_DEAD
     if 300 <= status <= 399 or status in _MISCONFIGURED_STATUSES:
         return VerdictKind.MISCONFIGURED
-    if 400 <= status <= 499 and status not in _RETRY_STATUSES:
+    if 400 <= status <= 499 and status not in PASSING:
         return VerdictKind.REFUSED
     return VerdictKind.RETRY  # 408, 425, 429, 5xx, and numbers that are no HTTP status at all
 

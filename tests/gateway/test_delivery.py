@@ -25,6 +25,7 @@ from gateway.delivery import (
     Timing,
 )
 from gateway.protocol import BACKOFF_FIRST, CloseCode, Route
+from push.ring import Pause
 
 YES_NO = (False, True)
 TIMING = Timing(
@@ -464,3 +465,4 @@ def test_the_grace_after_a_close_fits_the_return_that_the_code_asks_for(
 def test_reasons_and_actions_are_the_published_words() -> None:
     assert all(reason.value == reason.name.lower() for reason in Reason)
     assert [a.value for a in Action] == ["ring", "badge", "retry", "cancel", "skip", "wait"]
+    assert {Reason(pause) for pause in Pause} == delivery.PAUSES
