@@ -10,7 +10,7 @@ import json
 import re
 import ssl
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import Struct
 
@@ -30,10 +30,6 @@ from gateway.values import (
 from push import credentials, tls
 from push.guard import Network, meant_by
 
-_OURS: Final = frozenset(
-    {"host", "content-length", "content-type", "transfer-encoding", "connection", "upgrade"}
-)
-
 
 def _headers(raw: object, base: Path) -> dict[str, Secret]:
     """A table of texts, or a JSON object as text. What is wrong is told by the header's name."""
@@ -46,9 +42,9 @@ def _headers(raw: object, base: Path) -> dict[str, Secret]:
     if not isinstance(table, dict):
         raise ValueError("is not a table")
     for name, value in table.items():
-        if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) is None:
+        if credentials.HEADER_NAME.fullmatch(name) is None:
             raise ValueError("has a name that no header can have")
-        if name.lower() in _OURS or name.lower().startswith("webhook-"):
+        if credentials.is_ours(name) or name.lower() == "content-type":
             raise ValueError(f"has {name}, which is set by the gateway itself")
         if not isinstance(value, str) or re.fullmatch(r"[!-~]([ -~]*[!-~])?", value) is None:
             raise ValueError(f"has {name} with a value that is no printable ASCII text")

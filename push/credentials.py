@@ -9,8 +9,10 @@ signature to `push.signing`, getting OAuth2 tokens to `push.oauth` and `push.tok
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from push.guard import Network
 
@@ -54,6 +56,14 @@ class Credentials:
 
 
 NONE = Credentials()
+
+HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.1
+_OURS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade"})
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether the gateway itself sets this header, so that nobody else may."""
+    return name.lower() in _OURS or name.lower().startswith("webhook-")
 
 
 def added(

@@ -37,12 +37,12 @@ from push.adapters.form import (
     rfc3339,
     shown,
 )
+from push.credentials import HEADER_NAME, is_ours
 from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
 from push.verdicts import Answer, Failure
 
 DEPTH: Final = 32
 _KEYS: Final = ("path", "headers", "body", "badge", "verdicts")
-_OURS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade"})
 
 Value = str | int | bool | None
 _Get = Callable[[Ring, Target, Endpoint], Value]
@@ -165,9 +165,9 @@ def _leads_elsewhere(path: str) -> bool:
 
 
 def _header(name: str, given: object, place: str) -> Any:
-    if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) is None:
+    if HEADER_NAME.fullmatch(name) is None:
         raise OptionError(place, "is no name of a header", "letters, digits and -")
-    if name.lower() in _OURS or name.lower().startswith("webhook-"):
+    if is_ours(name):
         raise OptionError(place, "is set by the gateway itself", "another header")
     if not isinstance(given, str) or re.search(r"[^ -~]", given):
         raise OptionError(place, f"is {shown(given)}", "a text of printable ASCII characters")

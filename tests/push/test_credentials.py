@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import base64
 
-from push.credentials import NONE, ClientCertificate, Credentials, OAuth, added, basic
+import pytest
+
+from push.credentials import (
+    NONE,
+    ClientCertificate,
+    Credentials,
+    OAuth,
+    added,
+    basic,
+    is_ours,
+)
 
 JSON = {"Content-Type": "application/json"}
 OAUTH = OAuth(token_url="https://login.acme.example/token", client_id="ringback", client_secret="s")
@@ -48,3 +58,12 @@ def test_no_secret_shows() -> None:
         certificate=ClientCertificate(certificate="c.pem", key_password="hush"),
     )
     assert "hush" not in repr(everything)
+
+
+@pytest.mark.parametrize("name", ["Host", "content-length", "Transfer-Encoding", "WEBHOOK-ID"])
+def test_what_the_gateway_sets_is_nobody_elses_header(name: str) -> None:
+    assert is_ours(name)
+
+
+def test_other_headers_are_free() -> None:
+    assert not any(map(is_ours, ("Authorization", "X-Api-Key", "Content-Type", "X-Webhook-Id")))
