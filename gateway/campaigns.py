@@ -435,7 +435,7 @@ class Campaigns:
         parts = [self._part(c, run.words, recipient) for recipient in chunk]
         needs = Needs(
             keys=tuple(needs.keys[0] for _, needs in parts),
-            refs=tuple(needs.ref for _, needs in parts if needs.ref is not None),
+            refs=tuple(ref for _, needs in parts for ref in needs.refs),
             campaign=c.id,
         )
 

@@ -463,8 +463,8 @@ class Chat:
             tx.after_commit(lambda: self.tell.message(c, message, sender, c.live != was_live))
             return Posted(message, False)
 
-        slot = None if ref is None else (key, posting.role.value, posting.author, ref)
-        return change, Needs(keys=(key,), ref=slot)
+        refs = () if ref is None else ((key, posting.role.value, posting.author, ref),)
+        return change, Needs(keys=(key,), refs=refs)
 
     def new_id(self) -> str:
         """16 hex digits that nothing else has."""

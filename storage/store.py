@@ -39,8 +39,7 @@ class Needs(msgspec.Struct, frozen=True):
     """What a change judges beside its conversation. All are read in one go for a whole batch."""
 
     keys: tuple[Key, ...] = ()
-    ref: tuple[Key, str, str, str] | None = None  # read only when one of the batch is taken
-    refs: tuple[tuple[Key, str, str, str], ...] = ()  # as `ref`, for who sends many in one change
+    refs: tuple[tuple[Key, str, str, str], ...] = ()  # read only when one of the batch is taken
     mark: tuple[Key, int] | None = None
     unacked: Key | None = None
     device: tuple[str, str, str | None] | None = None  # tenant, installation, token
@@ -340,7 +339,7 @@ class Store:
         try:
             answers = [self._apply(tx, change) for change in batch]
             if not refs and any(
-                error is not None and change.needs.ref is not None
+                error is not None and change.needs.refs
                 for change, (_, error) in zip(batch, answers, strict=True)
             ):
                 raise RefTaken("what was refused may have been accepted under its ref before")
@@ -387,7 +386,7 @@ class Store:
             keys.update(await self._load_owners(devices, loaded))
         committed = await self._load_conversations(keys)
         if refs:
-            asked = [ref for n in needs for ref in (n.ref, *n.refs) if ref is not None]
+            asked = [ref for need in needs for ref in need.refs]
             await self._load_refs(asked, committed, loaded)
         marks = {need.mark for need in needs if need.mark is not None}
         places = self._known_marks(marks, committed, loaded)

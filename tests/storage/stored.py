@@ -81,8 +81,8 @@ class Post:
     @property
     def needs(self) -> Needs:
         d = self.draft
-        ref = None if d.ref is None else (self.key, d.role, d.author, d.ref)
-        return Needs(keys=(self.key,), ref=ref)
+        refs = () if d.ref is None else ((self.key, d.role, d.author, d.ref),)
+        return Needs(keys=(self.key,), refs=refs)
 
     def __call__(self, tx: Transaction) -> Message:
         c, d = known(tx, self.key), self.draft

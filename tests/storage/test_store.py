@@ -250,7 +250,7 @@ async def test_a_ref_gives_the_first_message_across_batches_and_after_reopening(
 
 async def test_a_ref_of_a_change_that_failed_is_free(path: Path) -> None:
     async with opened(path) as (store, _):
-        needs = Needs(keys=(KEY,), ref=(KEY, "agent", "a-1", "never"))
+        needs = Needs(keys=(KEY,), refs=((KEY, "agent", "a-1", "never"),))
         with pytest.raises(Refused):
             await store.submit(refusing, needs)
         assert (await post(store, draft("now", ref="never"))).text == "now"
@@ -275,7 +275,7 @@ async def test_what_changes_did_to_memory_beside_one_that_is_refused_is_done_onc
 
         told = [
             store.submit(partial(remember, what=1), Needs(keys=(KEY,))),
-            store.submit(refuse, Needs(keys=(KEY,), ref=(KEY, "agent", "a-1", "again"))),
+            store.submit(refuse, Needs(keys=(KEY,), refs=((KEY, "agent", "a-1", "again"),))),
             store.submit(partial(remember, what=3), Needs(keys=(KEY,))),
         ]
         answers = await asyncio.gather(*told, return_exceptions=True)
@@ -585,7 +585,7 @@ async def test_the_number_of_statements_does_not_grow_with_the_batch(
                     change(key),
                     Needs(
                         keys=(key,),
-                        ref=(key, "agent", "a-1", "b"),
+                        refs=((key, "agent", "a-1", "b"),),
                         mark=(key, 1),
                         unacked=key,
                         device=("acme", f"i-of-{key.customer}", "t"),
