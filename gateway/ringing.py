@@ -78,7 +78,7 @@ class Ringing:
         nearest = min((at for _, at in waiting if at > tx.now), default=None)
         if not outcomes.pending(c):
             return _nothing_left(tx, c)
-        # Beyond what one change looks at (`Store.UNACKED`) there may be more: look again soon.
+        # Beyond what one change looks at (`Known.UNACKED`) there may be more: look again soon.
         return tx.put(replace(c, expires_at=nearest or tx.now + AGAIN))
 
     def _fan_out(self, tx: Transaction, c: Conversation) -> Conversation:

@@ -79,7 +79,7 @@ def _due(
 
 
 def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut | None:
-    """How far the pending messages after ord `behind` were read without a gap (`Store.UNACKED`)."""
+    """How far the pending messages after ord `behind` were read without a gap (`Known.UNACKED`)."""
     upto = None
     for span in outcomes.pending(c)[:1]:
         behind = max(behind, span.lo_ord)

@@ -23,8 +23,8 @@ import msgspec
 
 from storage import campaigns
 from storage.database import snapshot
+from storage.loading import Known
 from storage.records import Outcome
-from storage.store import Store
 
 KEPT = 10_000
 """Findings that are kept. At the bound the rest are only counted."""
@@ -448,7 +448,7 @@ def _forgotten(c: _Row, devices: list[_Device], walk: _Walk, report: _Report) ->
     at, seq = walk.expires
     if c.expires_at is None:
         report(Rule.FORGOTTEN, "is pending and would never expire", c, seq=seq)
-    elif c.expires_at > at and c.last_ord - c.acked_ord <= Store.UNACKED:
+    elif c.expires_at > at and c.last_ord - c.acked_ord <= Known.UNACKED:
         report(Rule.FORGOTTEN, "is pending and would expire too late", c, seq=seq)
 
 

@@ -18,8 +18,8 @@ import structlog
 from gateway.protocol import MessageKind
 from gateway.pushconfig import Calls, PushBackend
 from gateway.wishes import QuietHours
+from storage.loading import Known
 from storage.records import Wishes
-from storage.store import Store
 from tests.simulation.days import Day
 from tests.simulation.disk import LATENCIES
 from tests.simulation.ears import Heard, Mood
@@ -436,7 +436,7 @@ def test_lifted_quiet_hours_hold_nothing_back_any_more(day: Day) -> None:
 def test_who_has_more_unacknowledged_than_one_look_sees_is_rung_for_all(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store, "UNACKED", 5)
+    monkeypatch.setattr(Known, "UNACKED", 5)
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
     world.run(15.0)
@@ -611,7 +611,7 @@ def test_a_ring_in_hand_does_not_wait_for_quiet_hours_that_were_lifted(day: Day)
 def test_of_more_than_one_look_sees_an_opt_out_settles_only_what_was_seen(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store, "UNACKED", 3)
+    monkeypatch.setattr(Known, "UNACKED", 3)
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
     world.wish(anna, Wishes(proactive=False), 0.0)
@@ -802,7 +802,7 @@ def test_who_is_beyond_what_one_look_sees_is_not_taken_for_opted_out(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two phones one waits for its turn, at a message that the other is far beyond."""
-    monkeypatch.setattr(Store, "UNACKED", 3)
+    monkeypatch.setattr(Known, "UNACKED", 3)
     world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
     reload(day, backends={"sand": replace(sandbox(day)["sand"], in_flight=1)})
     world.register(anna, "phone-1", "TOKEN-1")

@@ -534,7 +534,7 @@ async def test_stopping_commits_what_waits_and_refuses_what_comes_later(path: Pa
 
 async def test_the_cache_is_bounded_and_forgets_nothing_that_matters(path: Path) -> None:
     async with opened(path) as (store, _):
-        store.CACHE = 2
+        store._known.CACHE = 2
         keys = [Key("acme", f"c-{n}") for n in range(5)]
         for _ in range(2):
             for key in keys:
@@ -635,7 +635,7 @@ async def test_a_change_sees_the_oldest_pending_and_the_newest_of_very_many_unac
     path: Path,
 ) -> None:
     async with opened(path) as (store, _):
-        store.UNACKED = 2
+        store._known.UNACKED = 2
         for key in (KEY, OTHER):
             for role in ("agent", "customer", *["agent"] * 6):
                 await post(store, draft("x", role=role), key)
@@ -684,7 +684,7 @@ async def test_a_change_reads_no_more_of_the_unacked_messages_however_many_there
 
     async with Asked(path) as db:
         store = Store(db, Clock())
-        store.UNACKED = 10
+        store._known.UNACKED = 10
         await store.start()
         await asyncio.gather(*(post(store, draft("x")) for _ in range(30)))
         few = await steps(db, store)
@@ -697,7 +697,7 @@ async def test_what_expires_behind_very_many_that_nobody_acknowledged_is_reached
     path: Path,
 ) -> None:
     async with opened(path) as (store, _):
-        store.UNACKED = 2
+        store._known.UNACKED = 2
         for _ in range(9):
             await post(store, draft("x"))
 
@@ -1089,7 +1089,7 @@ async def test_unread_and_counters_equal_a_recount_after_anything_also_when_reop
     seen: set[str] = set()
     for _ in range(3):
         async with opened(path) as (store, _):
-            store.CACHE = 3
+            store._known.CACHE = 3
             for _ in range(15):
                 batch = [random.choice(keys) for _ in range(random.randint(1, 12))]
                 answers = await asyncio.gather(
