@@ -33,6 +33,7 @@ class Conversation:
         self.seq = 0
         self.unanswered: dict[str, str] = {}  # ref: text
         self.reload: dict[int, Any] | None = None  # what came while history is on its way
+        self.waiting: set[asyncio.Task[None]] = set()
         self.no_more_lines = False
         self.failures = 0
         self.restart_window = 5.0
@@ -49,6 +50,12 @@ class Conversation:
             await self.say("send", ref=ref, text=line)
         self.no_more_lines = True
         await self.leave_if_done()
+
+    async def again(self, ref: str, wait: float) -> None:
+        """Say it again after a while. Meanwhile what comes is taken: else the phone would ring."""
+        await asyncio.sleep(wait)
+        if ref in self.unanswered:
+            await self.say("send", ref=ref, text=self.unanswered[ref])
 
     async def leave_if_done(self) -> None:
         if self.no_more_lines and not self.unanswered:
@@ -107,8 +114,9 @@ class Conversation:
     async def on_error(self, error: Any, socket: aiohttp.ClientWebSocketResponse) -> None:
         text = self.unanswered.get(error.get("ref"))
         if text is not None and error["code"] in ("rate_limited", "unavailable"):
-            await asyncio.sleep(error.get("retry_after", 1.0))
-            await self.say("send", ref=error["ref"], text=text)
+            again = asyncio.create_task(self.again(error["ref"], error.get("retry_after", 1.0)))
+            self.waiting.add(again)
+            again.add_done_callback(self.waiting.discard)
         else:
             self.unanswered.pop(error.get("ref"), None)
             self.show(f"error: {error['code']}: {error['message']}")
@@ -134,8 +142,10 @@ async def converse(url: str, token: str, lines: AsyncIterator[str], show: Show) 
                 wait = min(30.0, 2.0 ** (it.failures - 1))
                 await asyncio.sleep(random.uniform(0, it.restart_window if code == 1012 else wait))
     finally:
-        typing.cancel()
-        await asyncio.wait([typing])
+        tasks = {typing, *it.waiting}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def typed() -> AsyncIterator[str]:

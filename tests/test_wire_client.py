@@ -91,6 +91,22 @@ async def test_after_a_broken_connection_it_resumes_and_says_again_what_had_no_a
         assert person.screen == ["crm: welcome", "a-1: while you were away"]
 
 
+async def test_what_has_to_wait_keeps_nothing_else_waiting(tmp_path: Path) -> None:
+    slow = {"sends_per_minute": 1, "burst": 1}
+    async with (
+        running(tmp_path, delivery=PATIENT, limits=slow) as it,
+        at_the_client(it) as (person, _),
+    ):
+        await person_is_there(it, person)
+        agent = await it.agent(open="c-42")
+        for line in ("one", "two"):
+            person.lines.put_nowait(line)
+        assert (await agent.take("message"))["text"] == "one"
+        await agent.ask("send", "sent", customer="c-42", text="I am here")
+        assert await person.sees() == "a-1: I am here"
+        assert (await agent.take("receipt", state="delivered"))["seq"] == 3
+
+
 async def test_a_token_that_is_not_accepted_keeps_it_away(tmp_path: Path) -> None:
     async with (
         running(tmp_path, delivery=PATIENT) as it,
