@@ -155,7 +155,7 @@ class Chat:
             session.acked = joined.start
             # Changes before this one, in the same commit, are in the replay and told of only now.
             tx.after_commit(held.forget)
-            self._enter(tx, session)
+            self._enter(tx, c, session)
             if joined.resumed and seq is not None:
                 c = self._received(tx, c, session, seq)
             if session.active:
@@ -183,12 +183,12 @@ class Chat:
         fits = resume.epoch == self.store.meta["epoch"] and 0 <= missing <= self.limits.resume
         return Joined(c, fits, resume.seq if fits else c.last_seq)
 
-    def _enter(self, tx: Transaction, session: CustomerSession) -> None:
+    def _enter(self, tx: Transaction, c: Conversation, session: CustomerSession) -> None:
         was_in_chat = self.hub.is_in_chat(session.key)
         self.hub.join(session)
         tx.undo(lambda: self.hub.leave(session))
         tx.after_commit(lambda: self._make_room(session.key))
-        tx.after_commit(lambda: self.tell.presence(session.key, was_in_chat))
+        tx.after_commit(lambda: self.tell.presence(c.key, c, was_in_chat))
 
     def _make_room(self, key: Key) -> None:
         """The oldest sessions go; one that is already closing, however slowly, no longer counts."""
@@ -251,7 +251,7 @@ class Chat:
                 noted = session.noted
                 c = self._acknowledge(tx, c, noted, noted.seq, session)
                 self._hold(tx, c)
-                tx.after_commit(lambda: self.tell.presence(session.key, was_in_chat))
+                tx.after_commit(lambda: self.tell.presence(session.key, c, was_in_chat))
             else:
                 self._left(tx, session.key, was_in_chat, 0.0)
 
@@ -259,11 +259,11 @@ class Chat:
         self._submit_quietly(change, needs, lambda: setattr(session, "state", state))
 
     def _left(self, tx: Transaction, key: Key, was_in_chat: bool, grace: float) -> None:
-        tx.after_commit(lambda: self.tell.presence(key, was_in_chat))
+        known = c = tx.conversation(key)
+        tx.after_commit(lambda: self.tell.presence(key, known, was_in_chat))
         if not was_in_chat or self.hub.is_in_chat(key):
             return
         self.hub.keep_quiet(key, tx.now + grace)
-        c = tx.conversation(key)
         if c is None:
             return
         due = delivery.due_after_leaving(c.push_due_at, tx.now, grace)

@@ -128,14 +128,14 @@ class Telling:
             frame = frames.receipt(key.customer, from_seq, seq, state, at, reason)
             self._hub.tell_watchers(key, protocol.encode(frame))
 
-    def presence(self, key: Key, was_in_chat: bool) -> None:
-        """Tell who is there, and the inboxes if the customer came into chat or left."""
+    def presence(self, key: Key, c: Conversation | None, was_in_chat: bool) -> None:
+        """Tell who is there, and the inboxes if the customer came into chat or left. `c` is the
+        conversation as of then, if there is one: later changes of the commit are told after."""
         in_chat = self._hub.is_in_chat(key)
         if self._hub.watched(key):
             sessions = len(self._hub.sessions(key))
             frame = frames.presence(key.customer, in_chat=in_chat, sessions=sessions)
             self._hub.tell_watchers(key, protocol.encode(frame))
-        c = self._peek(key)
         if in_chat is not was_in_chat and c is not None and c.last_seq:
             self.inboxes(c)
 

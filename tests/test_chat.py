@@ -144,6 +144,37 @@ async def test_an_inbox_hears_who_comes_into_chat_and_leaves(tmp_path: Path) -> 
         assert (await agent.take("inbox_update"))["conversation"]["in_chat"] is False
 
 
+async def test_an_inbox_never_goes_back_to_what_a_conversation_was_before(tmp_path: Path) -> None:
+    """Who comes, leaves or turns just before the messages of the same commit is told of first."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        store = it.gateway.core.store
+        customer, agent = await it.customer(state="background"), await it.agent()
+        await agent.ask("inbox", "inbox")
+        other = await it.raw("/v1/chat")
+        for n, (wire, type, fields) in enumerate(
+            (
+                (other, "hello", {"token": it.token(Role.CUSTOMER, "c-42")}),
+                (other, "bye", {}),
+                (customer, "state", {"state": "active"}),
+            )
+        ):
+            with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
+                db.execute("BEGIN IMMEDIATE")  # the writer waits with its commit; the rest piles up
+                store.submit(lambda tx: tx.touch(), Needs())
+                await waiting(store, 0)
+                await wire.send(type, **fields)
+                await waiting(store, 1)
+                for i in range(2):
+                    await agent.send("send", ref=f"{n}-{i}", customer="c-42", text="x")
+                await waiting(store, 3)
+                db.execute("ROLLBACK")
+            await agent.take("sent", ref=f"{n}-1")
+        updates = [f["conversation"] for f in await agent.quiet() if f["type"] == "inbox_update"]
+        told = [update["seq"] for update in updates]
+        assert told == sorted(told)
+        assert (updates[-1]["seq"], updates[-1]["in_chat"]) == (6, True)
+
+
 async def test_a_message_of_the_very_commit_in_which_somebody_came_is_told_once(
     tmp_path: Path,
 ) -> None:
