@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
 from gateway import protocol
@@ -121,12 +121,22 @@ class Held:
         self.frames.clear()
 
 
-STATES_PER_MINUTE = 60.0
-STATES_AT_ONCE = 10.0
-"""How often a session may change its state; beyond it the newest counts, a little later. Agents are
-told of each change."""
+PACE_PER_MINUTE = 60.0
+PACE_AT_ONCE = 10.0
+"""How often a session may change its state, or say that somebody types: agents are told of each."""
 
 _SENDS = (protocol.Send, protocol.AgentSend)
+
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Pace(Generic[T]):
+    """What a session may do so often; beyond it the newest counts, a little later."""
+
+    bucket: TokenBucket = field(default_factory=lambda: TokenBucket(PACE_PER_MINUTE, PACE_AT_ONCE))
+    waiting: T | None = None  # what is to be done when it may be again
 
 
 @dataclass(slots=True, eq=False)
@@ -214,10 +224,8 @@ class CustomerSession(Session):
     noted: Cut = field(default=Cut(0, 0))
     acked: int = 0
     held: Held | None = None
-    states: TokenBucket = field(
-        default_factory=lambda: TokenBucket(STATES_PER_MINUTE, STATES_AT_ONCE)
-    )
-    turn: SessionState | None = None  # what its state is to be, when it may change again
+    states: Pace[SessionState] = field(default_factory=Pace)
+    typing: Pace[bool] = field(default_factory=Pace)
     replaying: Any = None  # a task
     key: Key = field(init=False)
     _phone: str = field(init=False)

@@ -25,7 +25,7 @@ from gateway.config import Config
 from gateway.devices import Devices, Registration
 from gateway.inbox import Inbox
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
-from gateway.session import AgentSession, CustomerSession, Hangup, Out, Rates, Session
+from gateway.session import AgentSession, CustomerSession, Hangup, Out, Pace, Rates, Session
 from storage.errors import Unavailable
 from storage.records import Key
 from storage.store import Store
@@ -34,6 +34,7 @@ IN_FLIGHT = 256  # sends of one session that wait for their commit, before its f
 YEAR = 365 * 86_400.0
 
 S = TypeVar("S", bound=Session)
+T = TypeVar("T")
 Later = Callable[[], Awaitable[None]]
 """What of a frame takes longer: to be called, and awaited before the next frame is taken."""
 Take = Callable[[str | bytes], Later | None]
@@ -301,9 +302,10 @@ class Sessions:
             case protocol.Read():
                 return chat.read(session, frame.seq)
             case protocol.Typing():
-                chat.tell.customer_typing(session, on=frame.on)
+                self._paced(session, session.typing, frame.on, chat.tell.customer_typing)
             case protocol.State():
-                self._turn(session, SessionState(frame.state))
+                state = SessionState(frame.state)
+                self._paced(session, session.states, state, chat.set_state)
             case protocol.History():
                 return partial(self._history, session, frame)
             case protocol.RegisterDevice():
@@ -314,21 +316,32 @@ class Sessions:
                 self._common_frame(session, frame)
         return None
 
-    def _turn(self, session: CustomerSession, state: SessionState) -> None:
-        """Change its state, at once or when it may change again; of several then the newest."""
-        if session.turn is None:
-            wait = session.states.take(self._clock())
+    def _paced(
+        self,
+        session: CustomerSession,
+        pace: Pace[T],
+        newest: T,
+        act: Callable[[CustomerSession, T], None],
+    ) -> None:
+        """Act at once, or when it may be again; of several then on the newest."""
+        if pace.waiting is None:
+            wait = pace.bucket.take(self._clock())
             if wait is None:
-                self._chat.set_state(session, state)
+                act(session, newest)
                 return
-            asyncio.get_running_loop().call_later(wait, self._turn_late, session)
-        session.turn = state
+            asyncio.get_running_loop().call_later(wait, self._paced_late, session, pace, act)
+        pace.waiting = newest
 
-    def _turn_late(self, session: CustomerSession) -> None:
-        state, session.turn = session.turn, None
-        session.states.take(self._clock())
-        if state is not None and not session.closed:
-            self._chat.set_state(session, state)
+    def _paced_late(
+        self,
+        session: CustomerSession,
+        pace: Pace[T],
+        act: Callable[[CustomerSession, T], None],
+    ) -> None:
+        newest, pace.waiting = pace.waiting, None
+        pace.bucket.take(self._clock())
+        if newest is not None and not session.closed:
+            act(session, newest)
 
     async def _history(self, session: CustomerSession, frame: protocol.History) -> None:
         if session.replaying is not None:  # pages that wait behind it would be too much

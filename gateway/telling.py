@@ -44,7 +44,7 @@ class Telling:
             answer = frames.sent(message, ref, duplicate=duplicate)
             sender.deliver(protocol.encode(answer))
 
-    def customer_typing(self, session: CustomerSession, *, on: bool) -> None:
+    def customer_typing(self, session: CustomerSession, on: bool) -> None:
         """Tell the agents; never stored."""
         if self._hub.watched(session.key):
             who = _who("customer", session)

@@ -280,6 +280,20 @@ async def test_a_session_that_keeps_changing_its_state_waits_and_floods_no_agent
         await _in_chat(it, True)  # the last of them counts
 
 
+async def test_a_customer_who_keeps_typing_floods_no_agent_and_the_last_of_it_counts(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer, agent = await it.customer(), await it.agent(open="c-42")
+        for _ in range(50):
+            await customer.send("typing", on=True)
+        await customer.send("typing", on=False)
+        told = 0
+        while (await agent.take("typing"))["on"]:
+            told += 1
+        assert told < 50  # ten, and one a second
+
+
 async def test_a_socket_that_ends_amid_its_states_has_ended(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         customer = await it.customer()
