@@ -11,6 +11,7 @@ thing, and that beats every status: `{"rejected": [token]}`.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -119,7 +120,7 @@ def lists_token(body: bytes | None, token: str) -> bool:
     if not body:
         return False
     try:
-        parsed: Any = orjson.loads(body)
+        parsed: Any = orjson.loads(body.removeprefix(BOM_UTF8))  # RFC 8259, section 8.1
     except orjson.JSONDecodeError:
         return False
     rejected = parsed.get("rejected") if isinstance(parsed, dict) else None

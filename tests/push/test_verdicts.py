@@ -73,6 +73,11 @@ def test_a_body_that_rejects_this_token_beats_every_status(status: int) -> None:
     assert verdict_on(status, body) == ("token_dead", "rejected")
 
 
+def test_a_byte_order_mark_before_the_json_hides_no_rejection() -> None:
+    body = b"\xef\xbb\xbf" + orjson.dumps({"rejected": [TOKEN]})
+    assert verdict_on(200, body) == ("token_dead", "rejected")
+
+
 @pytest.mark.parametrize(
     "body",
     [
