@@ -125,6 +125,10 @@ PACE_PER_MINUTE = 60.0
 PACE_AT_ONCE = 10.0
 """How often a session may change its state, or say that somebody types: agents are told of each."""
 
+REVOKED = frozenset({CloseCode.SIGNED_OUT, CloseCode.TOKEN_EXPIRED})
+"""After these nothing of the session is taken any more: a registration that was on its way would
+ring for who has been signed out. After the others what comes still counts: an ack, say."""
+
 _SENDS = (protocol.Send, protocol.AgentSend)
 
 
@@ -152,6 +156,7 @@ class Session:
     page_at: float = 0.0  # by the loop's clock: the next page that was asked for is not read before
     bad_in_a_row: int = 0
     closed: bool = False
+    revoked: bool = False  # closed because its right has ended: what still comes is not taken
     expiry: Timer | None = None
 
     @property
@@ -206,6 +211,7 @@ class Session:
 
     def close(self, code: CloseCode) -> None:
         """Close the socket; what was not sent is replayed to the next session."""
+        self.revoked = self.revoked or code in REVOKED
         if not self.closed:
             self.closed = True
             self.out.close(code)

@@ -421,6 +421,8 @@ class _Talk(Generic[S]):
 
     def take(self, raw: str | bytes) -> Later | None:
         """Raises `Hangup` and `_Goodbye`."""
+        if self._session.revoked:
+            return None
         frame = None
         try:
             frame = self._session.receive(raw, self._clock())

@@ -22,7 +22,8 @@ from websockets.exceptions import InvalidStatus
 
 from gateway import config, logs
 from gateway.protocol import Role
-from tests.running import PATIENT, SECRET, Running, running
+from storage.records import Key
+from tests.running import PATIENCE, PATIENT, SECRET, Running, running
 
 replace = msgspec.structs.replace
 
@@ -310,6 +311,32 @@ async def test_signing_out_closes_and_removes_only_ones_own(tmp_path: Path) -> N
             "POST", "/v1/messages", Role.SERVICE, json={"customer": "c-42", "text": "bye"}
         )
         assert (told["route"], told["reason"]) == ("none", "no_device")
+
+
+@pytest.mark.parametrize("code", [4002, 4503])
+async def test_what_is_on_its_way_when_the_right_to_it_ends_is_not_taken(
+    tmp_path: Path, code: int
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        wire = await it.raw("/v1/chat")
+        ttl = 600.0 if code == 4503 else 1.0
+        await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42", ttl=ttl))
+        await wire.take("welcome")
+        wire.socket.transport.pause_reading()  # it has yet to hear of its end
+        (session,) = it.gateway.core.hub.sessions(Key("acme", "c-42"))
+        if code == 4503:
+            await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        async with asyncio.timeout(PATIENCE):
+            while not session.closed:
+                await asyncio.sleep(0.01)
+        await wire.send("register_device", ref="r1", installation="phone", token="late")
+        await wire.send("send", ref="r2", text="late")
+        wire.socket.transport.resume_reading()
+        assert await wire.closed() == code
+        await it.write("c-1")  # whatever was taken before is committed with it
+        assert await _devices(it) == []
+        _, told = await it.call("GET", "/v1/customers/c-42/messages", Role.SERVICE)
+        assert told["messages"] == []
 
 
 async def _seen(it: Running) -> list[Any]:

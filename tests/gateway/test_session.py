@@ -260,6 +260,15 @@ def test_a_closed_session_sends_nothing_and_is_closed_once() -> None:
     assert session.closed
 
 
+@pytest.mark.parametrize("code", CloseCode)
+def test_a_session_is_revoked_by_a_sign_out_and_by_the_end_of_its_token(code: CloseCode) -> None:
+    session, _ = customer()
+    session.close(CloseCode.SLOW_READER)
+    assert not session.revoked
+    session.close(code)
+    assert session.revoked is (code in (4002, 4503))
+
+
 # Whose session it is
 
 
