@@ -73,6 +73,7 @@ FAILURES: Final[Mapping[str, str]] = {
     Failure.RESET: "the connection broke",
     Failure.BAD_HTTP: "the answer was no HTTP",
     Failure.INTERNAL: "a fault of ringback",
+    Failure.MOVED: "nothing was called",
     Failure.TLS: "its certificate is not trusted",
     Failure.CA_FILE: "the configured ca_file cannot be used",
     Failure.URL: "the configured address cannot be used",

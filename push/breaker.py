@@ -31,6 +31,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from push.ring import Endpoint, Pause, Verdict, VerdictKind
+from push.verdicts import Failure
 
 PROBE_MOST: Final = 60.0  # seconds between probes: a backend that is back is soon found out
 SUSPENDED_PROBE: Final = 600.0  # the same for a suspended endpoint
@@ -109,6 +110,8 @@ def after(
     probed: bool = False,
 ) -> Health:
     """What is known after a call to `device` came to `verdict`; `probed` if it was the probe."""
+    if verdict.reason == Failure.MOVED:  # nothing was called
+        return health
     if verdict.kind not in _FAILED:
         return WELL
     wait = verdict.retry_after or 0.0

@@ -22,6 +22,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from push import content, credentials, guard, signing, verdicts
@@ -30,7 +33,7 @@ from push.credentials import OAuth
 from push.failures import failure_of, where
 from push.names import Names
 from push.oauth import NoToken, Token, read_token, token_request
-from push.ring import Claim, Endpoint, Ring, Verdict
+from push.ring import Claim, Endpoint, Moved, Ring, Verdict
 from push.tls import Contexts
 from push.tokens import Tokens
 from push.verdicts import Answer, Failure, advice, is_unauthorised
@@ -54,6 +57,8 @@ Judge = Callable[[Answer | Failure, str, float], Verdict]
 
 _refused: ContextVar[list[guard.AddressRefused]] = ContextVar("refused")
 """The addresses that were refused to the call under way: aiohttp merges the errors of several."""
+_stands: ContextVar[Callable[[], bool]] = ContextVar("stands")
+"""Whether the call under way may still be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,21 @@ class Exchange:
 
 def _as_it_is(signed: Signed) -> Signed:
     return signed
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Gives a connection only to a call that may still be made: its request leaves at once, and
+    what it waited for (a token, a name, the connection) is behind it.
+    """
+
+    async def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        if not _stands.get()():
+            connection.release()
+            raise Moved
+        return connection
 
 
 class Caller:
@@ -130,9 +150,7 @@ class Caller:
 
         if allowed not in self._sessions:
             self._sessions[allowed] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=0, resolver=self._resolver, socket_factory=socket_of
-                ),
+                connector=_Connector(limit=0, resolver=self._resolver, socket_factory=socket_of),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
                 auto_decompress=False,
@@ -171,6 +189,7 @@ class Caller:
         came: Answer | Failure
         refused: list[guard.AddressRefused] = []
         _refused.set(refused)
+        _stands.set(claim.stands)
 
         def signed(token: str | None) -> Signed:
             nonlocal sent
@@ -280,6 +299,7 @@ class Caller:
         """Ask a token endpoint, for `Tokens`. Raises `NoToken`."""
         refused: list[guard.AddressRefused] = []
         _refused.set(refused)  # this task's own
+        _stands.set(lambda: True)  # the token is for others, too
         deadline = asyncio.get_running_loop().time() + TOKEN_TIMEOUT
         headers, body = token_request(oauth)
         try:

@@ -14,6 +14,7 @@ import aiohttp
 
 from push.adapters import AdapterBroken, OptionError, UnknownAdapterError, Unwritable
 from push.oauth import NoToken
+from push.ring import Moved
 from push.signing import SigningSecretError
 from push.tls import TlsFilesError
 from push.verdicts import Failure
@@ -56,6 +57,7 @@ _NOT_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]] = (
     ((UnknownAdapterError, AdapterBroken, OptionError), Failure.ADAPTER),
     (Unwritable, Failure.UNWRITABLE),
+    (Moved, Failure.MOVED),
     (SigningSecretError, Failure.SIGNING_SECRET),
     ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), Failure.URL),
     (aiohttp.ConnectionTimeoutError, Failure.CONNECT_TIMEOUT),

@@ -29,11 +29,13 @@ Errors of this package (no leaf carries a token, a secret or a message text)::
     ├── AdapterBroken         (push.adapters) an installed adapter cannot be used
     ├── OptionError           (push.adapters) a tenant's options are not what its adapter wants
     ├── NoToken               (push.oauth)    no OAuth2 token is to be had
-    └── Unwritable            (push.adapters) a ring that cannot be written in the tenant's form
+    ├── Unwritable            (push.adapters) a ring that cannot be written in the tenant's form
+    └── Moved                 (push.caller)   the registration is another: nothing is called
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -58,6 +60,10 @@ class BookUnavailable(PushError):
     def __init__(self, reason: str = "unavailable") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Moved(PushError):
+    """The registration that a claim was made for is another by now: its request does not leave."""
 
 
 class RingKind(StrEnum):
@@ -128,12 +134,18 @@ class DeviceRef(NamedTuple):
     device: int
 
 
+def _stands() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A committed permission to make one call: number `attempt` (from 1) for this ring.
 
     `generation` is the device registration's; a verdict for another generation touches nothing.
     `backend` names the endpoint: that of the environment and app which the ring was claimed with.
+    `stands` tells whether the registration is still that one. It is asked when a request is about
+    to leave: a call waits for tokens, names and connections before, and phones change hands.
     """
 
     ref: DeviceRef
@@ -142,6 +154,7 @@ class Claim:
     target: Target
     attempt: int
     backend: str = ""
+    stands: Callable[[], bool] = field(default=_stands, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Failure(StrEnum):
     RESET = "reset"
     BAD_HTTP = "bad_http"
     INTERNAL = "internal"
+    MOVED = "moved"  # nothing was called: the registration is another by now
     TLS = "tls"
     CA_FILE = "ca_file"
     URL = "url"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from gateway.devices import Registration
 from gateway.protocol import Role
 from storage.errors import Fault
 from storage.records import Key
 from storage.store import Needs
-from tests.running import PATIENT, Gate, running
+from tests.running import PATIENCE, PATIENT, Gate, running
 
 DAY = 86_400.0
 
@@ -181,3 +183,61 @@ async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(tmp_pat
             await bad
         await agent.take("presence", in_chat=False)
         assert (await it.backend.take()).badge == 1
+
+
+@pytest.mark.parametrize("token", ["the first", "a renewed one"])
+@pytest.mark.parametrize("ends", ["moved", "signed_out", "changed"])
+async def test_a_call_that_waits_for_its_credentials_while_the_phone_changes_hands_is_not_made(
+    tmp_path: Path, token: str, ends: str
+) -> None:
+    """The token endpoint is slow: the ring is claimed, and no request is on its way."""
+    gate, asked = asyncio.Event(), asyncio.Event()
+    given, rung = list[int](), list[tuple[str, str]]()
+
+    async def give(request: web.Request) -> web.Response:
+        given.append(1)
+        if token == "the first" or len(given) == 2:
+            asked.set()
+            await gate.wait()
+        return web.json_response({"access_token": "an-access-token"})
+
+    async def ring(request: web.Request) -> web.Response:
+        told = await request.json()
+        rung.append((told["deviceToken"], told["notification"]["customer"]))
+        return web.Response(status=200 if gate.is_set() else 401)
+
+    app = web.Application()
+    app.router.add_post("/token", give)
+    app.router.add_post("/ring", ring)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    oauth = {"token_url": f"{url}/token", "client_id": "c", "client_secret": "hush"}
+    push = {"endpoint": f"{url}/ring", "credentials": {"oauth": oauth}}
+    try:
+        async with running(tmp_path, push=push) as it:
+            await it.register("ann", token="t1")
+            await it.write("ann", "for Ann's eyes")
+            await asked.wait()
+            expected = [] if token == "the first" else [("t1", "ann")]
+            assert rung == expected
+            if ends == "moved":
+                await it.register("bob", token="t1")
+            elif ends == "signed_out":
+                await it.call("POST", "/v1/customers/ann/sign_out", Role.SERVICE)
+            else:
+                await it.register("ann", token="t2")
+                expected = [*expected, ("t2", "ann")]
+            gate.set()
+            await it.settled(1, "pushed" if ends == "changed" else "undeliverable", "ann")
+            late = list[dict[str, Any]]()
+            async with asyncio.timeout(PATIENCE):
+                while not late:
+                    await asyncio.sleep(0.01)
+                    events = (await it.outcome(1, "ann"))["events"]
+                    late = [e for e in events if e["event"] == "late_verdict"]
+            assert [e["reason"] for e in late] == ["moved"]
+            assert rung == expected
+    finally:
+        await runner.cleanup()

@@ -28,6 +28,7 @@ _OF_FAILURE: Final[Mapping[str, str]] = {
     "bad_http": "what came back is not HTTP: is it the right port?",
     "unwritable": "this ring cannot be written in the tenant's form of the request: a badge for an "
     "adapter that has none, or a template that lacks what it needs",
+    "moved": "nothing was called: the registration was another when the request was to leave",
     "internal": "this is a fault of ringback, or of an adapter of your own: the line in the log "
     "above says where it broke",
 }

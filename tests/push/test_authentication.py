@@ -185,6 +185,28 @@ async def test_a_token_that_was_revoked_is_renewed_once_and_the_same_ring_goes_o
     assert (ids[1], it.bodies[1]) == (ids[2], it.bodies[2])
 
 
+async def test_a_claim_that_no_longer_stands_when_its_token_is_renewed_is_not_called_again(
+    caller: Caller,
+) -> None:
+    async with company() as it:
+        await verdict_of(caller, it.endpoint())
+        it.token = "revoked"
+        claim = replace(a_claim(), stands=lambda: len(it.calls) < 2)
+        verdict, _ = await caller.call(it.endpoint(), claim, NOW)
+        assert (verdict.kind, verdict.reason, verdict.status) == ("retry", "moved", None)
+        assert (it.given, it.shown) == (2, ["Bearer t1", "Bearer t1"])
+        assert (await verdict_of(caller, it.endpoint())).kind == "accepted"
+
+
+async def test_a_claim_that_does_not_stand_costs_nobody_else_a_token(caller: Caller) -> None:
+    async with company() as it:
+        claim = replace(a_claim(), stands=lambda: False)
+        verdict, _ = await caller.call(it.endpoint(), claim, NOW)
+        assert (verdict.reason, it.given, it.shown) == ("moved", 1, [])
+        assert (await verdict_of(caller, it.endpoint())).kind == "accepted"
+        assert it.given == 1
+
+
 async def test_a_hundred_calls_with_a_revoked_token_cost_one_renewal(caller: Caller) -> None:
     async with company() as it:
         await verdict_of(caller, it.endpoint())

@@ -49,6 +49,12 @@ def probed(health: Health, now: float, verdict: Verdict = FAILED) -> Health:
 OPEN = failed(WELL, 1, 2, 3)
 
 
+def test_what_was_not_called_tells_nothing_of_the_endpoint() -> None:
+    moved = Verdict(VerdictKind.RETRY, "moved")
+    for health in (WELL, failed(WELL, 1, 2), OPEN, probe(OPEN)):
+        assert after(health, moved, 3, NOW, ENDPOINT, probed=health.probing) is health
+
+
 def test_it_opens_after_so_many_failures_in_a_row_and_says_till_when() -> None:
     assert ask(failed(WELL, 1, 2), NOW) == CALL
     assert ask(OPEN, NOW) == Answer(Permit.WAIT, Pause.ENDPOINT_DOWN, NOW + 1.0)

@@ -123,6 +123,24 @@ async def test_on_the_wire_it_is_plain_http_without_cookies_or_compression(
     assert b"cookie" not in head
 
 
+async def test_a_claim_that_no_longer_stands_when_it_is_connected_is_not_called(
+    caller: Caller,
+) -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            seen.append(await request_of(reader))
+            writer.write(OK)
+
+    async with serving(serve) as server:
+        claim = replace(a_claim(), stands=lambda: server.connections == 0)
+        verdict, _ = await caller.call(local(server), claim, time.time())
+        assert kind_and_reason(verdict) == ("retry", "moved")
+        assert (await verdict_of(caller, local(server))).kind is VerdictKind.ACCEPTED
+        assert (len(seen), server.connections) == (1, 1)  # that connection served another
+
+
 async def test_a_proxy_of_the_environment_is_not_used(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

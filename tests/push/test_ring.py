@@ -45,6 +45,10 @@ def test_a_claim_shows_neither_token_nor_message_text() -> None:
     assert "fp-1" in repr(claim)
 
 
+def test_a_claim_stands_unless_its_maker_says_otherwise() -> None:
+    assert a_claim().stands()
+
+
 def test_an_endpoint_shows_no_secret_and_no_address_that_may_hold_one() -> None:
     endpoint = an_endpoint(url="https://u:hush@x.example/?key=hush", signing_secrets=(SECRET,))
     assert "hush" not in repr(endpoint)

@@ -115,6 +115,7 @@ def test_any_other_body_leaves_the_status_to_decide(body: bytes | None) -> None:
         (Failure.RESET, VerdictKind.RETRY),
         (Failure.BAD_HTTP, VerdictKind.RETRY),
         (Failure.INTERNAL, VerdictKind.RETRY),
+        (Failure.MOVED, VerdictKind.RETRY),
         (Failure.TLS, VerdictKind.MISCONFIGURED),
         (Failure.CA_FILE, VerdictKind.MISCONFIGURED),
         (Failure.URL, VerdictKind.MISCONFIGURED),
@@ -139,7 +140,7 @@ def test_no_answer_is_retried_unless_a_setting_is_at_fault(
 
 
 def test_every_failure_has_its_row_above() -> None:
-    assert len(Failure) == 19
+    assert len(Failure) == 20
 
 
 @pytest.mark.parametrize(
