@@ -25,8 +25,9 @@ import msgspec
 from gateway import protocol
 from gateway.chat import Chat
 from gateway.delivery import Reason
-from gateway.protocol import CloseCode
+from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.ringing import Ringing
+from gateway.session import Rates
 from storage import outcomes
 from storage.outcomes import Trigger
 from storage.records import Conversation, Device, Key, Outcome
@@ -65,6 +66,10 @@ class Registration(msgspec.Struct, frozen=True):
         return f"Registration(installation={self.installation!r})"
 
 
+PER_MINUTE = 60.0
+AT_ONCE = 60.0
+"""Registrations of one customer: what each takes away is told of every message that may be rung
+for, and so they may not be made as fast as the disk takes them (I9)."""
 DEVICES = 20
 """Registrations of one customer: a ring goes to each, and a fan-out judges all at once (I9)."""
 
@@ -76,12 +81,19 @@ class Devices:
         self._chat = chat
         self._ringing = ringing
         self._store = chat.store
+        self._rates = Rates({Role.CUSTOMER: (PER_MINUTE, AT_ONCE)})
 
     async def register(self, key: Key, name: str | None, told: Registration) -> str:
         """Register and return the deregistration key. Makes the customer if new.
 
         Undeliverable messages that lacked a device are pending again, due after `ack_timeout`.
+        Raises `FrameError` `rate_limited`.
         """
+        bucket = self._rates.of(key.tenant, Role.CUSTOMER, key.customer)
+        wait = bucket.take(self._chat.clock())
+        if wait is not None:
+            problem = f"too many registrations: at most {PER_MINUTE:g} a minute"
+            raise FrameError(ErrorCode.RATE_LIMITED, problem, retry_after=wait)
 
         def change(tx: Transaction) -> int:
             c = before = tx.conversation(key) or tx.create(key, name)

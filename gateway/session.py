@@ -83,8 +83,12 @@ class Rates:
 
     def bucket(self, who: Identity) -> TokenBucket:
         """The bucket of this sender. A role without a limit has none to give: KeyError."""
-        slot = (who.tenant, who.role, who.sub)
-        bucket = self._buckets.pop(slot, None) or TokenBucket(*self._limits[who.role])
+        return self.of(who.tenant, who.role, who.sub)
+
+    def of(self, tenant: str, role: Role, sub: str) -> TokenBucket:
+        """The bucket of whoever this is."""
+        slot = (tenant, role, sub)
+        bucket = self._buckets.pop(slot, None) or TokenBucket(*self._limits[role])
         self._buckets[slot] = bucket
         if len(self._buckets) > self.BOUND:
             self._buckets.popitem(last=False)

@@ -20,6 +20,25 @@ from tests.running import PATIENCE, PATIENT, Gate, running
 DAY = 86_400.0
 
 
+async def test_who_registers_on_and_on_is_refused_with_the_time_to_wait(tmp_path: Path) -> None:
+    """Each takes the place of another, and the message's story tells of it."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write()
+        customer = await it.customer()
+        for number in range(200):
+            about = {"installation": f"phone-{number}", "token": f"token-{number}"}
+            await customer.send("register_device", ref=f"r-{number}", **about)
+        error = await customer.take("error")
+        assert error["code"] == "rate_limited"
+        assert 0 < error["retry_after"] <= 1
+        await customer.ask("ping", "pong")
+        path, body = "/v1/devices/another", {"token": "another"}
+        status, told = await it.call("PUT", path, Role.CUSTOMER, "c-42", json=body)
+        assert (status, told["code"]) == (429, "rate_limited")
+        await it.register("c-1", "another", "another")
+        assert len((await it.outcome(1))["events"]) < 70
+
+
 async def test_a_dead_registration_is_forgotten_after_a_week_and_not_before(
     tmp_path: Path,
 ) -> None:
