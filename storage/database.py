@@ -64,13 +64,14 @@ class Connection(Protocol):
 class Database:
     """One file, one process. `write` is for the one writer task; `read` may run beside it.
 
+    `path` may lead through links: log, lock and what has to be synced are beside the file itself.
     `connect` is called as `aiosqlite.connect` is.
     """
 
     def __init__(
         self, path: Path, connect: Callable[..., Awaitable[Connection]] = aiosqlite.connect
     ) -> None:
-        self.path = path
+        self.path = Path(os.path.realpath(path))
         self._connecting = connect
         self._writer: Connection | None = None
         self._reader: Connection | None = None

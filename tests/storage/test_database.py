@@ -354,6 +354,36 @@ async def test_a_second_opening_in_this_process_is_refused_too(path: Path) -> No
     await make(path)
 
 
+async def test_through_a_link_the_same_file_is_held(path: Path, tmp_path: Path) -> None:
+    link = linked(path, tmp_path)
+    async with Database(path):
+        assert "held by another process" in await open_elsewhere(link)
+    assert await open_elsewhere(link) == "opened"
+    assert list(link.parent.iterdir()) == [link]
+
+
+async def test_through_a_link_what_a_killed_process_left_is_written_anew(
+    path: Path, tmp_path: Path
+) -> None:
+    killed, log = tmp_path / "killed.db", tmp_path / "killed.db-wal"
+    async with Database(path) as db:
+        await db.write([(NOTE, ("kept", "1"))])
+        for copy, of in ((killed, ""), (log, "-wal")):
+            copy.write_bytes(path.with_name(path.name + of).read_bytes())
+    os.utime(log, (0.0, 0.0))
+    async with Database(linked(killed, tmp_path)) as db:
+        assert log.stat().st_mtime > 0.0
+        assert await db.read("SELECT * FROM meta") == [("kept", "1")]
+
+
+def linked(path: Path, directory: Path) -> Path:
+    """A link to the file, in a directory of its own."""
+    link = directory / "elsewhere" / "linked.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    return link
+
+
 async def test_only_the_owner_may_read_the_files(path: Path, any_umask: None) -> None:
     async with Database(path) as db:
         await db.write([(NOTE, ("a", "1"))])
