@@ -4,7 +4,8 @@ Decides what is refused before a hello (path, Origin, limits). One connection is
 what is said on it in `gateway.sessions`. One timer serves all connections: each knows when it has
 to be reminded (`Peer.due`), and a pass over them costs less than a timer for each.
 
-Bounds (I9): connections in all and attempts per address (4003).
+Bounds (I9): connections in all and attempts per address (4003). Who says nothing after connecting,
+not even a handshake, is one of them: of more than can be told so, the rest is cut off.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = ["Peer", "Sockets"]
 
 ROLES = {CUSTOMER_PATH: Role.CUSTOMER, AGENT_PATH: Role.AGENT}
 BACKLOG = 4_096  # connections that wait to be accepted: after a restart all come back at once
+BEYOND = 50  # connections beyond `limits.connections`, to hear that they are too many
 ADDRESSES = 10_000  # client addresses whose attempts are remembered
 COMPLAIN_EVERY = 60.0  # seconds
 PUNCTUALITY = 4  # passes over the connections within the shortest time that a peer may be given
@@ -93,6 +95,9 @@ class Sockets:
         self._peers.add(peer)
         if self.draining:  # it was accepted in the very moment in which listening ended
             peer.close(CloseCode.RESTART)
+        elif len(self._peers) > self.limits.connections + BEYOND:
+            self._rejected(CloseCode.TOO_MANY_CONNECTIONS.name.lower())
+            peer.close(CloseCode.TOO_MANY_CONNECTIONS)
 
     def refusal(self, path: str, origins: list[str]) -> tuple[int, str] | None:
         if path not in ROLES:

@@ -6,13 +6,13 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway import sessions
+from gateway import sessions, sockets
 from gateway.protocol import Role
 from gateway.sockets import Peer
 from storage.records import Key
@@ -124,6 +124,31 @@ async def test_one_connection_too_many_is_closed_with_4003(tmp_path: Path) -> No
         assert await (await it.raw("/v1/chat")).closed() == 4003
         await customer.ask("ping", "pong")
         await agent.ask("ping", "pong")
+
+
+async def test_connections_that_say_nothing_are_bounded_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They took the files that the database, health checks and pushes need."""
+    monkeypatch.setattr(sockets, "BEYOND", 1)
+    limits = {"connections": 2, "hello_timeout": 60.0}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        customer = await it.customer()
+        port = it.gateway.ports["chat"]
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionResetError):
+                assert await silent[2][0].read() == b""
+        await customer.ask("ping", "pong")
+        assert not any(reader.at_eof() for reader, _ in silent[:2])
+        silent[1][1].close()
+        async with asyncio.timeout(PATIENCE):
+            while len(it.gateway.sockets._peers) > 2:
+                await asyncio.sleep(0.01)
+        other = await it.customer("c-1")  # there is room again
+        await other.ask("ping", "pong")
+        for _, writer in silent:
+            writer.close()
 
 
 async def test_one_attempt_too_many_from_an_address_is_closed_with_4003(tmp_path: Path) -> None:
