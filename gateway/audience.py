@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -45,13 +46,23 @@ class BadRecipient(Exception):
 
 
 class Template(NamedTuple):
-    """Text with fields: `parts` are text and, at odd places, names of fields."""
+    """Text with fields: `parts` are text and, at odd places, names of fields.
+
+    Beside them, for a judgement that costs no more than a line is long, however long what it says
+    would be: `own`, the text without its fields, and how often each of those is in it.
+    """
 
     parts: tuple[str, ...]
+    own: str
+    fields: Mapping[str, int]
 
-    @property
-    def fields(self) -> frozenset[str]:
-        return frozenset(self.parts[1::2])
+    def size(self, values: Mapping[str, str]) -> int:
+        """How many characters it would have."""
+        return len(self.own) + sum(n * len(values[field]) for field, n in self.fields.items())
+
+    def is_blank(self, values: Mapping[str, str]) -> bool:
+        """Whether there would be nothing to read."""
+        return not (self.own.strip() or any(values[field].strip() for field in self.fields))
 
     def render(self, values: Mapping[str, str]) -> str:
         return "".join(values[p] if at % 2 else p for at, p in enumerate(self.parts))
@@ -76,7 +87,7 @@ def template(text: str, name: str) -> Template:
             )
         parts += [field, ""]
     parts[-1] += text[at:]
-    return Template(tuple(parts))
+    return Template(tuple(parts), "".join(parts[::2]), Counter(parts[1::2]))
 
 
 class Words(NamedTuple):
@@ -88,8 +99,8 @@ class Words(NamedTuple):
     @property
     def fields(self) -> frozenset[str]:
         """What a recipient must have beside an id."""
-        title = self.title.fields if self.title is not None else frozenset[str]()
-        return (self.text.fields | title) - {CUSTOMER}
+        title = self.title.fields if self.title is not None else {}
+        return frozenset({*self.text.fields, *title} - {CUSTOMER})
 
     def to(self, customer: str, fields: str | None) -> tuple[str, str | None]:
         """Text and title for one recipient; `fields` as an `Entry` has them."""
@@ -127,7 +138,7 @@ def entry(value: Any, said: Words, limits: Limits) -> Entry:
         raise BadRecipient(error.message) from None
     fields = {name: _plain(told.get(name), name) for name in sorted(said.fields)}
     found = Entry(customer, orjson.dumps(fields).decode() if fields else None)
-    _check_words(*said.to(*found), limits)
+    _check_words(said, {CUSTOMER: customer, **fields}, limits)
     return found
 
 
@@ -142,16 +153,18 @@ def _plain(value: Any, name: str) -> str:
     raise BadRecipient(f"{name}: {missing}must be a string or a number")
 
 
-def _check_words(text: str, title: str | None, limits: Limits) -> None:
-    if not text.strip():
+def _check_words(said: Words, values: Mapping[str, str], limits: Limits) -> None:
+    if said.text.is_blank(values):
         raise BadRecipient("text: would be blank")
-    if len(text) > limits.text_chars:
+    size = said.text.size(values)
+    if size > limits.text_chars:
         raise BadRecipient(
-            f"text: would have {len(text)} characters, at most {limits.text_chars} are allowed"
+            f"text: would have {size} characters, at most {limits.text_chars} are allowed"
         )
-    if title is not None and not 1 <= len(title) <= protocol.TITLE_CHARS:
+    size = 1 if said.title is None else said.title.size(values)
+    if not 1 <= size <= protocol.TITLE_CHARS:
         raise BadRecipient(
-            f"title: would have {len(title)} characters, 1 to {protocol.TITLE_CHARS} are allowed"
+            f"title: would have {size} characters, 1 to {protocol.TITLE_CHARS} are allowed"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -68,6 +69,28 @@ def test_a_brace_that_opens_no_field_is_refused_with_its_place(text: str, at: in
 def test_what_is_filled_in_is_not_read_as_a_template_again(before: str, value: str) -> None:
     escaped = before.replace("{", "{{").replace("}", "}}")
     assert audience.template(escaped + "{v}", "text").render({"v": value}) == before + value
+
+
+@given(st.lists(st.sampled_from(["{a}", "{b}", "{{", " ", "\n", "x"])), st.text(), st.text())
+def test_what_is_judged_without_making_the_text_is_what_it_would_be(
+    pieces: list[str], a: str, b: str
+) -> None:
+    template, values = audience.template("".join(pieces), "text"), {"a": a, "b": b}
+    made = template.render(values)
+    assert template.size(values) == len(made)
+    assert template.is_blank(values) is not bool(made.strip())
+
+
+def test_a_text_that_would_be_a_thousand_times_its_line_is_refused_and_not_made() -> None:
+    """A file of such lines took seconds of the loop, and 160 MB for each."""
+    said = audience.words("{a}" * 2_666, None)
+    recipient = {"customer": "c-1", "a": "x" * 60_000}
+    tracemalloc.start()
+    with pytest.raises(BadRecipient, match="text: would have 159960000 characters"):
+        audience.entry(recipient, said, CUSTOMER_LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_the_fields_of_text_and_title_are_wanted_but_for_the_customer() -> None:
