@@ -8,9 +8,10 @@ in `due`, which the listener looks at for all of them together.
 A handshake that is not finished in time, and a closing one, are cut off; an open peer is pinged,
 and fails with 1011 if it does not answer in time.
 
-Bounds (I9): frames that were received and not yet taken (then the peer's TCP is held back), and
-bytes that wait to be written: beyond `outbound_bytes` the peer is closed with 4001. Only a replay
-is written at the pace of its reader.
+Bounds (I9): frames that were received and not yet taken (then the peer's TCP is held back); bytes
+that are read in one turn of the loop, which others want too; frames among them that bring nothing
+(beyond it the peer is cut off); and bytes that wait to be written: beyond `outbound_bytes` the peer
+is closed with 4001. Only a replay is written at the pace of its reader.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from gateway.sessions import Closed, Later, Take
 SUBPROTOCOL = Subprotocol(protocol.SUBPROTOCOL)
 CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
 RECEIVED = 64  # frames that wait to be taken, before the peer's TCP is held back
+TURN = 16_384  # bytes that are read in one turn of the loop: of the smallest frames 2,700
+NOTHING = 256  # frames among them that bring no message: pings, fragments of a few bytes
 HIGH_WATER = 32_768  # bytes that wait to be written, before a replay waits too
 TOGETHER = 32_768  # bytes that wait for the end of the loop's turn, to be written in one call
 
@@ -85,6 +88,7 @@ class Peer(asyncio.Protocol):
         "_over",
         "_ping",
         "_received",
+        "_rest",
         "_take",
         "_taker",
         "_transport",
@@ -112,6 +116,7 @@ class Peer(asyncio.Protocol):
         self._fragments = bytearray()  # of a message whose last fragment has yet to come
         self._is_text = True  # that message
         self._held_back = False
+        self._rest = b""  # what came and is read in further turns
         self._taker: asyncio.Future[Later | None] | None = None  # made when somebody waits
         self._take: Take | None = None  # what the taker has done with frames as they come
         self._unflushed = 0  # bytes
@@ -170,7 +175,8 @@ class Peer(asyncio.Protocol):
         self.close(code)
         # Nobody takes frames any more: they must not keep the peer's answer from being read.
         self._received = deque(maxlen=0)
-        self._transport.resume_reading()
+        self._held_back = False
+        self._go_on()
         await self.ended()
 
     # What the listener sees
@@ -217,16 +223,46 @@ class Peer(asyncio.Protocol):
         self._listener.connected(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._rest:
+            self._rest += data
+        elif len(data) > TURN:
+            self._rest = data
+            self._transport.pause_reading()
+            self._read_on()
+        else:
+            self._read(data)
+
+    def _read_on(self) -> None:
+        """Read as much of what came as is one turn's."""
+        part, self._rest = self._rest[:TURN], self._rest[TURN:]
+        if not self._over:
+            self._read(part)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the rest read, or what comes, unless the peer is held back."""
+        if self._held_back or self._transport.is_closing():
+            return
+        if self._rest:
+            asyncio.get_running_loop().call_soon(self._read_on)
+        else:
+            self._transport.resume_reading()
+
+    def _read(self, data: bytes) -> None:
         core = self._core
         core.receive_data(data)
+        nothing = 0
         try:
             for event in core.events_received():
                 if isinstance(event, Frame):
+                    nothing += event.opcode > BINARY or not event.fin
                     self._receive(event)
                 elif isinstance(event, Request):
                     self._shake_hands(event)
         except UnicodeDecodeError as error:
             core.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+        if nothing > NOTHING:
+            self._transport.abort()
         if self._received:
             self._tell_taker()
             if len(self._received) > RECEIVED and not self._held_back:
@@ -311,7 +347,7 @@ class Peer(asyncio.Protocol):
         frame = self._received.popleft()
         if self._held_back and len(self._received) < RECEIVED // 2:
             self._held_back = False
-            self._transport.resume_reading()
+            self._go_on()
         return frame
 
     def _receive(self, frame: Frame) -> None:

@@ -510,7 +510,7 @@ async def test_frames_that_nobody_takes_hold_the_peer_back_and_none_is_lost(tmp_
         count = 3_000
         told = b"".join(frame(TEXT, b"%d" % i + b"x" * 1_000) for i in range(count))
         telling = asyncio.create_task(line.write(told))
-        while peer._transport.is_reading():
+        while not peer._held_back:
             await asyncio.sleep(0)
         held = len(peer._received)
         await asyncio.sleep(0.05)
@@ -519,6 +519,49 @@ async def test_frames_that_nobody_takes_hold_the_peer_back_and_none_is_lost(tmp_
             assert str(await peer.recv()).startswith(f"{i}x")
         await telling
         assert peer._transport.is_reading()
+
+
+async def test_of_what_comes_in_one_piece_others_wait_for_a_part_only(tmp_path: Path) -> None:
+    async with listening(tmp_path) as it:
+        _, peer = await it.open()
+        taking = Taking(peer)
+        await asyncio.sleep(0)
+        turns = list[int]()
+        peer.data_received(frame(TEXT, b"x" * 100) * 1_000)
+        while len(taking.took) < 1_000:
+            turns.append(len(taking.took))
+            await asyncio.sleep(0)
+        assert turns == [154, 309, 463, 618, 772, 927]  # of 106 bytes each
+        peer.data_received(frame(TEXT, b"y"))
+        assert taking.took[-1] == "y"
+        taking.task.cancel()
+
+
+async def test_what_comes_while_the_rest_is_read_is_read_behind_it(tmp_path: Path) -> None:
+    async with listening(tmp_path) as it:
+        _, peer = await it.open()
+        taking = Taking(peer)
+        await asyncio.sleep(0)
+        peer.data_received(frame(TEXT, b"x" * 10_000) * 3)
+        peer.data_received(frame(TEXT, b"y") + closing(1000))
+        await peer.ended()
+        assert [str(told)[:1] for told in taking.took] == ["x", "x", "x", "y"]
+        with pytest.raises(Closed):
+            await taking.task
+
+
+@pytest.mark.parametrize("kind", ["pings", "pongs", "fragments"])
+async def test_who_floods_with_what_brings_nothing_is_cut_off(tmp_path: Path, kind: str) -> None:
+    """Ten such sockets, of nobody in particular, kept everybody else waiting for 24 seconds."""
+    one = {"pings": frame(PING), "pongs": frame(PONG), "fragments": frame(CONT, fin=False)}[kind]
+    async with listening(tmp_path) as it:
+        _, peer = await it.open()
+        peer.data_received(frame(TEXT, b"a", fin=False) + one * 200)
+        assert not peer._transport.is_closing()
+        peer.data_received(one * 300)
+        assert peer._transport.is_closing()
+        await peer.ended()
+        assert peer.code == 1006
 
 
 async def test_a_recv_that_was_given_up_loses_nothing(tmp_path: Path) -> None:
@@ -623,7 +666,7 @@ async def test_while_one_takes_longer_the_peer_is_held_back_and_then_goes_on(
         count = 3_000
         told = b"".join(frame(TEXT, b"%d" % i + b"x" * 1_000) for i in range(count))
         telling = asyncio.create_task(line.write(told))
-        while peer._transport.is_reading():
+        while not peer._held_back:
             await asyncio.sleep(0)
         assert len(taking.took) == 1
         taking.go_on.set()
