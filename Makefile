@@ -64,10 +64,12 @@ serve: $(READY)           ## a development gateway on loopback
 bench: $(READY)           ## every bar beside its reference, and one table (ARGS=--quick to try it)
 	$(BIN)/python -m bench $(ARGS)
 
-lock:                     ## renew requirements.lock from pyproject.toml (needs uv)
+lock:                     ## renew the locks from pyproject.toml: of everything, of serving alone (needs uv)
 	uv pip compile pyproject.toml --extra backend --group dev --universal \
 	    --python-version 3.11 \
 	    --generate-hashes --upgrade --quiet -o requirements.lock
+	uv pip compile pyproject.toml --group build --universal --python-version 3.11 \
+	    --generate-hashes --constraints requirements.lock --quiet -o requirements-serve.lock
 
 screenshots: $(READY)     ## the README's pictures, of the real thing in Chromium (ARGS="--all DIR": every page and state)
 	$(BIN)/python -m tests.web.screenshots $(ARGS)
