@@ -335,12 +335,13 @@ def _limits(connect: float) -> aiohttp.ClientTimeout:
 def _judged(
     judge: Judge, outcome: Answer | Failure, endpoint: Endpoint, claim: Claim, now: float
 ) -> Verdict:
-    """Read the answer as the adapter does; as everybody does, when the adapter breaks at it.
+    """Read the answer as the adapter does; as everybody does, when the adapter breaks at it, or
+    says what is no verdict.
 
     The backend has answered: to call again because somebody's code broke might ring twice.
     """
     try:
-        return judge(outcome, claim.target.token, now)
+        return verdicts.checked(judge(outcome, claim.target.token, now))
     except Exception as error:
         _log.error(
             "the push adapter broke at an answer",
@@ -378,6 +379,8 @@ def _signed(
 
 def _at(endpoint: str, path: str) -> URL:
     """Return the place of an adapter's own path, percent-encoded already, at the endpoint."""
+    if not path.startswith("/"):  # it would be read as more of the host's name
+        raise ValueError("an adapter's path does not begin with /")
     scheme, host, *_ = urlsplit(endpoint)
     return URL(f"{scheme}://{host}{path}", encoded=True)
 

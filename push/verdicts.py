@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from push.ring import Verdict, VerdictKind
@@ -91,6 +92,18 @@ def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
     if kind in (VerdictKind.RETRY, VerdictKind.MISCONFIGURED):
         wait = retry_after(outcome.headers, now)
     return Verdict(kind, reason, status, wait)
+
+
+def checked(told: Any) -> Verdict:
+    """Return what somebody's adapter made of an answer as a verdict that can be acted upon.
+
+    Raises `AttributeError` or `msgspec.ValidationError` if it is none.
+    """
+    fields = {name: getattr(told, name) for name in Verdict.__slots__}
+    verdict = msgspec.convert(fields, Verdict)
+    if verdict.retry_after is None:
+        return verdict
+    return replace(verdict, retry_after=min(max(0.0, verdict.retry_after), RETRY_AFTER_MOST))
 
 
 def _by_failure(failure: Failure) -> VerdictKind:

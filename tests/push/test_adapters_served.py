@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from push.adapters import Adapter, Answer, Failure, Request, adapter_named, names
 from push.adapters.named import ADAPTERS
 from push.caller import ANSWER_BYTES, Caller
-from push.ring import Endpoint, Ring, RingKind, Target, Verdict
+from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
 from tests.push.scripted import TOKEN, a_claim, a_ring
 from tests.push.served import Server, local, request_of, saying, serving
 
@@ -175,6 +175,34 @@ async def test_somebody_s_adapter_that_breaks_at_an_answer_does_not_undo_it(
     assert TOKEN not in str(logs)
 
 
+@pytest.mark.parametrize("said", [None, "accepted", Verdict(VerdictKind.RETRY, 503)])  # type: ignore[arg-type]
+async def test_what_is_no_verdict_undoes_no_answer_either(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, said: Any
+) -> None:
+    adapter = replace(adapter_named("standard"), verdict=lambda outcome, token, now: said)
+    monkeypatch.setitem(ADAPTERS, "odd", lambda options: adapter)
+    adapter_named.cache_clear()
+    with capture_logs() as logs:
+        async with serving(saying(answer(200))) as server:
+            verdict, _ = await caller.call(local(server, adapter="odd"), a_claim(), NOW)
+    assert verdict == Verdict(VerdictKind.ACCEPTED, "http_200", 200)
+    assert [log["event"] for log in logs] == ["the push adapter broke at an answer"]
+
+
+async def test_an_adapter_s_path_is_no_more_of_the_host_s_name(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(saying(answer(200))) as there, serving(saying(answer(200))) as server:
+        elsewhere = Adapter(lambda *_: Request({}, b"", f"@127.0.0.1:{there.port}/ring"))
+        monkeypatch.setitem(ADAPTERS, "odd", lambda options: elsewhere)
+        adapter_named.cache_clear()
+        with capture_logs() as logs:
+            verdict, _ = await caller.call(local(server, adapter="odd"), a_claim(), NOW)
+    assert (verdict.kind, verdict.reason) == ("retry", "internal")
+    assert (there.connections, server.connections) == (0, 0)
+    assert [log["adapter"] for log in logs] == ["odd"]
+
+
 async def test_somebody_s_adapter_that_breaks_at_a_ring_costs_an_attempt(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +210,7 @@ async def test_somebody_s_adapter_that_breaks_at_a_ring_costs_an_attempt(
         raise KeyError(target.token)
 
     monkeypatch.setitem(ADAPTERS, "odd", lambda options: Adapter(breaks))
+    adapter_named.cache_clear()
     with capture_logs() as logs:
         async with serving(saying(answer(200))) as server:
             verdict, _ = await caller.call(local(server, adapter="odd"), a_claim(), NOW)

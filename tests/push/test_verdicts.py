@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from push.ring import VerdictKind
+from push.ring import Verdict, VerdictKind
 from push.verdicts import (
     RETRY_AFTER_MOST,
     Answer,
     Failure,
     advice,
+    checked,
     is_unauthorised,
     judge,
     retry_after,
@@ -220,3 +222,27 @@ def test_other_credentials_are_worth_a_try_when_ours_were_refused(
     outcome: Answer | Failure, unauthorised: bool
 ) -> None:
     assert is_unauthorised(judge(outcome, TOKEN, NOW)) is unauthorised
+
+
+@pytest.mark.parametrize(
+    ("wait", "waits"),
+    [(None, None), (5, 5.0), (-1.0, 0.0), (float("nan"), 0.0), (float("inf"), RETRY_AFTER_MOST)],
+)
+def test_what_an_adapter_says_can_be_waited_for(wait: float | None, waits: float | None) -> None:
+    told = checked(Verdict("retry", "busy", 503, wait))  # type: ignore[arg-type]
+    assert told == Verdict(VerdictKind.RETRY, "busy", 503, waits)
+    assert told.kind is VerdictKind.RETRY
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        "accepted",
+        Verdict("taken", "ok"),  # type: ignore[arg-type]
+        Verdict(VerdictKind.ACCEPTED, None),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_verdict_is_not_taken_for_one(told: object) -> None:
+    with pytest.raises((AttributeError, msgspec.ValidationError)):
+        checked(told)
