@@ -74,7 +74,7 @@ def _installed(name: str, options: dict[str, Any]) -> Adapter:
         raise AdapterBroken(name, f"is installed twice ({found}); remove one of them")
     try:
         make = points[0].load()
-    except Exception as error:  # whatever its module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever its module does when it is imported
         problem = f"cannot be loaded from {points[0].value} ({type(error).__name__}: {error})"
         raise AdapterBroken(name, problem) from error
     try:

@@ -33,6 +33,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory on the path, where distributions can be installed."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "greeting_adapters.py").write_text(MODULE)
+    (tmp_path / "says_goodbye.py").write_text("raise SystemExit(3)")
     monkeypatch.delitem(sys.modules, "greeting_adapters", raising=False)
     adapter_named.cache_clear()
     return tmp_path
@@ -85,6 +86,7 @@ def test_an_installed_adapter_does_not_take_the_place_of_ours(site: Path) -> Non
     ("value", "problem"),
     [
         ("no_such_module:make", "cannot be loaded from no_such_module:make (ModuleNotFoundError"),
+        ("says_goodbye:make", "cannot be loaded from says_goodbye:make (SystemExit: 3)"),
         ("greeting_adapters:nothing", "cannot be loaded from greeting_adapters:nothing (Attribute"),
         ("greeting_adapters:breaks", "broke when it was given its options (ZeroDivisionError"),
         ("greeting_adapters:gives_nothing", "is no function from options to an Adapter (greeting"),
