@@ -239,6 +239,19 @@ async def test_a_registered_device_is_rung_beside_a_running_gateway(tmp_path: Pa
         assert (await it.outcome(2))["outcome"] == "pushed"
 
 
+async def test_a_template_finds_the_installation_of_a_registered_device(tmp_path: Path) -> None:
+    options = {"path": "/devices/{installation}", "body": {"who": "{installation}"}}
+    async with registered(tmp_path) as (_, there):
+        template = {
+            "RINGBACK_TENANTS__ACME__PUSH__ADAPTER": "template",
+            "RINGBACK_TENANTS__ACME__PUSH__OPTIONS": json.dumps(options),
+        }
+        to = ("--tenant", "acme", "--device", "phone")
+        ended = await push_test(tmp_path, *to, **template)
+        assert f"POST {there.url.removesuffix('/ring')}/devices/phone\n" in ended.out
+        assert '"who": "phone"' in ended.out
+
+
 async def test_a_dead_token_is_told_and_the_registration_stays(tmp_path: Path) -> None:
     async with registered(tmp_path) as (_, there):
         before = counted(tmp_path)

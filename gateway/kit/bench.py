@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+import orjson
 
 from gateway.kit import probe
 from push.adapters import adapter_named
@@ -90,12 +91,22 @@ class Bench:
     @property
     def dates_badges(self) -> bool:
         """Whether this form of the request says which of two numbers is the newer."""
-        adapter = adapter_named(self.endpoint.adapter, self.endpoint.options)
         ring = self.a_ring("badge", kind=RingKind.BADGE)
-        target = probe.claim_of(ring, self.bogus, self.endpoint.tenant).target
         older = msgspec.structs.replace(ring, badge_seq=ring.badge_seq - 1)
-        bodies = {adapter.request(one, target, self.endpoint).body for one in (ring, older)}
-        return len(bodies) == 2
+        return self._body(ring) != self._body(older)
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether this form of the request is a JSON object."""
+        try:
+            return isinstance(orjson.loads(self._body(self.a_ring("message"))), dict)
+        except orjson.JSONDecodeError:
+            return False
+
+    def _body(self, ring: Ring) -> bytes:
+        adapter = adapter_named(self.endpoint.adapter, self.endpoint.options)
+        target = probe.claim_of(ring, self.bogus, self.endpoint.tenant).target
+        return adapter.request(ring, target, self.endpoint).body
 
     @property
     def signs(self) -> bool:

@@ -69,6 +69,7 @@ def ring_for(to: Recipient, *, silent: bool, title: str, text: str) -> Ring:
         app=device and device.app,
         environment=device and device.environment,
         locale=device and device.locale,
+        installation=device and device.installation,
     )
 
 

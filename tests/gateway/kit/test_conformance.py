@@ -385,6 +385,16 @@ async def test_of_a_form_without_badges_nothing_is_known_about_badges() -> None:
         assert "no silent rings" in found[name].said
 
 
+async def test_a_form_that_is_no_json_object_has_no_further_fields() -> None:
+    async def takes_all(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return web.Response()
+
+    ours = {"adapter": "template", "options": '{"body": ["{token}", "{text?}"]}'}
+    found, _, _ = await conform(takes_all, endpoint=ours)
+    assert found["unknown_fields"].result is Result.UNKNOWN
+    assert "no JSON object" in found["unknown_fields"].said
+
+
 async def test_a_forgery_that_kills_a_token_fails_whatever_the_status() -> None:
     async def forbids(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
