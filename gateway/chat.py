@@ -35,12 +35,22 @@ from gateway.protocol import (
 )
 from gateway.session import AgentSession, CustomerSession, Held
 from gateway.telling import Telling
-from gateway.wishes import House, is_muted, is_unwanted
+from gateway.wishes import House, is_muted, is_unwanted, quiet_until
 from push.backends import Backend, choose
 from push.content import Content
 from storage import outcomes
 from storage.errors import Unavailable
-from storage.records import Conversation, Cut, DeviceState, Draft, Key, Message, Outcome, is_counted
+from storage.records import (
+    Conversation,
+    Cut,
+    Device,
+    DeviceState,
+    Draft,
+    Key,
+    Message,
+    Outcome,
+    is_counted,
+)
 from storage.store import Needs, Store
 from storage.transaction import Mark, Transaction
 
@@ -279,6 +289,12 @@ class Chat:
         if c is not tx.conversation(key):
             tx.put(c)
 
+    def quiet_hours_end(
+        self, now: float, c: Conversation, device: Device, house: House | None = None
+    ) -> float | None:
+        """Of those in which the device is now, by the tenant's hours or by those of `house`."""
+        return quiet_until(now, c.wishes, device.time_zone, house or self.rules(c.tenant).house)
+
     def patience(self, key: Key, now: float) -> Patience | None:
         """What a message to this customer may take before it is due; None: it is due at once."""
         if self.hub.is_in_chat(key):
@@ -421,7 +437,9 @@ class Chat:
             if device.installation == reader:
                 c = c.with_device(replace(device, badge=c.unread))
             else:
-                wake = device.wake_at if device.wake_at is not None else tx.now
+                wake = device.wake_at
+                if wake is None or wake == self.quiet_hours_end(tx.now, c, device):
+                    wake = tx.now  # what makes no noise does not wait for the morning
                 c = c.with_device(replace(device, owes=True, wake_at=wake))
         return tx.put(c)
 

@@ -20,7 +20,7 @@ from gateway.chat import Chat, no_live_device
 from gateway.delivery import PAUSES, WISHES, Action, Decision, Facts, InHand, Reason
 from gateway.protocol import ReceiptState
 from gateway.wanted import Wanted, all_unwanted, to_ring
-from gateway.wishes import House, is_muted, quiet_until
+from gateway.wishes import is_muted
 from push import content
 from push.backends import Backend, choose
 from push.ring import Attempt, Claim, DeviceRef, Pause, Ring, RingKind, Target, VerdictKind
@@ -164,11 +164,11 @@ class Ringing:
         before = c
         for device in c.devices:
             if device.wake_at is not None and device.wake_at > tx.now:
-                quiet = self._quiet_until(tx.now, c, device) or 0.0
+                quiet = self._chat.quiet_hours_end(tx.now, c, device) or 0.0
                 backoff = max(_backoff(device), quiet - tx.now)
                 near = delivery.within_reason(device.wake_at, tx.now, self._chat.timing, backoff)
                 house = self._chat.houses_before.get(c.tenant)
-                if house and device.wake_at == self._quiet_until(tx.now, c, device, house):
+                if house and device.wake_at == self._chat.quiet_hours_end(tx.now, c, device, house):
                     near = self._at_once(tx, c)  # it waits for the end of hours that are others now
                 if near != device.wake_at:
                     c = c.with_device(replace(device, wake_at=near))
@@ -188,7 +188,7 @@ class Ringing:
         if it is what would be rung waits for.
         """
         wanted = to_ring(tx, c, device, self._chat.patience(c.key, tx.now))
-        quiet = self._quiet_until(tx.now, c, device)
+        quiet = self._chat.quiet_hours_end(tx.now, c, device)
         backend = self.backend(c.tenant, device)
         facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
         decision = delivery.look(facts)
@@ -244,13 +244,6 @@ class Ringing:
             device=fingerprint(device.token),
             installation=device.installation,
         )
-
-    def _quiet_until(
-        self, now: float, c: Conversation, device: Device, house: House | None = None
-    ) -> float | None:
-        """By the tenant's hours, or by those of `house`."""
-        house = house or self._chat.rules(c.tenant).house
-        return quiet_until(now, c.wishes, device.time_zone, house)
 
     def _facts(
         self,
@@ -343,7 +336,7 @@ class Ringing:
         at anew."""
         for device in before.devices:
             now = c.device(device.id)
-            until = self._quiet_until(tx.now, before, device)
+            until = self._chat.quiet_hours_end(tx.now, before, device)
             if now is not None and until is not None and now.wake_at == device.wake_at == until:
                 c = c.with_device(replace(now, wake_at=self._at_once(tx, c)))
         return tx.put(c)

@@ -987,3 +987,22 @@ def test_who_has_just_come_into_chat_is_not_rung_when_quiet_hours_are_lifted(day
     world.run(30.0)
     assert [heard.seq for heard in rung(day)] == [1]
     assert rung(day)[0].at >= due_in_chat(world, began)
+
+
+def test_an_icon_is_corrected_in_quiet_hours_too(day: Day) -> None:
+    """Of two phones both wait for the morning; on a third all is read."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.wish(anna, Wishes(quiet_hours="00:00-23:59"), world.now + 86_400.0)
+    world.run(1.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    visit = comes(world, anna)
+    world.run(1.0)
+    visit.read(2)
+    world.run(60.0)
+    assert [heard.kind for heard in world.ears.log] == ["message", "message", "badge", "badge"]
