@@ -15,10 +15,14 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+import msgspec
 import structlog
 
+from gateway.campaigns import Step
 from gateway.config import Config
 from gateway.protocol import MessageKind
+from gateway.pushconfig import Calls, PushBackend
+from gateway.wishes import QuietHours
 from storage.records import Wishes
 from tests.running import settings
 from tests.simulation.disk import Health
@@ -26,8 +30,12 @@ from tests.simulation.ears import Mood
 from tests.simulation.peers import ABNORMAL, Customer, Visit
 from tests.simulation.world import Violation, World
 
+replace = msgspec.structs.replace
+
 CUSTOMERS = (("acme", "anna"), ("acme", "ben"), ("other", "anna"))
+RECIPIENTS = ("anna", "ben", "carl", "dora")  # of whom two never come
 PHONES = ("phone-1", "phone-2")
+ENVIRONMENTS = (None, None, None, None, None, "sandbox")
 PAUSES = (0.0, 0.0, 0.001, 0.01, 0.05, 0.3, 0.9, 1.1, 2.0, 4.9, 5.1, 12.0, 31.0, 120.0)
 RARE = (900.0, 4000.0)
 SPELLS = (60.0, 300.0)
@@ -140,6 +148,12 @@ class Day:
         for tenant in world.agents:
             world.agent(tenant).again()
         world.run(10.0)
+        for tenant in world.agents:
+            push = configuration().tenants[tenant].push
+            world.configure(tenant, push, 0.0)
+            world.services[tenant].again()
+            world.services[tenant].step(Step.RESUME, *world.services[tenant].made)
+        world.run(10.0)
         for customer in world.customers.values():
             for visit in list(customer.visits):
                 visit.line.end(ABNORMAL)
@@ -242,7 +256,7 @@ class Day:
         if rng.random() < 0.5:
             self._tokens += 1
         token = f"TOKEN-{rng.randint(max(0, self._tokens - 2), self._tokens)}"
-        self.world.register(customer, rng.choice(PHONES), token)
+        self.world.register(customer, rng.choice(PHONES), token, rng.choice(ENVIRONMENTS))
 
     def deregister(self, rng: Random, customer: Customer) -> None:
         world = self.world
@@ -259,11 +273,46 @@ class Day:
             wishes = Wishes(muted_until=now + rng.choice((5.0, 60.0, 600.0)))
         elif wish == "quiet":
             quiet_until = now + rng.choice(SPELLS)
-            begin, end = (datetime.fromtimestamp(t, UTC) for t in (now - 60.0, quiet_until))
+            begin, end = _hours(now - 60.0, quiet_until)
             wishes = Wishes(quiet_hours=f"{begin:%H:%M}-{end:%H:%M}")
         else:
             wishes = Wishes(proactive=wish != "opt_out")
         self.world.wish(customer, wishes, quiet_until)
+
+    def reload(self, rng: Random, customer: Customer) -> None:
+        """SIGHUP, or a restart, with other settings of the tenant's push section, or none."""
+        world, tenant = self.world, customer.tenant
+        push = configuration().tenants[tenant].push
+        assert push is not None
+        own = {name: getattr(push, name) for name in Calls.__struct_fields__}
+        if rng.random() < 0.5:
+            push = replace(push, backends={"sand": PushBackend(**own, environment="sandbox")})
+        if rng.random() < 0.3:
+            push = replace(push, in_flight=1, rate_per_second=rng.choice((None, 2.0)))
+        if rng.random() < 0.3:
+            push = replace(push, expires_after=rng.choice((20.0, 120.0)))
+        quiet_until = 0.0
+        if rng.random() < 0.3:
+            quiet_until = world.now + rng.choice(SPELLS)
+            push = replace(push, quiet_hours=_hours(world.now - 60.0, quiet_until))
+        world.configure(tenant, None if rng.random() < 0.12 else push, quiet_until)
+
+    def campaign(self, rng: Random, customer: Customer) -> None:
+        """A service begins one: some are named twice, some nobody has seen."""
+        self.world.services[customer.tenant].send(
+            tuple(rng.choice(RECIPIENTS) for _ in range(rng.randint(1, 12))),
+            rate=rng.choice((0.2, 0.5, 2.0, 10.0, 1000.0)),
+            skip=rng.random() < 0.5,
+            begins_in=rng.choice((0.0, 3.0, 40.0)) if rng.random() < 0.4 else None,
+            expires_in=rng.choice((*EXPIRIES, 60.0)) if rng.random() < 0.3 else None,
+        )
+
+    def campaign_step(self, rng: Random, customer: Customer) -> None:
+        service = self.world.services[customer.tenant]
+        service.again()
+        if service.made:
+            step = rng.choice((Step.PAUSE, Step.PAUSE, Step.RESUME, Step.RESUME, Step.CANCEL))
+            service.step(step, [*service.made][-rng.randint(1, min(3, len(service.made)))])
 
     def sign_out(self, rng: Random, customer: Customer) -> None:
         self.world.sign_out(customer)
@@ -306,12 +355,20 @@ STEPS = {
     "deregister": 2,
     "sign_out": 0.5,
     "wish": 4,
+    "reload": 2,
+    "campaign": 3,
+    "campaign_step": 4,
     "replay": 2,
     "backends": 6,
     "disk": 2,
     "die": 3,
     "shut_down": 1,
 }
+
+
+def _hours(begin: float, end: float) -> QuietHours:
+    """Quiet hours of whole minutes."""
+    return QuietHours(*(datetime.fromtimestamp(t - t % 60, UTC).time() for t in (begin, end)))
 
 
 def _one(rng: Random, customer: Customer) -> Visit | None:

@@ -13,11 +13,13 @@ import json
 import math
 import sqlite3
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gateway.wishes import QuietHours
 from push.breaker import PROBE_MOST
 from push.ring import Verdict, VerdictKind
+from storage.records import Wishes
 from tests import recount
 from tests.simulation.ears import Heard
 from tests.simulation.peers import Wished
@@ -235,11 +237,13 @@ class Model:
             "SELECT reason FROM outcomes WHERE conversation = ? AND lo_seq < ? AND hi_seq >= ?",
             (id, message.seq, message.seq),
         )
-        ((live, behind),) = db.execute(
-            "SELECT count(*), count(*) FILTER (WHERE covered_seq < ?) FROM devices"
+        phones = db.execute(
+            "SELECT environment, covered_seq FROM devices"
             " WHERE conversation = ? AND state = 'live'",
-            (message.seq, id),
-        )
+            (id,),
+        ).fetchall()
+        lately = self.world.lately(name[0])
+        rung = [covered for e, covered in phones if all(one.rings(e) for one in lately)]
         asked = self.world.wishes.get(name, Wished()).ever
         if reason == "muted":
             assert any(w.muted_until for w in asked), f"{place} (muted), but nobody muted"
@@ -250,16 +254,10 @@ class Model:
             ).fetchone()
             assert kind == ("proactive",), f"{place} (opted_out), but it is not proactive"
         elif reason in LACKING:
-            rung = reason == "no_device" and not behind  # since, for what came later
-            assert not live or rung, f"{place} ({reason}), but there is a live device"
+            since = reason == "no_device" and all(covered >= message.seq for covered in rung)
+            assert not phones or since, f"{place} ({reason}), but there is a live device"
         elif reason == "no_endpoint":
-            ((own,),) = db.execute(
-                "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'"
-                " AND environment IS NULL",
-                (id,),
-            )
-            there = self.world.config.tenants[name[0]].push is not None
-            assert not (own and there), f"{place}, but there is one"
+            assert not rung, f"{place}, but there is one"
         else:
             assert reason == "refused", f"{place} for no known reason: {reason}"
             assert name in self.said_refused, f"{place} (refused), but no backend refused"
@@ -381,17 +379,27 @@ class Model:
 
     def _wished(self, name: tuple[str, str], ring: str, kind: str | None, at: float) -> None:
         """Nobody is rung against a wish that is known to stand (rule 10). `kind` of a new ring."""
-        wishes = self.world.wishes.get(name, Wished()).certain
+        asked = self.world.wishes.get(name, Wished())
+        wishes = asked.certain if asked.ever else Wishes()
         if wishes is None:
             return
         place = f"{name[1]}: {ring} rings"
         assert wishes.muted_until is None or wishes.muted_until <= at, f"{place} who has muted"
         assert wishes.proactive or kind != "proactive", f"{place} who opted out"
+        hours = self._quiet_hours(name[0], wishes)
+        if hours is not None:
+            now = datetime.fromtimestamp(at, UTC).time()
+            quiet = not (hours.end <= now < hours.start)
+            if hours.start < hours.end:
+                quiet = hours.start <= now < hours.end
+            assert not quiet, f"{place} in quiet hours ({hours}) at {now}"
+
+    def _quiet_hours(self, tenant: str, wishes: Wishes) -> QuietHours | None:
+        """The customer's own, or else the tenant's; None also if they have just been changed."""
         if wishes.quiet_hours is not None:
-            begin, end = wishes.quiet_hours.split("-")
-            now = f"{datetime.fromtimestamp(at, UTC):%H:%M}"
-            quiet = begin <= now < end if begin < end else now >= begin or now < end
-            assert not quiet, f"{place} in quiet hours ({wishes.quiet_hours}) at {now}"
+            return QuietHours(*map(time.fromisoformat, wishes.quiet_hours.split("-")))
+        push, *others = [one.push for one in self.world.lately(tenant)]
+        return None if push is None or others else push.quiet_hours
 
     @staticmethod
     def _counted(db: sqlite3.Connection, conversation: int) -> list[int]:
@@ -484,13 +492,19 @@ class Model:
     def _again(self, heard: Heard) -> None:
         """What a device was rung for is not rung again under another id.
 
-        One exception: a ring that expired before its answer came was cancelled; older messages
-        that it covered and that have not expired are rung anew.
+        Two exceptions: a ring that expired before its answer came was cancelled; older messages
+        that it covered and that have not expired are rung anew. So is what was rung at a backend
+        that was taken away before the answer came, and is back.
         """
         slot = (heard.device, heard.generation)
         before = self.far.get(slot)
         if before is not None and heard.seq <= before.seq and heard.ring != before.ring:
-            if before.expires_at > self.world.now:
+            since = self.world.now - heard.at + before.at
+            lacked = any(
+                one.since > since and not one.rings("sandbox")
+                for one in self.world.settings[heard.tenant]
+            )
+            if before.expires_at > self.world.now and not lacked:
                 self.world.violate(f"{heard.customer}: {heard.seq} rung again as {heard.ring}")
         elif heard.took:
             self.far[slot] = heard
@@ -533,6 +547,8 @@ class Model:
             patience += PROBE_MOST if failed else 0.0
             _, rearmed = world.rearmed.get(self._names[id], (0.0, 0.0))
             quiet = world.wishes.get(self._names[id], Wished()).quiet_until
-            waited = world.now - max(at, since, rearmed, called, failed, quiet)
+            told = world.settings[self._names[id][0]]
+            quiet = max(quiet, *(s.quiet_until for s in told))
+            waited = world.now - max(at, since, rearmed, called, failed, quiet, told[-1].since)
             if waited > patience and not busy:
                 world.violate(f"{self._names[id][1]} {seq}: forgotten for {waited:.0f} s")

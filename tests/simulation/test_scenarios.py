@@ -309,19 +309,10 @@ def test_what_outlives_the_newest_message_rings_though_that_expired_while_a_look
 
 def reload(day: Day, **push: Any) -> None:
     """SIGHUP, with other settings of acme's push section; without any, it has none."""
-    world, core = day.world, day.world.core
-    assert core is not None
-    acme = world.config.tenants["acme"]
+    acme = day.world.config.tenants["acme"]
     assert acme.push is not None
-    section = replace(acme.push, **push) if push else None
-    tenants = {**world.config.tenants, "acme": replace(acme, push=section)}
-    world.config = replace(world.config, tenants=tenants)
-
-    async def take_up() -> None:
-        core.take_up(world.config)
-
-    world._spawn(take_up())
-    world.run(0.1)
+    day.world.configure("acme", replace(acme.push, **push) if push else None, 0.0)
+    day.world.run(0.1)
 
 
 def test_a_phone_whose_backend_is_new_is_rung_for_what_is_tried_on_another(day: Day) -> None:
@@ -903,9 +894,8 @@ def test_a_ring_in_hand_does_not_wait_for_quiet_hours_that_a_restart_lifted(day:
     failed = len(rung(day))
     acme = world.config.tenants["acme"]
     assert acme.push is not None
-    lifted = replace(acme, push=replace(acme.push, quiet_hours=None))
-    world.config = replace(world.config, tenants={**world.config.tenants, "acme": lifted})
     world.shut_down()
+    world.configure("acme", replace(acme.push, quiet_hours=None), 0.0)
     world.start()
     world.run(100.0)
     assert len(rung(day)) == failed + 1

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import sqlite3
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +23,7 @@ import structlog
 
 from gateway import auth
 from gateway.chat import Posting
-from gateway.config import Config, Storage
+from gateway.config import Config, Push, Storage
 from gateway.core import Core
 from gateway.deadletters import Replay
 from gateway.devices import Registration
@@ -32,8 +34,9 @@ from storage.errors import StorageError, Unavailable
 from storage.records import Key, Wishes
 from tests.simulation.disk import Disk, Health
 from tests.simulation.ears import Ears
-from tests.simulation.model import Model
+from tests.simulation.model import SETTLE, Model
 from tests.simulation.peers import ABNORMAL, Agent, Customer, Frame, Line, Visit, Wished
+from tests.simulation.service import Service
 from tests.simulation.virtual import Process
 
 EPOCH = 1_795_510_800.0
@@ -44,6 +47,21 @@ SLOWER = (CloseCode.SLOW_READER, CloseCode.TOKEN_EXPIRED, CloseCode.SERVER_FAULT
 
 class Violation(AssertionError):
     """An invariant does not hold."""
+
+
+@dataclass(slots=True)
+class Settings:
+    """A push section, since when it is in force (epoch s), and until when its hours are quiet."""
+
+    since: float
+    push: Push | None
+    quiet_until: float = 0.0
+
+    def rings(self, environment: str | None) -> bool:
+        """Whether a phone of that environment has a backend."""
+        if self.push is None:
+            return False
+        return environment is None or "sand" in self.push.backends
 
 
 class World:
@@ -64,12 +82,15 @@ class World:
         self.rearmed: dict[tuple[str, str], tuple[float, float]] = {}
         """When a registration or a replay was last asked for and confirmed: judged somewhere in
         between."""
+        self.settings = {t: [Settings(0.0, told.push)] for t, told in config.tenants.items()}
+        """Every tenant's push sections, in the order in which they came into force."""
         self.wishes: dict[tuple[str, str], Wished] = {}
         self.model = Model(self)
         self.disk = Disk(Random(f"{seed}:disk"), self.model.committed)
         self.ears = Ears(Random(f"{seed}:ears"), self.model.arriving, self.model.answered)
         self.customers: dict[tuple[str, str], Customer] = {}
         self.agents = {t: Agent(t, self.violate, self._sent_to(t)) for t in config.tenants}
+        self.services = {t: Service(self, t) for t in config.tenants}
         self.confirmed: dict[tuple[str, str, int], str] = {}
         self.keys: list[tuple[str, str]] = []
         """Deregistration keys that were given out, with their installations."""
@@ -130,7 +151,7 @@ class World:
         )
         self.started = self.now
         self.fresh = self.model.empty
-        self._spawn(self._start(core, process))
+        self.spawn(self._start(core, process))
         self.run(1.0)
 
     async def _start(self, core: Core, process: Process) -> None:
@@ -189,7 +210,7 @@ class World:
                 await asyncio.sleep(0.001)
             await core.stop()
 
-        task = self._spawn(stop())
+        task = self.spawn(stop())
         self.run(60.0)
         if self.core is not None:
             if not task.done():
@@ -199,7 +220,7 @@ class World:
             self.deaths -= 1
         self.verify()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something of the outside world on the loop of this life."""
         task = self.process.loop.create_task(coroutine)
         self._tasks.add(task)
@@ -239,7 +260,7 @@ class World:
             if active:
                 customer.evidence = max(customer.evidence, resuming)
             visit.noted = resuming
-        self._spawn(core.sessions.serve(line, Role.CUSTOMER))
+        self.spawn(core.sessions.serve(line, Role.CUSTOMER))
         return visit
 
     def _left(self, visit: Visit, code: int | None) -> None:
@@ -279,7 +300,7 @@ class World:
             agent.line = Line(self.process, agent.hear, lambda code: None, OUTBOUND)
             token = auth.issue(self.config, tenant, Role.AGENT, "a-1", ttl=86_400.0, now=self.now)
             agent.line.say("hello", token=token)
-            self._spawn(core.sessions.serve(agent.line, Role.AGENT))
+            self.spawn(core.sessions.serve(agent.line, Role.AGENT))
             agent.again()
         return agent
 
@@ -310,7 +331,7 @@ class World:
             if self.process.alive:
                 self._confirm(customer.tenant, customer.id, posted.message.seq, posted.message.id)
 
-        self._spawn(post())
+        self.spawn(post())
 
     def register(
         self, customer: Customer, installation: str, token: str, environment: str | None = None
@@ -337,7 +358,24 @@ class World:
 
         asked = self.now
         self.rearmed[name] = (asked, asked)
-        self._spawn(register())
+        self.spawn(register())
+
+    def configure(self, tenant: str, push: Push | None, quiet_until: float) -> None:
+        """Another push section, or none: by SIGHUP, or with the next start."""
+        core = self.core
+
+        async def take_up() -> None:
+            tenants = self.config.tenants
+            changed = msgspec.structs.replace(tenants[tenant], push=push)
+            self.config = msgspec.structs.replace(self.config, tenants={**tenants, tenant: changed})
+            self.settings[tenant].append(Settings(self.now, push, quiet_until))
+            if core is not None:
+                core.take_up(self.config)
+
+        if core is None:
+            asyncio.run(take_up())
+        else:
+            self.spawn(take_up())
 
     def wish(self, customer: Customer, wishes: Wishes, quiet_until: float) -> None:
         """A service sets what the customer wishes of rings."""
@@ -355,7 +393,13 @@ class World:
                 if self.process.alive and asked.ever[-1] is wishes:
                     asked.certain = wishes
 
-        self._spawn(put())
+        self.spawn(put())
+
+    def lately(self, tenant: str) -> list[Settings]:
+        """The settings by which something may have been judged that is committed now."""
+        told = self.settings[tenant]
+        ends = [*(one.since for one in told[1:]), math.inf]
+        return [one for one, end in zip(told, ends, strict=True) if end > self.now - SETTLE]
 
     def _may_go(self, *slots: tuple[str, str]) -> None:
         """Somebody asked for the tokens of these installations or customers to be removed."""
@@ -367,20 +411,20 @@ class World:
         if self.core is not None:
             self._may_go((customer.tenant, installation))
             key = Key(customer.tenant, customer.id)
-            self._spawn(self._quietly(self.core.devices.deregister(key, installation)))
+            self.spawn(self._quietly(self.core.devices.deregister(key, installation)))
 
     def deregister_late(self, installation: str, key: str) -> None:
         """A queued sign-out arrives, perhaps long after the phone has another owner."""
         if self.core is not None:
             self._may_go((key.partition(".")[0], installation))
-            self._spawn(self._quietly(self.core.devices.deregister_by_key(installation, key)))
+            self.spawn(self._quietly(self.core.devices.deregister_by_key(installation, key)))
 
     def sign_out(self, customer: Customer) -> None:
         """The tenant signs a customer out everywhere."""
         if self.core is not None:
             name = (customer.tenant, customer.id)
             self._may_go(name)
-            self._spawn(self._quietly(self.core.devices.sign_out(Key(*name))))
+            self.spawn(self._quietly(self.core.devices.sign_out(Key(*name))))
 
     def replay(self, tenant: str) -> None:
         """An operator has the tenant's dead letters rung for again."""
@@ -398,7 +442,7 @@ class World:
         names = [name for name in self.customers if name[0] == tenant]
         for name in names:
             self.rearmed[name] = (asked, asked)
-        self._spawn(self._quietly(replay()))
+        self.spawn(self._quietly(replay()))
 
     async def _quietly(self, doing: Coroutine[Any, Any, Any]) -> None:
         with suppress(Unavailable):
@@ -447,6 +491,8 @@ class World:
 
     def finish(self) -> None:
         """At the end of a run: every message has its outcome, and nobody owes anything."""
+        for service in self.services.values():
+            service.check()
         for (id, seq), outcome in self.model.outcomes.items():
             if outcome == "pending":
                 self.violate(f"conversation {id}, message {seq} is pending for ever")
