@@ -528,18 +528,20 @@ class Ringing:
     def _pushed(
         self, tx: Transaction, c: Conversation, ring: Ring, lo: Cut, hi: Cut
     ) -> Conversation:
-        """What the ring covers was pushed, but for what had expired before it was claimed."""
-        expired = [
-            m
-            for m in tx.unacked(c)
-            if lo.ord < m.ord <= hi.ord
-            if m.expires_at is not None and m.expires_at <= ring.claimed_at
-        ]
-        for gone in expired:
-            if lo.ord < gone.before.ord:
-                c, _ = self._move(tx, c, lo, gone.before, Trigger.ACCEPTANCE)
-            lo = gone.cut
-        return self._move(tx, c, lo, hi, Trigger.ACCEPTANCE)[0]
+        """What the ring covers was pushed, but for what had expired before it was claimed.
+
+        Of very many expired ones not all are read: what is not known had expired long ago.
+        """
+        expired = [s for s in outcomes.segments(c) if s.outcome is Outcome.EXPIRED]
+        pushed = [(span.lo, span.hi) for span in outcomes.pending(c)]
+        for m in tx.unacked(c):
+            lately = m.expires_at is None or m.expires_at > ring.claimed_at
+            if lately and any(s.lo_ord < m.ord <= s.hi_ord for s in expired):
+                pushed.append((m.before, m.cut))
+        for begin, end in pushed:
+            if max(lo, begin) < min(hi, end):
+                c, _ = self._move(tx, c, max(lo, begin), min(hi, end), Trigger.ACCEPTANCE)
+        return c
 
     # Where, and who hears of it
 

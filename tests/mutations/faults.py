@@ -364,8 +364,8 @@ FAULTS = (
     Fault(
         "what expired long ago is pushed by the next ring",
         "gateway/ringing.py",
-        "            if m.expires_at is not None and m.expires_at <= ring.claimed_at\n",
-        "            if False\n",
+        "            lately = m.expires_at is None or m.expires_at > ring.claimed_at\n",
+        "            lately = True\n",
     ),
     Fault(
         "acks of older messages lengthen the hold of the rest (rule 5)",

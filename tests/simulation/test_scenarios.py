@@ -996,3 +996,24 @@ def test_an_icon_is_corrected_in_quiet_hours_too(day: Day) -> None:
     visit.read(2)
     world.run(60.0)
     assert [heard.kind for heard in world.ears.log] == ["message", "message", "badge", "badge"]
+
+
+def test_what_had_expired_beyond_what_one_look_sees_is_not_pushed_by_a_new_phone(
+    day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "UNACKED", 3)
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    for _ in range(10):
+        world.write(anna, MessageKind.PROACTIVE, 5.0)
+        world.run(0.1)
+    world.run(60.0)
+    assert Counter(world.model.outcomes.values()) == {"expired": 10}
+    world.ears.mood = Mood.ACCEPTS
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(10.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(100.0)
+    assert Counter(world.model.outcomes.values()) == {"expired": 10, "pushed": 1}
