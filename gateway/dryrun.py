@@ -113,14 +113,24 @@ def _entry(
     facts = _facts(told, history, target, now)
     if policy is Policy.UNREAD_AFTER:
         facts = _later(told, history, target, told.message.at + after, now)
-    device = target.device
-    if not backends or (device and not choose(backends, device.environment, device.app)):
+    if not _has_endpoint(told, target, backends):
         facts = Facts(endpoint=False)
     decision = decide(policy, facts)
     entry: dict[str, Any] = {"device": target.fingerprint}
     if target.installation is not None:
         entry["installation"] = target.installation
     return entry | {"action": decision.action.value, "reason": decision.reason.value}
+
+
+def _has_endpoint(told: Told, target: _Target, backends: tuple[Backend, ...]) -> bool:
+    """As it was when the device was looked at; what is configured since changes nothing of that."""
+    judging, device = target.judging, target.device
+    if judging is not None and judging.detail["action"] == Action.RING:
+        return True
+    recorded = told.reason if judging is None else judging.detail["reason"]
+    if recorded == Reason.NO_ENDPOINT or not backends:
+        return False
+    return device is None or choose(backends, device.environment, device.app) is not None
 
 
 def _facts(told: Told, history: list[_Fact], target: _Target, now: float) -> Facts:

@@ -52,10 +52,11 @@ def decided(
     now: float = NOW,
     backends: tuple[Backend, ...] = (OWN,),
     after: float = 60.0,
+    why: str | None = None,
     **message: Any,
 ) -> list[tuple[str, str]]:
     c = Conversation(3, Key("acme", "c-1"), devices=() if device is None else (device,))
-    told = Told(msgspec.structs.replace(MESSAGE, **message), c, outcome, None, list(events))
+    told = Told(msgspec.structs.replace(MESSAGE, **message), c, outcome, why, list(events))
     answer = dry_run(told, policy, now=now, backends=backends, after=after)
     assert answer["name"] == policy
     assert answer.get("after") == (after if policy is U else None)
@@ -93,6 +94,14 @@ def decided(
         (D, [DUE, look(5, "skip", "acked")], {"device": None}, ("ring", "ack_timeout")),
         (D, [], {"outcome": Outcome.ACKED, "backends": ()}, ("skip", "no_endpoint")),
         (D, [DUE], {"device": msgspec.structs.replace(PHONE, environment="sandbox")},
+         ("skip", "no_endpoint")),
+        # What is configured since changes nothing of what was recorded.
+        (D, [DUE, RUNG], {"backends": ()}, ("ring", "ack_timeout")),
+        (D, [DUE, RUNG], {"device": msgspec.structs.replace(PHONE, environment="sandbox")},
+         ("ring", "ack_timeout")),
+        (D, [DUE, look(5, "skip", "no_endpoint")], {"outcome": Outcome.UNDELIVERABLE},
+         ("skip", "no_endpoint")),
+        (D, [DUE], {"outcome": Outcome.UNDELIVERABLE, "why": "no_endpoint"},
          ("skip", "no_endpoint")),
         (D, [], {"outcome": Outcome.ACKED, "due_at": None, "route": None},
          ("ring", "not_in_chat")),
