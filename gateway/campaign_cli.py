@@ -88,10 +88,17 @@ def send(
         told |= {name: value for name, value in optional.items() if value is not None}
         key = key or f"cli-{secrets.token_hex(8)}"
         to = access(config_path, tenant, url, token)
+        file = _File(recipients) if recipients is not None else None
         try:
-            campaign = run(_send(to, told, key, recipients, form))
+            campaign = run(_send(to, told, key, file, form))
         except KeyboardInterrupt:
-            say("Broken off before the gateway had the whole audience: nothing is sent.")
+            if file is not None and not file.given:
+                say("Broken off before the gateway had the whole audience: nothing is sent.")
+            else:
+                say(
+                    "Broken off before the gateway answered: the campaign may be running. Run this"
+                    f" again with --key {key} to see: nobody gets it twice."
+                )
             raise typer.Exit(INTERRUPTED) from None
         _follow(to, campaign, wait=wait, as_json=as_json)
 
@@ -108,19 +115,19 @@ def _format(path: Path) -> Format:
 
 
 async def _send(
-    to: Access, told: dict[str, Any], key: str, path: Path | None, form: Format | None
+    to: Access, told: dict[str, Any], key: str, file: _File | None, form: Format | None
 ) -> Any:
     headers = {"Idempotency-Key": key}
     async with Service(to) as service:
         try:
-            if path is None or form is None:
+            if file is None or form is None:
                 body = told | {"audience": "devices"}
                 return await service.call("POST", "/v1/campaigns", json=body, headers=headers)
             with aiohttp.MultipartWriter("form-data") as parts:
                 first = parts.append_json(told)
                 first.set_content_disposition("form-data", name="campaign")
-                file = parts.append(_pieces(path), {"Content-Type": form.value})
-                file.set_content_disposition("form-data", name="recipients")
+                second = parts.append(file.pieces(), {"Content-Type": form.value})
+                second.set_content_disposition("form-data", name="recipients")
             return await service.call("POST", "/v1/campaigns", data=parts, headers=headers)
         except Unreachable as error:
             raise Unreachable(
@@ -129,16 +136,24 @@ async def _send(
             ) from None
 
 
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    """The file, with a bar for how much of it is on its way."""
-    with path.open("rb") as file, _bar() as progress:
-        size = path.stat().st_size
-        task = progress.add_task("taking the audience", total=max(1, -(-size // 1024)))
-        done = 0
-        while piece := file.read(PIECE):
-            yield piece
-            done += len(piece)
-            progress.update(task, completed=-(-done // 1024))
+class _File:
+    """The recipients' file; `given` once all of it is on its way."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.given = False
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The file, with a bar for how much of it is on its way."""
+        with self._path.open("rb") as file, _bar() as progress:
+            size = self._path.stat().st_size
+            task = progress.add_task("taking the audience", total=max(1, -(-size // 1024)))
+            done = 0
+            while piece := file.read(PIECE):
+                yield piece
+                done += len(piece)
+                progress.update(task, completed=-(-done // 1024))
+        self.given = True
 
 
 def _bar() -> Progress:

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -80,6 +81,48 @@ async def test_json_lines_and_all_devices_are_audiences_too(tmp_path: Path) -> N
 def _heed_ctrl_c() -> None:
     """As in a terminal, also where the tests run in the background and SIGINT is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+async def test_ctrl_c_before_the_answer_does_not_say_that_nothing_is_sent(
+    tmp_path: Path, people: str
+) -> None:
+    """The gateway has the whole audience, and its answer is on the way."""
+    async with running(tmp_path) as it:
+        gateway = urlsplit(it.url(""))
+        answered = asyncio.Event()
+
+        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            answers, there = await asyncio.open_connection(gateway.hostname, gateway.port)
+            forth = asyncio.create_task(_forward(reader, there))
+            if await answers.read(1):
+                answered.set()
+            await forth
+            there.close()
+            writer.close()
+
+        server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        environ = here(it) | {"RINGBACK_URL": f"http://127.0.0.1:{port}"}
+        process = await asyncio.create_subprocess_exec(
+            RINGBACK, "campaign", "send", people, "--text", "hi", "--key", "summer",
+            env=environ_of(environ), stderr=asyncio.subprocess.PIPE, preexec_fn=_heed_ctrl_c,
+        )  # fmt: skip
+        assert process.stderr is not None
+        async with server, asyncio.timeout(3 * PATIENCE):
+            await answered.wait()
+            process.send_signal(signal.SIGINT)
+            said = (await process.stderr.read()).decode()
+            assert await process.wait() == 130
+        assert "the campaign may be running" in said
+        assert "--key summer" in said
+        assert "nothing is sent" not in said
+        assert "cp_" in (await campaign(it, "list")).out
+
+
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
 
 
 async def test_ctrl_c_leaves_it_running_and_says_so(tmp_path: Path, people: str) -> None:
