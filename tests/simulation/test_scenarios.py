@@ -1001,7 +1001,7 @@ def test_an_icon_is_corrected_in_quiet_hours_too(day: Day) -> None:
 def test_what_had_expired_beyond_what_one_look_sees_is_not_pushed_by_a_new_phone(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store, "UNACKED", 3)
+    monkeypatch.setattr(Known, "UNACKED", 3)
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
     world.run(15.0)
