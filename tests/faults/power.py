@@ -18,6 +18,9 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from websockets.exceptions import ConnectionClosedError
+
+from gateway.protocol import CloseCode
 from storage.database import Database
 from storage.errors import StorageError
 from storage.store import Store
@@ -101,7 +104,7 @@ async def _load(it: Process, sends: int, recording: Recording) -> None:
         if i < 4:
             await it.register(name, f"phone-{i}", f"token-{i}")
         if i in (2, 3, 4):
-            customer = await it.customer(name)
+            customer = await _come(it, name)
             if i != 3:
                 reading.append(asyncio.create_task(_acknowledge(customer)))
         elif i == 5:
@@ -118,6 +121,16 @@ async def _load(it: Process, sends: int, recording: Recording) -> None:
     for task in reading:
         task.cancel()
     await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def _come(it: Process, name: str) -> Wire:
+    """Again, if the disk did not confirm who is new."""
+    while True:
+        try:
+            return await it.customer(name)
+        except ConnectionClosedError as error:
+            assert error.rcvd is not None
+            assert error.rcvd.code == CloseCode.SERVER_FAULT
 
 
 async def confirmed(agent: Wire, texts: dict[str, str]) -> dict[str, str]:
