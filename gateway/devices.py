@@ -67,7 +67,7 @@ class Registration(msgspec.Struct, frozen=True):
 
 
 PER_MINUTE = 60.0
-AT_ONCE = 60.0
+AT_ONCE = 120.0
 """Registrations of one customer: what each takes away is told of every message that may be rung
 for, and so they may not be made as fast as the disk takes them (I9)."""
 DEVICES = 20
