@@ -80,6 +80,9 @@ class _Apart(io.TextIOBase):
             self._lines.put(text)
         return len(text)
 
+    def flush(self) -> None:
+        """The writer does after each line; and after the end, nothing is to be done."""
+
     def close(self) -> None:
         """Lose what is written from now on, and wait a moment until what came before is out."""
         writer, self._writer = self._writer, None

@@ -625,16 +625,29 @@ def _bearer(token: str) -> dict[str, str]:
 def test_a_logged_fault_shows_where_it_was_but_no_values(format: config.LogFormat) -> None:
     before = logging.root.handlers[:], logging.root.level
     with redirect_stderr(io.StringIO()) as stderr:
-        logs.set_up(config.Log(format=format))
-        try:
-            _break(CANARIES["text"])
-        except ZeroDivisionError as error:
-            structlog.get_logger("x").error("broken", exc_info=error)
-            logging.getLogger("y").error("broken", exc_info=error)
+        with logs.set_up(config.Log(format=format)):  # at its end all is written
+            try:
+                _break(CANARIES["text"])
+            except ZeroDivisionError as error:
+                structlog.get_logger("x").error("broken", exc_info=error)
+                logging.getLogger("y").error("broken", exc_info=error)
         structlog.reset_defaults()
         logging.root.handlers[:], logging.root.level = before
     assert stderr.getvalue().count("_break") >= 2
     assert CANARIES["text"] not in stderr.getvalue()
+
+
+def test_what_is_logged_after_the_end_of_the_log_is_lost_and_breaks_nothing() -> None:
+    before = logging.root.handlers[:], logging.root.level
+    with redirect_stderr(io.StringIO()) as stderr:
+        with logs.set_up(config.Log()):
+            structlog.get_logger("x").error("in time")
+        structlog.get_logger("x").error("too late")
+        logging.getLogger("y").error("too late")
+        structlog.reset_defaults()
+        logging.root.handlers[:], logging.root.level = before
+    assert "in time" in stderr.getvalue()
+    assert "too late" not in stderr.getvalue()
 
 
 @pytest.mark.parametrize("format", list(config.LogFormat))
