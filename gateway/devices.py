@@ -27,7 +27,7 @@ from gateway.chat import Chat
 from gateway.delivery import Reason
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.ringing import Ringing
-from gateway.session import Rates
+from gateway.session import CustomerSession, Rates
 from storage import outcomes
 from storage.outcomes import Trigger
 from storage.records import Conversation, Device, Key, Outcome
@@ -83,11 +83,18 @@ class Devices:
         self._store = chat.store
         self._rates = Rates({Role.CUSTOMER: (PER_MINUTE, AT_ONCE)})
 
-    async def register(self, key: Key, name: str | None, told: Registration) -> str:
+    async def register(
+        self,
+        key: Key,
+        name: str | None,
+        told: Registration,
+        session: CustomerSession | None = None,
+    ) -> str:
         """Register and return the deregistration key. Makes the customer if new.
 
         Undeliverable messages that lacked a device are pending again, due after `ack_timeout`.
-        Raises `FrameError` `rate_limited`.
+        Raises `FrameError` `rate_limited`, and `unauthorized` if `session`, which asks, was signed
+        out before its turn.
         """
         bucket = self._rates.of(key.tenant, Role.CUSTOMER, key.customer)
         wait = bucket.take(self._chat.clock())
@@ -96,6 +103,8 @@ class Devices:
             raise FrameError(ErrorCode.RATE_LIMITED, problem, retry_after=wait)
 
         def change(tx: Transaction) -> int:
+            if session is not None and session.revoked:
+                raise FrameError(ErrorCode.UNAUTHORIZED, "this session was signed out")
             c = before = tx.conversation(key) or tx.create(key, name)
             owners = (
                 tx.owner_of_token(key.tenant, told.token),
@@ -273,6 +282,9 @@ class Devices:
             c = tx.conversation(key)
             if c is None:
                 return False
+            for session in self._chat.hub.sessions(key):  # what they ask for comes after this
+                tx.undo(partial(setattr, session, "revoked", session.revoked))
+                session.revoked = True
             for device in c.devices:
                 c = _gone(tx, c, device, "signed_out")
             self._ringing.settle_undeliverable(tx, c)

@@ -160,7 +160,7 @@ class Session:
     page_at: float = 0.0  # by the loop's clock: the next page that was asked for is not read before
     bad_in_a_row: int = 0
     closed: bool = False
-    revoked: bool = False  # closed because its right has ended: what still comes is not taken
+    revoked: bool = False  # its right has ended: once it is closed, what still comes is not taken
     expiry: Timer | None = None
 
     @property

@@ -350,7 +350,7 @@ class Sessions:
 
     async def _register(self, session: CustomerSession, frame: protocol.RegisterDevice) -> None:
         told = Registration.of(frame, frame.installation)
-        key = await self._devices.register(session.key, session.identity.name, told)
+        key = await self._devices.register(session.key, session.identity.name, told, session)
         session.send(
             {
                 "type": "device",
@@ -421,7 +421,7 @@ class _Talk(Generic[S]):
 
     def take(self, raw: str | bytes) -> Later | None:
         """Raises `Hangup` and `_Goodbye`."""
-        if self._session.revoked:
+        if self._session.revoked and self._session.closed:
             return None
         frame = None
         try:

@@ -339,6 +339,45 @@ async def test_what_is_on_its_way_when_the_right_to_it_ends_is_not_taken(
         assert told["messages"] == []
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_registration_behind_a_sign_out_that_is_not_yet_committed_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """In a commit of its own, or in the same."""
+    writing, go_on = asyncio.Event(), asyncio.Event()
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register(token="early")
+        customer = await it.customer()
+        store, database = it.gateway.core.store, it.gateway.core.database
+        real = database.write
+
+        async def slowly(statements: Any) -> None:
+            writing.set()
+            await go_on.wait()
+            await real(statements)
+
+        async def queued(number: int) -> None:
+            async with asyncio.timeout(PATIENCE):
+                while store.waiting < number:
+                    await asyncio.sleep(0.001)
+
+        monkeypatch.setattr(database, "write", slowly)
+        before = asyncio.create_task(it.write("c-1")) if together else None
+        if before is not None:
+            await writing.wait()
+        ending = asyncio.create_task(it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE))
+        await (queued(1) if together else writing.wait())
+        await customer.send("register_device", ref="r1", installation="phone", token="late")
+        await queued(2 if together else 1)
+        go_on.set()
+        assert (await ending)[0] == 204
+        assert await customer.closed() == 4503
+        if before is not None:
+            await before
+        await it.write("c-1")  # whatever was taken before is committed with it
+        assert await _devices(it) == []
+
+
 async def _seen(it: Running) -> list[Any]:
     """All that the tenant acme can see of its customer c-42."""
     paths = ("messages", "status", "devices", "deliveries?seq=1")
