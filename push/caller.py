@@ -209,6 +209,8 @@ class Caller:
             came = await self._authorised(endpoint, signed, refuses, began + endpoint.timeout)
         except Exception as error:  # a bug may cost this attempt, never the device
             came = failure_of(error)
+            if came is Failure.MOVED:
+                judge = verdicts.judge  # nothing was called: there is nothing that an adapter knows
             if came is Failure.CONNECT and refused:
                 came = Failure.ADDRESS
                 self._tell(endpoint, refused)

@@ -189,6 +189,20 @@ async def test_what_is_no_verdict_undoes_no_answer_either(
     assert [log["event"] for log in logs] == ["the push adapter broke at an answer"]
 
 
+async def test_what_was_not_called_is_told_as_such_whatever_an_adapter_makes_of_failures(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The breaker counts failures of the backend, and goes by the reason."""
+    failing = Verdict(VerdictKind.RETRY, "gateway_down")
+    adapter = replace(adapter_named("standard"), verdict=lambda outcome, token, now: failing)
+    monkeypatch.setitem(ADAPTERS, "odd", lambda options: adapter)
+    adapter_named.cache_clear()
+    async with serving(saying(answer(200))) as server:
+        claim = replace(a_claim(), stands=lambda: False)
+        verdict, _ = await caller.call(local(server, adapter="odd"), claim, NOW)
+    assert verdict == Verdict(VerdictKind.RETRY, "moved")
+
+
 async def test_an_adapter_s_path_is_no_more_of_the_host_s_name(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
