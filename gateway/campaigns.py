@@ -303,6 +303,11 @@ class Campaigns:
             )
 
             def begin(tx: Transaction) -> None:
+                c = tx.campaign(id)
+                if c is None or c.state is not CampaignState.LOADING:
+                    raise FrameError(
+                        ErrorCode.UNAVAILABLE, "the audience was let go meanwhile; send it again"
+                    )
                 tx.put_campaign(begun)
                 tx.after_commit(lambda: self._take(begun))
 

@@ -6,7 +6,7 @@ import asyncio
 import io
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import aiohttp
 import orjson
 import pytest
 
-from gateway import campaigns
-from gateway.campaigns import Waiting
-from gateway.protocol import Role, timestamp
+from gateway import audience, campaigns
+from gateway.auth import Identity
+from gateway.campaigns import Source, Waiting
+from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role, timestamp
 from gateway.server import Gateway
 from storage.audit import audit
+from storage.campaigns import CampaignState
 from storage.errors import Unavailable
 from tests import recount
 from tests.running import PATIENCE, PATIENT, QUICK, Backend, Running, running, settings
@@ -596,3 +598,23 @@ async def test_doubles_across_batches_of_a_large_file_are_one_message(tmp_path: 
         assert (told["recipients"], told["duplicates"]) == (900, 900)
         assert (await over(it, told["id"]))["sent"] == 900
     assert {m.seq for m in recount.check(tmp_path / "ringback.db")} == {1}
+
+
+async def test_an_audience_that_was_let_go_while_it_came_begins_nothing(tmp_path: Path) -> None:
+    """As a start does with what it finds half loaded; found by day 70004867."""
+    async with running(tmp_path) as it:
+        core = it.gateway.core
+        said = audience.words("hello", None)
+
+        async def batches() -> AsyncIterator[list[audience.Entry]]:
+            yield [audience.entry({"customer": "c-1"}, said, core.chat.limits)]
+            (loading,) = await core.campaigns._rows.in_states(CampaignState.LOADING)
+            await core.campaigns._discard(loading.id)
+
+        who = Identity("acme", Role.SERVICE, "crm", None, time.time() + 3600.0)
+        source = Source(batches(), lambda: 1, lambda: "digest")
+        with pytest.raises(FrameError, match="send it again") as refused:
+            await core.campaigns.create(who, PostCampaign(text="hello"), "k-1", said, source)
+        assert refused.value.code is ErrorCode.UNAVAILABLE
+        assert core.campaigns.open() == []
+        assert (await upload(it, "customer\nc-1\n", key="k-1"))[0] == 201
