@@ -45,6 +45,7 @@ from storage.store import Store, Told
 _log = structlog.get_logger("gateway.cli")
 R = TypeVar("R")
 
+ENDED = "ringback: ended by a fault of its own (see the log); what was confirmed is kept"
 PLAIN = (
     "device tokens are not encrypted at rest: put what `ringback keys new` prints into"
     " storage.encryption_key"
@@ -92,10 +93,11 @@ def serve(config_path: ConfigPath = None) -> None:
                 "\n  an agent's token:    ringback token --role agent --sub a-1"
                 "\n  for production:      ringback init, then ringback serve --config ringback.toml"
             )
-        with logs.set_up(settings.log):
+        with logs.set_up(settings.log) as log:
             sound = run(_serve(settings, config_path))
+            if not sound:  # by the log's own way: nobody waits for who does not read it
+                print(ENDED, file=log)
         if not sound:
-            say("ringback: ended by a fault of its own (see the log); what was confirmed is kept")
             raise typer.Exit(1)
 
 
