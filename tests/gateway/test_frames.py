@@ -244,6 +244,11 @@ def test_an_inbox_entry_shows_the_name_and_the_newest_message() -> None:
     assert entry["last"] == PLAIN | {"customer": "c-1", "data": {"a": 1}}
 
 
+def test_an_inbox_entry_says_since_when_a_customer_waits_for_an_answer() -> None:
+    c = msgspec.structs.replace(CONVERSATION, unanswered_since=AT)
+    assert told(frames.entry(c, in_chat=True))["unanswered_since"] == AT_TEXT
+
+
 def test_an_inbox_update_carries_the_entry() -> None:
     frame = frames.inbox_update(CONVERSATION, in_chat=True)
     assert frame == {

@@ -71,7 +71,8 @@ def test_waiting_is_what_the_customer_wrote_after_the_agents_read_mark() -> None
 
 
 def test_a_conversation_is_named_by_tenant_and_customer() -> None:
-    assert CONVERSATION.key == Key("acme", "c-1") == ("acme", "c-1")
+    assert CONVERSATION.key == ("acme", "c-1")
+    assert (CONVERSATION.tenant, CONVERSATION.customer) == CONVERSATION.key
 
 
 def test_cursors_are_cuts() -> None:
