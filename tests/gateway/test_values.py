@@ -1,6 +1,7 @@
 """What a setting's value may be, and in which words another is refused."""
 
 from base64 import b64encode
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -61,6 +62,11 @@ def test_the_origins_that_a_proxy_shows_and_a_key_of_32_bytes_are_taken(tmp_path
     assert config.storage.encryption_key == Secret(key)
 
 
+def test_the_networks_of_proxies_are_taken(tmp_path: Path) -> None:
+    config = read(tmp_path, with_line("server", 'trusted_proxies = ["10.20.0.0/16", "fd12::1"]'))
+    assert config.server.trusted_proxies == (ip_network("10.20.0.0/16"), ip_network("fd12::1"))
+
+
 def test_a_secret_shows_only_when_it_is_revealed() -> None:
     secret = Secret("hush")
     assert secret.reveal() == "hush"
@@ -85,6 +91,9 @@ def test_equal_secrets_are_equal_and_only_to_secrets() -> None:
         ("server", 'chat = "[nonsense]:8080"', "is '[nonsense]:8080'", '"host:port"'),
         ("server", 'chat = "localhost:65536"', "is 'localhost:65536'", '"host:port"'),
         ("server", "chat = 8080", "is not a text", '"host:port"'),
+        ("server", 'trusted_proxies = "10.0.0.0/8"', "is not a list", "10.20.0.0/16"),
+        ("server", 'trusted_proxies = ["10.0.0.1/8"]', "has '10.0.0.1/8'", "10.20.0.0/16"),
+        ("server", 'trusted_proxies = ["::/0"]', "which is everything", "10.20.0.0/16"),
         ("storage", 'url = "ringback.db"', "is 'ringback.db'", '"sqlite:///file.db"'),
         ("storage", 'url = "sqlite://ringback.db"', "is 'sqlite://r", '"sqlite:///file.db"'),
         ("storage", 'url = "sqlite:///"', "is 'sqlite:///'", '"sqlite:///file.db"'),
