@@ -15,8 +15,6 @@ worker's hands is not woken again; while its call is out, joins and leaves do no
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
-from functools import partial
 
 from gateway.alarms import Alarms
 from gateway.chat import Chat
@@ -156,7 +154,6 @@ class Book:
             else:
                 claim = self._ringing.judge(tx, c, device, ref, pause)
             if isinstance(claim, Claim):
-                claim = replace(claim, stands=partial(self._stands, key, ref, claim.generation))
                 tx.after_commit(lambda: self._calling.add(ref))
             elif claim is None:
                 # Its row may be set to a later time: nobody else watches it while it is busy.
@@ -173,12 +170,6 @@ class Book:
             )
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
-
-    def _stands(self, key: Key, ref: DeviceRef, generation: int) -> bool:
-        """Whether this registration is still there, as far as the memory tells."""
-        c = self._store.peek(key)
-        device = c.device(ref.device) if c is not None else None
-        return c is None or (device is not None and device.generation == generation)
 
     def _sees_each(self, c: Conversation, now: float) -> bool:
         return sees_each(c, now, self._chat.patience(c.key, now))

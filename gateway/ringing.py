@@ -10,6 +10,7 @@ only after the commit. Nothing here knows of alarms, of the worker, or of what i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,7 +29,16 @@ from push.verdicts import RETRY_AFTER_MOST
 from storage import outcomes
 from storage.deadletters import Cause, DeadLetter, dead_letter_put
 from storage.outcomes import Move, Trigger
-from storage.records import Conversation, Cut, Device, DeviceState, Message, Outcome, fingerprint
+from storage.records import (
+    Conversation,
+    Cut,
+    Device,
+    DeviceState,
+    Key,
+    Message,
+    Outcome,
+    fingerprint,
+)
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
@@ -226,7 +236,14 @@ class Ringing:
             target=Target(device.token, fingerprint(device.token)),
             attempt=device.attempt,
             backend=backend.name if backend is not None else "",
+            stands=partial(self._stands, c.key, device.id, device.generation),
         )
+
+    def _stands(self, key: Key, id: int, generation: int) -> bool:
+        """Whether this registration is still there, as far as the memory tells."""
+        c = self._chat.store.peek(key)
+        device = c.device(id) if c is not None else None
+        return c is None or (device is not None and device.generation == generation)
 
     def _looked(
         self, tx: Transaction, c: Conversation, device: Device, decision: Decision, last: Cut

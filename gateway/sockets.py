@@ -96,8 +96,7 @@ class Sockets:
         if self.draining:  # it was accepted in the very moment in which listening ended
             peer.close(CloseCode.RESTART)
         elif len(self._peers) > self.limits.connections + BEYOND:
-            self._rejected(CloseCode.TOO_MANY_CONNECTIONS.name.lower())
-            peer.close(CloseCode.TOO_MANY_CONNECTIONS)
+            self._turn_away(peer)
 
     def refusal(self, path: str, origins: list[str]) -> tuple[int, str] | None:
         if path not in ROLES:
@@ -114,8 +113,7 @@ class Sockets:
 
     def opened(self, peer: Peer, path: str, forwarded: Sequence[str]) -> None:
         if self._too_many(client_of(peer.address, forwarded, self._proxies)):
-            self._rejected(CloseCode.TOO_MANY_CONNECTIONS.name.lower())
-            peer.close(CloseCode.TOO_MANY_CONNECTIONS)
+            self._turn_away(peer)
             return
         task = asyncio.get_running_loop().create_task(self._sessions.serve(peer, ROLES[path]))
         self._handlers[task] = peer
@@ -134,6 +132,10 @@ class Sockets:
     def _handled(self, task: asyncio.Task[None]) -> None:
         # A handler ends with its socket. One that does not is broken; its client shall come again.
         self._handlers.pop(task).close(CloseCode.SERVER_FAULT)
+
+    def _turn_away(self, peer: Peer) -> None:
+        self._rejected(CloseCode.TOO_MANY_CONNECTIONS.name.lower())
+        peer.close(CloseCode.TOO_MANY_CONNECTIONS)
 
     def _too_many(self, client: str) -> bool:
         if len(self._handlers) >= self.limits.connections:

@@ -69,12 +69,17 @@ async def request_of(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(length)
 
 
-def saying(answer: bytes, then: str = "close") -> Serve:
-    """Return a server that says `answer` to each request, then closes, hangs or goes on."""
+def saying(answer: bytes, then: str = "close", seen: list[bytes] | None = None) -> Serve:
+    """Return a server that says `answer` to each request, then closes, hangs or goes on.
+
+    The requests are added to `seen`.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            await request_of(reader)
+            request = await request_of(reader)
+            if seen is not None:
+                seen.append(request)
             writer.write(answer)
             await writer.drain()
             if then == "close":

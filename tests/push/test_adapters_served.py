@@ -15,7 +15,7 @@ from push.adapters.named import ADAPTERS
 from push.caller import ANSWER_BYTES, Caller
 from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
 from tests.push.scripted import TOKEN, a_claim, a_ring
-from tests.push.served import Server, local, request_of, saying, serving
+from tests.push.served import Server, local, saying, serving
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "asapp": {},
@@ -44,13 +44,7 @@ async def test_the_whole_request_is_what_the_adapter_wrote_with_the_ring_s_id(
     caller: Caller, adapter: str
 ) -> None:
     seen: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await request_of(reader))
-        writer.write(answer(200))
-        await writer.drain()
-
-    async with serving(serve) as server:
+    async with serving(saying(answer(200), "go on", seen)) as server:
         endpoint = endpoint_of(server, adapter)
         claim = a_claim(ring=a_ring())
         assert (await caller.call(endpoint, claim, NOW))[0].kind == "accepted"
@@ -116,13 +110,7 @@ async def test_a_silence_is_tried_again(caller: Caller, adapter: str) -> None:
 @pytest.mark.parametrize("adapter", [name for name in OPTIONS if name != "zendesk"])
 async def test_a_badge_goes_out_without_a_word_of_the_message(caller: Caller, adapter: str) -> None:
     seen: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await request_of(reader))
-        writer.write(answer(200))
-        await writer.drain()
-
-    async with serving(serve) as server:
+    async with serving(saying(answer(200), "go on", seen)) as server:
         claim = a_claim(ring=a_ring(RingKind.BADGE))
         verdict, _ = await caller.call(endpoint_of(server, adapter), claim, NOW)
     assert verdict.kind == "accepted"

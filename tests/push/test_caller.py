@@ -105,12 +105,9 @@ async def test_on_the_wire_it_is_plain_http_without_cookies_or_compression(
 ) -> None:
     seen: list[bytes] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            seen.append(await request_of(reader))
-            writer.write(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: sid=1; Path=/\r\n\r\n"))
-
-    async with serving(serve) as server:
+    async with serving(
+        saying(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: sid=1; Path=/\r\n\r\n"), "go on", seen)
+    ) as server:
         await verdict_of(caller, local(server))
         await verdict_of(caller, local(server))
         assert server.connections == 1  # kept alive
@@ -127,13 +124,7 @@ async def test_a_claim_that_no_longer_stands_when_it_is_connected_is_not_called(
     caller: Caller,
 ) -> None:
     seen: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            seen.append(await request_of(reader))
-            writer.write(OK)
-
-    async with serving(serve) as server:
+    async with serving(saying(OK, "go on", seen)) as server:
         claim = replace(a_claim(), stands=lambda: server.connections == 0)
         verdict, _ = await caller.call(local(server), claim, time.time())
         assert kind_and_reason(verdict) == ("retry", "moved")
@@ -505,13 +496,7 @@ async def test_an_exchange_tells_what_was_sent_and_what_came() -> None:
 
 async def test_what_is_altered_after_signing_leaves_as_it_was_made() -> None:
     seen: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await request_of(reader))
-        writer.write(OK)
-        await writer.drain()
-
-    async with serving(serve) as server, Caller() as caller:
+    async with serving(saying(OK, "go on", seen)) as server, Caller() as caller:
         await caller.exchange(
             local(server, signing_secrets=(SECRET,)),
             a_claim(),
