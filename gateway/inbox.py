@@ -2,6 +2,10 @@
 
 Reading only; every change is in `gateway.chat`. An inbox's cursor is `updated_at` and the id of the
 last conversation shown, opaque to clients.
+
+A page of an inbox costs a look at all of a tenant's conversations. So of each tenant one is looked
+for at a time, and who asks for the same before that has begun shares it: after a restart a hundred
+agents ask at once, and neither they nor another tenant's wait for a hundred looks (I8).
 """
 
 from __future__ import annotations
@@ -9,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Any
+from collections import defaultdict
+from typing import Any, NamedTuple
 
 from gateway import frames, protocol
 from gateway.chat import Chat, no_such_customer
@@ -22,12 +27,23 @@ PAGES = 20.0  # a second, for each session; who asks faster waits
 FIRST = (float("1e308"), 2**62)
 
 
+class _Asked(NamedTuple):
+    """A page of an inbox, as it is looked for."""
+
+    tenant: str
+    which: str
+    before: tuple[float, int]
+    limit: int
+
+
 class Inbox:
     """Look-ups for sessions and for the HTTP API."""
 
     def __init__(self, chat: Chat, agent_limits: Any) -> None:
         self._chat = chat
         self._limits = agent_limits
+        self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asked: dict[_Asked, asyncio.Task[list[Conversation]]] = {}  # not yet begun
 
     def arrive(self, session: AgentSession, ref: str | None) -> None:
         """Welcome an agent."""
@@ -49,9 +65,8 @@ class Inbox:
         self._chat.hub.follow_inbox(session)
         await _pace(session)
         before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)
-        found = await self._chat.store.inbox(
-            session.tenant, frame.filter.value, before, frame.limit + 1
-        )
+        asked = _Asked(session.tenant, frame.filter.value, before, frame.limit + 1)
+        found = await self._look_with_others(asked)
         shown = _within(found[: frame.limit], self._chat.room)
         answer: dict[str, Any] = {
             "type": "inbox",
@@ -63,6 +78,18 @@ class Inbox:
         if len(found) > len(shown):
             answer["cursor"] = _cursor(shown[-1])
         session.send(answer)
+
+    async def _look_with_others(self, asked: _Asked) -> list[Conversation]:
+        look = self._asked.get(asked)
+        if look is None:
+            look = self._asked[asked] = asyncio.create_task(self._look(asked), name="inbox")
+            look.add_done_callback(_noticed)
+        return await asyncio.shield(look)  # one who asked may leave; the others stay
+
+    async def _look(self, asked: _Asked) -> list[Conversation]:
+        async with self._turn[asked.tenant]:
+            del self._asked[asked]  # who asks from now on may be told of less than has happened
+            return await self._chat.store.inbox(*asked)
 
     async def history(
         self,
@@ -92,6 +119,12 @@ class Inbox:
         found, more = await self._chat.store.history(c, before, limit)
         messages, more = frames.page(found, self._chat.room, more=more)
         return c, messages, more
+
+
+def _noticed(look: asyncio.Task[Any]) -> None:
+    """Its error is for who asked; if nobody is left, for nobody."""
+    if not look.cancelled():
+        look.exception()
 
 
 def _within(found: list[Conversation], room: int) -> list[Conversation]:

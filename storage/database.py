@@ -1,8 +1,8 @@
 """The SQLite file: opening it safely, writing a batch in one transaction, reading beside it.
 
 One connection writes. SQLite before 3.51.3 can lose a checkpoint when two connections write or
-checkpoint (the WAL-reset bug), so a lock file keeps a second process out, and the reading
-connection neither writes nor checkpoints. WAL with synchronous=FULL is set and read back: a commit
+checkpoint (the WAL-reset bug), so a lock file keeps a second process out, and the two reading
+connections neither write nor checkpoint. WAL with synchronous=FULL is set and read back: a commit
 that was confirmed survives power loss.
 """
 
@@ -75,6 +75,7 @@ class Database:
         self._connecting = connect
         self._writer: Connection | None = None
         self._reader: Connection | None = None
+        self._scanner: Connection | None = None
         self._lock: int | None = None
         self._written = 0  # values since the log was last folded back
 
@@ -90,9 +91,8 @@ class Database:
             await self._migrate(self._writer)
             await _durable(self._writer)
             _sync_directory(self.path.parent)
-            self._reader = await self._connect()
-            await self._reader.execute_fetchall("PRAGMA query_only = 1")
-            await self._reader.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
+            self._reader = await self._reading()
+            self._scanner = await self._reading()
         except BaseException as error:  # cancelled too: the connection's thread would never end
             await self.close()
             if isinstance(error, sqlite3.Error | OSError):
@@ -107,7 +107,7 @@ class Database:
         """
         existing(self.path)
         try:
-            self._reader = await self._connecting(
+            self._scanner = self._reader = await self._connecting(
                 f"{self.path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
             )
             ((version,),) = await self._reader.execute_fetchall("PRAGMA user_version")
@@ -123,11 +123,11 @@ class Database:
         return self
 
     async def close(self) -> None:
-        """Close the reader first: the last to close checkpoints, and that must be the writer."""
-        for connection in (self._reader, self._writer):
+        """Close the readers first: the last to close checkpoints, and that must be the writer."""
+        for connection in dict.fromkeys((self._scanner, self._reader, self._writer)):
             if connection is not None:
                 await connection.close()
-        self._reader = self._writer = None
+        self._scanner = self._reader = self._writer = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -178,6 +178,11 @@ class Database:
         """Rows of a query over what is committed, on a connection of its own."""
         return await _fetch(self._reader, sql, parameters)
 
+    async def scan(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        """As `read`, for a query that may look at a great many rows: what is read there does not
+        wait for it."""
+        return await _fetch(self._scanner, sql, parameters)
+
     async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
         """Rows of a query on the writing connection, for the writer task between two commits."""
         return await _fetch(await self._writing(), sql, parameters)
@@ -205,6 +210,16 @@ class Database:
             await connection.close()
             raise
         return connection
+
+    async def _reading(self) -> Connection:
+        reader = await self._connect()
+        try:
+            await reader.execute_fetchall("PRAGMA query_only = 1")
+            await reader.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
+        except BaseException:
+            await reader.close()
+            raise
+        return reader
 
     async def _migrate(self, writer: Connection) -> None:
         ((version,),) = await writer.execute_fetchall("PRAGMA user_version")

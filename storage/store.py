@@ -400,7 +400,7 @@ class Store:
         self, tenant: str, which: str, before: tuple[float, int], limit: int
     ) -> list[Conversation]:
         """A tenant's conversations with messages, newest first, older than the cursor `before`."""
-        rows = await self._database.read(sql.INBOX, (tenant, *before, which, which, which, limit))
+        rows = await self._database.scan(sql.INBOX, (tenant, *before, which, which, which, limit))
         keys = [Key(*row) for row in rows]
         found = await self._known.of(keys)
         return [found[k] for k in keys if k in found]
@@ -419,7 +419,7 @@ class Store:
         if is_counted(message.role, message.kind):
             outcome, reason = await self._outcome(conversation, seq)
         # From its own last event: those of a commit that came meanwhile are not of this state.
-        events = await self._database.read(sql.EVENTS_OF, (conversation.last_event, seq, seq))
+        events = await self._database.scan(sql.EVENTS_OF, (conversation.last_event, seq, seq))
         return Told(message, conversation, outcome, reason, [sql.to_event(row) for row in events])
 
     async def _outcome(self, c: Conversation, seq: int) -> tuple[Outcome, str | None]:
@@ -435,15 +435,15 @@ class Store:
 
     async def forgettable(self, before: float) -> list[Key]:
         """Conversations with a registration that was given up before then (epoch seconds)."""
-        return [Key(*row) for row in await self._database.read(sql.FORGETTABLE, (before,))]
+        return [Key(*row) for row in await self._database.scan(sql.FORGETTABLE, (before,))]
 
     async def stale(self, tenant: str, before: float) -> list[Key]:
         """Conversations with a live registration that is older (epoch seconds)."""
-        return [Key(*row) for row in await self._database.read(sql.STALE, (tenant, before))]
+        return [Key(*row) for row in await self._database.scan(sql.STALE, (tenant, before))]
 
     async def unsettled(self) -> list[Key]:
         """Conversations in which something is due, now or later: where recovery begins."""
-        return [Key(*row) for row in await self._database.read(sql.LOAD_DUE)]
+        return [Key(*row) for row in await self._database.scan(sql.LOAD_DUE)]
 
     async def check(self) -> None:
         """Raise `Unavailable` unless the database can be written, and grow, now.

@@ -15,6 +15,7 @@ import pytest
 from gateway import sessions, sockets
 from gateway.protocol import Role
 from gateway.sockets import Peer
+from storage.errors import Unavailable
 from storage.records import Key
 from tests.running import PATIENCE, PATIENT, Running, Wire, running
 
@@ -445,6 +446,59 @@ async def test_history_is_read_in_pages_to_the_beginning(tmp_path: Path) -> None
         ]
         opened = await agent.ask("open", "conversation", customer="c-42", after=3)
         assert [m["seq"] for m in opened["messages"]] == [4, 5]
+
+
+async def test_agents_who_ask_for_the_same_page_at_once_share_one_look(tmp_path: Path) -> None:
+    """After a restart they all do, and each look is at every conversation of the tenant."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write("c-1")
+        database = it.gateway.core.database
+        scan, looks, begun, go_on = database.scan, list[str](), asyncio.Event(), asyncio.Event()
+
+        async def wait(sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+            looks.append(parameters[0])
+            begun.set()
+            if parameters[0] == "acme":
+                await go_on.wait()
+            return await scan(sql, parameters)
+
+        database.scan = wait  # type: ignore[method-assign]
+        first, leaving, *others = [await it.agent() for _ in range(5)]
+        await first.send("inbox", ref="i")
+        await begun.wait()
+        for agent in (leaving, *others):
+            await agent.send("inbox", ref="i")
+        async with asyncio.timeout(PATIENCE):
+            while len(tuple(it.gateway.core.hub.inboxes("acme"))) < 5:
+                await asyncio.sleep(0.01)
+        leaving.vanish()
+        await it.write("c-2")  # since they asked: they are to be told of it
+        stranger = await it.agent(tenant="other")
+        assert (await stranger.ask("inbox", "inbox"))["conversations"] == []
+        assert looks == ["acme", "other"]
+        go_on.set()
+        for agent in (first, *others):
+            page = await agent.take("inbox")
+            assert [c["customer"] for c in page["conversations"]] == ["c-2", "c-1"]
+        assert looks == ["acme", "other", "acme"]
+
+
+async def test_an_inbox_that_cannot_be_read_is_unavailable_and_can_be_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write("c-1")
+        database = it.gateway.core.database
+        scan = database.scan
+
+        async def fail(sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+            raise Unavailable("the database cannot be read")
+
+        agent = await it.agent()
+        database.scan = fail  # type: ignore[method-assign]
+        assert (await agent.ask("inbox", "error"))["code"] == "unavailable"
+        database.scan = scan  # type: ignore[method-assign]
+        assert len((await agent.ask("inbox", "inbox"))["conversations"]) == 1
 
 
 async def test_the_inbox_is_paged_newest_first_and_filtered(tmp_path: Path) -> None:

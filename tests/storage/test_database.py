@@ -5,6 +5,7 @@ import os
 import sqlite3
 import stat
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -108,11 +109,34 @@ async def test_what_was_written_is_there_for_everybody_when_write_returns(path: 
         assert rows(path, "SELECT * FROM meta ORDER BY name") == seen
 
 
-async def test_the_reading_connection_can_not_write_and_never_checkpoints(path: Path) -> None:
+async def test_the_reading_connections_can_not_write_and_never_checkpoint(path: Path) -> None:
     async with Database(path) as db:
-        with pytest.raises(Unavailable, match="readonly"):
-            await db.read(NOTE, ("a", "1"))
-        assert await db.read("PRAGMA wal_autocheckpoint") == [(0,)]
+        for reading in (db.read, db.scan):
+            with pytest.raises(Unavailable, match="readonly"):
+                await reading(NOTE, ("a", "1"))
+            assert await reading("PRAGMA wal_autocheckpoint") == [(0,)]
+
+
+async def test_what_is_read_does_not_wait_for_a_scan(path: Path) -> None:
+    done = threading.Event()
+
+    async def connect(*given: Any, **more: Any) -> Connection:
+        connection = await aiosqlite.connect(*given, **more)
+        await connection.create_function("until_done", 0, lambda: done.wait(60))
+        return connection
+
+    async with Database(path, connect) as db:
+        scanning = asyncio.create_task(db.scan("SELECT until_done()"))
+        try:
+            async with asyncio.timeout(30):
+                assert await db.read("SELECT 1") == [(1,)]
+                await db.write([(NOTE, ("a", "1"))])
+                assert await db.read("SELECT name FROM meta") == [("a",)]
+            assert not scanning.done()
+        finally:
+            done.set()
+        assert await scanning == [(1,)]
+        assert await db.scan("SELECT name FROM meta") == [("a",)]
 
 
 async def test_reading_does_not_see_what_is_not_committed(path: Path) -> None:
@@ -319,7 +343,9 @@ async def test_a_log_that_cannot_be_folded_back_is_tried_again(
 
 async def test_a_database_that_is_not_open_is_unavailable(path: Path) -> None:
     db = Database(path)
-    for call in (db.write([]), db.read("SELECT 1"), db.read_for_write("SELECT 1")):
+    for call in (
+        db.write([]), db.read("SELECT 1"), db.scan("SELECT 1"), db.read_for_write("SELECT 1")
+    ):  # fmt: skip
         with pytest.raises(Unavailable, match="not open"):
             await call
     async with db:

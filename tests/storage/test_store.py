@@ -68,7 +68,12 @@ class Watched(Database):
         return await super().read_for_write(sql, parameters)
 
     async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        found = await super().read(sql, parameters)
+        return await self._pausing(sql, await super().read(sql, parameters))
+
+    async def scan(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        return await self._pausing(sql, await super().scan(sql, parameters))
+
+    async def _pausing(self, sql: str, found: Rows) -> Rows:
         if self.pause_at is not None and self.pause_at in sql:
             self.pause_at = None
             self.paused.set()
