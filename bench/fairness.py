@@ -92,6 +92,14 @@ async def page_through(process: Process) -> None:
         before = int(oldest[1]) if oldest is not None and b'"more":true' in page else None
 
 
+async def desks(process: Process) -> None:
+    """Agents who follow the inbox of who broadcasts, and read all that they are told."""
+    followers = [await wire.hello(process, Role.AGENT, f"desk-{i}", "other") for i in range(DESKS)]
+    for follower in followers:
+        await follower.ask(b'{"type":"inbox","ref":"i"}', b'"type":"inbox"')
+    await asyncio.Event().wait()
+
+
 async def nothing(process: Process) -> None:
     """The hanging backend needs no client: what is due is in the database."""
 
@@ -99,6 +107,7 @@ async def nothing(process: Process) -> None:
 EXCESSES: dict[str, list[Excess]] = {
     "alone": [],
     "broadcast": [broadcast],
+    f"broadcast, {DESKS} desks": [desks, broadcast],
     "slow reader": [slow_reader],
     "hanging backend": [nothing],
     "history": [page_through],

@@ -111,7 +111,7 @@ class Hub:
     def follow_inbox(self, session: AgentSession) -> None:
         self._inboxes.setdefault(session.tenant, set()).add(session)
 
-    def inboxes(self, tenant: str) -> Iterable[AgentSession]:
+    def inboxes(self, tenant: str) -> tuple[AgentSession, ...]:
         """The tenant's agents that asked for their inbox."""
         return tuple(self._inboxes.get(tenant, ()))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway import frames, protocol
 from gateway.hub import Hub
+from gateway.news import News
 from gateway.protocol import ReceiptState
 from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Conversation, Key, Message
@@ -26,6 +27,8 @@ class Telling:
     ) -> None:
         self._hub = hub
         self._peek = peek
+        self.inboxes = News(hub).changed
+        """Tell the agents that asked for their inbox."""
 
     def sent(
         self,
@@ -86,15 +89,6 @@ class Telling:
         if turned_live:
             self._hub.deliver(key, protocol.encode(frames.status(c)))
         self.inboxes(c)
-
-    def inboxes(self, c: Conversation) -> None:
-        """Tell the agents that asked for their inbox."""
-        inboxes = self._hub.inboxes(c.tenant)
-        if inboxes:
-            in_chat = self._hub.is_in_chat(c.key)
-            text = protocol.encode(frames.inbox_update(c, in_chat=in_chat))
-            for session in inboxes:
-                session.write(text)
 
     def status(self, c: Conversation) -> None:
         """Tell the customer's sessions, and the inboxes."""

@@ -1,0 +1,172 @@
+"""News for inboxes: few changes are told at once, many a little later, and nobody talks behind."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway import decoding, news
+from gateway.auth import Identity
+from gateway.hub import Hub
+from gateway.news import News
+from gateway.protocol import CloseCode, Role
+from gateway.session import AgentSession, TokenBucket
+from storage.records import Conversation, Key
+
+
+@dataclass(slots=True)
+class Desk:
+    """An agent's socket: the conversations that it was told of, each as its customer and seq."""
+
+    told: list[tuple[str, int]] = field(default_factory=list)
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+    until: int = 10**9
+
+    def send(self, data: bytes) -> None:
+        c = orjson.loads(data)["conversation"]
+        self.told.append((c["customer"], c["seq"]))
+        if len(self.told) >= self.until:
+            self.enough.set()
+
+    async def stream(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def close(self, code: CloseCode) -> None:
+        raise NotImplementedError
+
+    async def has(self, many: int) -> list[tuple[str, int]]:
+        """Wait until it was told so often."""
+        self.until = many
+        if len(self.told) < many:
+            await asyncio.wait_for(self.enough.wait(), 30)
+        return self.told
+
+
+def desk(hub: Hub, tenant: str = "acme") -> Desk:
+    it = Desk()
+    who = Identity(tenant, Role.AGENT, "a-1", None, 2e9)
+    bucket = TokenBucket(60, 1_000)
+    session = AgentSession("s-1", who, it, bucket, 1_000, decoding.decode_agent)
+    hub.arrive(session)
+    hub.follow_inbox(session)
+    return it
+
+
+def changed(number: int, seq: int = 1, *, tenant: str = "acme", **state: Any) -> Conversation:
+    return Conversation(number, Key(tenant, f"c-{number}"), last_seq=seq, **state)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four frames for a tenant, and then the next four a moment later."""
+    monkeypatch.setattr(news, "FRAMES", 4)
+    monkeypatch.setattr(news, "EVERY", 0.02)
+
+
+async def test_what_is_not_much_is_told_at_once_change_by_change() -> None:
+    hub = Hub()
+    it, another = desk(hub), desk(hub)
+    told = News(hub)
+    for number, seq in ((1, 1), (1, 2), (2, 1), (1, 3)):
+        told.changed(changed(number, seq))
+    assert it.told == another.told == [("c-1", 1), ("c-1", 2), ("c-2", 1), ("c-1", 3)]
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_is_much_is_told_a_little_later_each_as_it_is_by_then() -> None:
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    for seq in (1, 2):
+        for number in range(1, 7):
+            told.changed(changed(number, seq))
+    assert it.told == [(f"c-{n}", 1) for n in range(1, 5)]
+    assert (await it.has(10))[4:8] == [("c-5", 2), ("c-6", 2), ("c-1", 2), ("c-2", 2)]
+    assert it.told[8:] == [("c-3", 2), ("c-4", 2)]
+
+
+@pytest.mark.usefixtures("few")
+async def test_who_talks_does_not_wait_behind_a_broadcast() -> None:
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    for number in range(20):
+        told.changed(changed(number))
+    told.changed(changed(30, live=True))
+    told.changed(changed(12, 2, live=True))
+    assert (await it.has(21))[4:6] == [("c-30", 1), ("c-12", 2)]
+    assert it.told[6:] == [(f"c-{n}", 1) for n in range(4, 20) if n != 12]
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_conversation_that_has_ended_waits_with_the_others() -> None:
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    for number in range(6):
+        told.changed(changed(number))
+    told.changed(changed(9, live=True))
+    told.changed(changed(9, 2))
+    assert (await it.has(7))[4:] == [("c-4", 1), ("c-5", 1), ("c-9", 2)]
+
+
+@pytest.mark.usefixtures("few")
+async def test_with_however_many_agents_something_is_told_each_time() -> None:
+    hub = Hub()
+    desks = [desk(hub) for _ in range(10)]
+    told = News(hub)
+    for number in range(3):
+        told.changed(changed(number))
+    assert [it.told for it in desks] == [[("c-0", 1)]] * 10
+    assert await desks[-1].has(3) == [("c-0", 1), ("c-1", 1), ("c-2", 1)]
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_tenants_broadcast_keeps_anothers_news_from_nobody() -> None:
+    hub = Hub()
+    it, other = desk(hub), desk(hub, "other")
+    told = News(hub)
+    for number in range(20):
+        told.changed(changed(number))
+    told.changed(changed(1, tenant="other"))
+    assert other.told == [("c-1", 1)]
+    assert len(it.told) == 4
+
+
+@pytest.mark.usefixtures("few")
+async def test_beyond_the_bound_what_has_waited_longest_is_left_out_and_nobody_who_talks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(news, "WAITING", 3)
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    for number in range(4):
+        told.changed(changed(number))
+    for number in range(10, 16):
+        told.changed(changed(number, live=True))
+        told.changed(changed(number + 10))
+    names = [name for name, _ in (await it.has(13))[4:]]
+    assert names == [f"c-{n}" for n in (*range(10, 16), 23, 24, 25)]
+
+
+@pytest.mark.usefixtures("few")
+async def test_when_the_last_agent_has_left_nothing_waits() -> None:
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    for number in range(6):
+        told.changed(changed(number))
+    (session,) = hub.inboxes("acme")
+    hub.depart(session)
+    told.changed(changed(7))
+    while told._tenants:
+        await asyncio.sleep(0.01)
+    back = desk(hub)
+    told.changed(changed(8))
+    assert back.told == [("c-8", 1)]
+    assert len(it.told) == 4
