@@ -5,6 +5,7 @@ each of these of tenant `other`, then beside all of them. Rate limits are lifted
 seen is the fairness of the queues.
 
 - broadcast: an agent writes to customer after customer, 64 unconfirmed sends at a time
+- broadcast, 50 desks: the same, while as many agents follow that tenant's inbox
 - slow reader: a customer who reads nothing is sent 8,000 characters at a time, until the gateway
   says that they are not in chat any more; then the customer is back, and again reads nothing
 - hanging backend: pushes are due for 2,000 customers, and the backend takes them and never answers
@@ -35,6 +36,7 @@ AUDIENCE = bulk.Group("b-", 1000, 0, tenant="other")
 SLOW = bulk.Group("s-", 1, 0, tenant="other")
 WAITING = bulk.Group("p-", 2000, 1, pending=True, tenant="other")
 WINDOW = 64
+DESKS = 50
 LONG_TEXT = "x" * 8000
 SEQ = re.compile(rb'"seq":(\d+)')
 
