@@ -14,17 +14,10 @@ the next one. A send therefore either returns what the server confirmed, or rais
 client ends before the answer, the message may or may not have been committed. Sends keep their
 order except around `rate_limited` and `unavailable`; who needs it always awaits each send.
 
-Errors::
-
-    ClientError
-    ├── RequestFailed(code, message)       the server refused this request for good
-    ├── ConnectionEnded(code, status)      the client stays away; every waiting call raises it
-    ├── OutboxFull(bound)                  too many requests wait already
-    └── NotUnderstood(frame_type)          an answer is not as the protocol says
-
-Waiting longer than a `timeout` raises the built-in `TimeoutError`. Proxies of the environment are
-not used. Callbacks are called in the event loop, in order, and must not block; one that raises is
-reported to the loop's exception handler and changes nothing else.
+What they raise is drawn in `gateway.clientside.errors`. Waiting longer than a `timeout` raises the
+built-in `TimeoutError`. Proxies of the environment are not used. Callbacks are called in the event
+loop, in order, and must not block; one that raises is reported to the loop's exception handler and
+changes nothing else.
 """
 
 from __future__ import annotations
@@ -39,23 +32,25 @@ from typing import Any, Self
 import msgspec
 
 from gateway.clientlink import Frame, Link, Token, Watch, call, understood
+from gateway.clientside.errors import (
+    ClientError,
+    ConnectionEnded,
+    NotUnderstood,
+    OutboxFull,
+    RequestFailed,
+)
 from gateway.clientstate import (
     AgentSent,
     AgentWelcome,
     Author,
-    ClientError,
-    ConnectionEnded,
     InboxEntry,
     InboxPage,
     Message,
     NotificationStatus,
-    NotUnderstood,
     Opened,
-    OutboxFull,
     Page,
     Reloaded,
     Request,
-    RequestFailed,
     Sent,
     Status,
     Taken,

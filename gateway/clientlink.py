@@ -23,17 +23,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
+from gateway.clientside.errors import ClientError, ConnectionEnded, NotUnderstood, RequestFailed
 from gateway.clientstate import (
     RETRIED,
     Backoff,
-    ClientError,
-    ConnectionEnded,
     End,
     Marks,
-    NotUnderstood,
     Outbox,
     Request,
-    RequestFailed,
     after_end,
 )
 from gateway.protocol import (
@@ -367,7 +364,7 @@ class Link:
     # Requests and notes
 
     async def ask(self, frame: Frame, *, is_send: bool = False) -> Frame:
-        """The answer to a request. Raises what the module's docstring draws."""
+        """The answer to a request. Raises what `gateway.clientside.errors` draws."""
         if self._task is None:
             raise RuntimeError("start the client first")
         if self.ended is not None:

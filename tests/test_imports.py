@@ -21,6 +21,7 @@ PURE = [
     "gateway.wishes",
     "gateway.wanted",
     "gateway.frames",
+    "gateway.clientside.errors",
     "gateway.clientstate",
     "gateway.kit.advice",
     "gateway.kit.behaviours",

@@ -10,24 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.clientside.errors import OutboxFull
 from gateway.clientstate import (
     MARKS,
     WINDOW,
     Author,
     Backoff,
-    ClientError,
-    ConnectionEnded,
     End,
     Marks,
     Message,
     NotificationStatus,
-    NotUnderstood,
     Outbox,
-    OutboxFull,
     Page,
     Reloaded,
     Request,
-    RequestFailed,
     Step,
     Taken,
     Timeline,
@@ -149,24 +145,6 @@ def test_a_refused_handshake_is_tried_again_only_if_it_may_pass(
     status: int, comes_back: bool
 ) -> None:
     assert (after_end(End(status=status), Backoff(Dice()), 5.0).wait is not None) is comes_back
-
-
-def test_the_end_of_a_client_names_what_ended_it() -> None:
-    assert "4503" in str(ConnectionEnded(4503))
-    assert "HTTP status 404" in str(ConnectionEnded(status=404))
-
-
-def test_errors_tell_what_the_program_needs_in_fields() -> None:
-    failed = RequestFailed("conflict", "this ref was used")
-    assert (failed.code, failed.message, str(failed)) == (
-        "conflict",
-        "this ref was used",
-        "conflict: this ref was used",
-    )
-    strange = NotUnderstood("sent")
-    assert strange.frame_type == "sent"
-    assert isinstance(failed, ClientError)
-    assert isinstance(strange, ClientError)
 
 
 # The outbox

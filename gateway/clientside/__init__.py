@@ -1,0 +1,1 @@
+"""The parts of the Python client; programs import `gateway.client`."""
