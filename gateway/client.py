@@ -39,6 +39,13 @@ from gateway.clientside.errors import (
     OutboxFull,
     RequestFailed,
 )
+from gateway.clientside.notifications import (
+    NotificationStatus,
+    conversation_status,
+    is_double,
+    is_ours,
+    should_open_chat,
+)
 from gateway.clientstate import (
     AgentSent,
     AgentWelcome,
@@ -46,7 +53,6 @@ from gateway.clientstate import (
     InboxEntry,
     InboxPage,
     Message,
-    NotificationStatus,
     Opened,
     Page,
     Reloaded,
@@ -56,10 +62,6 @@ from gateway.clientstate import (
     Taken,
     Timeline,
     Welcome,
-    conversation_status,
-    is_double,
-    is_ours,
-    should_open_chat,
 )
 from gateway.protocol import (
     HISTORY_DEFAULT,

@@ -16,9 +16,6 @@ mean; both ask this module at every turn:
                server could not take them.
     after_end  a socket ended: come back, when, and with which token, or stay away.
 
-The last part is for the app: whether a notification that reached the phone is ours, what it says,
-whether it should open the chat. Their names in the reference SDKs are in the docstrings.
-
 Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest
 wait; `KEPT` messages are held, the oldest go first and come again with `history`; of the `MARKS`
 newest acks and reads it is known what to say again.
@@ -40,7 +37,6 @@ from gateway import protocol
 from gateway.clientside.errors import OutboxFull
 from gateway.protocol import CloseCode, ErrorCode, Limits, MessageKind, Role, Route
 from push import retry
-from push.ring import RingKind
 from push.verdicts import PASSING
 
 UNSENT: Final = 1000  # requests that wait for their answer
@@ -542,70 +538,3 @@ class Timeline:
             self.held = messages[-1].seq
         if len(self.messages) > self._kept:
             del self.messages[: len(self.messages) - self._kept * 9 // 10]
-
-
-# In the app: notifications
-
-
-class NotificationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a notification of ours says; None for what it does not say."""
-
-    unread: int
-    live: bool
-    badge_seq: int | None = None
-    seq: int | None = None
-    customer: str | None = None
-    kind: RingKind | None = None
-    id: str | None = None
-
-
-def is_ours(payload: object) -> bool:
-    """Whether a notification came from Ringback (`canHandleNotification`)."""
-    return isinstance(payload, Mapping) and isinstance(payload.get("ringback"), Mapping)
-
-
-def conversation_status(payload: object) -> NotificationStatus | None:
-    """What a notification says (`getConversationStatusFromNotification`); None if not ours.
-
-    `payload` is what reached the phone, from anybody: what is missing or ill-typed counts as not
-    said, and as 0 unread and not live.
-    """
-    if not isinstance(payload, Mapping) or not is_ours(payload):
-        return None
-    ring = payload["ringback"]
-    kind = ring.get("kind")
-    return NotificationStatus(
-        unread=_count(payload.get("UnreadMessages")) or 0,
-        live=payload.get("isLiveChat") is True,
-        badge_seq=_count(payload.get("badgeSeq")),
-        seq=_count(ring.get("seq")),
-        customer=_text(ring.get("customer")),
-        kind=RingKind(kind) if kind in list(RingKind) else None,
-        id=_text(ring.get("id")),
-    )
-
-
-def is_double(payload: object, seen_seq: int) -> bool:
-    """Whether a notification tells only of messages up to `seen_seq`, seen in chat already."""
-    status = conversation_status(payload)
-    if status is None or status.kind not in (RingKind.MESSAGE, RingKind.PROACTIVE):
-        return False
-    return status.seq is not None and status.seq <= seen_seq
-
-
-def should_open_chat(payload: object, seen_seq: int = 0) -> bool:
-    """Whether a notification that was tapped should open the chat (`shouldOpenChat`)."""
-    status = conversation_status(payload)
-    if status is None or status.kind not in (RingKind.MESSAGE, RingKind.PROACTIVE):
-        return False
-    return not is_double(payload, seen_seq)
-
-
-def _count(value: object) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    return None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

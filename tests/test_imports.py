@@ -22,6 +22,7 @@ PURE = [
     "gateway.wanted",
     "gateway.frames",
     "gateway.clientside.errors",
+    "gateway.clientside.notifications",
     "gateway.clientstate",
     "gateway.kit.advice",
     "gateway.kit.behaviours",
