@@ -29,9 +29,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
-from gateway.clientlink import Frame, Link, Token, Watch, call, understood
+from gateway.clientlink import Link, Token, Watch, call
 from gateway.clientside.errors import (
     ClientError,
     ConnectionEnded,
@@ -46,22 +44,27 @@ from gateway.clientside.notifications import (
     is_ours,
     should_open_chat,
 )
-from gateway.clientstate import (
+from gateway.clientside.told import (
     AgentSent,
     AgentWelcome,
     Author,
+    Device,
+    Frame,
     InboxEntry,
     InboxPage,
     Message,
     Opened,
     Page,
-    Reloaded,
-    Request,
     Sent,
     Status,
+    Welcome,
+    understood,
+)
+from gateway.clientstate import (
+    Reloaded,
+    Request,
     Taken,
     Timeline,
-    Welcome,
 )
 from gateway.protocol import (
     HISTORY_DEFAULT,
@@ -299,7 +302,7 @@ class CustomerClient(_Client):
         }
         frame: Frame = {"type": "register_device", "installation": installation, "token": token}
         frame |= {name: value for name, value in told.items() if value is not None}
-        return understood(await self._link.ask(frame), _Device).deregistration_key
+        return understood(await self._link.ask(frame), Device).deregistration_key
 
     async def deregister_device(self, installation: str) -> None:
         """Ring this installation no more."""
@@ -595,9 +598,3 @@ class AgentClient(_Client):
                 for message in frame["messages"]:
                     if message["seq"] > last:
                         self._link.hand_on(message)
-
-
-class _Device(msgspec.Struct, frozen=True):
-    """The part of a `device` frame that is of use."""
-
-    deregistration_key: str

@@ -16,7 +16,6 @@ from random import Random, SystemRandom
 from typing import Any, Final, Generic, TypeVar
 from uuid import uuid4
 
-import msgspec
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -24,6 +23,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from gateway.clientside.errors import ClientError, ConnectionEnded, NotUnderstood, RequestFailed
+from gateway.clientside.told import Frame, decoded
 from gateway.clientstate import (
     RETRIED,
     Backoff,
@@ -39,7 +39,6 @@ from gateway.protocol import (
     Limits,
 )
 
-Frame = dict[str, Any]
 Token = str | Callable[[], str | Awaitable[str]]
 T = TypeVar("T")
 
@@ -455,23 +454,6 @@ def call(callback: Callable[[T], object] | None, argument: T) -> None:
 
 def report(what: str, error: Exception) -> None:
     asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
-
-
-def decoded(raw: bytes) -> Frame:
-    """A frame, or an empty one for what is none: a client passes over what it does not know."""
-    try:
-        frame = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return {}
-    return frame if isinstance(frame, dict) and isinstance(frame.get("type"), str) else {}
-
-
-def understood(frame: Frame, kind: type[T]) -> T:
-    try:
-        understood: T = msgspec.convert(frame, kind)
-    except msgspec.ValidationError:
-        raise NotUnderstood(str(frame.get("type"))) from None
-    return understood
 
 
 def fail(future: asyncio.Future[Any], error: ClientError) -> None:

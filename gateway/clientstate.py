@@ -30,12 +30,12 @@ from enum import Enum, auto
 from random import Random
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import orjson
 
 from gateway import protocol
 from gateway.clientside.errors import OutboxFull
-from gateway.protocol import CloseCode, ErrorCode, Limits, MessageKind, Role, Route
+from gateway.clientside.told import Message, Page, Welcome
+from gateway.protocol import CloseCode, ErrorCode, Limits
 from push import retry
 from push.verdicts import PASSING
 
@@ -45,144 +45,6 @@ KEPT: Final = 10_000  # messages held
 MARKS: Final = 256  # acks and reads that may have been refused
 
 RETRIED: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED})
-
-
-# What the server tells, as data
-
-
-class Author(msgspec.Struct, frozen=True):
-    """Who wrote."""
-
-    role: Role
-    id: str
-    name: str | None = None
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a conversation. `at` is RFC 3339; `ref` is only on one's own."""
-
-    seq: int
-    id: str
-    author: Author = msgspec.field(name="from")
-    text: str
-    kind: MessageKind
-    at: str
-    data: dict[str, Any] | None = None
-    ref: str | None = None
-    customer: str | None = None
-    """Whose conversation: told to agents only."""
-
-    def __repr__(self) -> str:
-        return f"Message(seq={self.seq}, id={self.id!r})"
-
-
-class Welcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a customer's session began."""
-
-    session: str
-    customer: str
-    epoch: str
-    seq: int
-    read_seq: int
-    unread: int
-    live: bool
-    resumed: bool
-    limits: Limits
-    server_time: str
-    agents_acked_seq: int = 0
-    agents_read_seq: int = 0
-
-
-class AgentWelcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How an agent's session began."""
-
-    session: str
-    agent: str
-    tenant: str
-    limits: Limits
-    server_time: str
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the conversation stands, as last told. `badge_seq` is None until a `status` came.
-
-    A message of one's own is delivered up to `agents_acked_seq`, read up to `agents_read_seq`.
-    """
-
-    seq: int
-    read_seq: int
-    unread: int
-    live: bool
-    badge_seq: int | None = None
-    agents_acked_seq: int = 0
-    agents_read_seq: int = 0
-
-
-class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer's message is on the server's disk; `duplicate` if the answer came again."""
-
-    ref: str
-    seq: int
-    id: str
-    at: str
-    duplicate: bool = False
-
-
-class AgentSent(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent's message is on the server's disk, and where it went at that moment."""
-
-    ref: str
-    customer: str
-    seq: int
-    id: str
-    at: str
-    route: Route
-    reason: str | None = None
-    duplicate: bool = False
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages in rising seq; `more` if there are older ones."""
-
-    messages: list[Message]
-    more: bool
-
-
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as an agent opened it. `devices` says how many."""
-
-    customer: str
-    seq: int
-    read_seq: int
-    acked_seq: int
-    unread: int
-    in_chat: bool
-    live: bool
-    devices: int
-    messages: list[Message]
-    more: bool
-
-
-class InboxEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as an inbox lists it. `unanswered_since` is None unless the customer waits."""
-
-    customer: str
-    live: bool
-    unanswered_since: str | None = None
-    in_chat: bool
-    seq: int
-    unread: int
-    waiting: int
-    updated_at: str
-    name: str | None = None
-    last: Message | None = None
-
-
-class InboxPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the inbox; `cursor` asks for the next one."""
-
-    conversations: list[InboxEntry]
-    cursor: str | None = None
 
 
 # When a socket ends

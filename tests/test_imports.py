@@ -23,6 +23,7 @@ PURE = [
     "gateway.frames",
     "gateway.clientside.errors",
     "gateway.clientside.notifications",
+    "gateway.clientside.told",
     "gateway.clientstate",
     "gateway.kit.advice",
     "gateway.kit.behaviours",
