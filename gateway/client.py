@@ -44,6 +44,7 @@ from gateway.clientside.notifications import (
     is_ours,
     should_open_chat,
 )
+from gateway.clientside.timeline import Reloaded, Taken, Timeline
 from gateway.clientside.told import (
     AgentSent,
     AgentWelcome,
@@ -60,12 +61,7 @@ from gateway.clientside.told import (
     Welcome,
     understood,
 )
-from gateway.clientstate import (
-    Reloaded,
-    Request,
-    Taken,
-    Timeline,
-)
+from gateway.clientstate import Request
 from gateway.protocol import (
     HISTORY_DEFAULT,
     PING_INTERVAL,

@@ -1,14 +1,7 @@
-"""What a client knows and decides, without I/O: what it holds, what it has to send, what is next.
+"""What a client decides, without I/O: what it has to send, what is next.
 
 Theory of operation. `gateway.clientlink` owns the socket, and `gateway.client` knows what frames
 mean; both ask this module at every turn:
-
-    Timeline   the messages held, in order of seq with no gap (I4). A welcome says whether the rest
-               is on its way (`resumed`) or must be loaded with `history`; a gap must be loaded too.
-
-                   (new) ──welcome──> following <──────────────┐
-                                       │   gap, or not resumed │ enough pages
-                                       └────> reloading ───────┘
 
     Outbox     requests under their ref, until they are answered. A lost socket makes all of them
                unwritten again; `unavailable` and `rate_limited` make one of them wait.
@@ -17,16 +10,14 @@ mean; both ask this module at every turn:
     after_end  a socket ended: come back, when, and with which token, or stay away.
 
 Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest
-wait; `KEPT` messages are held, the oldest go first and come again with `history`; of the `MARKS`
-newest acks and reads it is known what to say again.
+wait; of the `MARKS` newest acks and reads it is known what to say again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 from random import Random
 from typing import Any, Final, NamedTuple
 
@@ -34,14 +25,12 @@ import orjson
 
 from gateway import protocol
 from gateway.clientside.errors import OutboxFull
-from gateway.clientside.told import Message, Page, Welcome
-from gateway.protocol import CloseCode, ErrorCode, Limits
+from gateway.protocol import CloseCode, ErrorCode
 from push import retry
 from push.verdicts import PASSING
 
 UNSENT: Final = 1000  # requests that wait for their answer
 WINDOW: Final = 64  # sends under way at once
-KEPT: Final = 10_000  # messages held
 MARKS: Final = 256  # acks and reads that may have been refused
 
 RETRIED: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED})
@@ -286,117 +275,3 @@ class Outbox:
         )
         self._sends = deque(r for r in waiting if r.is_send)
         self._others = deque(r for r in waiting if not r.is_send)
-
-
-# What is held
-
-
-class Taken(Enum):
-    """What became of a message that arrived."""
-
-    NEW = auto()  # the next one: held now
-    KNOWN = auto()  # held already
-    GAP = auto()  # some before it are missing: a reload has begun, ask for history
-    LATER = auto()  # a reload is running; it will be held at its end
-
-
-class Reloaded(NamedTuple):
-    """A reload ended. `new` are the messages that were not held before, in order.
-
-    `connected` if they follow what was held without a gap; else all of it was replaced.
-    """
-
-    connected: bool
-    new: list[Message]
-
-
-class Timeline:
-    """The messages of one conversation that this client holds, in order of seq with no gap."""
-
-    def __init__(self, kept: int = KEPT) -> None:
-        self.messages: list[Message] = []
-        self.epoch: str | None = None
-        self.held = 0
-        """Everything up to this seq has arrived, or was read before this client came."""
-        self._kept = kept
-        self._newest = 0  # at the welcome
-        self._most = Limits().resume
-        self._next_epoch: str | None = None
-        self._pages: dict[int, Message] | None = None  # while reloading
-        self._floor = 0  # reload down to here
-
-    @property
-    def reloading(self) -> bool:
-        return self._pages is not None
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether what was missed while away has arrived."""
-        return self._pages is None and self.held >= self._newest
-
-    def welcome(self, welcome: Welcome) -> bool:
-        """A session began; True when what was missed must be loaded with `history`."""
-        self._newest = welcome.seq
-        self._most = welcome.limits.resume
-        self._next_epoch = welcome.epoch
-        self._pages = None
-        if welcome.resumed:
-            return False
-        if self.epoch is None:
-            self.epoch = welcome.epoch
-            self.held = max(welcome.read_seq, welcome.seq - self._most)
-            return False
-        self._reload(self.held if welcome.epoch == self.epoch else welcome.read_seq)
-        return True
-
-    def take(self, message: Message) -> Taken:
-        """A message arrived, or a send of this client got its seq."""
-        if self._pages is not None:
-            self._pages[message.seq] = message
-            return Taken.LATER
-        if message.seq <= self.held:
-            return Taken.KNOWN
-        if message.seq > self.held + 1:
-            self._reload(self.held, message)
-            return Taken.GAP
-        self._hold([message])
-        return Taken.NEW
-
-    def page(self, page: Page) -> int | Reloaded:
-        """A page of history came: the seq before which to ask for the next one, or the end."""
-        if self._pages is None:
-            return Reloaded(True, [])
-        self._pages |= {message.seq: message for message in page.messages}
-        lowest = page.messages[0].seq if page.messages else 0
-        if page.more and lowest > self._floor + 1 and len(self._pages) < self._most:
-            return lowest
-        return self._finish(self._pages)
-
-    def _reload(self, floor: int, *arrived: Message) -> None:
-        self._pages = {message.seq: message for message in arrived}
-        self._floor = floor
-
-    def _finish(self, pages: Mapping[int, Message]) -> Reloaded:
-        newest = max(pages, default=self._newest)
-        first = newest + 1
-        while first - 1 in pages:
-            first -= 1
-        same = self._next_epoch == self.epoch
-        connected = same and first <= self.held + 1
-        known = self.held if connected else 0
-        new = [pages[seq] for seq in range(max(first, known + 1), newest + 1)]
-        self._pages = None
-        self.epoch = self._next_epoch
-        if not connected:
-            self.messages.clear()
-        self.held = max(newest, known)
-        self._newest = min(self._newest, self.held)
-        self._hold(new)
-        return Reloaded(connected, new)
-
-    def _hold(self, messages: Sequence[Message]) -> None:
-        if messages:
-            self.messages.extend(messages)
-            self.held = messages[-1].seq
-        if len(self.messages) > self._kept:
-            del self.messages[: len(self.messages) - self._kept * 9 // 10]

@@ -24,6 +24,7 @@ PURE = [
     "gateway.clientside.errors",
     "gateway.clientside.notifications",
     "gateway.clientside.told",
+    "gateway.clientside.timeline",
     "gateway.clientstate",
     "gateway.kit.advice",
     "gateway.kit.behaviours",
