@@ -22,16 +22,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
+from gateway.clientside.comeback import Backoff, End, after_end
 from gateway.clientside.errors import ClientError, ConnectionEnded, NotUnderstood, RequestFailed
 from gateway.clientside.told import Frame, decoded
 from gateway.clientstate import (
     RETRIED,
-    Backoff,
-    End,
     Marks,
     Outbox,
     Request,
-    after_end,
 )
 from gateway.protocol import (
     SUBPROTOCOL,

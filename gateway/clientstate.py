@@ -1,4 +1,4 @@
-"""What a client decides, without I/O: what it has to send, what is next.
+"""What a client has to send.
 
 Theory of operation. `gateway.clientlink` owns the socket, and `gateway.client` knows what frames
 mean; both ask this module at every turn:
@@ -7,7 +7,6 @@ mean; both ask this module at every turn:
                unwritten again; `unavailable` and `rate_limited` make one of them wait.
     Marks      acks and reads, which are not answered: the newest of each are said again if the
                server could not take them.
-    after_end  a socket ended: come back, when, and with which token, or stay away.
 
 Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest
 wait; of the `MARKS` newest acks and reads it is known what to say again.
@@ -19,73 +18,21 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
 from gateway import protocol
+from gateway.clientside.comeback import Backoff
 from gateway.clientside.errors import OutboxFull
-from gateway.protocol import CloseCode, ErrorCode
+from gateway.protocol import ErrorCode
 from push import retry
-from push.verdicts import PASSING
 
 UNSENT: Final = 1000  # requests that wait for their answer
 WINDOW: Final = 64  # sends under way at once
 MARKS: Final = 256  # acks and reads that may have been refused
 
 RETRIED: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED})
-
-
-# When a socket ends
-
-
-class End(NamedTuple):
-    """How a connection ended: a close code, or the HTTP status of a refused handshake, if any."""
-
-    code: int | None = None
-    status: int | None = None
-
-
-class Step(NamedTuple):
-    """What to do then. `wait` in seconds, None to stay away."""
-
-    wait: float | None
-    fresh_token: bool = False
-
-
-class Backoff:
-    """Full jitter: uniform between 0 and 1 s doubled per attempt, at most 30 s."""
-
-    __slots__ = ("_attempts", "_rng")
-
-    def __init__(self, rng: Random) -> None:
-        self._rng = rng
-        self._attempts = 0
-
-    def reset(self) -> None:
-        """A welcome came."""
-        self._attempts = 0
-
-    def after_failure(self) -> float:
-        """Seconds until the next attempt."""
-        self._attempts += 1
-        first, most = protocol.BACKOFF_FIRST, protocol.BACKOFF_MAX
-        return retry.delay(self._attempts, self._rng, first, most)
-
-    def after_restart(self, window: float) -> float:
-        """Seconds until the next attempt, so that all clients come back spread over `window`."""
-        return self._rng.uniform(0.0, window)
-
-
-def after_end(end: End, backoff: Backoff, restart_window: float) -> Step:
-    """What to do after `end`; counts an attempt in `backoff` if the client comes back."""
-    if end.status is not None and 400 <= end.status < 500 and end.status not in PASSING:
-        return Step(None)
-    if not protocol.may_reconnect(end.code):
-        return Step(None)
-    if end.code == CloseCode.RESTART:
-        return Step(backoff.after_restart(restart_window))
-    return Step(backoff.after_failure(), fresh_token=end.code == CloseCode.TOKEN_EXPIRED)
 
 
 # What is said and not answered

@@ -25,6 +25,7 @@ PURE = [
     "gateway.clientside.notifications",
     "gateway.clientside.told",
     "gateway.clientside.timeline",
+    "gateway.clientside.comeback",
     "gateway.clientstate",
     "gateway.kit.advice",
     "gateway.kit.behaviours",

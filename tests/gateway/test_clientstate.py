@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import orjson
 import pytest
 
@@ -11,64 +9,13 @@ from gateway.clientside.errors import OutboxFull
 from gateway.clientstate import (
     MARKS,
     WINDOW,
-    Backoff,
-    End,
     Marks,
     Outbox,
     Request,
-    Step,
-    after_end,
 )
-from gateway.protocol import CloseCode
+from tests.gateway.clientside.dice import Dice
 
-
-class Dice(Random):
-    """Draws the largest number each time, and remembers between what it was to draw."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.asked: list[tuple[float, float]] = []
-
-    def uniform(self, a: float, b: float) -> float:
-        self.asked.append((a, b))
-        return b
-
-
-# When a socket ends
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        CloseCode.GOODBYE,
-        CloseCode.TOO_BIG,
-        CloseCode.BAD_TOKEN,
-        CloseCode.WRONG_ROLE,
-        CloseCode.PROTOCOL_BROKEN,
-        CloseCode.SIGNED_OUT,
-        CloseCode.TOO_MANY_SESSIONS,
-        4999,
-    ],
-)
-def test_a_client_stays_away_after_codes_that_say_so(code: int) -> None:
-    assert after_end(End(code), Backoff(Dice()), 5.0) == Step(None)
-
-
-@pytest.mark.parametrize("code", [None, 1001, 1005, 1006, 1011, 4000, 4001, 4003, 4499])
-def test_a_client_comes_back_with_jitter_after_all_other_codes(code: int | None) -> None:
-    dice = Dice()
-    assert after_end(End(code), Backoff(dice), 5.0) == Step(1.0)
-    assert dice.asked == [(0.0, 1.0)]
-
-
-def test_jitter_doubles_up_to_30_seconds_and_begins_anew_after_a_welcome() -> None:
-    dice = Dice()
-    backoff = Backoff(dice)
-    waits = [after_end(End(), backoff, 5.0).wait for _ in range(8)]
-    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
-    assert {low for low, _ in dice.asked} == {0.0}
-    backoff.reset()
-    assert after_end(End(), backoff, 5.0).wait == 1.0
+# Marks
 
 
 def test_of_acks_and_reads_the_newest_of_each_kind_is_said_again() -> None:
@@ -105,30 +52,6 @@ def test_of_very_many_acks_the_newest_are_known() -> None:
         for number in range(MARKS + 1)
     ]
     assert [marks.refused(ref) is not None for ref in refs] == [False] + [True] * MARKS
-
-
-def test_after_a_restart_a_client_comes_back_within_the_window_however_often_it_failed() -> None:
-    dice = Dice()
-    backoff = Backoff(dice)
-    for _ in range(5):
-        backoff.after_failure()
-    assert after_end(End(CloseCode.RESTART), backoff, 7.5) == Step(7.5)
-    assert dice.asked[-1] == (0.0, 7.5)
-
-
-def test_an_expired_token_is_replaced_by_a_fresh_one() -> None:
-    assert after_end(End(CloseCode.TOKEN_EXPIRED), Backoff(Dice()), 5.0).fresh_token
-    assert not after_end(End(CloseCode.SLOW_READER), Backoff(Dice()), 5.0).fresh_token
-
-
-@pytest.mark.parametrize(
-    ("status", "comes_back"),
-    [(400, False), (403, False), (404, False), (408, True), (425, True), (429, True), (503, True)],
-)
-def test_a_refused_handshake_is_tried_again_only_if_it_may_pass(
-    status: int, comes_back: bool
-) -> None:
-    assert (after_end(End(status=status), Backoff(Dice()), 5.0).wait is not None) is comes_back
 
 
 # The outbox
