@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/wishes gateway/dryrun gateway/sentences \
         gateway/clientside/errors gateway/clientside/notifications gateway/clientside/told \
-        gateway/clientside/timeline gateway/clientside/comeback \
+        gateway/clientside/timeline gateway/clientside/comeback gateway/clientside/marks \
         gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
         gateway/contentconfig gateway/config gateway/reload gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \

@@ -24,10 +24,10 @@ from websockets.uri import parse_uri
 
 from gateway.clientside.comeback import Backoff, End, after_end
 from gateway.clientside.errors import ClientError, ConnectionEnded, NotUnderstood, RequestFailed
+from gateway.clientside.marks import Marks
 from gateway.clientside.told import Frame, decoded
 from gateway.clientstate import (
     RETRIED,
-    Marks,
     Outbox,
     Request,
 )

@@ -20,80 +20,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-import orjson
-
 from gateway import protocol
-from gateway.clientside.comeback import Backoff
 from gateway.clientside.errors import OutboxFull
 from gateway.protocol import ErrorCode
 from push import retry
 
 UNSENT: Final = 1000  # requests that wait for their answer
 WINDOW: Final = 64  # sends under way at once
-MARKS: Final = 256  # acks and reads that may have been refused
 
 RETRIED: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED})
-
-
-# What is said and not answered
-
-
-@dataclass(slots=True, eq=False)
-class Mark:
-    """An ack or a read as it was written; `kind` is its type and whose conversation.
-
-    `backoff` is None as long as it was not refused.
-    """
-
-    kind: str
-    ref: str
-    data: bytes
-    backoff: Backoff | None = None
-
-
-class Marks:
-    """The newest ack and read of each conversation, as long as the socket lasts."""
-
-    TYPES: Final = frozenset({"ack", "read"})
-
-    def __init__(self, rng: Random) -> None:
-        self._rng = rng
-        self._by_kind: dict[str, Mark] = {}
-        self._count = 0
-
-    def put(self, kind: str, frame: Mapping[str, Any]) -> bytes:
-        """What to write for this ack or read: one that takes the place of those of its kind."""
-        self._count += 1
-        ref = f"mark-{self._count}"
-        data = orjson.dumps({**frame, "ref": ref})
-        self._by_kind.pop(kind, None)
-        self._by_kind[kind] = Mark(kind, ref, data)
-        if len(self._by_kind) > MARKS:
-            del self._by_kind[next(iter(self._by_kind))]
-        return data
-
-    def refused(self, ref: object) -> tuple[Mark, float] | None:
-        """The server could not take what had this ref: what to say again after so many seconds."""
-        for mark in self._by_kind.values():
-            if mark.ref == ref:
-                mark.backoff = mark.backoff or Backoff(self._rng)
-                return mark, mark.backoff.after_failure()
-        return None
-
-    def standing(self) -> list[Mark]:
-        """What was refused and not replaced: to be said before who says it leaves the chat."""
-        return [mark for mark in self._by_kind.values() if mark.backoff is not None]
-
-    def stands(self, mark: Mark) -> bool:
-        """Whether nothing newer was said."""
-        return self._by_kind.get(mark.kind) is mark
-
-    def clear(self) -> None:
-        """The socket is gone: a customer's next hello says how far they have everything."""
-        self._by_kind.clear()
-
-
-# What is still to be sent
 
 
 @dataclass(slots=True, repr=False, eq=False)

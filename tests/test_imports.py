@@ -26,6 +26,7 @@ PURE = [
     "gateway.clientside.told",
     "gateway.clientside.timeline",
     "gateway.clientside.comeback",
+    "gateway.clientside.marks",
     "gateway.clientstate",
     "gateway.kit.advice",
     "gateway.kit.behaviours",
