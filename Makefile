@@ -11,11 +11,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
 PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/wishes gateway/dryrun gateway/sentences \
-        gateway/clientside/errors gateway/clientside/notifications gateway/clientside/told \
-        gateway/clientside/timeline gateway/clientside/comeback gateway/clientside/marks \
-        gateway/clientstate gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
+        gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
         gateway/contentconfig gateway/config gateway/reload gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
+        gateway/clientside/errors gateway/clientside/told gateway/clientside/timeline \
+        gateway/clientside/outbox gateway/clientside/marks gateway/clientside/comeback \
+        gateway/clientside/notifications \
         push/ring push/content push/signing push/credentials push/oauth push/verdicts push/retry \
         push/guard push/breaker push/lane push/backends \
         push/adapters/form push/adapters/named push/adapters/asapp push/adapters/standard \

@@ -1,8 +1,8 @@
 """The Python client: a customer's and an agent's side of the wire, with a socket that comes back.
 
-What to do with a frame, a gap or a close code is decided in `gateway.clientstate`; the socket and
-the waiting are in `gateway.clientlink`. One `Link` per client keeps a socket open until the server
-says for good (or the owner says) that it should stay away::
+What is held, what waits to be sent and whether to come back is decided in `gateway.clientside`; the
+socket and the waiting are in `gateway.clientlink`. One `Link` per client keeps a socket open until
+the server says for good (or the owner says) that it should stay away::
 
     start ──> connecting ──hello, welcome──> connected ──end──> waiting ──┐
                   ^                                                       │ jitter, 1012 window
@@ -44,6 +44,7 @@ from gateway.clientside.notifications import (
     is_ours,
     should_open_chat,
 )
+from gateway.clientside.outbox import Request
 from gateway.clientside.timeline import Reloaded, Taken, Timeline
 from gateway.clientside.told import (
     AgentSent,
@@ -61,7 +62,6 @@ from gateway.clientside.told import (
     Welcome,
     understood,
 )
-from gateway.clientstate import Request
 from gateway.protocol import (
     HISTORY_DEFAULT,
     PING_INTERVAL,

@@ -1,7 +1,7 @@
 """The socket under a client: one that comes back, with the requests that wait for answers.
 
 `Link` keeps a socket open until the server says for good (or the owner says) that it should stay
-away; what to do at every turn is decided in `gateway.clientstate`. `Watch` is how callers wait for
+away; what to do at every turn is decided in `gateway.clientside`. `Watch` is how callers wait for
 things that arrive. What the frames mean is left to `gateway.client`.
 """
 
@@ -25,12 +25,12 @@ from websockets.uri import parse_uri
 from gateway.clientside.comeback import Backoff, End, after_end
 from gateway.clientside.errors import ClientError, ConnectionEnded, NotUnderstood, RequestFailed
 from gateway.clientside.marks import Marks
-from gateway.clientside.told import Frame, decoded
-from gateway.clientstate import (
+from gateway.clientside.outbox import (
     RETRIED,
     Outbox,
     Request,
 )
+from gateway.clientside.told import Frame, decoded
 from gateway.protocol import (
     SUBPROTOCOL,
     ErrorCode,

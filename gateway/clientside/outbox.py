@@ -1,15 +1,10 @@
-"""What a client has to send.
+"""What waits to be sent: requests under their ref, until they are answered.
 
-Theory of operation. `gateway.clientlink` owns the socket, and `gateway.client` knows what frames
-mean; both ask this module at every turn:
+Decides which go out now, and which wait. A lost socket makes all of them unwritten again; the codes
+in `RETRIED` make one of them wait. The sockets, the clock and those who wait for the answers are
+left to `gateway.clientlink`; acks and reads, which are not answered, to `gateway.clientside.marks`.
 
-    Outbox     requests under their ref, until they are answered. A lost socket makes all of them
-               unwritten again; `unavailable` and `rate_limited` make one of them wait.
-    Marks      acks and reads, which are not answered: the newest of each are said again if the
-               server could not take them.
-
-Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest
-wait; of the `MARKS` newest acks and reads it is known what to say again.
+Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest wait.
 """
 
 from __future__ import annotations
@@ -27,7 +22,6 @@ from push import retry
 
 UNSENT: Final = 1000  # requests that wait for their answer
 WINDOW: Final = 64  # sends under way at once
-
 RETRIED: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED})
 
 

@@ -1,4 +1,4 @@
-"""What a client knows and decides, without any socket."""
+"""Which requests go out, and when, until they are answered."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import orjson
 import pytest
 
 from gateway.clientside.errors import OutboxFull
-from gateway.clientstate import (
-    WINDOW,
-    Outbox,
-    Request,
-)
+from gateway.clientside.outbox import WINDOW, Outbox, Request
 from tests.gateway.clientside.dice import Dice
 
 
