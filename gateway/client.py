@@ -29,7 +29,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
-from gateway.clientlink import Link, Token, Watch, call
+from gateway.clientlink import Link, Token
 from gateway.clientside.errors import (
     ClientError,
     ConnectionEnded,
@@ -62,6 +62,7 @@ from gateway.clientside.told import (
     Welcome,
     understood,
 )
+from gateway.clientside.watch import Watch, call
 from gateway.protocol import (
     HISTORY_DEFAULT,
     PING_INTERVAL,

@@ -1,8 +1,8 @@
 """The socket under a client: one that comes back, with the requests that wait for answers.
 
 `Link` keeps a socket open until the server says for good (or the owner says) that it should stay
-away; what to do at every turn is decided in `gateway.clientside`. `Watch` is how callers wait for
-things that arrive. What the frames mean is left to `gateway.client`.
+away; what to do at every turn is decided in `gateway.clientside`. What the frames mean is left to
+`gateway.client`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random, SystemRandom
-from typing import Any, Final, Generic, TypeVar
+from typing import Final
 from uuid import uuid4
 
 import orjson
@@ -23,7 +23,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from gateway.clientside.comeback import Backoff, End, after_end
-from gateway.clientside.errors import ClientError, ConnectionEnded, NotUnderstood, RequestFailed
+from gateway.clientside.errors import ConnectionEnded, NotUnderstood, RequestFailed
 from gateway.clientside.marks import Marks
 from gateway.clientside.outbox import (
     RETRIED,
@@ -31,6 +31,7 @@ from gateway.clientside.outbox import (
     Request,
 )
 from gateway.clientside.told import Frame, decoded
+from gateway.clientside.watch import Watch, call, fail, report
 from gateway.protocol import (
     SUBPROTOCOL,
     ErrorCode,
@@ -38,7 +39,6 @@ from gateway.protocol import (
 )
 
 Token = str | Callable[[], str | Awaitable[str]]
-T = TypeVar("T")
 
 OPEN_WITHIN: Final = 10.0  # seconds for TCP, TLS and the handshake; the same again for the welcome
 LEAVE_WITHIN: Final = 3.0  # seconds for what is unwritten and the closing handshake
@@ -46,45 +46,6 @@ RECENT: Final = 1000  # frames that `wait_for` looks back on; the oldest go firs
 # The largest frame there can be: 200 messages of 8,000 characters, each escaped, with their data.
 LARGEST_FRAME: Final = 16 * 1024 * 1024
 ANSWERS: Final = frozenset({"sent", "history", "device", "ok", "pong", "inbox", "conversation"})
-
-
-class Watch(Generic[T]):
-    """Those who wait for something to arrive."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[T], Callable[[T], object]] = {}
-        self.ended: End | None = None
-
-    def add(self, item: T) -> None:
-        for future, predicate in self._waiting.items():
-            try:
-                if not future.done() and predicate(item):
-                    future.set_result(item)
-            except Exception as error:  # the predicate's: its owner's to see
-                future.set_exception(error)
-
-    def end(self, end: End | None) -> None:
-        """Nothing will arrive any more (None: it will again)."""
-        self.ended = end
-        if end is not None:
-            for future in self._waiting:
-                fail(future, ConnectionEnded(*end))
-
-    async def wait(
-        self, predicate: Callable[[T], object], past: Iterable[T], timeout: float | None
-    ) -> T:
-        for item in past:
-            if predicate(item):
-                return item
-        if self.ended is not None:
-            raise ConnectionEnded(*self.ended)
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting[future] = predicate
-        try:
-            async with asyncio.timeout(timeout):
-                return await future
-        finally:
-            del self._waiting[future]
 
 
 class Link:
@@ -439,22 +400,3 @@ class Link:
 
 class NoToken(Exception):
     """The token callable raised."""
-
-
-def call(callback: Callable[[T], object] | None, argument: T) -> None:
-    """Call back; what the callback raises goes to the loop's exception handler."""
-    if callback is not None:
-        try:
-            callback(argument)
-        except Exception as error:
-            report("a callback of the client failed", error)
-
-
-def report(what: str, error: Exception) -> None:
-    asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
-
-
-def fail(future: asyncio.Future[Any], error: ClientError) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # whoever was to wait may be gone: no complaint from the loop then
