@@ -1,8 +1,8 @@
 """The Python client: a customer's and an agent's side of the wire, with a socket that comes back.
 
 What is held, what waits to be sent and whether to come back is decided in `gateway.clientside`; the
-socket and the waiting are in `gateway.clientlink`. One `Link` per client keeps a socket open until
-the server says for good (or the owner says) that it should stay away::
+socket is there too. One `Link` per client keeps a socket open until the server says for good (or
+the owner says) that it should stay away::
 
     start ──> connecting ──hello, welcome──> connected ──end──> waiting ──┐
                   ^                                                       │ jitter, 1012 window
@@ -29,7 +29,6 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
-from gateway.clientlink import Link, Token
 from gateway.clientside.errors import (
     ClientError,
     ConnectionEnded,
@@ -37,6 +36,7 @@ from gateway.clientside.errors import (
     OutboxFull,
     RequestFailed,
 )
+from gateway.clientside.link import Link, Token
 from gateway.clientside.notifications import (
     NotificationStatus,
     conversation_status,

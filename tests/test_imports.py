@@ -216,7 +216,7 @@ def test_one_file_serves_websockets_and_the_client_knows_only_the_client_side() 
     serving = uses.pop(SERVING)
     assert "websockets.server.ServerProtocol" in serving
     assert {name for name in serving if "asyncio" in name or name == "websockets"} == set()
-    client = uses.pop("gateway.clientlink")
+    client = uses.pop("gateway.clientside.link")
     assert "websockets.asyncio.client" in client
     assert {name for name in client if "serve" in name or name == "websockets"} == set()
     assert {module for module, names in uses.items() if names} == set()

@@ -1,7 +1,7 @@
 """A socket ended: whether the client comes back, when, and with which token.
 
 What a close code's range asks of clients is in `gateway.protocol`. To wait and to connect is left
-to `gateway.clientlink`.
+to `gateway.clientside.link`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Acks and reads, which are not answered: of each conversation the newest is said again if refused.
 
 Decides what a refusal was about, whether it still stands, and when to say it again. To write it is
-left to `gateway.clientlink`.
+left to `gateway.clientside.link`.
 
 Bound (I9): of the `MARKS` newest it is known what to say again.
 """

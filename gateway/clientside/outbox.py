@@ -1,8 +1,9 @@
 """What waits to be sent: requests under their ref, until they are answered.
 
 Decides which go out now, and which wait. A lost socket makes all of them unwritten again; the codes
-in `RETRIED` make one of them wait. The sockets, the clock and those who wait for the answers are
-left to `gateway.clientlink`; acks and reads, which are not answered, to `gateway.clientside.marks`.
+in `RETRIED` make one of them wait. The socket, the clock and those who wait for the answers are
+left to `gateway.clientside.link`; acks and reads, which nobody answers, to
+`gateway.clientside.marks`.
 
 Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest wait.
 """

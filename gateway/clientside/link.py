@@ -1,8 +1,8 @@
 """The socket under a client: one that comes back, with the requests that wait for answers.
 
 `Link` keeps a socket open until the server says for good (or the owner says) that it should stay
-away; what to do at every turn is decided in `gateway.clientside`. What the frames mean is left to
-`gateway.client`.
+away. What goes out now is decided by `outbox` and `marks`, what to do after an end by `comeback`;
+what the frames mean is left to the client whose link it is.
 """
 
 from __future__ import annotations
@@ -25,18 +25,10 @@ from websockets.uri import parse_uri
 from gateway.clientside.comeback import Backoff, End, after_end
 from gateway.clientside.errors import ConnectionEnded, NotUnderstood, RequestFailed
 from gateway.clientside.marks import Marks
-from gateway.clientside.outbox import (
-    RETRIED,
-    Outbox,
-    Request,
-)
+from gateway.clientside.outbox import RETRIED, Outbox, Request
 from gateway.clientside.told import Frame, decoded
 from gateway.clientside.watch import Watch, call, fail, report
-from gateway.protocol import (
-    SUBPROTOCOL,
-    ErrorCode,
-    Limits,
-)
+from gateway.protocol import SUBPROTOCOL, ErrorCode, Limits
 
 Token = str | Callable[[], str | Awaitable[str]]
 
