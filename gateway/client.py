@@ -26,9 +26,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from random import Random
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from gateway.clientside.agent import AgentClient
+from gateway.clientside.base import Client
 from gateway.clientside.errors import (
     ClientError,
     ConnectionEnded,
@@ -48,7 +49,6 @@ from gateway.clientside.outbox import Request
 from gateway.clientside.timeline import Reloaded, Taken, Timeline
 from gateway.clientside.told import (
     AgentSent,
-    AgentWelcome,
     Author,
     Device,
     Frame,
@@ -66,8 +66,6 @@ from gateway.clientside.watch import Watch, call
 from gateway.protocol import (
     HISTORY_DEFAULT,
     PING_INTERVAL,
-    CloseCode,
-    InboxFilter,
     Limits,
     MessageKind,
     Role,
@@ -98,79 +96,7 @@ __all__ = [
 ]
 
 
-class _Client:
-    """What both have: one link to the gateway, its life, and its frames as they came."""
-
-    _link: Link
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a session now."""
-        return self._link.connected
-
-    @property
-    def frames_seen(self) -> int:
-        """How many frames have arrived: a mark for `wait_for`."""
-        return self._link.seen
-
-    async def start(self) -> None:
-        """Connect, and wait for the welcome. After an end, come back and resume.
-
-        Tries until it succeeds or must stay away (`ConnectionEnded`).
-        """
-        await self._link.start()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self, code: int = CloseCode.GOODBYE) -> None:
-        """Close with `code` and stay away. 1000 is a clean leave; 1001 is a page reload."""
-        await self._link.leave(code)
-
-    async def bye(self) -> None:
-        """Say bye, and let the server close."""
-        await self._link.leave(CloseCode.GOODBYE, bye=True)
-
-    async def abort(self) -> None:
-        """Drop the TCP connection without a close frame, and stay away until `start`."""
-        await self._link.abort()
-
-    def drop(self) -> None:
-        """Drop the TCP connection without a close frame, and come back by itself."""
-        self._link.drop()
-
-    async def ping(self) -> None:
-        """Wait until the server has answered a ping, and so has read everything before it."""
-        await self._link.ask({"type": "ping"})
-
-    async def refresh(self, token: str) -> None:
-        """Give the session a new token before the old one expires."""
-        await self._link.refresh(token)
-
-    async def wait_for(
-        self,
-        predicate: Callable[[Frame], object],
-        timeout: float | None = 10.0,
-        *,
-        since: int = 0,
-    ) -> Frame:
-        """The first frame that fits, among the last 1,000 since mark `since` or to come.
-
-        Raises `TimeoutError` after `timeout` seconds.
-        """
-        return await self._link.wait_for(predicate, timeout, since)
-
-
-class CustomerClient(_Client):
+class CustomerClient(Client):
     """A customer's app: one conversation, held in `messages`.
 
     `token` is a JWT, or what is asked for one, and again when it has expired. `state` is `active`
@@ -433,165 +359,3 @@ class CustomerClient(_Client):
             self._watch.add(message)
             if one_by_one:
                 call(self._on_message, message)
-
-
-class AgentClient(_Client):
-    """An agent's desk: the inbox, and the conversations that are open.
-
-    `on_frame` gets every frame as it came, in order; of an open conversation each message once.
-    After a reconnect the open conversations are opened again where they were: their `conversation`
-    frame comes, then each message missed (`more` in it says that even older ones are missing), and
-    the inbox is asked for again if it was.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        token: Token,
-        *,
-        on_frame: Callable[[Frame], object] | None = None,
-        rng: Random | None = None,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        ping_interval: float | None = PING_INTERVAL,
-    ) -> None:
-        self._open: dict[str, int] = {}  # customer: everything up to this seq has arrived
-        self._reopening: set[str] = set()
-        self._inbox: Frame | None = None
-        self.welcome: AgentWelcome | None = None
-        """How the newest session began."""
-        self._link = Link(
-            url,
-            token,
-            hello=dict,
-            welcomed=self._welcomed,
-            received=self._received,
-            on_frame=on_frame,
-            rng=rng,
-            sleep=sleep,
-            ping_interval=ping_interval,
-        )
-
-    # What an agent does
-
-    async def inbox(
-        self,
-        cursor: str | None = None,
-        limit: int = HISTORY_DEFAULT,
-        filter: InboxFilter | str = InboxFilter.ALL,
-    ) -> InboxPage:
-        """A page of the tenant's conversations; from then on `inbox_update` frames come."""
-        frame: Frame = {"type": "inbox", "limit": limit, "filter": InboxFilter(filter)}
-        self._inbox = dict(frame)
-        if cursor is not None:
-            frame["cursor"] = cursor
-        return understood(await self._link.ask(frame), InboxPage)
-
-    async def open(self, customer: str, after: int | None = None) -> Opened:
-        """Follow a conversation; with the messages after `after`, or the newest 50."""
-        frame: Frame = {"type": "open", "customer": customer}
-        if after is not None:
-            frame["after"] = after
-        return understood(await self._link.ask(frame), Opened)
-
-    async def close_conversation(self, customer: str) -> None:
-        """Follow it no more."""
-        self._open.pop(customer, None)
-        await self._link.ask({"type": "close", "customer": customer})
-
-    async def send(
-        self, customer: str, text: str, data: Mapping[str, Any] | None = None
-    ) -> AgentSent:
-        """Send a message; returns once it is on the server's disk, and where it went."""
-        frame: Frame = {"type": "send", "customer": customer, "text": text}
-        if data is not None:
-            frame["data"] = dict(data)
-        return understood(await self._link.ask(frame, is_send=True), AgentSent)
-
-    async def ack(self, customer: str, seq: int) -> None:
-        """This desk has everything of the customer's up to `seq`: they are shown that it was
-        delivered. Nothing while away."""
-        self._link.note({"type": "ack", "customer": customer, "seq": seq}, customer)
-        await self._link.written()
-
-    async def read(self, customer: str, seq: int) -> None:
-        """Move the agents' shared read mark, and so ack; nothing while away."""
-        self._link.note({"type": "read", "customer": customer, "seq": seq}, customer)
-        await self._link.written()
-
-    async def typing(self, customer: str, on: bool = True) -> None:
-        """Tell the customer and the other agents; nothing while away."""
-        self._link.note({"type": "typing", "customer": customer, "on": on}, customer)
-        await self._link.written()
-
-    async def history(
-        self, customer: str, before: int | None = None, limit: int = HISTORY_DEFAULT
-    ) -> Page:
-        """The `limit` messages (1 to 200) before `before`, or the newest."""
-        frame: Frame = {"type": "history", "customer": customer, "limit": limit}
-        if before is not None:
-            frame["before"] = before
-        return understood(await self._link.ask(frame), Page)
-
-    async def end(self, customer: str) -> None:
-        """End the conversation: it is no longer live."""
-        await self._link.ask({"type": "end", "customer": customer})
-
-    # What the link asks and tells
-
-    def _welcomed(self, frame: Frame) -> Limits:
-        self.welcome = understood(frame, AgentWelcome)
-        self._reopening.clear()
-        for customer in self._open:
-            self._reopen(customer)
-        if self._inbox is not None:
-            self._quietly(self._inbox)
-        return self.welcome.limits
-
-    def _reopen(self, customer: str) -> None:
-        self._reopening.add(customer)
-        after = self._open[customer]
-        self._quietly({"type": "open", "customer": customer, "after": after})
-
-    def _quietly(self, frame: Frame) -> None:
-        try:
-            self._link.put(frame, quiet=True)
-        except OutboxFull:
-            self._link.drop()
-
-    def _received(self, frame: Frame, request: Request | None) -> None:
-        kind, customer = frame.get("type"), frame.get("customer")
-        if kind == "conversation" and request is not None:
-            self._opened(frame, request)
-            return
-        if kind in ("message", "sent") and isinstance(customer, str) and customer in self._open:
-            is_new = self._is_next(customer, frame.get("seq"))
-            if kind == "message" and not is_new:
-                return
-        if kind == "error" and request is not None and request.quiet:
-            self._open.pop(request.frame.get("customer", ""), None)
-        self._link.hand_on(frame)
-
-    def _is_next(self, customer: str, seq: object) -> bool:
-        if not isinstance(seq, int) or seq <= self._open[customer]:
-            return False
-        if seq > self._open[customer] + 1:
-            if customer not in self._reopening:
-                self._reopen(customer)
-            return False
-        self._open[customer] = seq
-        return True
-
-    def _opened(self, frame: Frame, request: Request) -> None:
-        customer, seq = str(frame.get("customer")), frame.get("seq")
-        if request.quiet and customer not in self._open:
-            return  # closed meanwhile
-        last = self._open.get(customer, 0)
-        self._reopening.discard(customer)
-        self._open[customer] = seq if isinstance(seq, int) else 0
-        self._link.hand_on(frame)
-        if request.quiet:
-            with suppress(NotUnderstood):
-                understood(frame, Opened)
-                for message in frame["messages"]:
-                    if message["seq"] > last:
-                        self._link.hand_on(message)
