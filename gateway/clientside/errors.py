@@ -1,4 +1,4 @@
-"""What the client raises.
+"""The errors that the client raises.
 
     ClientError
     ├── RequestFailed(code, message)       the server refused this request for good
@@ -6,7 +6,7 @@
     ├── OutboxFull(bound)                  too many requests wait already
     └── NotUnderstood(frame_type)          an answer is not as the protocol says
 
-When each is raised is decided where it is raised.
+Each carries in fields what a program needs; when it is raised is left to the other parts.
 """
 
 from __future__ import annotations
