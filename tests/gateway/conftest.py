@@ -1,13 +1,16 @@
-"""The connections of `gateway.wire` are tested on asyncio's own loop and on uvloop, if it is there.
+"""What these tests share: the loops that they run on, and that they leave nothing behind.
 
-Where each calls a protocol back, and what it does of a closed transport, differs.
+The connections of `gateway.wire` are tested on asyncio's own loop and on uvloop, if it is there:
+where each calls a protocol back, and what it does of a closed transport, differs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -23,3 +26,16 @@ def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return BOTH if item.path.name == "test_wire.py" else LOOPS
+
+
+@pytest.fixture
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """A test that uses it ends with no task left and no complaint of the loop."""
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    before = asyncio.all_tasks()
+    yield
+    assert asyncio.all_tasks() - before - {asyncio.current_task()} == set()
+    gc.collect()
+    assert complaints == []

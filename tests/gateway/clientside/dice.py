@@ -15,3 +15,10 @@ class Dice(Random):
     def uniform(self, a: float, b: float) -> float:
         self.asked.append((a, b))
         return b
+
+
+class Shortest(Random):
+    """Jitter without chance: none."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
