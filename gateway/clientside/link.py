@@ -257,10 +257,13 @@ class Link:
                     async with asyncio.timeout_at(at):
                         await self._wake.wait()
 
-    async def _flush(self, socket: ClientConnection) -> None:
+    async def _write_notes(self, socket: ClientConnection) -> None:
         while self._notes:
             note = self._notes.pop(next(iter(self._notes)))
             await socket.send(note, text=True)
+
+    async def _flush(self, socket: ClientConnection) -> None:
+        await self._write_notes(socket)
         now = asyncio.get_running_loop().time()
         for request in self._outbox.take(now, sends=not self.holding):
             await socket.send(request.data, text=True)
@@ -381,7 +384,7 @@ class Link:
         """Wait until the notes are written, if there is a socket."""
         if self._socket is not None:
             with suppress(ConnectionClosed):
-                await self._flush(self._socket)
+                await self._write_notes(self._socket)
 
     async def refresh(self, token: str) -> None:
         await self.ask({"type": "refresh", "token": token})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -93,6 +94,13 @@ class Socket:
 
     def vanish(self) -> None:
         self.socket.transport.abort()
+
+    def stall(self, client: CustomerClient) -> None:
+        """From here on the network takes nearly nothing, until this side resumes reading."""
+        self.socket.transport.pause_reading()
+        assert client._link._socket is not None
+        raw = client._link._socket.transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 def message(seq: int, **fields: Any) -> Frame:

@@ -157,6 +157,25 @@ async def test_a_send_given_up_while_away_never_goes_out(server: Scripted) -> No
         assert (await within(sending[1])).seq == 1
 
 
+async def test_a_note_that_is_given_up_takes_no_send_with_it(server: Scripted) -> None:
+    async with customer(server) as (client, socket):
+        socket.stall(client)
+        texts = [f"{number} {'x' * 60_000}" for number in range(8)]
+        sending = [asyncio.create_task(client.send(text)) for text in texts]
+        typing = asyncio.create_task(client.typing())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        typing.cancel()
+        await asyncio.gather(typing, return_exceptions=True)
+        socket.socket.transport.resume_reading()  # the network is back
+        assert (await socket.take("typing"))["on"] is True
+        for seq, text in enumerate(texts, 1):
+            send = await socket.take("send")
+            assert send["text"] == text
+            await socket.sent(send, seq)
+        assert len(await within(asyncio.gather(*sending))) == 8
+
+
 @pytest.mark.parametrize(
     "error", [{"code": "unavailable"}, {"code": "rate_limited", "retry_after": 0.001}]
 )
