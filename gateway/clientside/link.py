@@ -111,17 +111,21 @@ class Link:
         if self._task is None or self._task.done():
             return
         self._leaving = End(code)
-        socket = self._socket
-        if socket is not None:
-            with suppress(ConnectionClosed, TimeoutError):
-                async with asyncio.timeout(LEAVE_WITHIN):
-                    self._say_again()
-                    await self._flush(socket)
-                    if bye:
-                        await socket.send(b'{"type":"bye"}', text=True)
-                        await socket.wait_closed()
-                    await socket.close(code)
-        await self._stop()
+        try:
+            if self._socket is not None:
+                await self._take_leave(self._socket, code, bye=bye)
+        finally:  # also when the caller has given up
+            await self._stop()
+
+    async def _take_leave(self, socket: ClientConnection, code: int, *, bye: bool) -> None:
+        with suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(LEAVE_WITHIN):
+                self._say_again()
+                await self._flush(socket)
+                if bye:
+                    await socket.send(b'{"type":"bye"}', text=True)
+                    await socket.wait_closed()
+                await socket.close(code)
 
     async def abort(self) -> None:
         """Drop the connection without a close frame and stay away."""

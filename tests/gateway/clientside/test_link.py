@@ -416,6 +416,18 @@ async def test_bye_is_said_after_what_was_unwritten_and_the_server_closes(
         assert ended.value.code == 1000
 
 
+async def test_a_leave_that_is_given_up_still_ends_the_client(server: Scripted) -> None:
+    async with customer(server) as (client, socket):
+        leaving = asyncio.create_task(client.bye())
+        await socket.take("bye")  # and does not close
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await within(socket.closed.wait())
+        with pytest.raises(ConnectionEnded):
+            await client.ping()
+
+
 async def test_a_close_tells_its_code_to_the_server(server: Scripted) -> None:
     async with customer(server) as (client, socket):
         await client.close(1001)
