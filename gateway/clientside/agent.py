@@ -14,8 +14,9 @@ from typing import Any
 
 from gateway.clientside.base import Client
 from gateway.clientside.errors import NotUnderstood, OutboxFull
-from gateway.clientside.link import Link, Token
+from gateway.clientside.link import Link
 from gateway.clientside.outbox import Request
+from gateway.clientside.tokens import Token
 from gateway.clientside.told import (
     AgentSent,
     AgentWelcome,

@@ -8,7 +8,6 @@ what the frames mean is left to the client whose link it is.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -26,11 +25,10 @@ from gateway.clientside.comeback import Backoff, End, after_end
 from gateway.clientside.errors import ConnectionEnded, NotUnderstood, RequestFailed
 from gateway.clientside.marks import Marks
 from gateway.clientside.outbox import RETRIED, Outbox, Request
+from gateway.clientside.tokens import NoToken, Token, Tokens
 from gateway.clientside.told import Frame, decoded
 from gateway.clientside.watch import Watch, call, fail, report
 from gateway.protocol import SUBPROTOCOL, ErrorCode, Limits
-
-Token = str | Callable[[], str | Awaitable[str]]
 
 OPEN_WITHIN: Final = 10.0  # seconds for TCP, TLS and the handshake; the same again for the welcome
 LEAVE_WITHIN: Final = 3.0  # seconds for what is unwritten and the closing handshake
@@ -59,8 +57,7 @@ class Link:
         parse_uri(url)  # raises InvalidURI here rather than trying for ever
         rng = rng if rng is not None else SystemRandom()
         self._url = url
-        self._token = token
-        self._known_token: str | None = None
+        self._tokens = Tokens(token)
         self._hello = hello
         self._welcomed = welcomed
         self._received = received
@@ -95,7 +92,8 @@ class Link:
 
     async def start(self) -> None:
         if self._task is None or self._task.done():
-            self._leaving = self._known_token = None
+            self._leaving = None
+            self._tokens.forget()
             self._ended(None)
             self._first = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._run(self._first))
@@ -154,7 +152,7 @@ class Link:
                     return
                 step = after_end(end, self._backoff, self._limits.restart_window)
                 if step.fresh_token:
-                    self._known_token = None
+                    self._tokens.forget()
                 if step.wait is None:
                     return
                 await self._sleep(step.wait)
@@ -183,8 +181,7 @@ class Link:
 
     async def _connection(self, first: asyncio.Future[None]) -> End:
         try:
-            if self._known_token is None:
-                self._known_token = await self._ask_for_token()
+            token = await self._tokens.get()
             socket = await connect(
                 self._url,
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
@@ -198,13 +195,11 @@ class Link:
             )
         except InvalidStatus as refused:
             return End(status=refused.response.status_code)
-        except (OSError, WebSocketException):
-            return End()
-        except NoToken:
+        except (OSError, WebSocketException, NoToken):
             return End()
         writer: asyncio.Task[None] | None = None
         try:
-            await self._greet(socket, self._known_token)
+            await self._greet(socket, token)
             writer = asyncio.create_task(self._write(socket))
             if not first.done():
                 first.set_result(None)
@@ -224,16 +219,6 @@ class Link:
                 await asyncio.wait([writer])
             socket.transport.abort()
             await socket.wait_closed()
-
-    async def _ask_for_token(self) -> str:
-        if isinstance(self._token, str):
-            return self._token
-        try:
-            told = self._token()
-            return await told if inspect.isawaitable(told) else told
-        except Exception as error:
-            report("the client's token could not be had; it is tried again", error)
-            raise NoToken from error
 
     async def _greet(self, socket: ClientConnection, token: str) -> None:
         hello = {"type": "hello", "token": token, **self._hello()}
@@ -392,10 +377,4 @@ class Link:
 
     async def refresh(self, token: str) -> None:
         await self.ask({"type": "refresh", "token": token})
-        self._known_token = token
-        if isinstance(self._token, str):
-            self._token = token
-
-
-class NoToken(Exception):
-    """The token callable raised."""
+        self._tokens.replace(token)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidURI
@@ -18,11 +17,6 @@ pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 # Connecting
-
-
-async def test_a_token_may_come_from_a_plain_function(server: Scripted) -> None:
-    async with customer(server, token=lambda: "from a function") as (_, socket):
-        assert socket.hello["token"] == "from a function"
 
 
 async def test_leaving_the_context_closes_cleanly(server: Scripted) -> None:
@@ -317,54 +311,6 @@ async def test_after_a_welcome_the_waits_begin_anew(server: Scripted) -> None:
         again.vanish()
         await server.socket()
         assert naps.taken == [1.0, 2.0, 1.0]
-
-
-async def test_an_expired_token_is_asked_for_again_and_a_good_one_is_not(
-    server: Scripted,
-) -> None:
-    asked = 0
-
-    async def token() -> str:
-        nonlocal asked
-        asked += 1
-        return f"t{asked}"
-
-    async with customer(server, token=token) as (_, socket):
-        assert socket.hello["token"] == "t1"
-        socket.vanish()
-        again = await server.socket()
-        assert again.hello["token"] == "t1"
-        await again.welcome(resumed=True)
-        await again.close(4002)
-        assert (await server.socket()).hello["token"] == "t2"
-
-
-async def test_a_token_that_cannot_be_had_is_another_failed_attempt(server: Scripted) -> None:
-    reports: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, c: reports.append(c))
-    tries = 0
-
-    async def token() -> str:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            raise OSError("the token service is down")
-        return "t1"
-
-    async with customer(server, token=token) as (_, socket):
-        assert socket.hello["token"] == "t1"
-    assert [type(report["exception"]) for report in reports] == [OSError]
-
-
-async def test_a_refreshed_token_is_the_one_to_come_back_with(server: Scripted) -> None:
-    async with customer(server) as (client, socket):
-        refreshing = asyncio.create_task(client.refresh("t1"))
-        request = await socket.take("refresh")
-        assert request["token"] == "t1"
-        await socket.say("ok", ref=request["ref"])
-        await within(refreshing)
-        socket.vanish()
-        assert (await server.socket()).hello["token"] == "t1"
 
 
 async def test_a_dropped_connection_comes_back_by_itself(server: Scripted) -> None:

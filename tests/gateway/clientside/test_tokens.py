@@ -1,0 +1,65 @@
+"""Which token a client says hello with, as a scripted server sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.gateway.clientside.scripted import Scripted, customer, within
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
+
+async def test_a_token_may_come_from_a_plain_function(server: Scripted) -> None:
+    async with customer(server, token=lambda: "from a function") as (_, socket):
+        assert socket.hello["token"] == "from a function"
+
+
+async def test_an_expired_token_is_asked_for_again_and_a_good_one_is_not(
+    server: Scripted,
+) -> None:
+    asked = 0
+
+    async def token() -> str:
+        nonlocal asked
+        asked += 1
+        return f"t{asked}"
+
+    async with customer(server, token=token) as (_, socket):
+        assert socket.hello["token"] == "t1"
+        socket.vanish()
+        again = await server.socket()
+        assert again.hello["token"] == "t1"
+        await again.welcome(resumed=True)
+        await again.close(4002)
+        assert (await server.socket()).hello["token"] == "t2"
+
+
+async def test_a_token_that_cannot_be_had_is_another_failed_attempt(server: Scripted) -> None:
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, c: reports.append(c))
+    tries = 0
+
+    async def token() -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OSError("the token service is down")
+        return "t1"
+
+    async with customer(server, token=token) as (_, socket):
+        assert socket.hello["token"] == "t1"
+    assert [type(report["exception"]) for report in reports] == [OSError]
+
+
+async def test_a_refreshed_token_is_the_one_to_come_back_with(server: Scripted) -> None:
+    async with customer(server) as (client, socket):
+        refreshing = asyncio.create_task(client.refresh("t1"))
+        request = await socket.take("refresh")
+        assert request["token"] == "t1"
+        await socket.say("ok", ref=request["ref"])
+        await within(refreshing)
+        socket.vanish()
+        assert (await server.socket()).hello["token"] == "t1"
