@@ -222,6 +222,13 @@ def test_one_file_serves_websockets_and_the_client_knows_only_the_client_side() 
     assert {module for module, names in uses.items() if names} == set()
 
 
+def test_the_gateway_needs_nothing_of_the_python_client_and_its_parts_not_their_face() -> None:
+    parts = {module for module in FILES if module.startswith("gateway.clientside")}
+    using = {module for module in FILES if imports(module) & {*parts, "gateway.client"}}
+    assert using - parts == {"gateway.client"}
+    assert [part for part in parts if "gateway.client" in imports(part)] == []
+
+
 FOR_TESTS = {
     "ACK_WITHIN": "what the doc asks of clients",
     "REF_KEPT_DAYS": "what the doc promises; nothing forgets a ref",
