@@ -12,7 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/wishes gateway/dryrun gateway/sentences \
         gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
-        gateway/contentconfig gateway/config gateway/reload gateway/starter \
+        gateway/contentconfig gateway/config gateway/settings gateway/environment gateway/reading \
+        gateway/development gateway/reload gateway/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
         gateway/clientside/errors gateway/clientside/told gateway/clientside/timeline \
         gateway/clientside/outbox gateway/clientside/marks gateway/clientside/comeback \

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import config
+from gateway.reading import load
 
 SERVER_CPU, LOAD_CPU = 0, 1
 NOWHERE = "http://127.0.0.1:9/ring"
@@ -180,7 +181,7 @@ def gateway(
             + _tenants(acme=endpoint, other=neighbour)
         )
         with python("from bench.servers import serve; serve()", str(path)) as process:
-            process.config = config.load(path, {})
+            process.config = load(path, {})
             yield process
             if not graceful:
                 process.popen.kill()
@@ -201,7 +202,7 @@ def floor(part: str) -> Iterator[Process]:
         path.write_text(_tenants(acme=NOWHERE))
         code = "import uvloop; from bench.floor import main; uvloop.run(main())"
         with python(code, str(where / "floor.db"), part) as process:
-            process.config = config.load(path, {})
+            process.config = load(path, {})
             yield process
 
 
@@ -211,7 +212,7 @@ def serve() -> None:
     from gateway.server import Gateway
 
     async def run() -> None:
-        settings = config.load(Path(sys.argv[1]), {})
+        settings = load(Path(sys.argv[1]), {})
         logs.set_up(config.Log(level=config.LogLevel.ERROR))
         descriptors.make_room(settings.limits.connections)
         stop, loop, watch = asyncio.Event(), asyncio.get_running_loop(), Watch()

@@ -35,6 +35,7 @@ from rich.text import Text
 from gateway import auth, config
 from gateway.client import ClientError
 from gateway.protocol import Role
+from gateway.reading import load
 from storage.database import Database
 from storage.records import Key
 from storage.store import Store, Told
@@ -456,7 +457,7 @@ class Stage:
             )
             self._exit.push_async_callback(self.gateway.process.end)
             await self.gateway.start(self._delays)
-            self.config = config.load(self.gateway.config_path, {})
+            self.config = load(self.gateway.config_path, {})
             self.network = Network(self.gateway.ports["chat"])
             await self.network.start()
             self._exit.push_async_callback(self.network.stop)

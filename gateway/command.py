@@ -16,7 +16,8 @@ from typing import Annotated, Final, NoReturn
 import typer
 from rich.console import Console
 
-from gateway import auth, config
+from gateway import auth, config, reading
+from gateway.development import development
 from gateway.server import CannotStart
 from storage.errors import StorageError
 
@@ -33,8 +34,8 @@ TenantName = Annotated[str | None, typer.Option(help="Not needed when there is o
 def load(path: Path | None) -> config.Config:
     """The configuration at `path`, or that of the development tenant."""
     if path is None:
-        return config.development(os.environ)
-    return config.load(path, os.environ)
+        return development(os.environ)
+    return reading.load(path, os.environ)
 
 
 def tenant_of(settings: config.Config, name: str | None) -> str:

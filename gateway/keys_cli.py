@@ -11,6 +11,7 @@ import typer
 
 from gateway import config
 from gateway.command import ConfigPath, clearly, fail, load, say
+from gateway.values import fresh_key
 from storage.database import Database, existing
 from storage.sealing import Progress, seal_all, sealed_by, unlock
 from storage.vault import key_name
@@ -21,7 +22,7 @@ app = typer.Typer(help="The keys that device tokens are encrypted with.", no_arg
 @app.command()
 def new() -> None:
     """Print a fresh key for storage.encryption_key."""
-    print(config.fresh_key())
+    print(fresh_key())
 
 
 @app.command()

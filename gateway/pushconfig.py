@@ -1,6 +1,6 @@
 """The push section of a tenant: its customer backend, and how it is called.
 
-Decides: what of it can be run at all. Leaves to others: reading it (`gateway.config`), and
+Decides: what of it can be run at all. Leaves to others: reading it (`gateway.reading`), and
 turning it into what the push worker wants (`gateway.core`).
 """
 

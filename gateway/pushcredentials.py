@@ -1,6 +1,6 @@
 """The credentials of a tenant's push section: what its requests show, and how they are combined.
 
-Decides: which of it can be used together. Leaves to others: reading it (`gateway.config`), and
+Decides: which of it can be used together. Leaves to others: reading it (`gateway.reading`), and
 what it looks like in a request (`push.credentials`).
 """
 

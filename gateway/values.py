@@ -15,7 +15,8 @@ import hmac
 import ipaddress
 import math
 import re
-from base64 import b64decode
+import secrets
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -146,6 +147,11 @@ def _encryption_key(raw: object, base: Path) -> Secret:
     if size != KEY_BYTES:
         raise ValueError(f"has {size} bytes of key")
     return secret
+
+
+def fresh_key() -> str:
+    """A key for `storage.encryption_key`."""
+    return b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
 LONGEST: Final = 36_525 * 86_400.0  # seconds: what is added to the time has to stay one

@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway import auth, config
 from gateway.protocol import Role
+from gateway.reading import load
 from gateway.server import Gateway
 from push.worker import Load
 from tests import canary
@@ -181,7 +182,7 @@ def settings(
     }
     path = directory / "ringback.toml"
     path.write_text(_toml(told))
-    return config.load(path, {})
+    return load(path, {})
 
 
 def _toml(tables: dict[str, Any], prefix: str = "") -> str:

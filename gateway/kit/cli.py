@@ -15,6 +15,7 @@ import typer
 from gateway import config
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, tenant_of
 from gateway.core import backends_of, endpoints_of
+from gateway.development import DEVELOPMENT_ENDPOINT
 from gateway.kit import conformance, report, screen, terminal, trial
 from gateway.kit.backend import FakeBackend
 from gateway.kit.behaviours import UnknownBehaviour
@@ -28,7 +29,7 @@ from push.signing import decode_secret
 from storage.records import Device
 
 ANYWHERE = frozenset({ip_network("0.0.0.0/0"), ip_network("::/0")})
-DEVELOPMENT_PORT = urlsplit(config.DEVELOPMENT_ENDPOINT).port or 0
+DEVELOPMENT_PORT = urlsplit(DEVELOPMENT_ENDPOINT).port or 0
 DEVELOPMENT_AUTH_TOKEN = "dev"  # noqa: S105  (what `ringback serve` sends with no configuration)
 
 AuthToken = Annotated[

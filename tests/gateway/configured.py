@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, ConfigError, Push, load
+from gateway.config import Config, ConfigError, Push
+from gateway.reading import load
 
 SECRET = "correct-horse-battery-staple-0123456789"
 WHSEC = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
+ENCRYPTION_KEY = base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
+OLD_KEY = base64.b64encode(b"fedcba9876543210fedcba9876543210").decode()
 # The configuration of the issue: every test below changes something in it.
 GOOD = f"""
 [server]

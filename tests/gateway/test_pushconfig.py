@@ -272,3 +272,15 @@ def test_the_same_environment_may_have_a_backend_for_one_app_beside_that_for_all
 ) -> None:
     text = GOOD + QA + QA.replace("qa", "qa2") + 'app = "shop"\n'
     assert set(push_of(read(tmp_path, text)).backends) == {"qa", "qa2"}
+
+
+@pytest.mark.parametrize("rate", ["100", "0.5", "100000"])
+def test_a_rate_of_calls_can_be_set(tmp_path: Path, rate: str) -> None:
+    text = GOOD.replace(f"[{PUSH}]", f"[{PUSH}]\nrate_per_second = {rate}")
+    assert push_of(read(tmp_path, text)).rate_per_second == float(rate)
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "100001", '"x"', "true"])
+def test_an_impossible_rate_is_refused(tmp_path: Path, rate: str) -> None:
+    text = GOOD.replace(f"[{PUSH}]", f"[{PUSH}]\nrate_per_second = {rate}")
+    assert "a number of calls per second above 0" in str(refused(tmp_path, text, {}))

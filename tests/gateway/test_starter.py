@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, Delivery, Limits, Push, Server, load
+from gateway.config import Config, Delivery, Limits, Push, Server
+from gateway.reading import load
 from gateway.starter import config_text
 
 

@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from gateway.config import Address, Secret
+from gateway.values import fresh_key
 from tests.gateway.configured import GOOD, push_of, read, refused, refused_line, with_line
 
 PUSH, AUTH = "tenants.acme.push", "tenants.acme.auth"
@@ -60,6 +61,13 @@ def test_the_origins_that_a_proxy_shows_and_a_key_of_32_bytes_are_taken(tmp_path
     key = b64encode(bytes(32)).decode()
     config = read(tmp_path, with_line("storage", f'encryption_key = "{key}"'))
     assert config.storage.encryption_key == Secret(key)
+
+
+def test_a_fresh_key_is_taken_and_every_one_is_another(tmp_path: Path) -> None:
+    key = fresh_key()
+    config = read(tmp_path, with_line("storage", f'encryption_key = "{key}"'))
+    assert config.storage.encryption_key == Secret(key)
+    assert fresh_key() != key
 
 
 def test_the_networks_of_proxies_are_taken(tmp_path: Path) -> None:
