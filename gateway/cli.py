@@ -36,6 +36,7 @@ from gateway.kit import cli as kit
 from gateway.policies import UNREAD_AFTER, Policy
 from gateway.protocol import Role
 from gateway.server import Gateway
+from gateway.values import ConfigError
 from storage import audit
 from storage.database import Database, copy, existing
 from storage.records import Key
@@ -139,7 +140,7 @@ async def _reload(gateway: Gateway, config_path: Path | None, again: asyncio.Eve
         again.clear()
         try:
             gateway.take_up(await asyncio.to_thread(load, config_path))
-        except config.ConfigError as error:
+        except ConfigError as error:
             _log.error("the configuration was not reloaded; the old one stays", problem=str(error))
         except Exception as error:  # a fault of ours must not cost the next reload
             _log.error("reloading failed", error=type(error).__name__, exc_info=error)

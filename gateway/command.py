@@ -19,6 +19,7 @@ from rich.console import Console
 from gateway import auth, config, reading
 from gateway.development import development
 from gateway.server import CannotStart
+from gateway.values import ConfigError
 from storage.errors import StorageError
 
 WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
@@ -53,7 +54,7 @@ def clearly() -> Iterator[None]:
     """One line for what the operator can mend, exit code 2."""
     try:
         yield
-    except (config.ConfigError, auth.AuthError, CannotStart, StorageError) as error:
+    except (ConfigError, auth.AuthError, CannotStart, StorageError) as error:
         fail(str(error))
 
 

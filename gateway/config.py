@@ -26,11 +26,10 @@ from gateway.protocol import (
     OUTBOUND_BYTES,
     PING_INTERVAL,
 )
-from gateway.pushconfig import Push as Push
-from gateway.pushconfig import check_push
-from gateway.values import Address as Address
-from gateway.values import ConfigError as ConfigError
+from gateway.pushconfig import Push, check_push
 from gateway.values import (
+    Address,
+    ConfigError,
     Count,
     EncryptionKey,
     FrameBytes,
@@ -48,7 +47,6 @@ from gateway.values import (
     WebOrigin,
     Wrong,
 )
-from gateway.values import Secret as Secret
 from storage.vault import Keys
 
 

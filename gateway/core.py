@@ -21,7 +21,7 @@ from gateway import protocol
 from gateway.auth import Verifier
 from gateway.campaigns import Campaigns, Waiting
 from gateway.chat import Chat, TenantRules
-from gateway.config import Config, Push
+from gateway.config import Config
 from gateway.contentconfig import content_of
 from gateway.deadletters import KEEP as KEEP_DEAD_LETTERS
 from gateway.deadletters import DeadLetters
@@ -32,7 +32,7 @@ from gateway.inbox import Inbox
 from gateway.metrics import Metrics
 from gateway.preferences import Preferences
 from gateway.protocol import Role
-from gateway.pushconfig import Calls
+from gateway.pushconfig import Calls, Push
 from gateway.pushcredentials import credentials_of
 from gateway.pushing import Book
 from gateway.ringing import Ringing

@@ -10,19 +10,18 @@ from gateway.auth import Algorithm
 from gateway.config import (
     Auth,
     Config,
-    ConfigError,
     Delivery,
     Limits,
     Log,
     LogFormat,
     LogLevel,
-    Push,
-    Secret,
     Server,
     Storage,
     Tenant,
     check_tenant_name,
 )
+from gateway.pushconfig import Push
+from gateway.values import ConfigError, Secret
 from tests.gateway.configured import (
     ENCRYPTION_KEY,
     GOOD,

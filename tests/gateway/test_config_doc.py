@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from gateway import contentconfig, pushconfig, pushcredentials, values
-from gateway.config import Secret
 from gateway.settings import ANY_BACKEND, SETTINGS, Setting
+from gateway.values import Secret
 from tests.gateway.configured import GOOD, SECRET, WHSEC, push_of, read, refused
 
 DOC = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()

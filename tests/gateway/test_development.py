@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, Secret
 from gateway.development import development
+from gateway.values import ConfigError, Secret
 from tests.gateway.configured import ENCRYPTION_KEY, SECRET, push_of
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Address, ConfigError, LogFormat, Secret
+from gateway.config import LogFormat
 from gateway.reading import load
 from gateway.settings import ANY_BACKEND, SETTINGS, Setting
+from gateway.values import Address, ConfigError, Secret
 from tests.gateway.configured import GOOD, SECRET, push_of, read, refused
 
 

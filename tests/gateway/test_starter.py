@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, Delivery, Limits, Push, Server
+from gateway.config import Config, Delivery, Limits, Server
+from gateway.pushconfig import Push
 from gateway.reading import load
 from gateway.starter import config_text
 

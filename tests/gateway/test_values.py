@@ -8,8 +8,7 @@ import msgspec
 import pytest
 import trustme
 
-from gateway.config import Address, Secret
-from gateway.values import fresh_key
+from gateway.values import Address, Secret, fresh_key
 from tests.gateway.configured import GOOD, push_of, read, refused, refused_line, with_line
 
 PUSH, AUTH = "tenants.acme.push", "tenants.acme.auth"
