@@ -18,10 +18,12 @@ import orjson
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway import audience, campaigns, decoding, protocol
+from gateway import audience, decoding, protocol
 from gateway.api import Api, as_json, idempotency_key, page_size
 from gateway.audience import Bad, BadRecipient, Entry, File, Format, Words
-from gateway.campaigns import Campaigns, Source, Step
+from gateway.campaign_loading import Loading, Source
+from gateway.campaign_reports import Reports, state
+from gateway.campaigns import Campaigns, Step
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role
 from storage.campaigns import Campaign
 
@@ -36,9 +38,11 @@ T = TypeVar("T")
 class CampaignCalls:
     """The calls; who may call is judged by `api`."""
 
-    def __init__(self, api: Api, them: Campaigns) -> None:
+    def __init__(self, api: Api, loading: Loading, them: Campaigns, reports: Reports) -> None:
         self._api = api
+        self._loading = loading
         self._campaigns = them
+        self._reports = reports
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -56,7 +60,7 @@ class CampaignCalls:
         who = self._api.who(request, Role.SERVICE)
         key = idempotency_key(request)
         taken = await self._taken(request, who.tenant)
-        campaign, duplicate = await self._campaigns.create(
+        campaign, duplicate = await self._loading.create(
             who, taken.body, key, taken.said, taken.source
         )
         told = self._told(campaign)
@@ -68,7 +72,7 @@ class CampaignCalls:
         """The tenant's campaigns, newest first."""
         who = self._api.who(request, Role.SERVICE)
         limit = page_size(request)
-        found = await self._campaigns.page(who.tenant, request.query.get("before"), limit + 1)
+        found = await self._reports.page(who.tenant, request.query.get("before"), limit + 1)
         return as_json(
             {"campaigns": [self._told(c) for c in found[:limit]], "more": len(found) > limit}
         )
@@ -79,7 +83,7 @@ class CampaignCalls:
 
     async def report(self, request: web.Request) -> web.Response:
         """What became of everybody."""
-        return as_json(await self._campaigns.report(await self._found(request)))
+        return as_json(await self._reports.report(await self._found(request)))
 
     async def pause(self, request: web.Request) -> web.Response:
         """Send no more until it is resumed."""
@@ -100,12 +104,12 @@ class CampaignCalls:
 
     async def _found(self, request: web.Request) -> Campaign:
         who = self._api.who(request, Role.SERVICE)
-        return await self._campaigns.one(who.tenant, request.match_info["id"])
+        return await self._reports.one(who.tenant, request.match_info["id"])
 
     def _told(self, c: Campaign) -> dict[str, Any]:
         told: dict[str, Any] = {
             "id": c.id,
-            "state": campaigns.state(c, self._api.now()),
+            "state": state(c, self._api.now()),
             "by": c.author,
             "text": c.text,
             "rate": c.rate,
@@ -178,7 +182,7 @@ class CampaignCalls:
 
         async def batches() -> AsyncIterator[list[Entry]]:
             nonlocal lines
-            async for batch in self._campaigns.devices(tenant, BATCH):
+            async for batch in self._loading.devices(tenant, BATCH):
                 lines += len(batch)
                 yield batch
 

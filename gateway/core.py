@@ -19,7 +19,10 @@ import structlog
 
 from gateway import protocol
 from gateway.auth import Verifier
-from gateway.campaigns import Campaigns, Waiting
+from gateway.campaign_lanes import Waiting
+from gateway.campaign_loading import Loading
+from gateway.campaign_reports import Reports
+from gateway.campaigns import Campaigns
 from gateway.chat import Chat, TenantRules
 from gateway.config import Config
 from gateway.contentconfig import content_of
@@ -89,7 +92,10 @@ class Core:
         self.book = Book(self.chat, ringing, self._wake)
         self.devices = Devices(self.chat, ringing)
         self.dead_letters = DeadLetters(self.chat, DeadLetterRows(database))
-        self.campaigns = Campaigns(self.chat, CampaignRows(database), self._waiting)
+        campaign_rows = CampaignRows(database)
+        self.campaigns = Campaigns(self.chat, campaign_rows, self._waiting)
+        self.campaign_loading = Loading(self.chat, campaign_rows, self.campaigns)
+        self.campaign_reports = Reports(campaign_rows, clock)
         self.preferences = Preferences(self.chat, ringing)
         self.inbox = Inbox(self.chat, agent_limits(config))
         limits = config.limits
@@ -141,6 +147,7 @@ class Core:
         self.metrics.push_loads = self._worker.loads
         waiting = await self.book.recover()
         self._worker.start()
+        await self.campaign_loading.start()
         await self.campaigns.start()
         self._housekeeper = asyncio.create_task(self._keep_house(), name="housekeeper")
         return waiting
@@ -183,6 +190,7 @@ class Core:
         if self._housekeeper is not None:
             self._housekeeper.cancel()
         await self.campaigns.stop()
+        await self.campaign_loading.stop()
         if self._worker is not None:
             longest = max((endpoint.timeout for endpoint in self._endpoints), default=0.0)
             await self._worker.drain(longest + 1.0)

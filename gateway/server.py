@@ -122,7 +122,7 @@ class Gateway:
         api.failed = core.metrics.faults.inc
         places = Places(server, self.ports)
         others = (
-            CampaignCalls(api, core.campaigns),
+            CampaignCalls(api, core.campaign_loading, core.campaigns, core.campaign_reports),
             DeadLetterCalls(api, core.dead_letters),
             OpsCalls(api, core.metrics, core.store, core.hub),
             WebPages(places),

@@ -16,7 +16,8 @@ import pytest
 
 from gateway import audience, campaigns
 from gateway.auth import Identity
-from gateway.campaigns import Source, Waiting
+from gateway.campaign_lanes import BUSY, Lane, Waiting
+from gateway.campaign_loading import Source
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role, timestamp
 from gateway.server import Gateway
 from storage.audit import audit
@@ -502,7 +503,7 @@ async def test_a_campaign_waits_while_many_devices_of_its_tenant_wait_for_a_call
 ) -> None:
     """So that an agent's message is not behind all of it; other tenants' campaigns go on."""
     async with running(tmp_path) as it:
-        waiting = {"acme": Waiting(campaigns.BUSY + 1), "other": Waiting()}
+        waiting = {"acme": Waiting(BUSY + 1), "other": Waiting()}
         monkeypatch.setattr(it.gateway.core.campaigns, "_waiting", waiting.__getitem__)
         held = await begin(it, audience=["c-1"])
         status, other = await post(it, tenant="other", audience=["c-1"])
@@ -519,7 +520,7 @@ async def test_a_campaign_that_waits_for_free_calls_ends_at_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tmp_path) as it:
-        busy = Waiting(campaigns.BUSY + 1)
+        busy = Waiting(BUSY + 1)
         monkeypatch.setattr(it.gateway.core.campaigns, "_waiting", lambda _: busy)
         soon = timestamp(time.time() + 0.5)
         told = await until(
@@ -567,11 +568,11 @@ async def test_a_campaign_stands_still_while_most_of_it_waits_for_a_backend_that
 
 
 def test_what_waited_before_a_campaign_began_does_not_hold_it_up() -> None:
-    lane = campaigns._Lane()
+    lane = Lane()
     assert not lane.is_held_up(Waiting(0, 0))
     lane.calm()  # it was over; meanwhile a backend began to fail, for those who chat
     assert not lane.is_held_up(Waiting(0, 300))
-    assert lane.is_held_up(Waiting(0, 300 + campaigns.BUSY + 1))
+    assert lane.is_held_up(Waiting(0, 300 + BUSY + 1))
 
 
 async def test_a_beginning_that_has_passed_is_refused(tmp_path: Path) -> None:
@@ -608,13 +609,13 @@ async def test_an_audience_that_was_let_go_while_it_came_begins_nothing(tmp_path
 
         async def batches() -> AsyncIterator[list[audience.Entry]]:
             yield [audience.entry({"customer": "c-1"}, said, core.chat.limits)]
-            (loading,) = await core.campaigns._rows.in_states(CampaignState.LOADING)
-            await core.campaigns._discard(loading.id)
+            (loading,) = await core.campaign_loading._rows.in_states(CampaignState.LOADING)
+            await core.campaign_loading._discard(loading.id)
 
         who = Identity("acme", Role.SERVICE, "crm", None, time.time() + 3600.0)
         source = Source(batches(), lambda: 1, lambda: "digest")
         with pytest.raises(FrameError, match="send it again") as refused:
-            await core.campaigns.create(who, PostCampaign(text="hello"), "k-1", said, source)
+            await core.campaign_loading.create(who, PostCampaign(text="hello"), "k-1", said, source)
         assert refused.value.code is ErrorCode.UNAVAILABLE
         assert core.campaigns.open() == []
         assert (await upload(it, "customer\nc-1\n", key="k-1"))[0] == 201

@@ -603,7 +603,7 @@ FAULTS = (
     ),
     Fault(
         "a campaign goes on while all of it waits for a backend that fails",
-        "gateway/campaigns.py",
+        "gateway/campaign_lanes.py",
         "waiting.working > BUSY or more > max(BUSY, self.sent / 2)",
         "waiting.working > BUSY",
         ("tests/test_campaigns.py",),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import audience
 from gateway.auth import Identity
-from gateway.campaigns import Source, Step
+from gateway.campaign_loading import Source
+from gateway.campaigns import Step
 from gateway.core import Core
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role, Unknown
 from storage.errors import Unavailable
@@ -86,7 +87,7 @@ class Service:
 
         source = Source(batches(), lambda: len(lines), lambda: order.ref)
         try:
-            made, _ = await core.campaigns.create(who, order.told, order.ref, said, source)
+            made, _ = await core.campaign_loading.create(who, order.told, order.ref, said, source)
         except Unavailable:
             return
         except FrameError as refusal:
@@ -151,7 +152,7 @@ class Service:
             self._adds_up(world.process.loop.run_until_complete(self._report(world.core, id)))
 
     async def _report(self, core: Core, id: str) -> dict[str, Any]:
-        return await core.campaigns.report(await core.campaigns.one(self._tenant, id))
+        return await core.campaign_reports.report(await core.campaign_reports.one(self._tenant, id))
 
     def _adds_up(self, report: dict[str, Any]) -> None:
         alone = sum(report[name] for name in ("rung", "in_chat", "pending", "left"))
