@@ -79,7 +79,7 @@ class Loading:
     ) -> tuple[Campaign, bool]:
         """Write down a campaign and its audience, and begin. True if its key was used before.
 
-        Raises `FrameError` (`bad_frame`, `conflict`, `rate_limited`, `unavailable`) or
+        Raises `FrameError` (`bad_frame`, `conflict`, `too_large`, `unavailable`) or
         `Unavailable`; then nothing is left of it.
         """
         slot = (who.tenant, who.sub, ref or secrets.token_hex(8))
