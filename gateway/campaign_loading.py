@@ -214,7 +214,7 @@ class Loading:
                         )
                     remove = campaigns.campaign_remove(campaign.id)
                     await self._store.submit(lambda tx, r=remove: tx.also(r), Needs())  # type: ignore[misc]
-            except Unavailable as error:
+            except StorageError as error:
                 _log.warning("discarded campaigns have to wait", problem=str(error))
             await asyncio.sleep(60.0)
 
