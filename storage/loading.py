@@ -73,8 +73,8 @@ class Known:
         missing = [key for key in keys if key not in found]
         if missing:
             read = {c.key: c for c in await self._fetch(missing, self._database.read)}
-            # Meanwhile the writer may have read or changed one: what it remembers is newer.
-            now = {key: self._cache.get(key) or read.get(key) for key in missing}
+            # Meanwhile the writer may have read or changed any: what it remembers is newer.
+            now = {key: self._cache.get(key) or read.get(key) for key in keys}
             found |= {key: c for key, c in now.items() if c is not None}
         return found
 

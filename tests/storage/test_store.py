@@ -892,6 +892,24 @@ async def test_what_is_read_beside_a_commit_is_not_torn_or_stale(
         await store.stop()
 
 
+async def test_an_inbox_has_what_changed_while_another_of_it_was_read(path: Path) -> None:
+    async with opened(path) as (store, _):
+        await post(store, draft("one"))
+        await post(store, draft("one"), OTHER)
+    async with Watched(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        assert await store.submit(lambda tx: known(tx, KEY), Needs(keys=(KEY,)))
+        assert store.peek(OTHER) is None, "which has to be read"
+        database.pause_at = "CROSS JOIN devices"
+        reading = asyncio.create_task(store.inbox("acme", "all", (1e12, 0), 5))
+        await database.paused.wait()
+        await post(store, draft("two"))
+        database.go_on.set()
+        assert {c.key: c.last_seq for c in await reading} == {KEY: 2, OTHER: 1}
+        await store.stop()
+
+
 async def test_unknown_conversations_and_messages_are_none(path: Path) -> None:
     async with opened(path) as (store, _):
         assert await store.conversation(KEY) is None
