@@ -182,6 +182,8 @@ class Chat:
                 raise
             self.hub.join(session)
             held.forget()
+            self._make_room(key)
+            self._tell_anyway(key)
             joined = self._start(known, resume)
         self._welcome(session, joined, ref)
         return joined
@@ -245,7 +247,8 @@ class Chat:
                 tx.undo(lambda: self.hub.join(session))
                 self._left(tx, session.key, was_in_chat, grace)
 
-        self._submit_quietly(change, Needs(keys=(session.key,)), lambda: self.hub.leave(session))
+        needs = Needs(keys=(session.key,))
+        self._submit_quietly(session.key, change, needs, lambda: self.hub.leave(session))
 
     def set_state(self, session: CustomerSession, state: SessionState) -> None:
         """Active: in chat again, and acks noted in the background count. Background: left."""
@@ -266,7 +269,7 @@ class Chat:
                 self._left(tx, session.key, was_in_chat, 0.0)
 
         needs = Needs(keys=(session.key,), mark=(session.key, session.noted.seq))
-        self._submit_quietly(change, needs, lambda: setattr(session, "state", state))
+        self._submit_quietly(session.key, change, needs, lambda: setattr(session, "state", state))
 
     def _left(self, tx: Transaction, key: Key, was_in_chat: bool, grace: float) -> None:
         known = c = tx.conversation(key)
@@ -666,18 +669,30 @@ class Chat:
     # The writer
 
     def _submit_quietly(
-        self, change: Callable[[Transaction], Any], needs: Needs, otherwise: Callable[[], Any]
+        self,
+        key: Key,
+        change: Callable[[Transaction], Any],
+        needs: Needs,
+        otherwise: Callable[[], Any],
     ) -> None:
-        """For what nobody waits for: if the disk refuses, memory at least is told."""
+        """For what nobody waits for: if the disk refuses, memory at least is told, and agents."""
+
+        def refused() -> None:
+            otherwise()
+            self._tell_anyway(key)
 
         def done(future: asyncio.Future[Any]) -> None:
             if not future.cancelled() and future.exception() is not None:
-                otherwise()
+                refused()
 
         try:
             self.store.submit(change, needs).add_done_callback(done)
         except Unavailable:
-            otherwise()
+            refused()
+
+    def _tell_anyway(self, key: Key) -> None:
+        """The disk refused what changed it, and memory is all that knows: tell who is there."""
+        self.tell.presence(key, self.store.peek(key), not self.hub.is_in_chat(key))
 
 
 def _unwanted(c: Conversation, kind: MessageKind, now: float) -> Reason | None:

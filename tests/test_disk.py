@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.client import CustomerClient
-from gateway.protocol import Role
+from gateway.protocol import CloseCode, Role
 from storage.errors import Unavailable
 from tests.running import PATIENT, Running, running
 
@@ -85,12 +85,49 @@ async def test_readiness_fails_with_the_disk_and_recovers_with_it(tmp_path: Path
         assert await it.call("GET", "/readyz", listener="admin") == (200, "ok\n")
 
 
+async def refuses(statements: Any) -> None:
+    """Stands for the writing of a database whose disk is full."""
+    raise Unavailable("disk full")
+
+
+async def test_who_comes_and_goes_while_the_disk_is_full_is_told_of_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        await it.write(text="what moves when somebody comes or goes")
+        agent = await it.agent(open="c-42")
+        await agent.ask("inbox", "inbox")
+        monkeypatch.setattr(it.gateway.core.database, "write", refuses)
+        for state in ("background", "active"):
+            await customer.send("state", state=state)
+            in_chat = state == "active"
+            assert (await agent.take("presence"))["in_chat"] is in_chat
+            assert (await agent.take("inbox_update"))["conversation"]["in_chat"] is in_chat
+        other = await it.customer()
+        assert (await agent.take("presence"))["sessions"] == 2
+        for wire, left in ((customer, 1), (other, 0)):
+            wire.vanish()
+            told = await agent.take("presence")
+            assert (told["in_chat"], told["sessions"]) == (left > 0, left)
+
+
+async def test_one_session_too_many_closes_the_oldest_while_the_disk_is_full_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"sessions": 2}) as it:
+        oldest = await it.customer()
+        await it.write(text="what is held when somebody comes")
+        monkeypatch.setattr(it.gateway.core.database, "write", refuses)
+        others = [await it.customer() for _ in range(2)]
+        assert await oldest.closed() == CloseCode.TOO_MANY_SESSIONS
+        for other in others:
+            await other.ask("ping", "pong")
+
+
 async def test_an_ack_that_the_disk_refused_is_said_again_and_nobody_is_rung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuses(statements: Any) -> None:
-        raise Unavailable("disk full")
-
     async with (
         running(tmp_path, delivery=PATIENT) as it,
         CustomerClient(
