@@ -162,6 +162,8 @@ class Chat:
             if session.identity.name not in (None, c.name):
                 c = tx.put(replace(c, name=session.identity.name))
             joined = self._start(c, resume)
+            if joined.resumed and tx.mark(c, joined.start) is None:
+                joined = Joined(c, False, c.last_seq)  # of this very commit: nobody has it yet
             session.acked = joined.start
             # Changes before this one, in the same commit, are in the replay and told of only now.
             tx.after_commit(held.forget)

@@ -228,13 +228,13 @@ class Known:
         places: dict[tuple[int, int], Key] = {}
         for key, seq in marks:
             conversation = committed.get(key)
-            if conversation is None or seq < 0 or seq > conversation.last_seq:
+            if seq == 0:
+                loaded.marks[key, seq] = Mark(Cut(0, 0), 0, None)
+            elif conversation is None or seq < 0 or seq > conversation.last_seq:
                 continue
-            if seq == conversation.last_seq:
+            elif seq == conversation.last_seq:
                 mark = Mark(conversation.last, conversation.last_said, None)
                 loaded.marks[key, seq] = mark
-            elif seq == 0:
-                loaded.marks[key, seq] = Mark(Cut(0, 0), 0, None)
             else:
                 places[conversation.id, seq] = key
         return places

@@ -207,6 +207,33 @@ async def test_a_message_of_the_very_commit_in_which_somebody_came_is_told_once(
             assert not [frame for frame in await wire.quiet() if frame["type"] == "message"]
 
 
+async def test_a_resume_from_a_message_of_the_very_commit_is_told_to_reload(
+    tmp_path: Path,
+) -> None:
+    """Nobody can have it yet: `resume.seq` is beyond the newest."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        store = it.gateway.core.store
+        epoch = (await it.customer()).welcome["epoch"]
+        agent, customer = await it.agent(), await it.raw("/v1/chat")
+        with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")  # the writer waits with its commit; the rest piles up
+            store.submit(lambda tx: tx.touch(), Needs())
+            await waiting(store, 0)
+            await agent.send("send", ref="r1", customer="c-42", text="one")
+            await waiting(store, 1)
+            token, resume = it.token(Role.CUSTOMER, "c-42"), {"epoch": epoch, "seq": 1}
+            await customer.send("hello", token=token, resume=resume)
+            await waiting(store, 2)
+            db.execute("ROLLBACK")
+        welcome = await customer.take("welcome")
+        assert (welcome["seq"], welcome["resumed"]) == (1, False)
+        assert await customer.quiet() == []
+        await agent.take("sent")
+        assert (await it.outcome(1))["outcome"] == "pending"
+        new = await it.customer("c-new", resume={"epoch": epoch, "seq": 0})
+        assert new.welcome["resumed"] is True
+
+
 async def waiting(store: Store, changes: int) -> None:
     """Until the writer is at work and so many changes wait for it."""
     async with asyncio.timeout(PATIENCE):
