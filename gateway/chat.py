@@ -367,9 +367,6 @@ class Chat:
     def _received(
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
     ) -> Conversation:
-        if seq <= c.acked_seq:
-            self._note_too(tx, c, session, seq)
-            return c
         cut = self._cut(tx, c, seq)
         if not session.active:
             session.noted = max(session.noted, cut)
@@ -380,9 +377,12 @@ class Chat:
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
     ) -> None:
         """Another session had acknowledged before: a fact, for who asks which phones have it."""
-        if session.active and session.installation is not None and seq > session.acked:
-            tx.event(c, session.acked + 1, seq, "acked_too", **_who(session))
-            self._note(tx, session, seq)
+        if session.installation is None:
+            return
+        upto = min(seq, c.acked_seq)
+        if upto > session.acked:
+            tx.event(c, session.acked + 1, upto, "acked_too", **_who(session))
+        self._note(tx, session, seq)
 
     def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
         """How far this session itself has acknowledged."""
@@ -406,6 +406,7 @@ class Chat:
     ) -> Conversation:
         before = c
         if cut.ord <= c.acked_ord:
+            self._note_too(tx, c, session, seq)
             return tx.acknowledge(c, cut)[0]
         oldest = None
         if cut.ord < c.last_ord:

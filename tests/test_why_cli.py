@@ -172,6 +172,43 @@ async def test_a_session_that_acknowledges_after_another_is_a_fact(tmp_path: Pat
     assert [e["installation"] for e in events(answer, "acked_too")] == ["phone-2"]
 
 
+async def reads(one: Wire, two: Wire) -> None:
+    await one.send("read", seq=1)
+    await two.take("status")
+    await two.send("read", seq=1)
+
+
+async def turns_active(one: Wire, two: Wire) -> None:
+    await two.send("state", state="background")
+    await two.send("ack", seq=1)
+    await two.ask("ping", "pong")
+    await one.send("read", seq=1)
+    await two.take("status")
+    await two.send("state", state="active")
+
+
+async def acknowledges_and_turns_active(one: Wire, two: Wire) -> None:
+    await two.send("state", state="background")
+    await one.send("read", seq=1)
+    await two.take("status")
+    await two.send("ack", seq=1)
+    await two.send("state", state="active")
+
+
+@pytest.mark.parametrize("how", [reads, turns_active, acknowledges_and_turns_active])
+async def test_whatever_counts_as_its_ack_after_another_s_is_a_fact(
+    tmp_path: Path, how: Callable[[Wire, Wire], Awaitable[None]]
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await phones(it)
+        one, two = [await it.customer(installation=phone) for phone in PHONES]
+        await it.write()
+        await how(one, two)
+        answer = await after(it, two, 1)
+        assert await dry(it, 1, "per_device") == dict.fromkeys(PHONES, ("skip", "acked_here"))
+    assert [e["installation"] for e in events(answer, "acked_too")] == ["phone-2"]
+
+
 async def test_after_a_restart_the_grace_is_told(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.register()
