@@ -160,7 +160,8 @@ class Chat:
         def change(tx: Transaction) -> Joined:
             c = tx.conversation(key) or tx.create(key, session.identity.name)
             if session.identity.name not in (None, c.name):
-                c = tx.put(replace(c, name=session.identity.name))
+                c = renamed = tx.put(replace(c, name=session.identity.name))
+                tx.after_commit(lambda: self.tell.inboxes(renamed))
             joined = self._start(c, resume)
             if joined.resumed and tx.mark(c, joined.start) is None:
                 joined = Joined(c, False, c.last_seq)  # of this very commit: nobody has it yet

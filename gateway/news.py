@@ -65,9 +65,10 @@ class News:
         self._tenants: dict[str, _Tenant] = {}
 
     def changed(self, c: Conversation) -> None:
-        """Tell of a conversation that changed, now or soon: in the order of the changes."""
+        """Tell of a conversation that changed, now or soon: in the order of the changes. Of one
+        without a message nothing is told, it is in no inbox."""
         inboxes = self._hub.inboxes(c.tenant)
-        if not inboxes:
+        if not inboxes or not c.last_seq:
             return
         tenant = self._tenants.setdefault(c.tenant, _Tenant())
         if tenant.timer is None:

@@ -130,7 +130,7 @@ class Telling:
             sessions = len(self._hub.sessions(key))
             frame = frames.presence(key.customer, in_chat=in_chat, sessions=sessions)
             self._hub.tell_watchers(key, protocol.encode(frame))
-        if in_chat is not was_in_chat and c is not None and c.last_seq:
+        if in_chat is not was_in_chat and c is not None:
             self.inboxes(c)
 
 

@@ -546,6 +546,9 @@ async def test_an_inbox_hears_of_every_change_and_only_once_asked_for(tmp_path: 
         assert (update["customer"], update["unread"], update["live"]) == ("c-9", 1, False)
         await agent.ask("end", "ok", customer="c-42")
         assert (await agent.take("inbox_update"))["conversation"]["live"] is False
+        named = it.token(Role.CUSTOMER, "c-42", name="Ada")
+        await it.customer(token=named, state="background")
+        assert (await agent.take("inbox_update"))["conversation"]["name"] == "Ada"
         assert await deaf.quiet() == []
 
 
