@@ -153,6 +153,7 @@ class Devices:
             )
         # Another token, or one that was given up: what was claimed for the old one is over.
         owes = old.owes or old.ring is not None
+        outdated = (old.badge or 0) > c.unread  # it was read while this phone could not be told
         return Device(
             id=old.id,
             token=told.token,
@@ -161,9 +162,9 @@ class Devices:
             covered_ord=old.covered_ord,
             unrung=old.unrung,
             badge=old.badge,
-            owes=owes,
+            owes=owes or outdated,
             owed_ord=max(old.owed_ord, old.ring_ord) if owes else old.covered_ord,
-            wake_at=tx.now + self._chat.timing.ack_timeout if owes else None,
+            wake_at=tx.now + self._chat.timing.ack_timeout if owes or outdated else None,
             **about,
         )
 

@@ -204,6 +204,24 @@ async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(tmp_pat
         assert (await it.backend.take()).badge == 1
 
 
+@pytest.mark.parametrize("token", ["device-token", "another"])
+async def test_what_is_read_while_a_token_is_dead_clears_the_badge_once_it_is_registered_again(
+    tmp_path: Path, token: str
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.settled(await it.write(), "pushed")
+        it.backend.answers.append(410)
+        await it.settled(await it.write(), "undeliverable")
+        web = await it.customer()
+        await web.send("read", seq=2)
+        await web.take("status")
+        await it.register(token=token)
+        badges = [(await it.backend.take()).badge for _ in range(3)]
+        assert badges == [1, 2, 0]
+        assert it.backend.calls[-1].ring["kind"] == "badge"
+
+
 @pytest.mark.parametrize("token", ["the first", "a renewed one"])
 @pytest.mark.parametrize("ends", ["moved", "signed_out", "changed"])
 async def test_a_call_that_waits_for_its_credentials_while_the_phone_changes_hands_is_not_made(
