@@ -437,11 +437,13 @@ class Chat:
         return c
 
     def _correct_badges(self, tx: Transaction, c: Conversation, reader: str | None) -> Conversation:
-        """Devices that were told more than is unread now owe a silent ring (rule 8)."""
+        """Devices that were told more than is unread now owe a silent ring (rule 8): but not the
+        reader's own, unless a ring in hand tells it so only now.
+        """
         for device in c.live_devices:
             if device.badge is None or device.badge <= c.unread:
                 continue
-            if device.installation == reader:
+            if device.installation == reader and device.ring is None:
                 c = c.with_device(replace(device, badge=c.unread))
             else:
                 wake = device.wake_at

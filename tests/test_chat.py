@@ -12,7 +12,7 @@ import pytest
 from gateway import inbox
 from gateway.protocol import Role
 from storage.store import Needs, Store
-from tests.running import PATIENCE, PATIENT, QUICK, running
+from tests.running import PATIENCE, PATIENT, QUICK, Gate, running
 
 
 async def test_in_chat_a_message_is_acked_and_the_backend_gets_nothing(tmp_path: Path) -> None:
@@ -81,6 +81,21 @@ async def test_reading_elsewhere_clears_the_badge_with_a_silent_ring(
         badge = await it.backend.take()
         assert badge.ring["kind"] == "badge"
         assert badge.body["payload"]["aps"] == {"badge": 0, "content-available": 1}
+
+
+async def test_a_ring_that_comes_after_its_own_phone_has_read_is_corrected(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.register()
+        await it.write()
+        assert (await it.backend.take()).badge == 1
+        phone = await it.customer(installation="phone")
+        await phone.send("read", seq=1)
+        await phone.take("status")
+        gate.open.set()
+        badge = await it.backend.take()
+        assert (badge.ring["kind"], badge.badge) == ("badge", 0)
 
 
 async def test_who_comes_back_gets_what_was_missed_in_order(tmp_path: Path) -> None:
