@@ -1,7 +1,7 @@
 """What agents and clients look up: the inbox, histories, and the page that says who is welcome.
 
 Reading only; every change is in `gateway.chat`. An inbox's cursor is `updated_at` and the id of the
-last conversation shown, opaque to clients.
+conversation shown that changed longest ago, opaque to clients.
 
 A page of an inbox costs a look at all of a tenant's conversations. So of each tenant one is looked
 for at a time, and who asks for the same before that has begun shares it: after a restart a hundred
@@ -67,6 +67,8 @@ class Inbox:
         before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)
         asked = _Asked(session.tenant, frame.filter.value, before, frame.limit + 1)
         found = await self._look_with_others(asked)
+        # As they are in this turn of the loop: what has changed since was told of in the turns between.
+        found = [self._chat.store.peek(c.key) or c for c in found]
         shown = _within(found[: frame.limit], self._chat.room)
         answer: dict[str, Any] = {
             "type": "inbox",
@@ -76,7 +78,8 @@ class Inbox:
             ],
         }
         if len(found) > len(shown):
-            answer["cursor"] = _cursor(shown[-1])
+            # Not the last's: if it has changed since its place was read, it is the newest by now.
+            answer["cursor"] = _cursor(min(shown, key=_place))
         session.send(answer)
 
     async def _look_with_others(self, asked: _Asked) -> list[Conversation]:
@@ -144,6 +147,10 @@ async def _pace(session: Session) -> None:
     session.page_at = max(now, session.page_at) + 1 / PAGES
     if wait > 0:
         await _sleep(wait)
+
+
+def _place(c: Conversation) -> tuple[float, int]:
+    return c.updated_at, c.id
 
 
 def _cursor(c: Conversation) -> str:

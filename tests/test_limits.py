@@ -17,6 +17,7 @@ from gateway.protocol import Role
 from gateway.sockets import Peer
 from storage.errors import Unavailable
 from storage.records import Key
+from storage.sql import INBOX
 from tests.running import PATIENCE, PATIENT, Running, Wire, running
 
 STATUS = "/v1/customers/c-42/status"
@@ -529,6 +530,30 @@ async def test_the_inbox_is_paged_newest_first_and_filtered(tmp_path: Path) -> N
             True,
             True,
         )
+
+
+async def test_an_inbox_is_paged_on_from_where_it_was_though_what_it_shows_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for n in range(4):
+            await it.write(f"c-{n}")
+        database = it.gateway.core.database
+        read = database.read
+
+        async def slowly(sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+            found = await read(sql, parameters)
+            if sql == INBOX:
+                monkeypatch.setattr(database, "read", read)
+                await it.write("c-2")  # after the page was read, and before it is told
+            return found
+
+        agent = await it.agent()
+        monkeypatch.setattr(database, "read", slowly)
+        page = await agent.ask("inbox", "inbox", limit=2)
+        assert [c["customer"] for c in page["conversations"]] == ["c-3", "c-2"]
+        page = await agent.ask("inbox", "inbox", limit=2, cursor=page["cursor"])
+        assert [c["customer"] for c in page["conversations"]] == ["c-1", "c-0"]
 
 
 async def test_an_inbox_hears_of_every_change_and_only_once_asked_for(tmp_path: Path) -> None:
