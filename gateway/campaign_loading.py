@@ -26,7 +26,7 @@ from gateway.chat import Chat
 from gateway.protocol import ErrorCode, FrameError, PostCampaign
 from storage import campaigns
 from storage.campaigns import Campaign, CampaignRows, CampaignState, Recipient
-from storage.errors import StorageError, Unavailable
+from storage.errors import StorageError
 from storage.store import Needs
 from storage.transaction import Transaction
 

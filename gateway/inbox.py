@@ -67,7 +67,7 @@ class Inbox:
         before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)
         asked = _Asked(session.tenant, frame.filter.value, before, frame.limit + 1)
         found = await self._look_with_others(asked)
-        # As they are in this turn of the loop: what has changed since was told of in the turns between.
+        # As they are in this turn of the loop: of what changed since, updates have told.
         found = [self._chat.store.peek(c.key) or c for c in found]
         shown = _within(found[: frame.limit], self._chat.room)
         answer: dict[str, Any] = {
