@@ -214,7 +214,7 @@ def serve() -> None:
     async def run() -> None:
         settings = load(Path(sys.argv[1]), {})
         logs.set_up(config.Log(level=config.LogLevel.ERROR))
-        descriptors.make_room(settings.limits.connections)
+        descriptors.make_room(settings.limits)
         stop, loop, watch = asyncio.Event(), asyncio.get_running_loop(), Watch()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGUSR1, watch.tell)

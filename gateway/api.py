@@ -106,38 +106,38 @@ class Api:
         try:
             return await handler(request)
         except FrameError as error:
-            return _problem(error)
+            return problem(error)
         except Unavailable:
-            return _problem(
+            return problem(
                 FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same key")
             )
         except web.RequestPayloadError:
-            return _problem(
+            return problem(
                 FrameError(ErrorCode.BAD_FRAME, "the body cannot be read as it was sent")
             )
         except web.HTTPRequestEntityTooLarge:
-            return _problem(
+            return problem(
                 FrameError(
                     ErrorCode.TOO_LARGE, f"the body is larger than {self.limits.frame_bytes} bytes"
                 )
             )
         except web.HTTPUnsupportedMediaType as error:
-            return _problem(FrameError(ErrorCode.BAD_FRAME, error.text or ""), 415)
+            return problem(FrameError(ErrorCode.BAD_FRAME, error.text or ""), 415)
         except web.HTTPNotFound:
-            return _problem(FrameError(ErrorCode.NOT_FOUND, "there is no such call"))
+            return problem(FrameError(ErrorCode.NOT_FOUND, "there is no such call"))
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
-            return _problem(FrameError(ErrorCode.BAD_FRAME, f"use {allowed}"), 405, Allow=allowed)
+            return problem(FrameError(ErrorCode.BAD_FRAME, f"use {allowed}"), 405, Allow=allowed)
         except web.HTTPException:
             raise
         except ConnectionResetError:  # the caller has hung up: nobody hears this
-            return _problem(FrameError(ErrorCode.BAD_FRAME, "the body broke off"))
+            return problem(FrameError(ErrorCode.BAD_FRAME, "the body broke off"))
         except Exception as error:
             self.failed()
             _log.error(
                 "a call failed", path=request.path, error=type(error).__name__, exc_info=True
             )
-            return _problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
+            return problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
 
     @web.middleware
     async def _cross_origin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -350,7 +350,7 @@ class Api:
         return decoding.decode_body(raw, kind, self._chat.limits)
 
 
-def _problem(error: FrameError, status: int | None = None, **headers: str) -> web.Response:
+def problem(error: FrameError, status: int | None = None, **headers: str) -> web.Response:
     status = status or protocol.HTTP_STATUS[error.code]
     told: dict[str, Any] = {
         "type": "about:blank",

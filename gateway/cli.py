@@ -109,7 +109,7 @@ async def _serve(settings: config.Config, config_path: Path | None) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, again.set)
-    warning = descriptors.make_room(settings.limits.connections)
+    warning = descriptors.make_room(settings.limits)
     async with Gateway(settings) as gateway:
         server = settings.server
         for_people = settings.log.format is config.LogFormat.TEXT

@@ -130,6 +130,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sessions: Count = CUSTOMER_LIMITS.sessions  # per customer
     outbound_bytes: Count = OUTBOUND_BYTES  # waiting to be written, per session
     connections: Count = 20_000  # sockets in all
+    http_connections: Count = 1_000  # to the HTTP listener
     attempts_per_minute: Count = 600  # new connections per client address
     hello_timeout: Seconds = HELLO_TIMEOUT
     ping_interval: Seconds = PING_INTERVAL

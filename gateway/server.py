@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from functools import partial
 from random import Random
 from typing import Self
 
@@ -23,6 +24,7 @@ from gateway.clock import Clock, wall
 from gateway.config import Config
 from gateway.core import Core
 from gateway.deadletter_api import DeadLetterCalls
+from gateway.listener import Listener
 from gateway.ops import OpsCalls
 from gateway.protocol import CloseCode
 from gateway.reload import Reload, plan
@@ -32,6 +34,7 @@ from gateway.webpages import Places, WebPages
 from push.caller import Caller
 from storage.database import Database
 
+WATCHERS = 50  # connections to the admin listener
 SPREAD = 3.0  # seconds over which a stopping gateway closes its sessions, at the most
 _log = structlog.get_logger("gateway.server")
 
@@ -61,7 +64,7 @@ class Gateway:
         )
         self.ports: dict[str, int] = {}
         self._caller: Caller | None = None
-        self._runners: list[web.AppRunner] = []
+        self._listeners: list[Listener] = []
 
     async def start(self) -> None:
         """Open and listen. Raises `CannotOpen` or `CannotStart` with one line for the operator."""
@@ -128,26 +131,27 @@ class Gateway:
             WebPages(places),
         )
         application = api.application(*(calls.routes() for calls in others))
-        self.ports["http"] = await self._site("http", application, server.http)
+        connections = self.config.limits.http_connections
+        self.ports["http"] = await self._listener("http", application, server.http, connections)
         core.sessions.console = places.origins
         try:
             self.ports["chat"] = await self.sockets.start(server.chat)
         except OSError as error:
             raise _occupied("chat", server.chat, error) from error
         # The last: who asks it whether we are ready finds the others listening.
-        self.ports["admin"] = await self._site(
-            "admin", admin(core.chat, core.metrics), server.admin
-        )
+        watched = admin(core.chat, core.metrics)
+        self.ports["admin"] = await self._listener("admin", watched, server.admin, WATCHERS)
 
-    async def _site(self, name: str, app: web.Application, address: Address) -> int:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
-        await runner.setup()
-        self._runners.append(runner)
+    async def _listener(
+        self, name: str, app: web.Application, address: Address, connections: int
+    ) -> int:
+        rejected = partial(self.core.metrics.rejected, f"too_many_{name}_connections")
+        listener = Listener(app, connections, rejected)
+        self._listeners.append(listener)
         try:
-            await web.TCPSite(runner, address.host, address.port).start()
+            return await listener.start(address)
         except OSError as error:
             raise _occupied(name, address, error) from error
-        return int(runner.addresses[0][1])
 
     async def _close_sessions(self) -> None:
         everyone = list(self.core.hub.everyone())
@@ -159,8 +163,8 @@ class Gateway:
 
     async def _close(self) -> None:
         await self.sockets.stop()
-        for runner in self._runners:
-            await runner.cleanup()
+        for listener in self._listeners:
+            await listener.stop()
         await self.core.stop()
         if self._caller is not None:
             await self._caller.close()

@@ -16,7 +16,7 @@ def limited(
 ) -> AbstractAsyncContextManager[Process]:
     """A gateway started from a shell with these limits of open files."""
     shell = ("sh", "-c", f'ulimit -S -n {soft}; ulimit -H -n {hard}; exec "$@"', "sh")
-    limits = {"connections": connections}
+    limits = {"connections": connections, "http_connections": 50}
     return process(directory, ears, wrapped_in=shell, limits=limits, delivery=PATIENT)
 
 
@@ -32,5 +32,5 @@ async def test_connections_that_cannot_be_served_are_told_at_the_start(tmp_path:
         (line,) = [line for line in it.log.splitlines() if "limits.connections is 20000" in line]
         assert "warning" in line
         assert "512 files" in line
-        assert "limits.connections to 312" in line
+        assert "limits.connections to 262" in line
         await it.customer()

@@ -1,0 +1,77 @@
+"""An HTTP listener: an aiohttp application, who may be connected to it, and for how long.
+
+Decides nothing about calls.
+
+Bounds (I9): connections at a time; one more is told 503 and closed. One on which no whole head of a
+request comes for `IDLE` is closed, whether it says nothing, has had its answers, or never ends its
+head. How long a body may take is decided by the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from gateway.api import problem
+from gateway.protocol import ErrorCode, FrameError
+from gateway.values import Address
+
+IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to close it themselves
+LAST_CALLS = 5.0  # seconds that calls have for ending when the listener stops
+
+
+class Listener:
+    """Made, started, stopped."""
+
+    def __init__(
+        self, app: web.Application, connections: int, rejected: Callable[[], None]
+    ) -> None:
+        """`connections` at a time; `rejected` is told of each that is one too many."""
+        self._runner = web.AppRunner(app, shutdown_timeout=LAST_CALLS)
+        self._connections = connections
+        self._rejected = rejected
+        self._server: asyncio.Server | None = None
+
+    async def start(self, address: Address) -> int:
+        """Listen; the port. Raises `OSError` when the address cannot be had."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connected, address.host, address.port)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Accept nothing more, and let calls end that do so soon."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+    def _connected(self) -> asyncio.Protocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= self._connections:
+            self._rejected()
+            return _OneTooMany()
+        options: dict[str, Any] = {"access_log": None, "keepalive_timeout": IDLE}
+        return web.RequestHandler(server, loop=asyncio.get_running_loop(), **options)
+
+
+class _OneTooMany(asyncio.Protocol):
+    """A connection that hears that there are too many, whatever it wants."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.WriteTransport, transport).write(_TOO_MANY)
+        transport.close()
+
+
+def _whole(answer: web.Response) -> bytes:
+    """An answer as it is sent."""
+    body = cast(bytes, answer.body)
+    lines = [f"HTTP/1.1 {answer.status} {answer.reason}"]
+    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+    lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+_TOO_MANY: Final = _whole(problem(FrameError(ErrorCode.UNAVAILABLE, "too many connections")))

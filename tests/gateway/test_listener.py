@@ -1,0 +1,95 @@
+"""The HTTP listener: how many may be connected to it, and who is silent for too long."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway import listener
+from gateway.protocol import Role
+from tests.running import PATIENCE, PATIENT, Running, running
+
+STATUS = "/v1/me/status"
+
+
+class Line:
+    """A TCP connection to an HTTP listener, as bare as it can be."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    def say(self, text: str) -> None:
+        self._writer.write(text.encode("latin-1"))
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next one: status, headers by their names in small letters, and body."""
+        async with asyncio.timeout(PATIENCE):
+            first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in lines if line)
+            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
+        return int(first.split()[1]), headers, body
+
+    async def ended(self) -> bytes:
+        """Wait until the gateway has closed it; what came before."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.read()
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+@asynccontextmanager
+async def line(it: Running, name: str = "http") -> AsyncIterator[Line]:
+    made = Line(*await asyncio.open_connection("127.0.0.1", it.gateway.ports[name]))
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path, delivery=PATIENT, limits={"http_connections": 2}) as it,
+        line(it) as kept,
+        line(it) as leaving,
+        line(it) as many,
+    ):
+        status, headers, body = await many.answer()
+        assert (status, headers["content-type"]) == (503, "application/problem+json")
+        assert json.loads(body)["code"] == "unavailable"
+        assert await many.ended() == b""
+        kept.say(f"GET {STATUS} HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await kept.answer())[0] == 401
+        metrics = (await it.call("GET", "/metrics", listener="admin"))[1]
+        assert 'ringback_rejected_sockets_total{reason="too_many_http_connections"} 1.0' in metrics
+        await leaving.close()
+        async with asyncio.timeout(PATIENCE):
+            while (await it.call("GET", STATUS, Role.CUSTOMER))[0] == 503:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("said", ["", "GET /healthz HTTP/1.1\r\nX-Never: ends"])
+@pytest.mark.parametrize("name", ["http", "admin"])
+async def test_a_head_that_never_ends_ends_its_connection_and_no_long_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.setattr(listener, "IDLE", 0.2)
+    body = json.dumps({"text": "hello", "audience": ["c-42"]})
+    async with running(tmp_path, delivery=PATIENT) as it, line(it) as upload:
+        upload.say(
+            "POST /v1/campaigns HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {it.token(Role.SERVICE, 'crm')}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body[:10]}"
+        )
+        async with line(it, name) as silent:
+            silent.say(said)
+            assert await silent.ended() == b""
+        upload.say(body[10:])
+        assert (await upload.answer())[0] == 201
+        assert await upload.ended() == b"", "after its answer it is silent, too"
