@@ -1,10 +1,12 @@
 """An HTTP listener: an aiohttp application, who may be connected to it, and for how long.
 
-Decides nothing about calls.
+Decides nothing about calls. What aiohttp refuses by itself, before there is a call (a head that is
+not HTTP, an `Expect` that nobody knows), is a problem document like every other error.
 
 Bounds (I9): connections at a time; one more is told 503 and closed. One on which no whole head of a
 request comes for `IDLE` is closed, whether it says nothing, has had its answers, or never ends its
-head. How long a body may take is decided by the calls.
+head. A head has lines of at most `LINE` bytes and 128 headers. How long a body may take is decided
+by the calls.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from gateway.api import problem
 from gateway.protocol import ErrorCode, FrameError
 from gateway.values import Address
 
 IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to close it themselves
+LINE = 8_190  # bytes
 LAST_CALLS = 5.0  # seconds that calls have for ending when the listener stops
 
 
@@ -54,7 +58,47 @@ class Listener:
             self._rejected()
             return _OneTooMany()
         options: dict[str, Any] = {"access_log": None, "keepalive_timeout": IDLE}
-        return web.RequestHandler(server, loop=asyncio.get_running_loop(), **options)
+        options |= dict.fromkeys(("max_line_size", "max_field_size"), LINE)
+        return _Connection(server, loop=asyncio.get_running_loop(), **options)
+
+
+class _Connection(web.RequestHandler):
+    """One connection, as aiohttp serves it but for the form of what it refuses by itself."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What cannot be read, and is not repeated in the answer."""
+        refused = super().handle_error(request, status, exc, message)
+        if isinstance(exc, LineTooLong):
+            told = FrameError(ErrorCode.TOO_LARGE, f"a line of the head has over {LINE} bytes")
+            answer = problem(told, 431)
+        elif isinstance(exc, InvalidURLError):
+            told = FrameError(ErrorCode.BAD_FRAME, "the URL cannot be read; percent-encode ids")
+            answer = problem(told, refused.status)
+        elif refused.status < 500:
+            what = (message or "").partition(":")[0]
+            told = FrameError(ErrorCode.BAD_FRAME, f"the request cannot be read: {what}")
+            answer = problem(told, refused.status)
+        else:
+            answer = problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
+        answer.force_close()
+        return answer
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """What is refused before it comes to a call and to the application's middlewares."""
+        if isinstance(resp, web.HTTPExpectationFailed):
+            told = FrameError(ErrorCode.BAD_FRAME, "Expect: must be 100-continue")
+            resp = problem(told, resp.status)
+        return await super().finish_response(request, resp, start_time)
 
 
 class _OneTooMany(asyncio.Protocol):

@@ -9,12 +9,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from gateway import listener
+from gateway.listener import Listener
 from gateway.protocol import Role
+from gateway.values import Address
 from tests.running import PATIENCE, PATIENT, Running, running
 
 STATUS = "/v1/me/status"
+LOOPBACK = Address("127.0.0.1", 0)
 
 
 class Line:
@@ -93,3 +97,47 @@ async def test_a_head_that_never_ends_ends_its_connection_and_no_long_upload(
         upload.say(body[10:])
         assert (await upload.answer())[0] == 201
         assert await upload.ended() == b"", "after its answer it is silent, too"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "code"),
+    [
+        ("GET\r\n\r\n", 400, "bad_frame"),
+        (f"GET {STATUS} HTTP/1.1\r\n\r\n", 400, "bad_frame"),
+        (f"GET {STATUS}é HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_frame"),
+        ("GET xxx HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_frame"),
+        (f"FETCH {STATUS} HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_frame"),
+        (f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nX: {'x' * 9_000}\r\n\r\n", 431, "too_large"),
+        (f"GET /{'x' * 9_000} HTTP/1.1\r\nHost: x\r\n\r\n", 431, "too_large"),
+        (f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nExpect: mercy\r\n\r\n", 417, "bad_frame"),
+    ],
+)
+async def test_what_is_refused_before_it_is_a_call_is_a_problem_too(
+    tmp_path: Path, said: str, status: int, code: str
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it, line(it) as peer:
+        peer.say(said)
+        got, headers, body = await peer.answer()
+        assert (got, headers["content-type"]) == (status, "application/problem+json")
+        problem = json.loads(body)
+        assert (problem["status"], problem["code"]) == (status, code)
+        assert "é" not in problem["detail"]
+        assert "xxx" not in problem["detail"]
+
+
+async def test_a_fault_of_an_application_is_a_problem_without_a_word_of_it() -> None:
+    async def broken(request: web.Request) -> web.Response:
+        raise ZeroDivisionError("customer c-42")
+
+    app = web.Application()
+    app.router.add_get("/", broken)
+    it = Listener(app, 1, lambda: None)
+    peer = Line(*await asyncio.open_connection("127.0.0.1", await it.start(LOOPBACK)))
+    try:
+        peer.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        status, headers, body = await peer.answer()
+        assert (status, headers["content-type"]) == (500, "application/problem+json")
+        assert json.loads(body)["detail"] == "internal fault"
+    finally:
+        await peer.close()
+        await it.stop()
