@@ -420,6 +420,10 @@ def idempotency_key(request: web.Request) -> str | None:
             ErrorCode.TOO_LARGE if key else ErrorCode.BAD_FRAME,
             f"Idempotency-Key: give 1 to {protocol.REF_CHARS} characters",
         )
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # what is not UTF-8 comes as halves of surrogate pairs
+        raise FrameError(ErrorCode.BAD_FRAME, "Idempotency-Key: not UTF-8") from None
     decoding.check_plain(key, "Idempotency-Key", None)
     return key
 

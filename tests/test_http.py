@@ -21,6 +21,7 @@ from gateway import api, server
 from gateway.protocol import Role, parse_timestamp
 from gateway.server import CannotStart, Gateway
 from gateway.values import Address
+from tests.line import line
 from tests.running import PATIENCE, PATIENT, Running, change, running, settings
 
 CALLS: list[tuple[str, str, set[Role], Any]] = [
@@ -164,6 +165,19 @@ async def test_an_idempotency_key_is_whatever_a_ref_may_be(tmp_path: Path, key: 
             told = await it.call("POST", "/v1/messages", Role.SERVICE, headers=headers, json=body)
             assert told[0] == status
         assert told[1]["duplicate"] is True
+
+
+async def test_an_idempotency_key_that_is_not_utf8_is_refused_for_that(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        body = json.dumps({"customer": "c-42", "text": "shipped"})
+        async with line(it) as peer:
+            peer.say(
+                "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                f"Authorization: Bearer {it.token(Role.SERVICE, 'crm')}\r\n"
+                f"Idempotency-Key: é\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+            )
+            status, _, told = await peer.answer()
+        assert (status, json.loads(told)["detail"]) == (400, "Idempotency-Key: not UTF-8")
 
 
 async def test_a_system_message_cannot_have_expired_before_it_came(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,46 +13,11 @@ from gateway import listener
 from gateway.listener import Listener
 from gateway.protocol import Role
 from gateway.values import Address
-from tests.running import PATIENCE, PATIENT, Running, running
+from tests.line import Line, line
+from tests.running import PATIENCE, PATIENT, running
 
 STATUS = "/v1/me/status"
 LOOPBACK = Address("127.0.0.1", 0)
-
-
-class Line:
-    """A TCP connection to an HTTP listener, as bare as it can be."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    def say(self, text: str) -> None:
-        self._writer.write(text.encode("latin-1"))
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next one: status, headers by their names in small letters, and body."""
-        async with asyncio.timeout(PATIENCE):
-            first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in lines if line)
-            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        return int(first.split()[1]), headers, body
-
-    async def ended(self) -> bytes:
-        """Wait until the gateway has closed it; what came before."""
-        async with asyncio.timeout(PATIENCE):
-            return await self._reader.read()
-
-    async def close(self) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
-
-
-@asynccontextmanager
-async def line(it: Running, name: str = "http") -> AsyncIterator[Line]:
-    made = Line(*await asyncio.open_connection("127.0.0.1", it.gateway.ports[name]))
-    try:
-        yield made
-    finally:
-        await made.close()
 
 
 async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> None:
