@@ -205,7 +205,12 @@ class CampaignCalls:
             if bad.many:
                 raise bad.error()
 
-        digest = hashlib.sha256(orjson.dumps(told)).hexdigest()
+        try:
+            digest = hashlib.sha256(orjson.dumps(told)).hexdigest()
+        except TypeError:
+            raise FrameError(
+                ErrorCode.BAD_FRAME, "audience: integers must fit in 64 bits"
+            ) from None
         return Source(batches(), lambda: len(told), lambda: digest)
 
     def _file(
