@@ -124,11 +124,16 @@ class WebPages:
         origin = places.server.public_http or f"http://{request.host}"
         if origin not in places.origins:
             known = " or ".join(sorted(places.origins))
+            told = (
+                f"This page can be used at {known} only. To use it here, set "
+                f'server.public_http to "{origin}" (or to https://… behind a proxy) '
+                "in the configuration and restart.\n"
+            )
             return web.Response(
                 status=421,
-                text=f"This page can be used at {known} only. To use it here, set "
-                f'server.public_http to "{origin}" (or to https://… behind a proxy) '
-                "in the configuration and restart.\n",
+                body=told.encode(errors="replace"),  # a Host may be no UTF-8
+                content_type="text/plain",
+                charset="utf-8",
                 headers=_ALWAYS,
             )
         chat = places.chat(origin)

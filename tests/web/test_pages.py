@@ -18,6 +18,7 @@ from gateway.config import Server
 from gateway.protocol import Role
 from gateway.values import Address
 from gateway.webpages import HERE, Places, WebPages
+from tests.line import line
 from tests.running import Running, running
 
 ROOT = Path(__file__).parent.parent.parent
@@ -148,6 +149,14 @@ async def test_a_page_at_an_address_that_could_not_connect_says_which_setting_is
     async with ClientSession() as http, http.get(f"{pages}/console", headers=headers) as answer:
         assert answer.status == 421
         assert 'set server.public_http to "http://chat.acme.example"' in await answer.text()
+
+
+async def test_a_host_that_is_not_utf8_is_told_the_same_and_is_no_fault(tmp_path: Path) -> None:
+    async with running(tmp_path) as it, line(it) as peer:
+        peer.say("GET /console HTTP/1.1\r\nHost: é.example\r\n\r\n")
+        status, _, told = await peer.answer()
+        assert status == 421
+        assert 'set server.public_http to "http://?.example"' in told.decode()
 
 
 # Who may connect from them
