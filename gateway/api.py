@@ -148,7 +148,7 @@ class Api:
         asked = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
         answer = web.Response(status=204) if asked else await handler(request)
         answer.headers["Access-Control-Allow-Origin"] = origin
-        answer.headers["Vary"] = "Origin"
+        answer.headers.add("Vary", "Origin")
         if asked:
             answer.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
             answer.headers["Access-Control-Allow-Headers"] = (

@@ -46,6 +46,15 @@ async def test_what_a_browser_has_is_not_sent_again(tmp_path: Path) -> None:
                 assert again.headers["X-Content-Type-Options"] == "nosniff"
 
 
+async def test_a_cache_is_told_all_that_an_answer_depends_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        headers = {"Origin": "https://app.acme.example", "Accept-Encoding": "gzip"}
+        url = it.url("/web/ringback-client.js")
+        async with it.http.get(url, headers=headers) as answer:
+            assert answer.headers["Content-Encoding"] == "gzip"
+            assert sorted(answer.headers.getall("Vary")) == ["Accept-Encoding", "Origin"]
+
+
 @pytest.mark.parametrize(
     "path",
     [
