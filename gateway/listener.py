@@ -5,13 +5,15 @@ not HTTP, an `Expect` that nobody knows), is a problem document like every other
 
 Bounds (I9): connections at a time; one more is told 503 and closed. One on which no whole head of a
 request comes for `IDLE` is closed, whether it says nothing, has had its answers, or never ends its
-head. A head has lines of at most `LINE` bytes and 128 headers. How long a body may take is decided
-by the calls.
+head; on Linux also one whose peer takes nothing of an answer for `UNREAD`. A head has lines of at
+most `LINE` bytes and 128 headers. How long a body may take is decided by the calls.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -23,6 +25,7 @@ from gateway.protocol import ErrorCode, FrameError
 from gateway.values import Address
 
 IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to close it themselves
+UNREAD = 60.0  # seconds
 LINE = 8_190  # bytes
 LAST_CALLS = 5.0  # seconds that calls have for ending when the listener stops
 
@@ -44,6 +47,10 @@ class Listener:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connected, address.host, address.port)
+        if sys.platform == "linux":
+            for listening in self._server.sockets:  # what is accepted has it from there
+                milliseconds = int(UNREAD * 1000)
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from tests.running import PATIENCE, Running
 
@@ -31,9 +31,14 @@ class Line:
         async with asyncio.timeout(PATIENCE):
             return await self._reader.read()
 
+    def read_nothing(self) -> None:
+        """From now on, and leave it to the kernel to say so to the gateway."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
     async def close(self) -> None:
         self._writer.close()
-        await self._writer.wait_closed()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
 
 
 @asynccontextmanager

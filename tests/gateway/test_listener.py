@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -88,19 +91,48 @@ async def test_what_is_refused_before_it_is_a_call_is_a_problem_too(
         assert "xxx" not in problem["detail"]
 
 
-async def test_a_fault_of_an_application_is_a_problem_without_a_word_of_it() -> None:
-    async def broken(request: web.Request) -> web.Response:
-        raise ZeroDivisionError("customer c-42")
+@asynccontextmanager
+async def serving(answer: Callable[[web.Request], web.Response]) -> AsyncIterator[Line]:
+    """A connection to a listener that answers so."""
+
+    async def call(request: web.Request) -> web.Response:
+        return answer(request)
 
     app = web.Application()
-    app.router.add_get("/", broken)
+    app.router.add_get("/", call)
     it = Listener(app, 1, lambda: None)
     peer = Line(*await asyncio.open_connection("127.0.0.1", await it.start(LOOPBACK)))
     try:
+        yield peer
+    finally:
+        await peer.close()
+        await it.stop()
+
+
+async def test_a_fault_of_an_application_is_a_problem_without_a_word_of_it() -> None:
+    def broken(request: web.Request) -> web.Response:
+        raise ZeroDivisionError("customer c-42")
+
+    async with serving(broken) as peer:
         peer.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         status, headers, body = await peer.answer()
         assert (status, headers["content-type"]) == (500, "application/problem+json")
         assert json.loads(body)["detail"] == "internal fault"
-    finally:
-        await peer.close()
-        await it.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP has no such limit there")
+async def test_an_answer_that_nobody_reads_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "UNREAD", 0.2)
+    ended = asyncio.Event()
+
+    def much(request: web.Request) -> web.Response:
+        request.task.add_done_callback(lambda _: ended.set())
+        return web.Response(body=bytes(32 * 2**20))
+
+    async with serving(much) as peer:
+        peer.read_nothing()
+        peer.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
