@@ -34,6 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # In a path: any id, also one with braces, which aiohttp's own pattern leaves out.
 CUSTOMER, INSTALLATION = "{customer:[^/]+}", "{installation:[^/]+}"
 BODY_WITHIN = 30.0  # seconds that a call's body may take
+READY_WITHIN = 5.0  # seconds that a commit may take, or the gateway is not ready
 _log = structlog.get_logger("gateway.api")
 
 
@@ -456,9 +457,13 @@ def admin(chat: Chat, metrics: Metrics) -> web.Application:
         if chat.draining:
             return web.Response(text="draining\n", status=503)
         try:
-            await chat.store.check()
+            async with asyncio.timeout(READY_WITHIN):
+                await chat.store.check()
         except Unavailable as error:
             return web.Response(text=f"{error}\n", status=503)
+        except TimeoutError:
+            text = f"the database was not written for {READY_WITHIN:g} seconds\n"
+            return web.Response(text=text, status=503)
         return web.Response(text="ok\n")
 
     async def exposition(request: web.Request) -> web.Response:

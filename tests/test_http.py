@@ -446,6 +446,29 @@ async def test_a_full_disk_refuses_writes_lets_reading_go_on_and_recovers(tmp_pa
         assert (await agent.take("message", seq=2))["text"] == "x" * 8_000
 
 
+async def test_a_disk_that_stands_still_is_not_ready_and_readiness_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "READY_WITHIN", 0.1)
+    async with running(tmp_path, delivery=PATIENT) as it:
+        database, disk = it.gateway.core.database, asyncio.Event()
+        write = database.write
+
+        async def stand_still(statements: Any) -> None:
+            await disk.wait()
+            await write(statements)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "write", stand_still)
+            for _ in range(2):
+                status, told = await it.call("GET", "/readyz", listener="admin")
+                assert (status, told) == (503, "the database was not written for 0.1 seconds\n")
+            assert (await it.call("GET", "/healthz", listener="admin"))[0] == 200
+            disk.set()
+        monkeypatch.setattr(api, "READY_WITHIN", PATIENCE)
+        assert await it.call("GET", "/readyz", listener="admin") == (200, "ok\n")
+
+
 async def test_a_caller_that_hangs_up_in_the_middle_hurts_nobody(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         with socket.create_connection(("127.0.0.1", it.gateway.ports["http"])) as half:
