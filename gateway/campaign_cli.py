@@ -23,7 +23,7 @@ from rich.table import Table
 
 from gateway.audience import ENDINGS, Format
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
-from gateway.protocol import RATE_DEFAULT, Unknown
+from gateway.protocol import RATE_DEFAULT, UNFIT, Unknown
 from gateway.service import (
     Access,
     Service,
@@ -82,6 +82,8 @@ def send(
     with clearly():
         if (recipients is None) is not all_devices:
             fail("give a file of recipients, or --all-devices, and not both")
+        if key is not None and UNFIT.search(key):
+            fail("--key: must be UTF-8 without control characters")
         form = _format(recipients) if recipients is not None else None
         told: dict[str, Any] = {"text": text, "rate": rate, "unknown": unknown.value}
         optional = {"title": title, "send_at": send_at, "expires_at": expires_at}

@@ -58,7 +58,8 @@ def show_all(
 ) -> None:
     """Those that there are, newest first."""
     with clearly():
-        query = urlencode({**_range(customer, cause, since, until), "limit": limit})
+        asked = {**_range(customer, cause, since, until), "limit": limit}
+        query = urlencode(asked, errors="surrogateescape")
         page = run(ask(access(config_path, tenant, url, token), "GET", f"/v1/dead_letters?{query}"))
         if as_json:
             print(json.dumps(page))

@@ -73,6 +73,9 @@ def access(
     config_path: Path | None, tenant: str | None, url: str | None, token: str | None
 ) -> Access:
     """From what was given. Fails with one line."""
+    token = token.strip() if token is not None else None  # a file's text ends with a line
+    if token is not None and not token.isprintable():
+        fail("--token: this is no token: it has characters that none has")
     if url is not None and token is not None:
         return Access(_base(url), lambda: token)
     settings = load(config_path)
@@ -146,8 +149,8 @@ async def ask(to: Access, method: str, path: str, **options: Any) -> Any:
 
 
 def in_path(id: str) -> str:
-    """An id as part of a path."""
-    return quote(id, safe="")
+    """An id as part of a path, of whatever bytes it was given."""
+    return quote(id, safe="", errors="surrogateescape")
 
 
 def id_column(name: str) -> Column:

@@ -66,6 +66,13 @@ async def test_with_the_configuration_alone_a_token_is_made(tmp_path: Path, peop
         assert "finished" in ended.out
 
 
+async def test_a_token_may_end_with_its_files_line(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        token = it.token(Role.SERVICE, "crm") + "\n"
+        ended = await ringback(tmp_path, "campaign", "list", **here(it) | {"RINGBACK_TOKEN": token})
+        assert ended.code == 0, ended
+
+
 async def test_json_lines_and_all_devices_are_audiences_too(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register("c-9", "phone", "t-9")
@@ -181,9 +188,13 @@ async def test_the_same_key_is_the_same_campaign(tmp_path: Path, people: str) ->
         (["send", "people.csv", "--text", "Hi {name"], "text: at character 4: a field is written"),
         (["send", "people.csv", "--text", "hi", "--rate", "0"], "rate: must be a number from 0.01"),
         (["send", "people.csv", "--text", "hi", "--send-at", "noon"], "send_at: must be an RFC"),
+        (["send", "people.csv", "--text", "hi", "--key", "a\nb"], "--key: must be UTF-8 without"),
+        (["send", "people.csv", "--text", "hi", "--key", "\udce9"], "--key: must be UTF-8 without"),
         (["show", "cp_none"], "this tenant has no such campaign"),
+        (["show", "\udce9"], "this tenant has no such campaign"),
         (["pause", "a/b?c"], "this tenant has no such campaign"),
         (["list", "--token", "x"], "the token was not accepted"),
+        (["list", "--token", "x\ny"], "--token: this is no token"),
         (["list", "--url", "http://127.0.0.1:1"], "no answer from http://127.0.0.1:1"),
         (["list", "--url", "localhost"], "--url: give http://HOST:PORT"),
     ],

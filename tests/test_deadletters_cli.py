@@ -52,6 +52,12 @@ async def test_what_was_replayed_before_a_refusal_is_told(tmp_path: Path) -> Non
         assert "1 replayed" in told
 
 
+async def test_there_are_none_of_a_customer_whose_id_cannot_be(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        listed = await deadletters(it, "list", "--customer", "\udce9", "--json")
+        assert json.loads(listed.out) == {"dead_letters": []}
+
+
 async def test_a_range_is_replayed_call_after_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
