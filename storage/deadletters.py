@@ -130,9 +130,13 @@ class DeadLetterRows:
     async def page(
         self, tenant: str, wanted: Wanted, before: str | None, limit: int
     ) -> list[DeadLetter]:
-        """A tenant's dead letters, newest first, older than the one named `before`."""
+        """A tenant's dead letters, newest first, older than the one named `before`.
+
+        None are, if that was forgotten meanwhile: the oldest are, first.
+        """
         cause = None if wanted.cause is None else wanted.cause.value
-        given = (tenant, before, 2**62, wanted.customer, cause, wanted.since, wanted.until, limit)
+        most = 2**62 if before is None else 0
+        given = (tenant, before, most, wanted.customer, cause, wanted.since, wanted.until, limit)
         return [_to_letter(row) for row in await self._database.read(_PAGE, given)]
 
     async def older(self, before: float) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from gateway.protocol import Role, timestamp
+from gateway.protocol import Role, parse_timestamp, timestamp
 from storage.audit import audit
 from storage.sql import Statement
 from tests.running import PATIENCE, PATIENT, QUICK, Call, Running, change, running
@@ -376,6 +376,22 @@ async def test_a_range_larger_than_one_call_goes_on_at_its_cursor(
         assert told["replay"] == {"replayed": 2}
         _, told = await it.call("POST", path, Role.SERVICE, json={"cursor": told["cursor"]})
         assert told == {"replay": {"replayed": 1}}
+
+
+async def test_what_was_forgotten_between_two_pages_does_not_begin_them_anew(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        for customer in ("c-1", "c-2"):
+            await it.register(customer, customer, f"t-{customer}")
+            await refused(it, customer)
+        older = (await letters(it))[1]
+        await it.gateway.core.dead_letters.forget(parse_timestamp(older["at"]) + 0.001)
+        assert [letter["customer"] for letter in await letters(it)] == ["c-2"]
+        assert await letters(it, f"?cursor={older['id']}") == []
+        path = "/v1/dead_letters/replay"
+        _, told = await it.call("POST", path, Role.SERVICE, json={"cursor": older["id"]})
+        assert told == {"replay": {}}
 
 
 @pytest.mark.parametrize(
