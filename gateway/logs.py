@@ -52,6 +52,7 @@ def set_up(log: Log) -> io.TextIOBase:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    logging.captureWarnings(True)  # aiohttp warns of what a peer sends, and would wait for stderr
     return stream
 
 
@@ -85,6 +86,7 @@ class _Apart(io.TextIOBase):
 
     def close(self) -> None:
         """Lose what is written from now on, and wait a moment until what came before is out."""
+        logging.captureWarnings(False)
         writer, self._writer = self._writer, None
         if writer is not None:
             self._lines.put(None)

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, redirect_stderr
 from pathlib import Path
@@ -676,6 +677,18 @@ def test_a_logged_fault_shows_where_it_was_but_no_values(format: config.LogForma
     assert CANARIES["text"] not in stderr.getvalue()
 
 
+def test_a_warning_of_a_library_is_a_line_of_the_log_like_any_other() -> None:
+    before = logging.root.handlers[:], logging.root.level
+    with redirect_stderr(io.StringIO()) as stderr, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with logs.set_up(config.Log(format=config.LogFormat.JSON)):
+            warnings.warn("a peer's header is none", RuntimeWarning, stacklevel=1)
+        logging.root.handlers[:], logging.root.level = before
+        structlog.reset_defaults()
+    (line,) = stderr.getvalue().splitlines()
+    assert "a peer's header is none" in json.loads(line)["event"]
+
+
 def test_what_is_logged_after_the_end_of_the_log_is_lost_and_breaks_nothing() -> None:
     before = logging.root.handlers[:], logging.root.level
     with redirect_stderr(io.StringIO()) as stderr:
@@ -695,9 +708,9 @@ def test_without_a_stderr_nothing_is_logged_and_nothing_breaks(
 ) -> None:
     before = logging.root.handlers[:], logging.root.level
     monkeypatch.setattr(sys, "stderr", None)
-    logs.set_up(config.Log(format=format))
-    structlog.get_logger("x").error("broken")
-    logging.getLogger("y").error("broken")
+    with logs.set_up(config.Log(format=format)):
+        structlog.get_logger("x").error("broken")
+        logging.getLogger("y").error("broken")
     structlog.reset_defaults()
     logging.root.handlers[:], logging.root.level = before
 
