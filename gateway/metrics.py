@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
 from gateway.delivery import Decision
@@ -125,8 +125,8 @@ class Metrics:
         yield GaugeMetricFamily(
             "ringback_writer_waiting", "Changes waiting for a commit", self._store.waiting
         )
-        yield GaugeMetricFamily(
-            "ringback_writer_commits", "Commits since the start", self._store.commits
+        yield CounterMetricFamily(
+            "ringback_writer_commits_total", "Commits since the start", self._store.commits
         )
 
     def _endpoints(self) -> Iterable[Metric]:

@@ -359,6 +359,9 @@ async def test_health_readiness_and_metrics_are_on_the_admin_listener(tmp_path: 
             "ringback_draining 0.0",
         ):
             assert line in text
+        rising = {line.split()[2] for line in text.splitlines() if line.endswith(" counter")}
+        assert all(name.endswith("_total") for name in rising)
+        assert "ringback_writer_commits_total" in rising
         for path in ("/healthz", "/readyz", "/metrics"):
             assert (await it.call("GET", path))[0] == 404, "not on the public listener"
 
