@@ -26,6 +26,7 @@ from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, 
 from gateway.protocol import RATE_DEFAULT, UNFIT, Unknown
 from gateway.service import (
     Access,
+    Failed,
     Service,
     Token,
     Unreachable,
@@ -131,10 +132,12 @@ async def _send(
                 second = parts.append(file.pieces(), {"Content-Type": form.value})
                 second.set_content_disposition("form-data", name="recipients")
             return await service.call("POST", "/v1/campaigns", data=parts, headers=headers)
-        except Unreachable as error:
+        except Failed as error:
+            if not error.passing:
+                raise
             raise Unreachable(
-                f"{error} If it was while sending, run this again with --key {key}: nobody gets"
-                " it twice."
+                f"{error} (If it was while sending, run this again with --key {key}: nobody gets"
+                " it twice.)"
             ) from None
 
 
@@ -217,7 +220,9 @@ async def _until_over(to: Access, campaign: dict[str, Any]) -> dict[str, Any]:
                 try:
                     campaign = await service.call("GET", path)
                     silent_since = None
-                except Unreachable:
+                except Failed as error:
+                    if not error.passing:
+                        raise
                     # It may be starting again: the campaign goes on then, and so do we.
                     silent_since = silent_since or time.monotonic()
                     if time.monotonic() - silent_since > LOST:

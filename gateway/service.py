@@ -40,16 +40,22 @@ Token = Annotated[
 ]
 
 
-class Refused(Exception):
+class Failed(Exception):
+    """A call without a good answer. `passing` if the same one may have it in a while."""
+
+    passing = True
+
+
+class Refused(Failed):
     """The gateway said no. `detail` is its reason, one line."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
         self.status = status
-        self.detail = detail
+        self.passing = status in (502, 503, 504)  # of a proxy too, while the gateway starts
 
 
-class Unreachable(Exception):
+class Unreachable(Failed):
     """There was no answer."""
 
 
@@ -57,7 +63,7 @@ def run(call: Coroutine[Any, Any, R]) -> R:
     """Run, and say in one line what the gateway refused or that it does not answer."""
     try:
         return asyncio.run(call)
-    except (Refused, Unreachable) as error:
+    except Failed as error:
         fail(str(error))
 
 

@@ -6,10 +6,13 @@ import asyncio
 import json
 import re
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 
 from gateway.protocol import Role
 from tests.running import PATIENCE, PATIENT, Running, running
@@ -156,6 +159,61 @@ async def test_ctrl_c_leaves_it_running_and_says_so(tmp_path: Path, people: str)
         id = re.findall("cp_[0-9a-f]+", said)[0]
         told = json.loads((await campaign(it, "show", id, "--json")).out)
         assert (told["state"], told["left"]) == ("running", 1)
+
+
+@asynccontextmanager
+async def proxy(it: Running, *answers: int | None) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """One in front of the gateway: where it is, and when all of its own `answers` were given.
+
+    None of them is the gateway's.
+    """
+    left, given = list(answers), asyncio.Event()
+
+    async def forward(request: web.Request) -> web.Response:
+        status = left.pop(0) if left else None
+        if not left:
+            given.set()
+        if status is not None:
+            return web.Response(status=status, text="<h1>there is no gateway</h1>")
+        headers = {"Authorization": request.headers["Authorization"]}
+        url = it.url(request.path_qs)
+        async with it.http.request(request.method, url, headers=headers) as answer:
+            return web.Response(status=answer.status, body=await answer.read())
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", forward)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", given
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_proxy_whose_gateway_is_away_is_waited_for_too(tmp_path: Path, people: str) -> None:
+    async with running(tmp_path) as it, proxy(it, None, 502, 503, 504) as (url, given):
+        id = await sent(it, people, "--rate", "0.01")
+        environ = here(it) | {"RINGBACK_URL": url}
+        words = ("campaign", "show", id, "--follow")
+        following = asyncio.create_task(ringback(tmp_path, *words, **environ))
+        async with asyncio.timeout(3 * PATIENCE):
+            await given.wait()
+        await it.call("POST", f"/v1/campaigns/{id}/cancel", Role.SERVICE, "crm")
+        ended = await following
+        assert (ended.code, "The campaign is cancelled." in ended.err) == (0, True), ended
+
+
+async def test_an_answer_that_leaves_open_what_became_of_it_says_how_to_ask_again(
+    tmp_path: Path, people: str
+) -> None:
+    async with running(tmp_path) as it, proxy(it, 502) as (url, _):
+        environ = here(it) | {"RINGBACK_URL": url}
+        words = ("campaign", "send", people, "--text", "hi")
+        ended = await ringback(tmp_path, *words, **environ)
+        assert ended.code == 2
+        assert "answered HTTP 502" in ended.err
+        assert "again with --key cli-" in ended.err
 
 
 async def test_it_is_paused_resumed_cancelled_and_reported(tmp_path: Path, people: str) -> None:
