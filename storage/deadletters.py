@@ -77,13 +77,18 @@ _LATER = f"""
     SELECT {_NAMES} FROM dead_letters
     WHERE device = ? AND generation = ? AND seq > ? ORDER BY number
 """  # noqa: S608
-_PAGE = f"""
-    SELECT {_NAMES} FROM dead_letters WHERE tenant = ?1
-        AND number < coalesce((SELECT number FROM dead_letters WHERE id = ?2 AND tenant = ?1), ?3)
+_NUMBER = "SELECT number FROM dead_letters WHERE id = ? AND tenant = ?"
+_STRETCH = """
+    SELECT number FROM dead_letters WHERE tenant = ? AND number < ?
+    ORDER BY number DESC LIMIT 1 OFFSET ?
+"""
+_WANTED = f"""
+    SELECT {_NAMES} FROM dead_letters WHERE tenant = ?1 AND number >= ?2 AND number < ?3
         AND (?4 IS NULL OR customer = ?4) AND (?5 IS NULL OR cause = ?5)
         AND (?6 IS NULL OR at >= ?6) AND (?7 IS NULL OR at <= ?7)
     ORDER BY number DESC LIMIT ?8
 """  # noqa: S608
+STRETCH = 2_000  # letters that one read looks at: others wait for the same connection
 
 
 def dead_letter_put(letter: DeadLetter) -> Statement:
@@ -134,10 +139,21 @@ class DeadLetterRows:
 
         None are, if that was forgotten meanwhile: the oldest are, first.
         """
+        below = 2**62 if before is None else await self._number(tenant, before)
         cause = None if wanted.cause is None else wanted.cause.value
-        most = 2**62 if before is None else 0
-        given = (tenant, before, most, wanted.customer, cause, wanted.since, wanted.until, limit)
-        return [_to_letter(row) for row in await self._database.read(_PAGE, given)]
+        conditions = (wanted.customer, cause, wanted.since, wanted.until)
+        found: list[DeadLetter] = []
+        while below and len(found) < limit:
+            rows = await self._database.read(_STRETCH, (tenant, below, STRETCH - 1))
+            first = rows[0][0] if rows else 0
+            asked = (tenant, first, below, *conditions, limit - len(found))
+            found += [_to_letter(row) for row in await self._database.read(_WANTED, asked)]
+            below = first
+        return found
+
+    async def _number(self, tenant: str, id: str) -> int:
+        rows = await self._database.read(_NUMBER, (id, tenant))
+        return int(rows[0][0]) if rows else 0
 
     async def older(self, before: float) -> bool:
         """Whether there are any that were made before then (epoch seconds)."""

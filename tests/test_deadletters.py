@@ -328,9 +328,11 @@ async def test_a_replay_survives_a_crash_and_rings_once(tmp_path: Path) -> None:
         assert len(it.backend.calls) == 1
 
 
+@pytest.mark.parametrize("stretch", [1, 2, 2_000])
 async def test_they_are_chosen_by_customer_cause_and_time_and_listed_in_pages(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch: int
 ) -> None:
+    monkeypatch.setattr("storage.deadletters.STRETCH", stretch)
     async with running(tmp_path) as it:
         for customer in ("c-1", "c-2", "c-3"):
             await it.register(customer, customer, f"t-{customer}")
@@ -376,6 +378,32 @@ async def test_a_range_larger_than_one_call_goes_on_at_its_cursor(
         assert told["replay"] == {"replayed": 2}
         _, told = await it.call("POST", path, Role.SERVICE, json={"cursor": told["cursor"]})
         assert told == {"replay": {"replayed": 1}}
+
+
+async def test_others_read_between_the_stretches_of_a_long_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One connection reads for all tenants, and a search may look at every letter of one."""
+    monkeypatch.setattr("storage.deadletters.STRETCH", 1)
+    async with running(tmp_path) as it:
+        for customer in ("c-1", "c-2", "c-3"):
+            await it.register(customer, customer, f"t-{customer}")
+            await refused(it, customer)
+        database = it.gateway.core.database
+        read, order = database.read, list[str]()
+
+        async def note(sql: str, parameters: Any = ()) -> Any:
+            order.append("letters" if "dead_letters" in sql else "other")
+            return await read(sql, parameters)
+
+        monkeypatch.setattr(database, "read", note)
+        found, _ = await asyncio.gather(
+            letters(it, "?customer=c-1"),
+            it.call("GET", "/v1/me/status", Role.CUSTOMER, "c-42", tenant="other"),
+        )
+        assert [letter["customer"] for letter in found] == ["c-1"]
+        assert order[-1] == "letters"
+        assert "other" in order
 
 
 async def test_what_was_forgotten_between_two_pages_does_not_begin_them_anew(
