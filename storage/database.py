@@ -124,10 +124,12 @@ class Database:
 
     async def close(self) -> None:
         """Close the readers first: the last to close checkpoints, and that must be the writer."""
-        for connection in dict.fromkeys((self._scanner, self._reader, self._writer)):
+        readers = dict.fromkeys((self._scanner, self._reader))
+        self._scanner = self._reader = None  # who reads meanwhile: it is not open
+        for connection in (*readers, self._writer):
             if connection is not None:
                 await connection.close()
-        self._scanner = self._reader = self._writer = None
+        self._writer = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

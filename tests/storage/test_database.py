@@ -341,6 +341,16 @@ async def test_a_log_that_cannot_be_folded_back_is_tried_again(
         assert (await db.read("SELECT count(*) FROM meta")) == [(51,)]
 
 
+async def test_who_reads_while_a_database_closes_is_told_that_it_is_not_open(path: Path) -> None:
+    """A call over HTTP may outlast the stop of its listener."""
+    db = await Database(path).open()
+    closing = asyncio.create_task(db.close())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="not open"):
+        await db.read("SELECT 1")
+    await closing
+
+
 async def test_a_database_that_is_not_open_is_unavailable(path: Path) -> None:
     db = Database(path)
     for call in (
