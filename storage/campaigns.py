@@ -178,10 +178,11 @@ _NEXT = f"""
 """  # noqa: S608
 _COUNT = f"SELECT count(*) FROM campaign_recipients WHERE campaign = {_NUMBER}"  # noqa: S608
 _WITH_DEVICE = """
-    SELECT c.id, c.customer FROM conversations c WHERE c.tenant = ? AND c.id > ?
-        AND EXISTS (SELECT 1 FROM devices d WHERE d.conversation = c.id AND d.state = 'live')
-    ORDER BY c.id LIMIT ?
+    SELECT c.id, c.customer FROM devices d CROSS JOIN conversations c ON c.id = d.conversation
+    WHERE c.tenant = ?1 AND d.conversation > ?2 AND d.state = 'live'
+    GROUP BY d.conversation ORDER BY d.conversation LIMIT ?3
 """
+"""In the order of the devices (`CROSS JOIN`): a page ends there, and reads no other page again."""
 _TALLY = f"""
     WITH page AS (
         SELECT * FROM campaign_recipients WHERE campaign = {_NUMBER} AND n > ? AND n <= ?

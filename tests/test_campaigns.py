@@ -21,7 +21,7 @@ from gateway.campaign_loading import Source
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role, timestamp
 from gateway.server import Gateway
 from storage.audit import audit
-from storage.campaigns import CampaignState
+from storage.campaigns import _WITH_DEVICE, CampaignState
 from storage.errors import Unavailable
 from tests import recount
 from tests.running import PATIENCE, PATIENT, QUICK, Backend, Running, running, settings
@@ -127,7 +127,11 @@ async def test_a_file_of_json_lines_is_an_audience(tmp_path: Path) -> None:
         assert (await over(it, told["id"]))["sent"] == 2
 
 
-async def test_all_with_a_live_device_are_an_audience(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 500])
+async def test_all_with_a_live_device_are_an_audience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr("gateway.campaign_api.BATCH", batch)
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.register("c-1", "one", "t-1")
         await it.register("c-1", "two", "t-2")
@@ -136,6 +140,15 @@ async def test_all_with_a_live_device_are_an_audience(tmp_path: Path) -> None:
         await it.write("nobody")
         told = await over(it, await begin(it, audience="devices"))
         assert (told["recipients"], told["duplicates"]) == (2, 0)
+
+
+async def test_a_page_of_all_with_a_device_sorts_and_reads_no_other_page(tmp_path: Path) -> None:
+    """With 100,000 customers each page took 0.12 s of the one connection that reads for all."""
+    async with running(tmp_path) as it:
+        asked = "EXPLAIN QUERY PLAN " + _WITH_DEVICE
+        plan = [row[3] for row in await it.gateway.core.database.read(asked, ("acme", 0, 500))]
+        assert plan
+        assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
 async def test_in_chat_it_is_a_message_and_no_ring_and_reading_is_reported(tmp_path: Path) -> None:
