@@ -13,8 +13,9 @@ from urllib.parse import unquote
 
 import orjson
 
-from gateway.delivery import PAUSES, Reason
+from gateway.delivery import PAUSES, Action, Reason
 from gateway.protocol import timestamp
+from push.ring import VerdictKind
 from storage.records import Device, Event, Message, Outcome, fingerprint
 from storage.store import Told
 
@@ -114,9 +115,22 @@ def reason(told: Told) -> str | None:
     if told.outcome is Outcome.ACKED:
         return Reason.IN_CHAT.value
     if told.outcome is Outcome.PUSHED:
-        looks = [entry["reason"] for entry in timeline(told) if entry.get("action") == "ring"]
-        return str(looks[-1]) if looks else None
+        return _rung_because(told)
     return told.reason
+
+
+def _rung_because(told: Told) -> str | None:
+    """Why the device was rung whose ring was accepted first: others may be rung for it too."""
+    looks: dict[str, str] = {}
+    accepted = None
+    for entry in timeline(told):
+        if entry.get("action") == Action.RING:
+            looks[entry["device"]] = entry["reason"]
+        elif entry["event"] == "attempt" and entry["verdict"] == VerdictKind.ACCEPTED:
+            accepted = looks.get(entry["device"])
+        elif entry["event"] == "outcome" and entry["outcome"] == Outcome.PUSHED:
+            break
+    return accepted
 
 
 def decided_at(told: Told) -> float | None:

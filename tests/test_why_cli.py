@@ -62,6 +62,23 @@ async def after(it: Running, wire: Wire, seq: int) -> dict[str, Any]:
 # The command
 
 
+async def test_another_phone_that_is_rung_later_changes_nothing_of_why_it_was_pushed(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register(installation="phone-1", token="token-1")
+        await it.write()
+        first = await it.settled(1, "pushed")
+        await it.register(installation="phone-2", token="token-2")
+        await it.customer(installation="phone-2")
+        await it.write()
+        later = await recorded(it, 1, "claimed", 2)
+        out = (await ringback(tmp_path, *WHY, "1")).out
+    assert events(later, "look")[-1]["reason"] == "ack_timeout"
+    assert (later["reason"], later["since"]) == (first["reason"], first["since"])
+    assert "message 1 of c-42: pushed (not_in_chat)" in out
+
+
 async def test_why_tells_a_push_in_sentences(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register(installation="phone-1")

@@ -138,13 +138,18 @@ def test_without_a_reason_none_is_given() -> None:
     assert "reason" not in why.deliveries(told(outcome=Outcome.PENDING), AT)
 
 
-def test_the_reason_of_a_push_is_that_of_the_last_look_that_rang() -> None:
-    looks = [
-        event(5, "look", action="ring", reason="ack_timeout"),
-        event(6, "look", action="retry", reason="retry"),
-        event(7, "look", action="ring", reason="not_in_chat"),
+def test_the_reason_of_a_push_is_that_of_the_look_whose_ring_was_accepted_first() -> None:
+    story = [
+        event(1, "look", action="ring", reason="not_in_chat", device="a"),
+        event(2, "attempt", verdict="refused", device="a"),
+        event(5, "look", action="ring", reason="ack_timeout", device="b"),
+        event(6, "look", action="retry", reason="retry", device="b"),
+        event(7, "look", action="ring", reason="not_in_chat", device="c"),
+        event(8, "attempt", verdict="accepted", device="b"),
+        event(8, "outcome", outcome="pushed", was="pending"),
+        event(9, "attempt", verdict="accepted", device="c"),
     ]
-    assert why.reason(told(*looks, outcome=Outcome.PUSHED)) == "not_in_chat"
+    assert why.reason(told(*story, outcome=Outcome.PUSHED)) == "ack_timeout"
     assert why.reason(told(outcome=Outcome.PUSHED)) is None
 
 
