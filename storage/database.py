@@ -281,7 +281,11 @@ class Database:
 
 def existing(path: Path) -> Path:
     """`path`, for who is not to make a database there. Raises `CannotOpen`."""
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # a directory that is another user's, say
+        raise CannotOpen(f"cannot read the database {path}: {error.strerror}") from error
+    if not there:
         raise CannotOpen(f"there is no database {path}")
     return path
 

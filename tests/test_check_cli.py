@@ -62,3 +62,5 @@ async def test_what_cannot_be_opened_is_one_line_and_exit_code_2(tmp_path: Path)
     line = (await ringback(tmp_path, "check", "--database", "notes.db")).refused()
     assert "notes.db" in line
     assert not list(tmp_path.glob("nowhere*"))
+    line = (await ringback(tmp_path, "check", "--database", f"{'x' * 300}.db")).refused()
+    assert line.endswith("File name too long")
