@@ -408,7 +408,7 @@ class Store:
     async def told(self, key: Key, seq: int) -> Told | None:
         """Everything recorded of message `seq`; None if there is no such message."""
         conversation = await self.conversation(key)
-        if conversation is None:
+        if conversation is None or seq > conversation.last_seq:  # perhaps of more than 64 bits
             return None
         rows = await self._database.read(sql.ONE_MESSAGE, (conversation.id, seq))
         if not rows:

@@ -146,6 +146,14 @@ async def test_why_of_a_message_in_chat_and_of_the_customers_own(tmp_path: Path)
     assert "Policy background_only: no device is known, so it would ring nobody." in acked
 
 
+@pytest.mark.parametrize("seq", ["0", "2", str(2**64)])
+async def test_a_message_that_is_not_there_has_nothing_to_tell(tmp_path: Path, seq: str) -> None:
+    async with running(tmp_path) as it:
+        await it.write()
+        line = (await ringback(tmp_path, *WHY, seq)).refused()
+    assert line == f"ringback: tenant acme has no message {seq} of customer c-42"
+
+
 async def test_an_unknown_policy_names_the_known_ones(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.write()
