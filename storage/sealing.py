@@ -41,6 +41,8 @@ async def unlock(database: Database, keys: Keys) -> Vault:
     meta: dict[str, str] = dict(await database.read(sql.LOAD_META))
     text = meta.get("lookup_key")
     needed = {name for (name,) in await database.read(sql.KEYS_IN_USE) if name is not None}
+    if needed and text is None:  # with another no token would be found that somebody has
+        raise CannotOpen(f"the lookup key in {database.path} is gone: restore a backup")
     if text is not None:
         needed.add(wrapped_by(text))
     known = keys.by_name()

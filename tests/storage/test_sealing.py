@@ -199,6 +199,18 @@ async def test_a_lookup_key_that_is_damaged_is_one_clear_line(path: Path) -> Non
         await read_tokens(path, Keys(OLD))
 
 
+async def test_a_lookup_key_that_is_gone_is_one_clear_line(path: Path) -> None:
+    """With a new one a token that is told by another customer would belong to both (I6)."""
+    await fill(path, Keys(OLD))
+    with outside(path) as db:
+        db.execute("DELETE FROM meta WHERE name = 'lookup_key'")
+    for keys in (Keys(OLD), Keys(NEW, OLD)):
+        with pytest.raises(CannotOpen, match=r"the lookup key in .* is gone: restore a backup"):
+            await read_tokens(path, keys)
+    with outside(path) as db:
+        assert db.execute("SELECT 1 FROM meta WHERE name = 'lookup_key'").fetchall() == []
+
+
 async def test_a_ciphertext_that_was_moved_rings_nobody_and_registering_mends_it(
     path: Path,
 ) -> None:
