@@ -321,6 +321,7 @@ _PROBLEMS = (
         LEFT JOIN conversations v ON v.tenant = c.tenant AND v.customer = r.customer
         LEFT JOIN messages m ON m.conversation = v.id AND m.role = 'service'
             AND m.author = c.author AND m.ref = c.id
+            AND r.skipped IS NULL  -- else the service used the campaign's id as a key itself
         GROUP BY c.number HAVING count(m.ref) <> c.sent
         """,
     ),

@@ -342,6 +342,7 @@ async def test_a_message_that_used_the_campaigns_id_as_its_key_is_not_overwritte
         assert (told["sent"], told["skipped"]) == (1, 1)
         _, report = await ask(it, id, "/report")
         assert report["skipped"] == {"ref_taken": 1}
+    assert audit(tmp_path / "ringback.db", time.time()).findings == []
 
 
 # Refusals
