@@ -333,7 +333,8 @@ def copy(path: Path, to: Path) -> None:
             os.fsync(made)
             _sync_directory(to.parent)
         except (sqlite3.Error, OSError) as error:
-            to.unlink()
+            for ending in ("", "-journal", "-wal", "-shm"):  # a full disk leaves these too
+                to.with_name(to.name + ending).unlink(missing_ok=True)
             raise CannotOpen(f"cannot write {to}: {error}") from error
         finally:
             os.close(made)

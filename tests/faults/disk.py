@@ -82,10 +82,10 @@ async def full(it: Process) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def small_disk(place: Path) -> AsyncIterator[Path]:
+async def small_disk(place: Path, size: str = SIZE) -> AsyncIterator[Path]:
     """A file system of a few megabytes. Needs root."""
     place.mkdir()
-    await _run("mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(place))
+    await _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
     try:
         yield place
     finally:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from gateway.protocol import Role
+from storage.database import Database, copy
+from storage.errors import CannotOpen
 from tests import recount
-from tests.faults.disk import SYNCS, TROUBLES, Scale, disk_failures, disk_full, failing
+from tests.faults.disk import SYNCS, TROUBLES, Scale, disk_failures, disk_full, failing, small_disk
 from tests.faults.needs import needs
 from tests.faults.process import process
 from tests.running import PATIENT, backend
@@ -95,6 +97,23 @@ async def test_a_directory_that_cannot_be_synced_is_a_reason_not_to_start(tmp_pa
         with pytest.raises(AssertionError, match=r"cannot open the database .* Input/output error"):
             async with process(tmp_path, ears, wrapped_in=inject, delivery=PATIENT):
                 pass
+
+
+@pytest.mark.parametrize("beside", [-8, 0, 8])
+async def test_a_backup_for_which_there_is_no_room_leaves_nothing(
+    tmp_path: Path, beside: int
+) -> None:
+    """Not enough for the copy itself, or for what SQLite writes beside it."""
+    needs("mount", root=True)
+    mounting(tmp_path / "may I")
+    path = tmp_path / "ringback.db"
+    async with Database(path):
+        pass
+    size = f"{path.stat().st_size // 1024 + beside}k"
+    async with small_disk(tmp_path / "small", size) as place:
+        with pytest.raises(CannotOpen, match="cannot write"):
+            copy(path, place / "copy.db")
+        assert list(place.iterdir()) == []
 
 
 def mounting(place: Path) -> None:
