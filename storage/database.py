@@ -87,6 +87,7 @@ class Database:
         """
         try:
             self._lock = _take_lock(self.path)
+            _refuse_log_of_another(self.path)
             self._writer = await self._connect()
             await self._migrate(self._writer)
             await _durable(self._writer)
@@ -282,12 +283,12 @@ class Database:
 def existing(path: Path) -> Path:
     """`path`, for who is not to make a database there. Raises `CannotOpen`."""
     try:
-        there = path.exists()
+        if path.exists():
+            _refuse_log_of_another(Path(os.path.realpath(path)))
+            return path
     except OSError as error:  # a directory that is another user's, say
         raise CannotOpen(f"cannot read the database {path}: {error.strerror}") from error
-    if not there:
-        raise CannotOpen(f"there is no database {path}")
-    return path
+    raise CannotOpen(f"there is no database {path}")
 
 
 @contextmanager
@@ -404,6 +405,21 @@ def _write_anew(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def _refuse_log_of_another(path: Path) -> None:
+    """Raise `CannotOpen` if a log lies beside a file that keeps none, as a backup does not.
+
+    It is of the database in whose place the backup was put, and SQLite would take it for its own.
+    """
+    with path.open("rb") as file:
+        keeps_none = file.read(20)[18:] == b"\1\1"
+    wal = path.with_name(path.name + "-wal")
+    if keeps_none and wal.exists() and wal.stat().st_size:
+        raise CannotOpen(
+            f"{wal} is of another database, which was in the place of {path}: remove it, and the"
+            " -shm beside it"
+        )
 
 
 def _sync_directory(path: Path) -> None:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from storage import database, sql
-from storage.database import TRANSACTION, Connection, Database
+from storage.database import TRANSACTION, Connection, Database, copy, snapshot
 from storage.errors import CannotOpen, Fault, RefTaken, StorageError, Unavailable
 from storage.records import Message
 from storage.schema import APPLICATION_ID, MIGRATIONS
@@ -511,6 +511,30 @@ async def test_the_database_can_be_read_when_nobody_writes(path: Path) -> None:
     db = await Database(path).open_to_read()
     assert await db.read("SELECT name FROM meta") == [("kept",)]
     await db.close()
+
+
+async def test_a_backup_beside_the_log_of_before_is_refused_until_that_is_gone(
+    path: Path, tmp_path: Path
+) -> None:
+    """As a killed gateway leaves it: SQLite would take it for the backup's own."""
+    kept, wal = tmp_path / "kept.db", path.with_name(path.name + "-wal")
+    async with Database(path) as db:
+        await db.write([(NOTE, ("kept", "1"))])
+        copy(path, kept)
+        await db.write([(NOTE, (f"lost-{n}", "1")) for n in range(500)])
+        log = wal.read_bytes()
+    wal.write_bytes(log)
+    kept.rename(path)
+    before = path.read_bytes()
+    for opening in (Database(path).open, Database(path).open_to_read):
+        with pytest.raises(CannotOpen, match=r"-wal is of another database, .*: remove it"):
+            await opening()
+    with pytest.raises(CannotOpen, match="of another database"), snapshot(path):
+        pass
+    assert (path.read_bytes(), wal.read_bytes()) == (before, log)
+    wal.unlink()
+    async with Database(path) as db:
+        assert await db.read("SELECT name FROM meta") == [("kept",)]
 
 
 async def test_opening_to_read_makes_no_file(path: Path) -> None:
