@@ -320,7 +320,10 @@ class Ringing:
             # Its ring in hand, if any, is over: only a backend that is gone leads here with one.
             device = _without_ring(device, device.covered)
             device = replace(device, owes=False, wake_at=None)
-            self.settle_undeliverable(tx, tx.put(c.with_device(device)))
+            c = tx.put(c.with_device(device))
+            if reason is Reason.EXPIRED:  # of very many, its turn came late
+                c = self._expire(tx, c)
+            self.settle_undeliverable(tx, c)
             return
         owes = correct or upto.ord < device.owed_ord
         wake = tx.now if correct or upto > device.covered else tx.now + AGAIN

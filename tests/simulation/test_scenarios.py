@@ -1017,3 +1017,23 @@ def test_what_had_expired_beyond_what_one_look_sees_is_not_pushed_by_a_new_phone
     world.write(anna, MessageKind.CHAT, None)
     world.run(100.0)
     assert Counter(world.model.outcomes.values()) == {"expired": 10, "pushed": 1}
+
+
+def test_what_expired_unseen_amid_very_many_expires_when_its_turn_comes(
+    day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be due, and its device let be, again and again. Day 1034."""
+    monkeypatch.setattr(Known, "UNACKED", 2)
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    for _ in range(5):
+        world.write(anna, MessageKind.PROACTIVE, 5.0)
+    world.run(30.0)
+    world.ears.mood = Mood.REFUSES
+    world.run(90.0)
+    told = [outcome for _, outcome in sorted(world.model.outcomes.items())]
+    assert told == ["undeliverable", *["expired"] * 5]
