@@ -24,7 +24,7 @@ import msgspec
 from storage import campaigns
 from storage.database import snapshot
 from storage.loading import Known
-from storage.records import Outcome
+from storage.records import DeviceState, Outcome
 
 KEPT = 10_000
 """Findings that are kept. At the bound the rest are only counted."""
@@ -149,6 +149,7 @@ class _Span(NamedTuple):
     hi_seq: int
     hi_ord: int
     outcome: str
+    reason: str | None
 
 
 class _Device(NamedTuple):
@@ -427,6 +428,8 @@ def _span(c: _Row, span: _Span, walk: _Walk, report: _Report) -> None:
     name = f"span {span.lo_seq} to {span.hi_seq}, {span.outcome}"
     if span.hi_ord <= c.acked_ord and span.outcome != Outcome.PUSHED:
         report(Rule.SPAN, f"{name}: all of it was acknowledged", c, seq=span.hi_seq)
+    if span.outcome == Outcome.UNDELIVERABLE and span.reason is None:
+        report(Rule.SPAN, f"{name}: for no reason", c, seq=span.hi_seq)
     if span.hi_seq > walk.last:
         problem = f"{name}: points beyond the newest message, {walk.last}"
         report(Rule.SPAN, problem, c, seq=span.hi_seq)
@@ -468,6 +471,8 @@ def _device(c: _Row, d: _Device, walk: _Walk, report: _Report) -> None:
             broken(f"{name}_seq {seq} has {name}_ord {rank}, counted {walk.ords.get(seq)}")
     if d.owed_ord > c.last_ord:
         broken(f"owed_ord {d.owed_ord} lies beyond the conversation's, {c.last_ord}")
+    if d.state not in set(DeviceState):
+        broken("has a state that there is not: its conversation cannot be loaded")
     if d.state != "live" and (d.owes or d.ring is not None):
         broken(f"is {d.state}, but still owes a ring")
     if (d.owes or d.ring is not None) and d.wake_at is None:
