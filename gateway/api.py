@@ -18,7 +18,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway import decoding, frames, protocol, sentences, why
 from gateway.auth import Identity, TokenRejected, Verifier
-from gateway.chat import Chat, Posting, no_such_customer
+from gateway.chat import Chat, Posting
+from gateway.context import Context, no_such_customer
 from gateway.devices import TOLD, Devices, Registration
 from gateway.dryrun import dry_run
 from gateway.inbox import Inbox
@@ -44,6 +45,7 @@ class Api:
     def __init__(
         self,
         verifier: Verifier,
+        context: Context,
         chat: Chat,
         devices: Devices,
         preferences: Preferences,
@@ -53,6 +55,7 @@ class Api:
         origins: frozenset[str] = frozenset(),
     ) -> None:
         self._verifier = verifier
+        self._context = context
         self._chat = chat
         self._devices = devices
         self._preferences = preferences
@@ -65,21 +68,21 @@ class Api:
 
     @property
     def limits(self) -> protocol.Limits:
-        return self._chat.limits
+        return self._context.limits
 
     def now(self) -> float:
         """In epoch seconds, by the clock that does not jump."""
-        return self._chat.clock()
+        return self._context.clock()
 
     @property
     def draining(self) -> bool:
-        return self._chat.draining
+        return self._context.draining
 
     def application(self, *others: Iterable[web.RouteDef]) -> web.Application:
         """The aiohttp application for the HTTP listener; `others` are the routes of other files."""
         app = web.Application(
             middlewares=[self._cross_origin, self._problems],
-            client_max_size=self._chat.limits.frame_bytes,
+            client_max_size=self._context.limits.frame_bytes,
         )
         app.add_routes(
             [
@@ -196,7 +199,7 @@ class Api:
 
     def _limit(self, who: Identity) -> None:
         bucket = self._rates.bucket(who)
-        wait = bucket.take(self._chat.clock())
+        wait = bucket.take(self._context.clock())
         if wait is not None:
             raise FrameError(ErrorCode.RATE_LIMITED, "too many messages", retry_after=wait)
 
@@ -214,14 +217,14 @@ class Api:
         seq = integer(request, "seq", 1, 2**53)
         if seq is None:
             raise FrameError(ErrorCode.BAD_FRAME, "seq: missing; say which message, as ?seq=9")
-        told = await self._chat.store.told(_key(request, who), seq)
+        told = await self._context.store.told(_key(request, who), seq)
         if told is None:
             raise FrameError(ErrorCode.NOT_FOUND, "this customer has no such message")
-        now = self._chat.clock()
-        answer = why.deliveries(told, now, self._chat.quiet_until)
+        now = self._context.clock()
+        answer = why.deliveries(told, now, self._context.quiet_until)
         policy, after = _policy(request)
         if policy is not None:
-            backends = self._chat.tenants[who.tenant].backends
+            backends = self._context.tenants[who.tenant].backends
             answer["policy"] = dry_run(told, policy, now=now, backends=backends, after=after)
         if integer(request, "words", 0, 1):
             answer = sentences.in_words(answer)
@@ -237,14 +240,14 @@ class Api:
     async def my_status(self, request: web.Request) -> web.Response:
         """The customer's own status; zeros for one whom nobody has written to yet."""
         who = self.who(request, Role.CUSTOMER)
-        c = await self._chat.store.conversation(Key(who.tenant, who.sub))
+        c = await self._context.store.conversation(Key(who.tenant, who.sub))
         return as_json(self._status(c or Conversation(0, Key(who.tenant, who.sub))))
 
     def _status(self, c: Conversation) -> dict[str, Any]:
-        return {**frames.facts(c), "in_chat": self._chat.hub.is_in_chat(c.key)}
+        return {**frames.facts(c), "in_chat": self._context.hub.is_in_chat(c.key)}
 
     async def _known(self, key: Key) -> Conversation:
-        c = await self._chat.store.conversation(key)
+        c = await self._context.store.conversation(key)
         if c is None:
             raise no_such_customer()
         return c
@@ -348,7 +351,7 @@ class Api:
             raise FrameError(
                 ErrorCode.BAD_FRAME, f"the body did not come within {BODY_WITHIN:.0f} seconds"
             ) from None
-        return decoding.decode_body(raw, kind, self._chat.limits)
+        return decoding.decode_body(raw, kind, self._context.limits)
 
 
 def problem(error: FrameError, status: int | None = None, **headers: str) -> web.Response:
@@ -447,18 +450,18 @@ def _device(device: Device) -> dict[str, Any]:
     return told
 
 
-def admin(chat: Chat, metrics: Metrics) -> web.Application:
+def admin(context: Context, metrics: Metrics) -> web.Application:
     """The admin listener's application: liveness, readiness, metrics."""
 
     async def healthz(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        if chat.draining:
+        if context.draining:
             return web.Response(text="draining\n", status=503)
         try:
             async with asyncio.timeout(READY_WITHIN):
-                await chat.store.check()
+                await context.store.check()
         except Unavailable as error:
             return web.Response(text=f"{error}\n", status=503)
         except TimeoutError:

@@ -22,7 +22,7 @@ from gateway import audience, protocol
 from gateway.audience import Words
 from gateway.auth import Identity
 from gateway.campaigns import Campaigns
-from gateway.chat import Chat
+from gateway.context import Context
 from gateway.protocol import ErrorCode, FrameError, PostCampaign
 from storage import campaigns
 from storage.campaigns import Campaign, CampaignRows, CampaignState, Recipient
@@ -52,10 +52,10 @@ class Source(NamedTuple):
 class Loading:
     """Takes campaigns, and removes what was not taken whole. Made, started, stopped."""
 
-    def __init__(self, chat: Chat, rows: CampaignRows, running: Campaigns) -> None:
+    def __init__(self, context: Context, rows: CampaignRows, running: Campaigns) -> None:
         """What is taken joins those that are `running`."""
-        self._chat = chat
-        self._store = chat.store
+        self._context = context
+        self._store = context.store
         self._rows = rows
         self._running = running
         self._making: set[tuple[str, str, str]] = set()
@@ -114,7 +114,7 @@ class Loading:
         return first
 
     def _draft(self, who: Identity, body: PostCampaign, ref: str | None) -> Campaign:
-        now = self._chat.clock()
+        now = self._context.clock()
         send_at = body.send_at.timestamp() if body.send_at else None
         expires_at = body.expires_at.timestamp() if body.expires_at else None
         if expires_at is not None and expires_at <= max(now, send_at or now):

@@ -38,6 +38,7 @@ from gateway.audience import Words
 from gateway.campaign_lanes import Lane, Run, Waiting, is_over
 from gateway.campaign_reports import not_found, told_of
 from gateway.chat import Chat, Posting
+from gateway.context import Context
 from gateway.protocol import ErrorCode, FrameError, MessageKind, Role, Unknown
 from storage import campaigns
 from storage.campaigns import (
@@ -91,13 +92,15 @@ class Campaigns:
 
     def __init__(
         self,
+        context: Context,
         chat: Chat,
         rows: CampaignRows,
         waiting: Callable[[str], Waiting] = lambda tenant: Waiting(),
     ) -> None:
         """`waiting` tells how many devices of a tenant wait."""
+        self._context = context
         self._chat = chat
-        self._store = chat.store
+        self._store = context.store
         self._rows = rows
         self._waiting = waiting
         self._lanes: dict[str, Lane] = {}
@@ -112,7 +115,7 @@ class Campaigns:
     async def start(self) -> None:
         """Go on with what runs."""
         for campaign in await self._rows.in_states(*OPEN):
-            if campaign.tenant in self._chat.tenants:
+            if campaign.tenant in self._context.tenants:
                 self.take(campaign)
 
     async def stop(self) -> None:
@@ -156,7 +159,7 @@ class Campaigns:
         """A campaign that is not over is on its tenant's lane from now on."""
         lane = self._lanes.setdefault(campaign.tenant, Lane())
         said = audience.words(campaign.text, campaign.title)
-        begin = max(self._chat.clock(), campaign.send_at or 0.0)
+        begin = max(self._context.clock(), campaign.send_at or 0.0)
         lane.runs[campaign.id] = Run(campaign, said, begin)
         lane.wake.set()
         if lane.task is None and not self._stopped:
@@ -177,9 +180,9 @@ class Campaigns:
 
     async def _work(self, tenant: str, lane: Lane) -> None:
         """Send one tenant's campaigns in turn, one chunk at a time."""
-        while not self._chat.draining:
+        while not self._context.draining:
             lane.wake.clear()
-            now, runs = self._chat.clock(), lane.runs.values()
+            now, runs = self._context.clock(), lane.runs.values()
             over = [r for r in runs if is_over(r.campaign, now) and r.due_at <= now]
             run = min(over or runs, key=lambda run: run.due_at, default=None)
             early = float("inf") if run is None else run.due_at - now
@@ -191,13 +194,13 @@ class Campaigns:
             if early > 0 or (not over and lane.is_held_up(self._waiting(tenant))):
                 await _either(lane.wake, min(early, LONGEST) if early > 0 else AGAIN)
                 continue
-            began = self._chat.clock()
+            began = self._context.clock()
             try:
                 lane.sent += await self._send(run)
             except Exception as error:
                 await self._rest(run, error)
             # As long again for the others: on a busy gateway a campaign is the first to slow down.
-            await asyncio.sleep(min(self._chat.clock() - began, RETRY))
+            await asyncio.sleep(min(self._context.clock() - began, RETRY))
 
     async def _rest(self, run: Run, error: Exception) -> None:
         """Try again in a while. What was not confirmed may have been written: only the disk knows
@@ -208,7 +211,7 @@ class Campaigns:
             kind = type(error).__name__
             _log.error("a campaign's sending broke", campaign=run.campaign.id, error=kind)
             self.failed()
-        run.next_at = self._chat.clock() + RETRY
+        run.next_at = self._context.clock() + RETRY
         run.ahead.clear()
         with contextlib.suppress(Unavailable):
             found = await self._rows.one(run.campaign.tenant, run.campaign.id)
@@ -222,7 +225,7 @@ class Campaigns:
             run.ahead.extend(await self._rows.recipients(c.id, c.cursor, AHEAD))
         size = max(1, min(CHUNK, int(c.rate * 0.1), len(run.ahead)))
         chunk = [run.ahead.popleft() for _ in range(min(size, len(run.ahead)))]
-        now = self._chat.clock()
+        now = self._context.clock()
         run.next_at = max(run.next_at, now - CATCH_UP) + len(chunk) / c.rate
         parts = [self._part(c, run.words, recipient) for recipient in chunk]
         needs = Needs(

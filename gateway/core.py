@@ -23,17 +23,20 @@ from gateway.campaign_lanes import Waiting
 from gateway.campaign_loading import Loading
 from gateway.campaign_reports import Reports
 from gateway.campaigns import Campaigns
-from gateway.chat import Chat, TenantRules
+from gateway.chat import Chat
 from gateway.config import Config
 from gateway.contentconfig import content_of
+from gateway.context import Context, TenantRules
 from gateway.deadletters import KEEP as KEEP_DEAD_LETTERS
 from gateway.deadletters import DeadLetters
 from gateway.delivery import Timing
 from gateway.devices import Devices
 from gateway.hub import Hub
 from gateway.inbox import Inbox
+from gateway.marks import Marks
 from gateway.metrics import Metrics
 from gateway.preferences import Preferences
+from gateway.presence import Presence
 from gateway.protocol import Role
 from gateway.pushconfig import Calls, Push
 from gateway.pushcredentials import credentials_of
@@ -79,7 +82,7 @@ class Core:
         self.hub = Hub()
         self.metrics = Metrics(self.store, self.hub)
         self.verifier = Verifier(config.tenants)
-        self.chat = Chat(
+        self.context = context = Context(
             self.store,
             self.hub,
             Timing(**{name: getattr(config.delivery, name) for name in Timing.__struct_fields__}),
@@ -88,16 +91,19 @@ class Core:
             clock,
             config.limits.outbound_bytes // 2,
         )
-        ringing = Ringing(self.chat)
-        self.book = Book(self.chat, ringing, self._wake)
-        self.devices = Devices(self.chat, ringing)
-        self.dead_letters = DeadLetters(self.chat, DeadLetterRows(database))
+        self.chat = Chat(context)
+        self.marks = Marks(context)
+        self.presence = Presence(context, self.marks)
+        ringing = Ringing(context)
+        self.book = Book(context, ringing, self._wake)
+        self.devices = Devices(context, ringing)
+        self.dead_letters = DeadLetters(context, DeadLetterRows(database))
         campaign_rows = CampaignRows(database)
-        self.campaigns = Campaigns(self.chat, campaign_rows, self._waiting)
-        self.campaign_loading = Loading(self.chat, campaign_rows, self.campaigns)
+        self.campaigns = Campaigns(context, self.chat, campaign_rows, self._waiting)
+        self.campaign_loading = Loading(context, campaign_rows, self.campaigns)
         self.campaign_reports = Reports(campaign_rows, clock)
-        self.preferences = Preferences(self.chat, ringing)
-        self.inbox = Inbox(self.chat, agent_limits(config))
+        self.preferences = Preferences(context, ringing)
+        self.inbox = Inbox(context, agent_limits(config))
         limits = config.limits
         self.rates = Rates(
             {
@@ -108,6 +114,9 @@ class Core:
         self.sessions = Sessions(
             config,
             self.verifier,
+            context,
+            self.presence,
+            self.marks,
             self.chat,
             self.devices,
             self.inbox,
@@ -159,15 +168,17 @@ class Core:
         """
         self.verifier.take_up(config.tenants)
         self.sessions.take_up(config)
-        before = self.chat.tenants
-        self.chat.tenants = {name: _rules(tenant.push) for name, tenant in config.tenants.items()}
+        before = self.context.tenants
+        self.context.tenants = {
+            name: _rules(tenant.push) for name, tenant in config.tenants.items()
+        }
         for name, rules in before.items():
-            if self.chat.rules(name).house != rules.house:
-                self.chat.houses_before[name] = rules.house
+            if self.context.rules(name).house != rules.house:
+                self.context.houses_before[name] = rules.house
         self._endpoints = _endpoints(config)
         if self._worker is not None:
             self._worker.take_up(self._endpoints)
-            others = {name for name, now in self.chat.tenants.items() if now != before.get(name)}
+            others = {name for name, now in self.context.tenants.items() if now != before.get(name)}
             task = asyncio.create_task(self._judge_anew(others), name="judge-anew")
             self._judging.add(task)
             task.add_done_callback(self._judging.discard)
@@ -204,7 +215,7 @@ class Core:
                 await self.devices.forget(self.clock() - KEEP_DEAD)
                 await self.dead_letters.forget(self.clock() - KEEP_DEAD_LETTERS)
                 if number % STALE_EVERY == 0:
-                    for name, rules in self.chat.tenants.items():
+                    for name, rules in self.context.tenants.items():
                         await self.devices.expire(name, self.clock() - rules.token_expires_after)
             except StorageError as error:
                 _log.warning("housekeeping has to wait", problem=str(error))

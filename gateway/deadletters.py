@@ -22,7 +22,7 @@ import msgspec
 import orjson
 
 from gateway import delivery
-from gateway.chat import Chat
+from gateway.context import Context
 from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError
 from push.backends import Backend, choose
@@ -138,9 +138,9 @@ def _due_again(
 class DeadLetters:
     """The use cases."""
 
-    def __init__(self, chat: Chat, rows: DeadLetterRows) -> None:
-        self._chat = chat
-        self._store = chat.store
+    def __init__(self, context: Context, rows: DeadLetterRows) -> None:
+        self._context = context
+        self._store = context.store
         self._rows = rows
 
     async def page(
@@ -238,9 +238,9 @@ class DeadLetters:
         due = delivery.due_after_commit(
             c.push_due_at,
             tx.now,
-            max(self._chat.quiet_until, self._chat.hub.quiet_until(c.key, tx.now)),
-            in_chat=self._chat.hub.is_in_chat(c.key),
-            ack_timeout=self._chat.timing.ack_timeout,
+            max(self._context.quiet_until, self._context.hub.quiet_until(c.key, tx.now)),
+            in_chat=self._context.hub.is_in_chat(c.key),
+            ack_timeout=self._context.timing.ack_timeout,
         )
         covered = min(lo, device.covered)
         # Nothing is owed before it is due: a look for the number on the icon rings for no message.
@@ -253,5 +253,5 @@ class DeadLetters:
     def _judge(self, tx: Transaction, letter: DeadLetter, *, certain: bool) -> Replay:
         c = tx.conversation(letter.key)
         unacked = [] if c is None else tx.unacked(c)
-        backends = self._chat.rules(letter.tenant).backends
+        backends = self._context.rules(letter.tenant).backends
         return judge(c, letter, unacked, tx.now, certain=certain, backends=backends)

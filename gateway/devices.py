@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from gateway import protocol
-from gateway.chat import Chat
+from gateway.context import Context
 from gateway.delivery import Reason
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.ringing import Ringing
@@ -77,10 +77,10 @@ DEVICES = 20
 class Devices:
     """The use cases of registrations."""
 
-    def __init__(self, chat: Chat, ringing: Ringing) -> None:
-        self._chat = chat
+    def __init__(self, context: Context, ringing: Ringing) -> None:
+        self._context = context
         self._ringing = ringing
-        self._store = chat.store
+        self._store = context.store
         self._rates = Rates({Role.CUSTOMER: (PER_MINUTE, AT_ONCE)})
 
     async def register(
@@ -97,7 +97,7 @@ class Devices:
         out before its turn.
         """
         bucket = self._rates.of(key.tenant, Role.CUSTOMER, key.customer)
-        wait = bucket.take(self._chat.clock())
+        wait = bucket.take(self._context.clock())
         if wait is not None:
             problem = f"too many registrations: at most {PER_MINUTE:g} a minute"
             raise FrameError(ErrorCode.RATE_LIMITED, problem, retry_after=wait)
@@ -164,7 +164,7 @@ class Devices:
             badge=old.badge,
             owes=owes or outdated,
             owed_ord=max(old.owed_ord, old.ring_ord) if owes else old.covered_ord,
-            wake_at=tx.now + self._chat.timing.ack_timeout if owes or outdated else None,
+            wake_at=tx.now + self._context.timing.ack_timeout if owes or outdated else None,
             **about,
         )
 
@@ -202,7 +202,7 @@ class Devices:
         if outcomes.pending(c):
             due = c.push_due_at
             if due is None:
-                due = tx.now + self._chat.timing.ack_timeout
+                due = tx.now + self._context.timing.ack_timeout
             tx.put(replace(c, push_due_at=due, expires_at=soonest))
 
     async def deregister(self, key: Key, installation: str) -> None:
@@ -283,7 +283,7 @@ class Devices:
             c = tx.conversation(key)
             if c is None:
                 return False
-            for session in self._chat.hub.sessions(key):  # what they ask for comes after this
+            for session in self._context.hub.sessions(key):  # what they ask for comes after this
                 tx.undo(partial(setattr, session, "revoked", session.revoked))
                 session.revoked = True
             for device in c.devices:
@@ -295,7 +295,7 @@ class Devices:
         return await self._store.submit(change, Needs(keys=(key,)))
 
     def _close_all(self, key: Key) -> None:
-        for session in tuple(self._chat.hub.sessions(key)):
+        for session in tuple(self._context.hub.sessions(key)):
             session.close(CloseCode.SIGNED_OUT)
 
     # Keys

@@ -17,7 +17,7 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 from gateway import frames, protocol
-from gateway.chat import Chat, no_such_customer
+from gateway.context import Context, no_such_customer
 from gateway.protocol import ErrorCode, FrameError
 from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Conversation, Key, Message
@@ -39,22 +39,22 @@ class _Asked(NamedTuple):
 class Inbox:
     """Look-ups for sessions and for the HTTP API."""
 
-    def __init__(self, chat: Chat, agent_limits: Any) -> None:
-        self._chat = chat
+    def __init__(self, context: Context, agent_limits: Any) -> None:
+        self._context = context
         self._limits = agent_limits
         self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._asked: dict[_Asked, asyncio.Task[list[Conversation]]] = {}  # not yet begun
 
     def arrive(self, session: AgentSession, ref: str | None) -> None:
         """Welcome an agent."""
-        self._chat.hub.arrive(session)
+        self._context.hub.arrive(session)
         welcome: Any = {
             "type": "welcome",
             "session": session.id,
             "agent": session.identity.sub,
             "tenant": session.tenant,
             "limits": self._limits,
-            "server_time": protocol.timestamp(self._chat.clock()),
+            "server_time": protocol.timestamp(self._context.clock()),
         }
         if ref is not None:
             welcome["ref"] = ref
@@ -62,19 +62,19 @@ class Inbox:
 
     async def page(self, session: AgentSession, frame: protocol.Inbox) -> None:
         """Answer with a page of conversations, newest first; from now on tell of every change."""
-        self._chat.hub.follow_inbox(session)
+        self._context.hub.follow_inbox(session)
         await _pace(session)
         before = FIRST if frame.cursor is None else _read_cursor(frame.cursor)
         asked = _Asked(session.tenant, frame.filter.value, before, frame.limit + 1)
         found = await self._look_with_others(asked)
         # As they are in this turn of the loop: of what changed since, updates have told.
-        found = [self._chat.store.peek(c.key) or c for c in found]
-        shown = _within(found[: frame.limit], self._chat.room)
+        found = [self._context.store.peek(c.key) or c for c in found]
+        shown = _within(found[: frame.limit], self._context.room)
         answer: dict[str, Any] = {
             "type": "inbox",
             "ref": frame.ref,
             "conversations": [
-                frames.entry(c, in_chat=self._chat.hub.is_in_chat(c.key)) for c in shown
+                frames.entry(c, in_chat=self._context.hub.is_in_chat(c.key)) for c in shown
             ],
         }
         if len(found) > len(shown):
@@ -92,7 +92,7 @@ class Inbox:
     async def _look(self, asked: _Asked) -> list[Conversation]:
         async with self._turn[asked.tenant]:
             del self._asked[asked]  # who asks from now on may be told of less than has happened
-            return await self._chat.store.inbox(*asked)
+            return await self._context.store.inbox(*asked)
 
     async def history(
         self,
@@ -116,11 +116,11 @@ class Inbox:
         self, key: Key, before: int | None, limit: int
     ) -> tuple[Conversation, list[Message], bool]:
         """A conversation and its messages before `before`. Raises `FrameError` `not_found`."""
-        c = await self._chat.store.conversation(key)
+        c = await self._context.store.conversation(key)
         if c is None:
             raise no_such_customer()
-        found, more = await self._chat.store.history(c, before, limit)
-        messages, more = frames.page(found, self._chat.room, more=more)
+        found, more = await self._context.store.history(c, before, limit)
+        messages, more = frames.page(found, self._context.room, more=more)
         return c, messages, more
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway import protocol
-from gateway.chat import Chat
+from gateway.context import Context
 from gateway.protocol import ErrorCode, FrameError
 from gateway.ringing import Ringing
 from gateway.wishes import NO_QUIET_HOURS, quiet_hours, zone
@@ -26,9 +26,9 @@ replace = msgspec.structs.replace
 class Preferences:
     """The use cases of wishes."""
 
-    def __init__(self, chat: Chat, ringing: Ringing) -> None:
+    def __init__(self, context: Context, ringing: Ringing) -> None:
         self._ringing = ringing
-        self._store = chat.store
+        self._store = context.store
 
     async def get(self, key: Key) -> Wishes | None:
         """What the customer wishes; None if nobody has seen them before."""

@@ -3,7 +3,8 @@
 Decides: which frames and HTTP bodies there are and what their fields may hold, how server frames
 and times look, and whether a client may reconnect after a close code. Leaves to others: whether
 what came is one of them (`gateway.decoding`), whether a frame is allowed now (`gateway.session`),
-what it does (`gateway.chat`), whether a JSON Web Token is good (`gateway.auth`), and every socket.
+what it does (`gateway.chat` and its like), whether a JSON Web Token is good (`gateway.auth`), and
+every socket.
 `docs/protocol.md` says the same for client authors; a test holds the two together.
 """
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from gateway.alarms import Alarms
-from gateway.chat import Chat
+from gateway.context import Context
 from gateway.ringing import Ringing
 from gateway.wanted import sees_each
 from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Pause, Ring
@@ -33,18 +33,18 @@ class Book:
     """When devices are looked at, and the push worker's `RingBook`."""
 
     def __init__(
-        self, chat: Chat, ringing: Ringing, wake: Callable[[DeviceRef, str], None]
+        self, context: Context, ringing: Ringing, wake: Callable[[DeviceRef, str], None]
     ) -> None:
-        self._chat = chat
+        self._context = context
         self._ringing = ringing
-        self._store: Store = chat.store
-        self._clock = chat.clock
+        self._store: Store = context.store
+        self._clock = context.clock
         self._wake = wake
         self._busy: dict[DeviceRef, str] = {}
         """Those in the worker's hands, and for which backend."""
         self._calling: set[DeviceRef] = set()
-        self.alarms = Alarms(chat.clock, self._tick)
-        chat.calling = lambda key, device: DeviceRef(*key, device) in self._calling
+        self.alarms = Alarms(context.clock, self._tick)
+        context.calling = lambda key, device: DeviceRef(*key, device) in self._calling
         self._store.changed = self.watch
 
     def watch(self, c: Conversation) -> None:
@@ -52,7 +52,7 @@ class Book:
 
         Of a tenant that was taken out of the configuration all stays as it is until it is back.
         """
-        if c.tenant not in self._chat.tenants:
+        if c.tenant not in self._context.tenants:
             return
         when = float("inf")
         if c.push_due_at is not None:
@@ -79,10 +79,10 @@ class Book:
         """Set the alarms from what was committed, all of it after the restart grace (rule 9)."""
         grace = self._clock()
         if not self._store.empty:  # nobody can be on the way back to a new gateway
-            grace += self._chat.timing.restart_grace
-        self._chat.quiet_until = self.alarms.floor = grace
+            grace += self._context.timing.restart_grace
+        self._context.quiet_until = self.alarms.floor = grace
         keys = await self._store.unsettled()
-        known = [key for key in keys if key.tenant in self._chat.tenants]
+        known = [key for key in keys if key.tenant in self._context.tenants]
         for key in known:
             self.alarms.set(key, grace)
         return len(known)
@@ -95,13 +95,13 @@ class Book:
 
     def drain(self) -> None:
         """Start no more rings."""
-        self._chat.draining = True
+        self._context.draining = True
         self.alarms.stop()
 
     def _tick(self, key: Key) -> None:
         def change(tx: Transaction) -> None:
             found = tx.conversation(key)
-            if found is None or self._chat.draining:
+            if found is None or self._context.draining:
                 return
             if _is_expiring(found, tx.now) and not tx.knows_unacked(found):
                 # Something expired while this waited for its turn: asked for again, with them.
@@ -160,7 +160,7 @@ class Book:
                 tx.after_commit(lambda: self._let_go(ref, tx.conversation(key)))
             return claim
 
-        if self._chat.draining:
+        if self._context.draining:
             return None
         c = self._store.peek(key)
         each = c is None or self._sees_each(c, self._clock())
@@ -172,7 +172,7 @@ class Book:
             raise BookUnavailable(str(error)) from error
 
     def _sees_each(self, c: Conversation, now: float) -> bool:
-        return sees_each(c, now, self._chat.patience(c.key, now))
+        return sees_each(c, now, self._context.patience(c.key, now))
 
     def _let_go(self, ref: DeviceRef, c: Conversation | None) -> None:
         self._busy.pop(ref, None)

@@ -17,10 +17,10 @@ import msgspec
 import orjson
 
 from gateway import delivery
-from gateway.chat import Chat, no_live_device
+from gateway.context import Context
 from gateway.delivery import PAUSES, WISHES, Action, Decision, Facts, InHand, Reason
 from gateway.protocol import ReceiptState
-from gateway.wanted import Wanted, all_unwanted, to_ring
+from gateway.wanted import Wanted, all_unwanted, no_live_device, to_ring
 from gateway.wishes import is_muted
 from push import content
 from push.backends import Backend, choose
@@ -52,8 +52,8 @@ AGAIN = 1.0  # seconds until what one change could not look at is looked at
 class Ringing:
     """The changes of devices that owe a ring. No state of its own beyond what it was given."""
 
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self.decided: Callable[[str, Decision], None] = lambda tenant, decision: None
         """Told of every decision of a look, for the metrics."""
         self.buried: Callable[[str, Cause], None] = lambda tenant, cause: None
@@ -66,7 +66,7 @@ class Ringing:
         if c.expires_at is not None and c.expires_at <= tx.now:
             c = self._expire(tx, c)
         if c.push_due_at is not None:
-            due = delivery.within_reason(c.push_due_at, tx.now, self._chat.timing)
+            due = delivery.within_reason(c.push_due_at, tx.now, self._context.timing)
             if due != c.push_due_at:
                 c = tx.put(replace(c, push_due_at=due))
             if due <= tx.now:
@@ -96,7 +96,7 @@ class Ringing:
         waiting = outcomes.pending(c)
         if not waiting:
             return tx.put(replace(c, push_due_at=None, hold_from=None))
-        in_chat = self._chat.hub.is_in_chat(c.key)
+        in_chat = self._context.hub.is_in_chat(c.key)
         why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
         c = replace(c, push_due_at=None)
@@ -121,9 +121,9 @@ class Ringing:
         waiting = outcomes.pending(c)
         if not waiting:  # what joins held before holds nothing of what comes, or is pending again
             return c if c.hold_from is None else tx.put(replace(c, hold_from=None))
-        if c.tenant not in self._chat.tenants:  # judged when it is configured again
+        if c.tenant not in self._context.tenants:  # judged when it is configured again
             return c if c.push_due_at is not None else tx.put(replace(c, push_due_at=tx.now))
-        backends = self._chat.rules(c.tenant).backends
+        backends = self._context.rules(c.tenant).backends
         live = [device for device in c.live_devices if self.backend(c.tenant, device) is not None]
         if live:
             upto = min(device.covered for device in live)
@@ -131,7 +131,7 @@ class Ringing:
                 behind = [device for device in live if device.covered <= waiting[0].lo]
                 led_to = all(device.owes or device.ring is not None for device in behind)
                 if c.push_due_at is None and not led_to:
-                    due = tx.now + self._chat.timing.ack_timeout
+                    due = tx.now + self._context.timing.ack_timeout
                     c = tx.put(replace(c, push_due_at=due))
                 return c
             reasons = [Reason(device.unrung) for device in live if device.unrung is not None]
@@ -156,7 +156,7 @@ class Ringing:
             device
             for device in c.devices
             if device.wake_at is not None and self.backend(c.tenant, device) is None
-            if not self._chat.calling(c.key, device.id)
+            if not self._context.calling(c.key, device.id)
         ]
         for device in waiting:
             self._no_endpoint(tx, c, device)
@@ -166,7 +166,7 @@ class Ringing:
 
     def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
         """Record the decision not to ring a device, which no look will take."""
-        if self._chat.rules(c.tenant).backends:  # else the message's own reason says it
+        if self._context.rules(c.tenant).backends:  # else the message's own reason says it
             self._looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT), c.last)
 
     def _bring_near(self, tx: Transaction, c: Conversation) -> Conversation:
@@ -174,11 +174,13 @@ class Ringing:
         before = c
         for device in c.devices:
             if device.wake_at is not None and device.wake_at > tx.now:
-                quiet = self._chat.quiet_hours_end(tx.now, c, device) or 0.0
+                quiet = self._context.quiet_hours_end(tx.now, c, device) or 0.0
                 backoff = max(_backoff(device), quiet - tx.now)
-                near = delivery.within_reason(device.wake_at, tx.now, self._chat.timing, backoff)
-                house = self._chat.houses_before.get(c.tenant)
-                if house and device.wake_at == self._chat.quiet_hours_end(tx.now, c, device, house):
+                near = delivery.within_reason(device.wake_at, tx.now, self._context.timing, backoff)
+                house = self._context.houses_before.get(c.tenant)
+                if house and device.wake_at == self._context.quiet_hours_end(
+                    tx.now, c, device, house
+                ):
                     near = self._at_once(tx, c)  # it waits for the end of hours that are others now
                 if near != device.wake_at:
                     c = c.with_device(replace(device, wake_at=near))
@@ -197,8 +199,8 @@ class Ringing:
         """Look at one device now (rule 7): the claim, or None and in its row what is next; `pause`
         if it is what would be rung waits for.
         """
-        wanted = to_ring(tx, c, device, self._chat.patience(c.key, tx.now))
-        quiet = self._chat.quiet_hours_end(tx.now, c, device)
+        wanted = to_ring(tx, c, device, self._context.patience(c.key, tx.now))
+        quiet = self._context.quiet_hours_end(tx.now, c, device)
         backend = self.backend(c.tenant, device)
         facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
         decision = delivery.look(facts)
@@ -241,7 +243,7 @@ class Ringing:
 
     def _stands(self, key: Key, id: int, generation: int) -> bool:
         """Whether this registration is still there, as far as the memory tells."""
-        c = self._chat.store.peek(key)
+        c = self._context.store.peek(key)
         device = c.device(id) if c is not None else None
         return c is None or (device is not None and device.generation == generation)
 
@@ -290,7 +292,7 @@ class Ringing:
             endpoint=backend is not None,
             live=device.live,
             early=device.wake_at is None or device.wake_at > tx.now,
-            in_chat=self._chat.hub.is_in_chat(c.key),
+            in_chat=self._context.hub.is_in_chat(c.key),
             in_hand=in_hand,
             behind=max(0, behind),
             all_expired=wanted.newest is None and not wanted.unwanted,
@@ -356,23 +358,23 @@ class Ringing:
         at anew."""
         for device in before.devices:
             now = c.device(device.id)
-            until = self._chat.quiet_hours_end(tx.now, before, device)
+            until = self._context.quiet_hours_end(tx.now, before, device)
             if now is not None and until is not None and now.wake_at == device.wake_at == until:
                 c = c.with_device(replace(now, wake_at=self._at_once(tx, c)))
         return tx.put(c)
 
     def _at_once(self, tx: Transaction, c: Conversation) -> float:
         """Now, or later while a replay may be on its way (rule 5): it may just have begun."""
-        if c.hold_from is None or not self._chat.hub.is_in_chat(c.key):
+        if c.hold_from is None or not self._context.hub.is_in_chat(c.key):
             return tx.now
-        return delivery.held(tx.now, tx.now, c.hold_from, self._chat.timing)
+        return delivery.held(tx.now, tx.now, c.hold_from, self._context.timing)
 
     def _claim(
         self, tx: Transaction, c: Conversation, device: Device, wanted: Wanted
     ) -> tuple[Device, Ring]:
         """Fix device, coverage and content (rule 7). Under this id nothing changes any more."""
         newest, upto = wanted.newest, wanted.upto or device.covered
-        tenant = self._chat.rules(c.tenant)
+        tenant = self._context.rules(c.tenant)
         expires_at = tx.now + tenant.expires_after
         if newest is None:  # silent: only the number
             kind, title, text, seq = RingKind.BADGE, None, None, c.last_seq
@@ -382,7 +384,7 @@ class Ringing:
             title, text, seq = words.title, words.text, newest.seq
             expires_at = newest.expires_at or expires_at
         ring = Ring(
-            id=f"r_{self._chat.new_id()}",
+            id=f"r_{self._context.new_id()}",
             kind=kind,
             customer=c.customer,
             seq=seq,
@@ -570,7 +572,7 @@ class Ringing:
         told = _Told(device.environment, device.app)
         if device.ring is not None:
             told = msgspec.json.decode(device.ring, type=_Told)
-        return choose(self._chat.rules(tenant).backends, told.environment, told.app)
+        return choose(self._context.rules(tenant).backends, told.environment, told.app)
 
     def _move(
         self,
@@ -588,7 +590,7 @@ class Ringing:
             state = _RECEIPTS.get(span.outcome)
             if state is not None:
                 tx.after_commit(
-                    lambda s=span, state=state: self._chat.tell.receipt(  # type: ignore[misc]
+                    lambda s=span, state=state: self._context.tell.receipt(  # type: ignore[misc]
                         c.key, s.lo_seq + 1, s.hi_seq, state, tx.now, s.reason
                     )
                 )

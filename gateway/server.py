@@ -114,6 +114,7 @@ class Gateway:
         server, core = self.config.server, self.core
         api = Api(
             core.verifier,
+            core.context,
             core.chat,
             core.devices,
             core.preferences,
@@ -139,7 +140,7 @@ class Gateway:
         except OSError as error:
             raise _occupied("chat", server.chat, error) from error
         # The last: who asks it whether we are ready finds the others listening.
-        watched = admin(core.chat, core.metrics)
+        watched = admin(core.context, core.metrics)
         self.ports["admin"] = await self._listener("admin", watched, server.admin, WATCHERS)
 
     async def _listener(

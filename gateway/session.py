@@ -2,7 +2,7 @@
 
 Theory of operation. A socket that has not said hello is nothing but a socket; `gateway.sessions`
 turns it into a `CustomerSession` or an `AgentSession` once its token is accepted, and only these
-can reach `gateway.chat`. A session takes raw frames (`receive`) and yields what to do: a frame to
+can reach the use cases. A session takes raw frames (`receive`) and yields what to do: a frame to
 act on, an error to answer, or a code to close with. What goes out is given to `out`.
 
     connected ──hello──> active <──state──> background ──┐

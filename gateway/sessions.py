@@ -1,8 +1,8 @@
 """Sessions: from an accepted socket to a session, and from its frames to the use cases.
 
 Decides who may talk (hello, token, role, Origin) and what each frame calls; the rules behind the
-frames are in `gateway.chat`. Knows sockets only as the `Socket` below: the WebSockets themselves,
-and who may connect at all, are in `gateway.sockets`.
+frames are in `gateway.presence`, `gateway.marks` and `gateway.chat`. Knows sockets only as the
+`Socket` below: the WebSockets themselves, and who may connect at all, are in `gateway.sockets`.
 
 Bound (I9): sends of one session that wait for their commit; beyond it its frames wait too, and so
 the peer's TCP is held back.
@@ -20,10 +20,13 @@ import structlog
 
 from gateway import decoding, frames, protocol
 from gateway.auth import Identity, TokenRejected, Verifier
-from gateway.chat import Change, Chat, Joined, Posting
+from gateway.chat import Chat, Posting
 from gateway.config import Config
+from gateway.context import Change, Context
 from gateway.devices import Devices, Registration
 from gateway.inbox import Inbox
+from gateway.marks import Marks
+from gateway.presence import Joined, Presence
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
 from gateway.session import AgentSession, CustomerSession, Hangup, Out, Pace, Rates, Session
 from storage.errors import Unavailable
@@ -89,6 +92,9 @@ class Sessions:
         self,
         config: Config,
         verifier: Verifier,
+        context: Context,
+        presence: Presence,
+        marks: Marks,
         chat: Chat,
         devices: Devices,
         inbox: Inbox,
@@ -98,11 +104,14 @@ class Sessions:
         self._config = config
         self._limits = config.limits
         self._verifier = verifier
+        self._context = context
+        self._presence = presence
+        self._marks = marks
         self._chat = chat
         self._devices = devices
         self._inbox = inbox
         self._rates = rates
-        self._clock = chat.clock
+        self._clock = context.clock
         self._wall = wall
         self.rejected: Callable[[str], None] = lambda reason: None
         """Told why a socket was turned away, for the metrics."""
@@ -162,7 +171,7 @@ class Sessions:
             raise Hangup(CloseCode.BAD_TOKEN) from None
 
     def _decoder(self, role: Role) -> Callable[[str | bytes], Any]:
-        limits = self._chat.limits
+        limits = self._context.limits
         if role is Role.CUSTOMER:
             return lambda raw: decoding.decode_customer(raw, limits)
         return lambda raw: decoding.decode_agent(raw, limits)
@@ -183,7 +192,7 @@ class Sessions:
         )
         said_bye = False
         try:
-            joined = await self._chat.join(session, hello.resume, hello.ref)
+            joined = await self._presence.join(session, hello.resume, hello.ref)
             # What it says while it reads is taken: it may acknowledge, leave, or say goodbye.
             session.replaying = asyncio.create_task(self._replay(session, joined), name="replay")
             said_bye = await self._converse(socket, session, self._customer_frame)
@@ -191,7 +200,7 @@ class Sessions:
             await socket.hang_up(CloseCode.SERVER_FAULT)
         finally:
             session.closed = not said_bye
-            self._chat.leave(session, CloseCode.GOODBYE if said_bye else socket.code)
+            self._presence.leave(session, CloseCode.GOODBYE if said_bye else socket.code)
             if session.replaying is not None and not said_bye:
                 session.replaying.cancel()
         if said_bye:
@@ -203,7 +212,7 @@ class Sessions:
 
     async def _replay(self, session: CustomerSession, joined: Joined) -> None:
         try:
-            await self._chat.replay(session, joined)
+            await self._presence.replay(session, joined)
         except Closed:
             pass
         except Unavailable:
@@ -242,7 +251,7 @@ class Sessions:
             said_bye = await self._converse(socket, session, self._agent_frame)
         finally:
             session.closed = True
-            self._chat.hub.depart(session)
+            self._context.hub.depart(session)
         if said_bye:
             await socket.hang_up(CloseCode.GOODBYE)
 
@@ -252,7 +261,7 @@ class Sessions:
         What it had asked for before is answered first: with 1000 it does not come back.
         """
         self._expire_in_time(session)
-        talk = _Talk(session, act, self._chat.store, self._clock)
+        talk = _Talk(session, act, self._context.store, self._clock)
         try:
             await socket.converse(talk.take)
         except _Goodbye:
@@ -293,19 +302,19 @@ class Sessions:
     # Frames
 
     def _customer_frame(self, session: CustomerSession, frame: Any) -> Change[Any] | Later | None:
-        chat = self._chat
+        marks, tell = self._marks, self._context.tell
         match frame:
             case protocol.Send():
-                return chat.send(_posting(session, session.key, frame), session)
+                return self._chat.send(_posting(session, session.key, frame), session)
             case protocol.Ack():
-                return chat.ack(session, frame.seq)
+                return marks.ack(session, frame.seq)
             case protocol.Read():
-                return chat.read(session, frame.seq)
+                return marks.read(session, frame.seq)
             case protocol.Typing():
-                self._paced(session, session.typing, frame.on, chat.tell.customer_typing)
+                self._paced(session, session.typing, frame.on, tell.customer_typing)
             case protocol.State():
                 state = SessionState(frame.state)
-                self._paced(session, session.states, state, chat.set_state)
+                self._paced(session, session.states, state, self._presence.set_state)
             case protocol.History():
                 return partial(self._history, session, frame)
             case protocol.RegisterDevice():
@@ -365,21 +374,23 @@ class Sessions:
         session.send({"type": "ok", "ref": frame.ref})
 
     def _agent_frame(self, session: AgentSession, frame: Any) -> Change[Any] | Later | None:
-        chat, inbox = self._chat, self._inbox
+        chat, marks, inbox = self._chat, self._marks, self._inbox
         match frame:
             case protocol.AgentSend():
                 key = Key(session.tenant, frame.customer)
                 return chat.send(_posting(session, key, frame), session)
             case protocol.AgentAck():
-                return chat.agent_ack(Key(session.tenant, frame.customer), frame.seq)
+                return marks.agent_ack(Key(session.tenant, frame.customer), frame.seq)
             case protocol.AgentRead():
-                return chat.agent_read(Key(session.tenant, frame.customer), frame.seq)
+                return marks.agent_read(Key(session.tenant, frame.customer), frame.seq)
             case protocol.AgentTyping():
-                chat.tell.agent_typing(session, Key(session.tenant, frame.customer), on=frame.on)
+                self._context.tell.agent_typing(
+                    session, Key(session.tenant, frame.customer), on=frame.on
+                )
             case protocol.Open():
                 return partial(chat.open, session, frame)
             case protocol.Close():
-                chat.hub.unwatch(session, Key(session.tenant, frame.customer))
+                self._context.hub.unwatch(session, Key(session.tenant, frame.customer))
                 session.send({"type": "ok", "ref": frame.ref})
             case protocol.End():
                 return partial(self._end, session, frame)

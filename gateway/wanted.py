@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gateway.delivery import Patience
+from gateway.delivery import Patience, Reason
 from gateway.wishes import is_unwanted
 from storage import outcomes
-from storage.records import Conversation, Cut, Device, Message
+from storage.records import Conversation, Cut, Device, DeviceState, Message
 from storage.transaction import Transaction
 
 
@@ -117,3 +117,11 @@ def all_unwanted(tx: Transaction, c: Conversation, device: Device) -> bool:
     covered = [m for m in tx.unacked(c) if behind < m.ord <= device.ring_ord]
     whole = len(covered) == device.ring_ord - behind
     return whole and all(is_unwanted(c.wishes, m.kind) for m in covered)
+
+
+def no_live_device(c: Conversation) -> Reason:
+    """Why the customer has no registration that may be rung."""
+    states = {device.state for device in c.devices}
+    if DeviceState.QUARANTINED in states:
+        return Reason.QUARANTINED
+    return Reason.TOKEN_DEAD if states else Reason.NO_DEVICE

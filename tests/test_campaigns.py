@@ -623,7 +623,7 @@ async def test_an_audience_that_was_let_go_while_it_came_begins_nothing(tmp_path
         said = audience.words("hello", None)
 
         async def batches() -> AsyncIterator[list[audience.Entry]]:
-            yield [audience.entry({"customer": "c-1"}, said, core.chat.limits)]
+            yield [audience.entry({"customer": "c-1"}, said, core.context.limits)]
             (loading,) = await core.campaign_loading._rows.in_states(CampaignState.LOADING)
             await core.campaign_loading._discard(loading.id)
 

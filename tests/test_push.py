@@ -533,7 +533,9 @@ async def test_two_alarms_of_one_commit_are_one_look(tmp_path: Path) -> None:
             assert c is not None
             tx.put(replace(c, push_due_at=tx.now))
 
-        core.chat.timing = replace(core.chat.timing, ack_timeout=0.0)  # else it waits for an ack
+        core.context.timing = replace(
+            core.context.timing, ack_timeout=0.0
+        )  # else it waits for an ack
         core.store.submit(is_due, Needs(keys=(key,)))
         for _ in range(2):
             core.book._tick(key)

@@ -189,15 +189,15 @@ async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(tmp_pat
         agent = await it.agent(open="c-42")
         await agent.ask("send", "sent", customer="c-42", text="hello")
         await customer.take("message")
-        chat = it.gateway.core.chat
-        (session,) = chat.hub.sessions(Key("acme", "c-42"))
-        it.gateway.core.store.failed = lambda error: None
+        core = it.gateway.core
+        (session,) = core.context.hub.sessions(Key("acme", "c-42"))
+        core.store.failed = lambda error: None
 
         def broken(tx: object) -> None:
             tx._messages.append(store_message(conversation=999_999))  # type: ignore[attr-defined]
 
-        bad = it.gateway.core.store.submit(broken, Needs())
-        chat.leave(session, 1000)
+        bad = core.store.submit(broken, Needs())
+        core.presence.leave(session, 1000)
         with pytest.raises(Fault):
             await bad
         await agent.take("presence", in_chat=False)

@@ -80,7 +80,7 @@ async def test_after_a_broken_connection_it_resumes_and_says_again_what_had_no_a
     async with running(tmp_path, delivery=PATIENT) as it, at_the_client(it) as (person, _):
         await person_is_there(it, person)
         agent = await it.agent(open="c-42")
-        for session in list(it.gateway.core.chat.hub.everyone()):
+        for session in list(it.gateway.core.context.hub.everyone()):
             if session.identity.role is Role.CUSTOMER:
                 session.close(CloseCode.RESTART)
         await agent.take("presence", in_chat=False)

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from gateway import decoding, protocol
 from gateway.auth import Identity
-from gateway.chat import Chat, TenantRules
+from gateway.context import Context, TenantRules
 from gateway.delivery import Timing
 from gateway.hub import Hub
+from gateway.marks import Marks
+from gateway.presence import Presence
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
 from gateway.session import AgentSession, CustomerSession, Hangup, Held, Rates, TokenBucket
 from storage.database import Database, Rows
@@ -66,7 +68,7 @@ def agent(bucket: TokenBucket | None = None) -> tuple[AgentSession, Wire]:
 
 
 def held() -> Held:
-    """The holding place as `gateway.chat` makes it."""
+    """The holding place as `gateway.presence` makes it."""
     return Held(BOUND)
 
 
@@ -330,13 +332,14 @@ async def test_an_ack_of_the_background_counts_though_the_turn_to_active_overtak
         store = Store(database, clock)
         await store.start()
         rules = {"acme": TenantRules()}
-        chat = Chat(store, Hub(), Timing(), protocol.CUSTOMER_LIMITS, rules, clock)
+        context = Context(store, Hub(), Timing(), protocol.CUSTOMER_LIMITS, rules, clock)
         await asyncio.gather(post(store, draft("one")), post(store, draft("two")))
         session, _ = customer(state=SessionState.BACKGROUND)
-        chat.hub.join(session)
-        ack = store.submit(*chat.ack(session, 1))
+        marks = Marks(context)
+        context.hub.join(session)
+        ack = store.submit(*marks.ack(session, 1))
         await reading.wait()
-        chat.set_state(session, SessionState.ACTIVE)
+        Presence(context, marks).set_state(session, SessionState.ACTIVE)
         await ack
         await store.stop()
         c = store.peek(KEY)

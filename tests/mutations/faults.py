@@ -45,13 +45,13 @@ FAULTS = (
     ),
     Fault(
         "an ack in the background counts as one in chat (rule 3)",
-        "gateway/chat.py",
+        "gateway/marks.py",
         "        if not session.active:\n            session.noted",
         "        if False:\n            session.noted",
     ),
     Fault(
         "a background ack clears the due time (rule 3)",
-        "gateway/chat.py",
+        "gateway/marks.py",
         "            session.noted = max(session.noted, cut)\n            return c\n",
         "            session.noted = max(session.noted, cut)\n"
         "            return tx.put(replace(c, push_due_at=None))\n",
@@ -64,7 +64,7 @@ FAULTS = (
     ),
     Fault(
         "what an agent acks late moves back how far another had acked",
-        "gateway/chat.py",
+        "gateway/marks.py",
         "        if seq <= c.agent_acked_seq:\n            return c\n",
         "        if seq == c.agent_acked_seq:\n            return c\n",
     ),
@@ -131,7 +131,7 @@ FAULTS = (
         '                ring = msgspec.json.decode(device.ring or "", type=Ring)\n'
         "                device",
         """                ring = msgspec.json.decode(device.ring or "", type=Ring)
-                ring = replace(ring, id=f"r_{self._chat.new_id()}")
+                ring = replace(ring, id=f"r_{self._context.new_id()}")
                 told = msgspec.json.encode(ring).decode()
                 device = replace(device, ring=told)
                 device""",
@@ -167,7 +167,7 @@ FAULTS = (
     Fault(
         "the restart grace is ignored (rule 9)",
         "gateway/pushing.py",
-        "            grace += self._chat.timing.restart_grace\n",
+        "            grace += self._context.timing.restart_grace\n",
         "            grace += 0.0\n",
     ),
     Fault(
@@ -221,7 +221,7 @@ FAULTS = (
     ),
     Fault(
         "who joins amid a commit gets its messages twice (I4)",
-        "gateway/chat.py",
+        "gateway/presence.py",
         "            tx.after_commit(held.forget)\n            self._enter",
         "            self._enter",
     ),
@@ -369,7 +369,7 @@ FAULTS = (
     ),
     Fault(
         "acks of older messages lengthen the hold of the rest (rule 5)",
-        "gateway/chat.py",
+        "gateway/marks.py",
         "            held = max(held, oldest)  #",
         "            held = None  #",
         ("tests/simulation/test_scenarios.py",),
@@ -406,7 +406,7 @@ FAULTS = (
     Fault(
         "an endpoint is given up while its call is out",
         "gateway/ringing.py",
-        "            if not self._chat.calling(c.key, device.id)\n",
+        "            if not self._context.calling(c.key, device.id)\n",
         "",
         ("tests/simulation/test_scenarios.py",),
     ),
@@ -582,7 +582,7 @@ FAULTS = (
     ),
     Fault(
         "within a grace an older message's due time rings for a newer one (rule 4)",
-        "gateway/chat.py",
+        "gateway/context.py",
         "        return Patience(self.timing.ack_timeout, until) if until > now else None\n",
         "        return None\n",
         ("tests/simulation/test_scenarios.py",),
@@ -590,7 +590,7 @@ FAULTS = (
     Fault(
         "quiet hours that are lifted end a hold (rule 5)",
         "gateway/ringing.py",
-        "        return delivery.held(tx.now, tx.now, c.hold_from, self._chat.timing)\n",
+        "        return delivery.held(tx.now, tx.now, c.hold_from, self._context.timing)\n",
         "        return tx.now\n",
         ("tests/simulation/test_scenarios.py",),
     ),

@@ -83,7 +83,7 @@ class Service:
         async def batches() -> AsyncIterator[list[audience.Entry]]:
             for at in range(0, len(lines), BATCH):
                 some = lines[at : at + BATCH]
-                yield [audience.entry(line, said, core.chat.limits) for line in some]
+                yield [audience.entry(line, said, core.context.limits) for line in some]
 
         source = Source(batches(), lambda: len(lines), lambda: order.ref)
         try:

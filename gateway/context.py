@@ -1,0 +1,126 @@
+"""The context: what every use case stands on, one object for all of them.
+
+What is known of the tenants and of the time, who hears of what, and what holds all pushes back.
+Decides nothing: the use cases are in `gateway.presence` (who is there), `gateway.marks` (acks and
+reads), `gateway.chat` (messages), and those of pushes in `gateway.ringing` and `gateway.pushing`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+from gateway import protocol
+from gateway.delivery import Patience, Reason, Timing
+from gateway.hub import Hub
+from gateway.protocol import ErrorCode, FrameError, Limits
+from gateway.session import CustomerSession
+from gateway.telling import Telling
+from gateway.wishes import House, quiet_until
+from push.backends import Backend
+from push.content import Content
+from storage.records import Conversation, Device, Key
+from storage.store import Needs, Store
+from storage.transaction import Transaction
+
+R = TypeVar("R")
+Change = tuple[Callable[[Transaction], R], Needs]
+"""A use case that is yet to be given to the store, by `submit` or `enqueue`."""
+
+IDS = 256  # ids made from one call for randomness: the call costs more than the rest of an id
+
+
+class TenantRules(NamedTuple):
+    """What the delivery rule needs to know of a tenant. `expires_after` in seconds."""
+
+    backends: tuple[Backend, ...] = ()
+    expires_after: float = 86_400.0
+    content: Content = Content()
+    house: House = House()
+    token_expires_after: float = 270 * 86_400.0
+
+
+_NO_PUSH = TenantRules()
+
+
+class Context:
+    """The same object for all use cases."""
+
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        timing: Timing,
+        limits: Limits,
+        tenants: Mapping[str, TenantRules],
+        clock: Callable[[], float],
+        room: int = 512 * 1024,
+    ) -> None:
+        self.room = room
+        """Bytes that one page of messages may take: half of what may wait for a session."""
+        self.store = store
+        self.hub = hub
+        self.timing = timing
+        self.limits = limits
+        self.tenants = tenants
+        self.houses_before: dict[str, House] = {}
+        """Of tenants whose hours a reload changed: who waits for their end waits no more."""
+        self.tell = Telling(hub, store.peek)
+        self.clock = clock
+        self.draining = False
+        self._ids: list[str] = []
+        self.quiet_until = 0.0
+        """Until then, after a start, nobody is rung (rule 9)."""
+        self.calling: Callable[[Key, int], bool] = lambda key, device: False
+        """Whether a call for this device is out: then its settling decides its next time, no
+        earlier than a hold that began meanwhile allows."""
+
+    def rules(self, tenant: str) -> TenantRules:
+        """The tenant's rules; those of one without push, if it was taken out of the configuration:
+        housekeeping and late sign-outs still meet its rows."""
+        return self.tenants.get(tenant, _NO_PUSH)
+
+    def quiet_hours_end(
+        self, now: float, c: Conversation, device: Device, house: House | None = None
+    ) -> float | None:
+        """Of those in which the device is now, by the tenant's hours or by those of `house`."""
+        return quiet_until(now, c.wishes, device.time_zone, house or self.rules(c.tenant).house)
+
+    def patience(self, key: Key, now: float) -> Patience | None:
+        """What a message to this customer may take before it is due; None: it is due at once."""
+        if self.hub.is_in_chat(key):
+            return Patience(self.timing.ack_timeout)
+        until = self.hub.quiet_until(key, now)
+        return Patience(self.timing.ack_timeout, until) if until > now else None
+
+    def new_id(self) -> str:
+        """16 hex digits that nothing else has."""
+        if not self._ids:
+            pool = secrets.token_hex(8 * IDS)
+            self._ids = [pool[at : at + 16] for at in range(0, len(pool), 16)]
+        return self._ids.pop()
+
+
+def due_moved(tx: Transaction, c: Conversation, why: Reason, to: float | None) -> None:
+    """Record that the push for what is unacknowledged is due at another time than it was."""
+    if to is not None and c.acked_seq < c.last_seq:
+        until = protocol.timestamp(to)
+        tx.event(c, c.acked_seq + 1, c.last_seq, "due_moved", reason=why, until=until)
+
+
+def known(tx: Transaction, key: Key) -> Conversation:
+    """The conversation as the changes before this one left it. Raises `FrameError` `not_found`."""
+    conversation = tx.conversation(key)
+    if conversation is None:
+        raise no_such_customer()
+    return conversation
+
+
+def who(session: CustomerSession) -> dict[str, str | None]:
+    """How events name a session: its id, and its installation if the app told it."""
+    return {"session": session.id, "installation": session.installation}
+
+
+def no_such_customer() -> FrameError:
+    return FrameError(ErrorCode.NOT_FOUND, "this tenant has no such customer")

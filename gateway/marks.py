@@ -1,0 +1,180 @@
+"""Marks: how far the customer has received and read, and how far the agents have.
+
+Decides what an ack counts for, and what it does to a push that is due (rule 3); which icons show
+too much once something was read (rule 8). Changes of the one writer: see `gateway.chat`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway import delivery
+from gateway.context import Change, Context, due_moved, known, who
+from gateway.delivery import Reason
+from gateway.protocol import ErrorCode, FrameError, ReceiptState
+from gateway.session import CustomerSession
+from storage.records import Conversation, Cut, Key, Outcome
+from storage.store import Needs
+from storage.transaction import Mark, Transaction
+
+replace = msgspec.structs.replace
+
+
+class Marks:
+    """The cursors of conversations: the customer's own, and those that the agents share."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._tell = context.tell
+
+    # The customer's
+
+    def ack(self, session: CustomerSession, seq: int) -> Change[None]:
+        """The session has everything up to `seq`."""
+        key = session.key
+
+        def change(tx: Transaction) -> None:
+            self.received(tx, known(tx, key), session, seq)
+
+        return change, Needs(keys=(key,), mark=(key, seq))
+
+    def read(self, session: CustomerSession, seq: int) -> Change[None]:
+        """The customer has seen everything up to `seq`: an ack in any state of the session."""
+        key = session.key
+
+        def change(tx: Transaction) -> None:
+            c = known(tx, key)
+            cut = self._cut(tx, c, seq)
+            before = c
+            c = self.acknowledge(tx, c, cut, seq, session)
+            c = tx.mark_read(c, cut)
+            if c.read_seq == before.read_seq:
+                return
+            if c.unread != before.unread:
+                tx.event(c, before.read_seq + 1, c.read_seq, "read", **who(session))
+                c = self._correct_badges(tx, c, session.installation)
+            tx.after_commit(lambda: self._tell.read(before, c, tx.now))
+
+        return change, Needs(keys=(key,), mark=(key, seq))
+
+    def received(
+        self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
+    ) -> Conversation:
+        cut = self._cut(tx, c, seq)
+        if not session.active:
+            session.noted = max(session.noted, cut)
+            return c
+        return self.acknowledge(tx, c, cut, seq, session)
+
+    def _note_too(
+        self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
+    ) -> None:
+        """Another session had acknowledged before: a fact, for who asks which phones have it."""
+        if session.installation is None:
+            return
+        upto = min(seq, c.acked_seq)
+        if upto > session.acked:
+            tx.event(c, session.acked + 1, upto, "acked_too", **who(session))
+        self._note(tx, session, seq)
+
+    def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
+        """How far this session itself has acknowledged."""
+        if seq > session.acked:
+            tx.undo(lambda before=session.acked: setattr(session, "acked", before))  # type: ignore[misc]
+            session.acked = seq
+
+    def _cut(self, tx: Transaction, c: Conversation, seq: int) -> Cut:
+        return self._mark(tx, c, seq).cut
+
+    def _mark(self, tx: Transaction, c: Conversation, seq: int) -> Mark:
+        mark = tx.mark(c, seq)
+        if mark is None:
+            raise FrameError(
+                ErrorCode.BAD_FRAME, f"seq {seq} is beyond the newest message, {c.last_seq}"
+            )
+        return mark
+
+    def acknowledge(
+        self, tx: Transaction, c: Conversation, cut: Cut, seq: int, session: CustomerSession
+    ) -> Conversation:
+        before = c
+        if cut.ord <= c.acked_ord:
+            self._note_too(tx, c, session, seq)
+            return tx.acknowledge(c, cut)[0]
+        oldest = None
+        if cut.ord < c.last_ord:
+            mark = tx.mark(c, seq)
+            oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
+        due = delivery.due_after_ack(c.push_due_at, oldest, self._context.timing.ack_timeout)
+        held = c.hold_from
+        if held is not None and oldest is not None:
+            held = max(held, oldest)  # what joins held of others takes nothing from the rest
+        c, _ = tx.acknowledge(c, cut, push_due_at=due, hold_from=held)
+        tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **who(session))
+        if session.installation is not None:
+            self._note(tx, session, seq)
+        for span in before.settled:
+            if span.outcome is Outcome.PUSHED and span.lo_ord < c.acked_ord:
+                lo = max(span.lo_seq, before.acked_seq) + 1
+                tx.event(
+                    c, lo, min(span.hi_seq, c.acked_seq), "acked_after_ring", session=session.id
+                )
+        if due != before.push_due_at:
+            due_moved(tx, c, Reason.ACKED, due)
+        tx.after_commit(
+            lambda: self._tell.receipt(
+                c.key, before.acked_seq + 1, c.acked_seq, ReceiptState.DELIVERED, tx.now
+            )
+        )
+        return c
+
+    def _correct_badges(self, tx: Transaction, c: Conversation, reader: str | None) -> Conversation:
+        """Devices that were told more than is unread now owe a silent ring (rule 8): but not the
+        reader's own, unless a ring in hand tells it so only now.
+        """
+        for device in c.live_devices:
+            if device.badge is None or device.badge <= c.unread:
+                continue
+            if device.installation == reader and device.ring is None:
+                c = c.with_device(replace(device, badge=c.unread))
+            else:
+                wake = device.wake_at
+                if wake is None or wake == self._context.quiet_hours_end(tx.now, c, device):
+                    wake = tx.now  # what makes no noise does not wait for the morning
+                c = c.with_device(replace(device, owes=True, wake_at=wake))
+        return tx.put(c)
+
+    # The agents'
+
+    def agent_ack(self, key: Key, seq: int) -> Change[None]:
+        """An agent's client has everything up to `seq`: move the mark that agents share."""
+
+        def change(tx: Transaction) -> None:
+            self._agents_received(tx, known(tx, key), seq)
+
+        return change, Needs(keys=(key,), mark=(key, seq))
+
+    def agent_read(self, key: Key, seq: int) -> Change[None]:
+        """Move the agents' shared read mark: an ack too."""
+
+        def change(tx: Transaction) -> None:
+            c = known(tx, key)
+            if seq <= c.agent_read_seq:
+                return
+            said = self._mark(tx, c, seq).said
+            c = self._agents_received(tx, c, seq)
+            before, c = c, tx.put(replace(c, agent_read_seq=seq, agent_read_said=said))
+            if said > before.agent_read_said:
+                tx.after_commit(lambda: self._tell.agents_marks(c))
+            tx.after_commit(lambda: self._tell.inboxes(c))
+
+        return change, Needs(keys=(key,), mark=(key, seq))
+
+    def _agents_received(self, tx: Transaction, c: Conversation, seq: int) -> Conversation:
+        if seq <= c.agent_acked_seq:
+            return c
+        said = self._mark(tx, c, seq).said
+        before, c = c, tx.put(replace(c, agent_acked_seq=seq, agent_acked_said=said))
+        if said > before.agent_acked_said:
+            tx.after_commit(lambda: self._tell.agents_marks(c))
+        return c
