@@ -420,6 +420,21 @@ async def test_a_device_that_worked_again_is_news_when_it_breaks_again() -> None
         assert len(logs) == 2
 
 
+async def test_a_device_that_broke_later_is_looked_at_again_though_others_rest_no_more() -> None:
+    async with started() as rig:
+        first, second = (rig.book.owes(broken(), a_claim(device)) for device in (1, 2))
+        rig.worker.wake(first)
+        await rig.clock.asleep()
+        rig.clock.tick(REST_FIRST / 2)
+        rig.worker.wake(second)
+        await rig.book.until(lambda: rig.book.count("look", second) == 1)
+        rig.clock.tick(REST_FIRST / 2)
+        await rig.book.until_settled(1)
+        await rig.clock.asleep()
+        rig.clock.tick(REST_FIRST)
+        await rig.book.until_settled(2)
+
+
 async def test_several_broken_devices_rest_side_by_side() -> None:
     async with started() as rig:
         refs = [rig.book.owes(broken(), a_claim(device)) for device in range(3)]
