@@ -857,6 +857,17 @@ def test_what_lacked_a_phone_lacks_one_again_when_the_new_one_goes(day: Day) -> 
     assert world.look("SELECT reason FROM outcomes ORDER BY lo_seq LIMIT 1") == [("no_device",)]
 
 
+def test_what_lacked_a_phone_and_has_expired_is_not_taken_up_for_a_new_one(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.visit(anna, active=False, acks=False, resume=False, ttl=9999.0)
+    world.write(anna, MessageKind.CHAT, 5.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(10.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(10.0)
+    assert world.model.outcomes == {(1, 1): "undeliverable", (1, 2): "pushed"}
+
+
 def test_acks_of_older_messages_do_not_hold_the_rest_for_longer(day: Day) -> None:
     """A flapping phone that gets one older message through each time."""
     world, anna = day.world, day.world.person(*ANNA)
