@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 import pytest
 
-from gateway import audience, campaigns
+from gateway import audience, campaign_api, campaigns
 from gateway.auth import Identity
 from gateway.campaign_lanes import BUSY, Lane, Waiting
 from gateway.campaign_loading import Source
@@ -149,6 +149,17 @@ async def test_a_page_of_all_with_a_device_sorts_and_reads_no_other_page(tmp_pat
         plan = [row[3] for row in await it.gateway.core.database.read(asked, ("acme", 0, 500))]
         assert plan
         assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+async def test_an_audience_of_devices_may_be_longer_than_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign_api, "BATCH", 2)
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for number in range(5):
+            await it.register(f"c-{number}", f"phone-{number}", f"t-{number}")
+        told = await over(it, await begin(it, audience="devices"))
+        assert (told["recipients"], told["sent"]) == (5, 5)
 
 
 async def test_in_chat_it_is_a_message_and_no_ring_and_reading_is_reported(tmp_path: Path) -> None:
