@@ -162,6 +162,21 @@ async def test_an_app_s_own_backend_goes_before_that_of_all(tmp_path: Path) -> N
         assert [call.ring["customer"] for call in it.backend.calls] == ["c-2"]
 
 
+async def test_a_retry_goes_to_the_app_s_own_backend_too(tmp_path: Path) -> None:
+    async with (
+        backend() as other,
+        running(
+            tmp_path, push={"backends": {"shop": a_backend(other, "production", app="shop")}}
+        ) as it,
+    ):
+        other.answers = [503]
+        await it.register("c-1", "phone-1", "t-1", app="shop")
+        await it.write("c-1")
+        await it.settled(1, "pushed", "c-1")
+        assert [call.status for call in other.calls] == [503, 200]
+        assert it.backend.calls == []
+
+
 async def test_a_device_without_a_backend_of_its_environment_is_not_rung_and_that_is_told(
     tmp_path: Path,
 ) -> None:
