@@ -59,6 +59,18 @@ async def test_a_dead_registration_is_forgotten_after_a_week_and_not_before(
         assert await listed() == 0
 
 
+async def test_a_sign_out_leaves_no_registration_not_even_a_dead_one(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.answers.append(410)
+        await it.write()
+        await it.settled(1, "undeliverable")
+        await it.register(installation="tablet", token="another")
+        await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        assert told["devices"] == []
+
+
 async def test_a_web_app_of_the_tenant_may_call_and_another_may_not(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         asked = {"Access-Control-Request-Method": "PUT"}
