@@ -59,6 +59,20 @@ async def test_a_dead_registration_is_forgotten_after_a_week_and_not_before(
         assert await listed() == 0
 
 
+async def test_of_two_dead_registrations_only_the_older_is_forgotten(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        between = 0.0
+        for seq, phone in ((1, "old"), (2, "new")):
+            between = it.gateway.core.clock()
+            await it.register(installation=phone, token=f"token of {phone}")
+            it.backend.answers.append(410)
+            await it.write()
+            await it.settled(seq, "undeliverable")
+        await it.gateway.core.devices.forget(between)
+        _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        assert [device["installation"] for device in told["devices"]] == ["new"]
+
+
 async def test_a_sign_out_leaves_no_registration_not_even_a_dead_one(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
