@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import orjson
 import pytest
 from aiohttp import web
 
+from gateway.chat import Chat
 from gateway.devices import Registration
-from gateway.protocol import Role
+from gateway.protocol import Role, SessionState
+from gateway.session import CustomerSession
 from storage.errors import Fault
 from storage.records import Key
 from storage.store import Needs
@@ -208,7 +211,17 @@ def store_message(conversation: int) -> object:
     )  # fmt: skip
 
 
-async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda chat, session: chat.leave(session, 1000),
+        lambda chat, session: chat.set_state(session, SessionState.BACKGROUND),
+    ],
+    ids=["ends", "turns to the background"],
+)
+async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(
+    tmp_path: Path, leave: Callable[[Chat, CustomerSession], None]
+) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.register()
         customer = await it.customer()
@@ -224,6 +237,10 @@ async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(tmp_pat
 
         bad = core.store.submit(broken, Needs())
         core.presence.leave(session, 1000)
+
+
+        bad = it.gateway.core.store.submit(broken, Needs())
+        leave(chat, session)
         with pytest.raises(Fault):
             await bad
         await agent.take("presence", in_chat=False)
