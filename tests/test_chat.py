@@ -15,6 +15,18 @@ from storage.store import Needs, Store
 from tests.running import PATIENCE, PATIENT, QUICK, Gate, running
 
 
+async def test_the_newest_name_that_a_customer_s_token_tells_is_shown(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.write()
+        agent = await it.agent()
+        shown = []
+        for name in ("Ada", None, "Ada Lovelace"):
+            await it.customer(token=it.token(Role.CUSTOMER, "c-42", name=name))
+            (entry,) = (await agent.ask("inbox", "inbox"))["conversations"]
+            shown.append(entry["name"])
+        assert shown == ["Ada", "Ada", "Ada Lovelace"]
+
+
 async def test_in_chat_a_message_is_acked_and_the_backend_gets_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
