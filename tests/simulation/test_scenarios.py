@@ -868,6 +868,24 @@ def test_what_lacked_a_phone_and_has_expired_is_not_taken_up_for_a_new_one(day: 
     assert world.model.outcomes == {(1, 1): "undeliverable", (1, 2): "pushed"}
 
 
+def test_who_turns_to_the_chat_is_not_rung_before_there_was_time_to_acknowledge(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    visit = world.visit(anna, active=False, acks=False, resume=False, ttl=9999.0)
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    failed = len(rung(day))
+    world.ears.mood = Mood.ACCEPTS
+    turned = world.process.loop.time()
+    assert visit is not None
+    visit.turn(True, turned)
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)[failed:]] == [1]
+    assert rung(day)[failed].at >= due_in_chat(world, turned)
+
+
 def test_acks_of_older_messages_do_not_hold_the_rest_for_longer(day: Day) -> None:
     """A flapping phone that gets one older message through each time."""
     world, anna = day.world, day.world.person(*ANNA)
