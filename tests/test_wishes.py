@@ -246,7 +246,8 @@ async def test_who_opted_out_is_rung_for_chat_and_not_for_proactive_messages(
         assert told["events"][0]["route"] == "none"
         await it.write(text="hello", kind="chat")
         call = await it.backend.take()
-        await it.settled(2, "pushed")
+        told = await it.settled(2, "pushed")
+        assert told["events"][0]["route"] == "push"
         assert (call.ring["seq"], call.ring["kind"], call.badge) == (2, "message", 2)
 
 
