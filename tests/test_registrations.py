@@ -76,6 +76,16 @@ async def test_of_two_dead_registrations_only_the_older_is_forgotten(tmp_path: P
         assert [device["installation"] for device in told["devices"]] == ["new"]
 
 
+async def test_who_deregisters_in_the_chat_is_rung_no_more(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        customer = await it.customer(state="background")
+        await customer.ask("deregister_device", "ok", installation="phone")
+        await it.write()
+        assert (await it.settled(1, "undeliverable"))["reason"] == "no_device"
+        assert it.backend.calls == []
+
+
 async def test_a_sign_out_leaves_no_registration_not_even_a_dead_one(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
