@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
 from gateway.protocol import Role
+from storage.loading import Known
 from storage.records import Key
 from storage.store import Needs
 from storage.transaction import Transaction
@@ -518,6 +520,16 @@ async def test_what_the_app_told_of_its_installation_reaches_the_backend(tmp_pat
         await it.write()
         device = (await it.backend.take()).body["device"]
         assert (device["installation"], device["platform"]) == ("phone", "ios")
+
+
+async def test_who_has_left_the_memory_when_the_call_goes_out_is_rung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Known, "CACHE", 0)
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.write()
+        await it.settled(1, "pushed")
 
 
 async def test_two_alarms_of_one_commit_are_one_look(tmp_path: Path) -> None:
