@@ -1027,6 +1027,43 @@ def test_an_icon_is_corrected_in_quiet_hours_too(day: Day) -> None:
     assert [heard.kind for heard in world.ears.log] == ["message", "message", "badge", "badge"]
 
 
+def test_a_correction_of_an_icon_that_fails_is_tried_again(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.ears.mood = Mood.FAILS
+    comes(world, anna).read(1)
+    world.run(1.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(60.0)
+    badges = [heard for heard in world.ears.log if heard.kind == "badge"]
+    assert badges[-1].took
+    assert len({(heard.ring, heard.body) for heard in badges}) == 1
+    assert len(badges) > 1
+
+
+def test_what_may_have_rung_already_is_not_settled_by_an_opt_out_on_another_phone(
+    day: Day,
+) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.ears.rng = Takes(4.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.SLOW
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(0.5)
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(0.5)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    assert [(heard.token, heard.seq) for heard in rung(day)] == [("TOKEN-1", 1), ("TOKEN-2", 2)]
+    world.run(60.0)
+    assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "pushed"}
+
+
 def test_what_had_expired_beyond_what_one_look_sees_is_not_pushed_by_a_new_phone(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
