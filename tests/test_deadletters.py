@@ -15,7 +15,7 @@ from aiohttp import web
 from gateway.protocol import Role, parse_timestamp, timestamp
 from storage.audit import audit
 from storage.sql import Statement
-from tests.running import PATIENCE, PATIENT, QUICK, Call, Running, change, running
+from tests.running import PATIENCE, PATIENT, QUICK, Call, Gate, Running, change, running
 
 
 async def letters(it: Running, query: str = "", tenant: str = "acme") -> list[dict[str, Any]]:
@@ -229,6 +229,41 @@ async def test_an_older_letter_takes_along_what_was_refused_after_it(tmp_path: P
         assert (await it.outcome(1))["outcome"] == "pushed"
         assert await replay(it, second) == "pushed"
         assert len(it.backend.calls) == 3
+
+
+async def test_a_later_letter_leaves_alone_what_was_refused_before_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await refused(it)
+        later = await refused(it)
+        assert await replay(it, later) == "replayed"
+        told = await it.settled(2, "pushed")
+        assert "replayed" in [event["event"] for event in told["events"]]
+        told = await it.outcome(1)
+        assert (told["outcome"], told["reason"]) == ("undeliverable", "refused")
+        assert "replayed" not in [event["event"] for event in told["events"]]
+
+
+async def test_what_expired_amid_a_letter_does_not_keep_the_rest_from_its_replay(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        customer = await it.customer()
+        await it.write()
+        await it.write(expires_at=timestamp(time.time() + 0.5))
+        await it.write()
+        gate = Gate(422)
+        it.backend.answers.append(gate)
+        await customer.send("bye")
+        assert (await it.backend.take()).badge == 3
+        await it.settled(2, "expired")
+        gate.open.set()
+        await it.settled(3, "undeliverable")
+        (letter,) = await letters(it)
+        assert await replay(it, letter["id"]) == "replayed"
+        for seq, outcome in ((1, "pushed"), (2, "expired"), (3, "pushed")):
+            await it.settled(seq, outcome)
 
 
 async def test_a_registration_that_is_gone_or_another_is_not_rung(tmp_path: Path) -> None:
