@@ -15,6 +15,26 @@ from storage.store import Needs, Store
 from tests.running import PATIENCE, PATIENT, QUICK, Gate, running
 
 
+async def test_who_turns_to_the_chat_is_seen_there(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer(state="background")
+        agent = await it.agent(open="c-42")
+        for state in ("active", "background"):
+            await customer.send("state", state=state)
+            frame = await agent.take("presence")
+            assert (frame["in_chat"], frame["sessions"]) == (state == "active", 1)
+
+
+async def test_a_status_comes_only_when_the_read_mark_moves(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer = await it.customer()
+        await it.write()
+        await it.write()
+        for seq in (1, 1, 2):
+            await customer.send("read", seq=seq)
+        assert [(await customer.take("status"))["read_seq"] for _ in range(2)] == [1, 2]
+
+
 async def test_the_newest_name_that_a_customer_s_token_tells_is_shown(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.write()
