@@ -855,6 +855,7 @@ def test_what_lacked_a_phone_lacks_one_again_when_the_new_one_goes(day: Day) -> 
     world.deregister(anna, "phone-2")
     world.run(10.0)
     assert world.look("SELECT reason FROM outcomes ORDER BY lo_seq LIMIT 1") == [("no_device",)]
+    assert world.look("SELECT push_due_at FROM conversations") == [(None,)]
 
 
 def test_what_lacked_a_phone_and_has_expired_is_not_taken_up_for_a_new_one(day: Day) -> None:
@@ -866,6 +867,20 @@ def test_what_lacked_a_phone_and_has_expired_is_not_taken_up_for_a_new_one(day: 
     world.register(anna, "phone-1", "TOKEN-1")
     world.run(10.0)
     assert world.model.outcomes == {(1, 1): "undeliverable", (1, 2): "pushed"}
+
+
+def test_who_says_again_to_be_in_chat_has_no_longer_to_acknowledge(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    visit = comes(world, anna)
+    world.run(15.0)
+    written = world.process.loop.time()
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(4.0)
+    visit.line.say("state", state="active")
+    world.run(10.0)
+    assert [heard.seq for heard in rung(day)] == [1]
+    assert rung(day)[0].at < written + world.timing.ack_timeout + 1.0
 
 
 def test_who_turns_to_the_chat_is_not_rung_before_there_was_time_to_acknowledge(day: Day) -> None:
