@@ -103,9 +103,6 @@ class Ringing:
         for device in c.live_devices:
             if max(device.covered, device.ring_to).ord >= c.last_ord:
                 continue
-            if self.backend(c.tenant, device) is None:
-                self._no_endpoint(tx, c, device)
-                continue
             wake = tx.now if device.wake_at is None else device.wake_at
             owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
             c = c.with_device(owing)
