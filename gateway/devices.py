@@ -213,8 +213,7 @@ class Devices:
             if owner is not None and owner.key == key:
                 self._remove(tx, owner)
 
-        device = (key.tenant, installation, None)
-        await self._store.submit(change, Needs(keys=(key,), device=device))
+        await self._store.submit(change, Needs(device=(key.tenant, installation, None)))
 
     async def deregister_by_key(self, installation: str, given: str) -> bool:
         """Remove the registration that `given` was made for, if it still is this installation's.
