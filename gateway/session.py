@@ -96,11 +96,12 @@ class Rates:
 
 
 class Hangup(Exception):
-    """The socket has to be closed with `code`."""
+    """The socket has to be closed with `code`. `why` is for the metrics."""
 
-    def __init__(self, code: CloseCode) -> None:
+    def __init__(self, code: CloseCode, why: str | None = None) -> None:
         super().__init__(code)
         self.code = code
+        self.why = why or code.name.lower()
 
 
 class Held:

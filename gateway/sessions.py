@@ -128,7 +128,7 @@ class Sessions:
             else:
                 await self._agent(socket, identity, hello)
         except Hangup as hangup:
-            self.rejected(hangup.code.name.lower())
+            self.rejected(hangup.why)
             await socket.hang_up(hangup.code)
         except Closed:
             pass
@@ -167,8 +167,7 @@ class Sessions:
         try:
             return self._verifier.verify(token, self._wall())
         except TokenRejected as rejected:
-            self.rejected(f"token_{rejected.reason.value}")
-            raise Hangup(CloseCode.BAD_TOKEN) from None
+            raise Hangup(CloseCode.BAD_TOKEN, f"token_{rejected.reason.value}") from None
 
     def _decoder(self, role: Role) -> Callable[[str | bytes], Any]:
         limits = self._context.limits
@@ -288,8 +287,7 @@ class Sessions:
         old = session.identity
         try:
             new = self._verifier.verify(frame.token, self._wall())
-        except TokenRejected as rejected:
-            self.rejected(f"token_{rejected.reason.value}")
+        except TokenRejected:
             raise FrameError(
                 ErrorCode.UNAUTHORIZED, "the new token was not accepted", frame.ref
             ) from None

@@ -54,6 +54,22 @@ async def test_a_ring_that_was_given_up_is_counted_by_its_cause(tmp_path: Path) 
         assert (await figures(it, "other"))["dead_letters"] == []
 
 
+async def test_a_socket_that_is_turned_away_is_counted_once_with_the_reason(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        customer = await it.customer()
+        await customer.ask("refresh", "error", token="no token")
+        for hello in ({"token": "no token"}, {}, {"token": it.token(Role.AGENT, "a-1")}):
+            wire = await it.raw("/v1/chat")
+            await wire.send("hello", **hello)
+            await wire.closed()
+        _, page = await it.call("GET", "/metrics", listener="admin")
+        name = "ringback_rejected_sockets_total"
+        assert sorted(line for line in page.splitlines() if line.startswith(name)) == [
+            f'{name}{{reason="{reason}"}} 1.0'
+            for reason in ("bad_token", "token_malformed", "wrong_role")
+        ]
+
+
 async def test_a_tenants_figures_tell_nothing_of_another(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=QUICK) as it:
         await it.register("anna", "phone", "t-1")
