@@ -970,6 +970,32 @@ def test_what_expired_while_its_device_waited_takes_nothing_along_within_a_grace
     assert 1.0 <= rings[0].at - left < 2.0
 
 
+def test_an_opt_out_settles_nothing_of_what_came_after_and_is_not_yet_due(day: Day) -> None:
+    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
+    world.ears.rng = Takes(4.0)
+    reload(day, in_flight=1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.register(ben, "phone-2", "TOKEN-2")
+    comes(world, anna)
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(4.5)
+    world.ears.mood = Mood.SLOW
+    world.write(ben, MessageKind.CHAT, None)
+    world.run(2.0)  # the first message is due, and its look waits for the only slot
+    world.ears.mood = Mood.ACCEPTS
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    world.run(0.5)
+    written = world.process.loop.time()
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(30.0)
+    rings = [heard for heard in rung(day) if heard.customer == "anna"]
+    assert [heard.seq for heard in rings] == [2]
+    assert rings[0].at >= due_in_chat(world, written)
+    looks = "SELECT count(*) FROM events WHERE event = 'look' AND seq <= 2 AND conversation = ?"
+    assert world.look(looks, (1,)) == [(2,)]
+
+
 def test_in_chat_what_nobody_rings_for_has_its_own_time_too(day: Day) -> None:
     """A chat message is due; the proactive one that the customer opted out of is not."""
     world, anna = day.world, day.world.person(*ANNA)
