@@ -172,6 +172,27 @@ async def test_a_mute_that_is_over_rings_for_what_comes_then_with_all_that_is_un
         assert await balance(it) == {"accepted": 2, "pushed": 1, "undeliverable": 1}
 
 
+async def test_of_what_a_customer_wrote_a_mute_settles_nothing_that_is_to_come(
+    tmp_path: Path,
+) -> None:
+    """The customer's own messages have places, and count for no ring."""
+    async with running(tmp_path) as it:
+        await it.register()
+        customer = await it.customer()
+        for number in (1, 2):
+            await customer.ask("send", "sent", text=f"question {number}")
+        await customer.send("bye")
+        await customer.closed()
+        await wish(it, muted_until=FOREVER)
+        await it.write(text="one")
+        await it.settled(3, "undeliverable")
+        await wish(it)
+        await it.write(text="two")
+        assert (await it.backend.take()).badge == 2
+        await it.settled(4, "pushed")
+        assert "claimed" not in [event["event"] for event in (await it.outcome(3))["events"]]
+
+
 async def test_who_has_muted_still_gets_everything_in_chat(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
