@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import msgspec
@@ -178,6 +179,16 @@ def test_retry_after_is_read_in_both_forms_and_garbage_is_ignored(
     value: str, seconds: float | None
 ) -> None:
     assert retry_after({"Retry-After": value}, NOW) == seconds
+
+
+def test_a_date_without_a_zone_is_utc_wherever_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert retry_after({"Retry-After": "Tue, 24 Nov 2026 09:00:30 -0000"}, NOW) == 30.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(value=st.text())
