@@ -267,6 +267,18 @@ async def test_it_goes_on_after_a_restart_and_nobody_gets_it_twice(tmp_path: Pat
     assert audit(tmp_path / "ringback.db", time.time()).findings == []
 
 
+async def test_a_tenant_s_campaign_stands_still_while_the_tenant_is_not_configured(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        id = await begin(it, audience=["c-1", "c-2"], **SLOW)
+        await until(it, id, lambda told: told["sent"] == 1)
+    async with running(tmp_path, tenants=("other",)) as it:
+        assert it.gateway.core.campaigns.open() == []
+    async with running(tmp_path) as it:
+        assert [campaign.id for campaign in it.gateway.core.campaigns.open()] == [id]
+
+
 async def test_nothing_is_sent_before_its_time(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         soon = time.time() + 0.4
