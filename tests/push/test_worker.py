@@ -746,6 +746,20 @@ async def test_a_drain_starts_nothing_and_lets_what_is_out_finish_and_settle() -
     assert rig.worker.load("acme") == Load(0, 0)
 
 
+async def test_a_call_that_waited_for_the_book_before_has_the_drain_s_time_too() -> None:
+    rig = Rig()
+    rig.worker.start()
+    rig.backend.hold("acme")
+    rig.worker.wake(rig.book.owes(BookUnavailable(), a_claim()))
+    await rig.clock.asleep()
+    rig.clock.tick(60.0)
+    await rig.backend.until_called(1)
+    drain = await drained(rig)
+    await rig.backend.release("acme")
+    assert await drain == 0
+    assert len(rig.book.settled) == 1
+
+
 async def test_a_call_that_outlasts_the_drain_is_cut_off_and_its_claim_stands() -> None:
     rig = Rig()
     rig.worker.start()
