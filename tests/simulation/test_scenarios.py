@@ -464,6 +464,7 @@ def test_the_rows_of_a_tenant_that_is_not_configured_wait_for_it(day: Day) -> No
     world.start()
     world.run(60.0)
     assert {heard.token for heard in rung(day) if heard.took} == {"TOKEN-2"}
+    assert len({heard.ring for heard in rung(day) if heard.token == "TOKEN-2"}) == 1
     assert world.model.outcomes == {(1, 1): "pushed"}
 
 
@@ -618,6 +619,26 @@ def test_of_more_than_one_look_sees_an_opt_out_settles_only_what_was_seen(
     assert world.model.outcomes[1, 5] == "pushed"
 
 
+def test_an_opt_out_is_settled_on_a_new_phone_beyond_what_one_look_sees(
+    day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new phone was not rung for the many before it, which another was."""
+    monkeypatch.setattr(Known, "UNACKED", 3)
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    for _ in range(10):
+        world.write(anna, MessageKind.PROACTIVE, None)
+        world.run(2.0)
+    world.run(15.0)
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(15.0)
+    assert Counter(world.model.outcomes.values()) == {"pushed": 10, "undeliverable": 1}
+
+
 def test_a_ring_that_expires_during_its_call_takes_nothing_from_the_hold(day: Day) -> None:
     """Somebody came into chat meanwhile; what is left to be rung for waits for the replay."""
     world, anna = day.world, day.world.person(*ANNA)
@@ -749,6 +770,20 @@ def test_who_leaves_does_not_wait_for_what_was_not_due_in_chat(day: Day) -> None
     left = world.process.loop.time()
     world.run(30.0)
     assert [heard.at < left + 1.0 for heard in rung(day)] == [True]
+    # The one that waits, and the one that rings: what waits is not looked at all the time.
+    assert world.look("SELECT count(*) FROM events WHERE event = 'look'") == [(2,)]
+
+
+def test_who_turns_to_the_background_has_no_grace(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    visit = comes(world, anna)
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    visit.turn(False, world.now)
+    world.run(world.timing.disconnect_grace / 2)
+    assert [heard.seq for heard in rung(day)] == [1]
 
 
 def test_in_chat_a_mute_settles_only_what_is_due_before_its_end(day: Day) -> None:
