@@ -11,8 +11,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gateway.chat import Chat
 from gateway.devices import Registration
+from gateway.presence import Presence
 from gateway.protocol import Role, SessionState
 from gateway.session import CustomerSession
 from storage.errors import Fault
@@ -224,13 +224,13 @@ def store_message(conversation: int) -> object:
 @pytest.mark.parametrize(
     "leave",
     [
-        lambda chat, session: chat.leave(session, 1000),
-        lambda chat, session: chat.set_state(session, SessionState.BACKGROUND),
+        lambda presence, session: presence.leave(session, 1000),
+        lambda presence, session: presence.set_state(session, SessionState.BACKGROUND),
     ],
     ids=["ends", "turns to the background"],
 )
 async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(
-    tmp_path: Path, leave: Callable[[Chat, CustomerSession], None]
+    tmp_path: Path, leave: Callable[[Presence, CustomerSession], None]
 ) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.register()
@@ -246,11 +246,7 @@ async def test_a_fault_in_its_batch_takes_nothing_from_a_leaving_session(
             tx._messages.append(store_message(conversation=999_999))  # type: ignore[attr-defined]
 
         bad = core.store.submit(broken, Needs())
-        core.presence.leave(session, 1000)
-
-
-        bad = it.gateway.core.store.submit(broken, Needs())
-        leave(chat, session)
+        leave(core.presence, session)
         with pytest.raises(Fault):
             await bad
         await agent.take("presence", in_chat=False)

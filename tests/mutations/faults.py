@@ -631,7 +631,7 @@ FAULTS = (
     ),
     Fault(
         "who says again to be in chat has longer to acknowledge (rule 5)",
-        "gateway/chat.py",
+        "gateway/presence.py",
         "            if session.state is state:\n                return\n",
         "",
         ("tests/simulation/test_scenarios.py",),
@@ -659,7 +659,7 @@ FAULTS = (
     ),
     Fault(
         "an audience of devices ends with the first reading",
-        "gateway/campaigns.py",
+        "gateway/campaign_loading.py",
         "        while found := await self._rows.with_device(tenant, after, size):\n",
         "        if found := await self._rows.with_device(tenant, after, size):\n",
         ("tests/test_campaigns.py",),
