@@ -2,7 +2,7 @@
 
 What is known of the tenants and of the time, who hears of what, and what holds all pushes back.
 Decides nothing: the use cases are in `gateway.presence` (who is there), `gateway.marks` (acks and
-reads), `gateway.chat` (messages), and those of pushes in `gateway.ringing` and `gateway.pushing`.
+reads), `gateway.chat` (messages), and those of pushes in `gateway.owing` and `gateway.ringing`.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from gateway.hub import Hub
 from gateway.inbox import Inbox
 from gateway.marks import Marks
 from gateway.metrics import Metrics
+from gateway.owing import Owing
 from gateway.preferences import Preferences
 from gateway.presence import Presence
 from gateway.protocol import Role
@@ -94,15 +95,16 @@ class Core:
         self.chat = Chat(context)
         self.marks = Marks(context)
         self.presence = Presence(context, self.marks)
-        ringing = Ringing(context)
-        self.book = Book(context, ringing, self._wake)
-        self.devices = Devices(context, ringing)
+        owing = Owing(context)
+        ringing = Ringing(context, owing)
+        self.book = Book(context, owing, ringing, self._wake)
+        self.devices = Devices(context, owing)
         self.dead_letters = DeadLetters(context, DeadLetterRows(database))
         campaign_rows = CampaignRows(database)
         self.campaigns = Campaigns(context, self.chat, campaign_rows, self._waiting)
         self.campaign_loading = Loading(context, campaign_rows, self.campaigns)
         self.campaign_reports = Reports(campaign_rows, clock)
-        self.preferences = Preferences(context, ringing)
+        self.preferences = Preferences(context, owing)
         self.inbox = Inbox(context, agent_limits(config))
         limits = config.limits
         self.rates = Rates(
@@ -123,7 +125,7 @@ class Core:
             self.rates,
             self.wall,
         )
-        ringing.decided = self.metrics.decided
+        owing.decided = self.metrics.decided
         ringing.buried = self.metrics.buried
         self.campaigns.counted = self.metrics.recipients
         self.campaigns.failed = self.metrics.faults.inc

@@ -25,8 +25,8 @@ import msgspec
 from gateway import protocol
 from gateway.context import Context
 from gateway.delivery import Reason
+from gateway.owing import Owing
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
-from gateway.ringing import Ringing
 from gateway.session import CustomerSession, Rates
 from storage import outcomes
 from storage.outcomes import Trigger
@@ -77,9 +77,9 @@ DEVICES = 20
 class Devices:
     """The use cases of registrations."""
 
-    def __init__(self, context: Context, ringing: Ringing) -> None:
+    def __init__(self, context: Context, owing: Owing) -> None:
         self._context = context
-        self._ringing = ringing
+        self._owing = owing
         self._store = context.store
         self._rates = Rates({Role.CUSTOMER: (PER_MINUTE, AT_ONCE)})
 
@@ -118,8 +118,8 @@ class Devices:
             c = tx.conversation(key) or c
             device = self._device(tx, c, mine, told)
             c = self._make_room(tx, tx.move_token(c, device), device)
-            c = self._ringing.reconsider(tx, c, before)
-            c = self._ringing.settle_undeliverable(tx, c)
+            c = self._owing.reconsider(tx, c, before)
+            c = self._owing.settle_undeliverable(tx, c)
             self._rearm(tx, c)
             return device.id
 
@@ -177,7 +177,7 @@ class Devices:
             return
         c = _gone(tx, c, device, "moved")
         if settle:
-            self._ringing.settle_undeliverable(tx, c)
+            self._owing.settle_undeliverable(tx, c)
 
     def _rearm(self, tx: Transaction, c: Conversation) -> None:
         """Messages that lacked a device, and have not expired, are pending again."""
@@ -188,7 +188,7 @@ class Devices:
         ]
         soonest = c.expires_at
         # What every phone has been rung for since stays so: the backend of one may have been new.
-        rung = [d for d in c.live_devices if self._ringing.backend(c.tenant, d) is not None]
+        rung = [d for d in c.live_devices if self._owing.backend(c.tenant, d) is not None]
         covered = min((device.covered_ord for device in rung), default=0)
         for message in tx.unacked(c):
             if message.ord <= covered:
@@ -237,7 +237,7 @@ class Devices:
         device = c.device(owner.device) if c is not None else None
         if c is not None and device is not None:
             c = _gone(tx, c, device, why)
-            self._ringing.settle_undeliverable(tx, c)
+            self._owing.settle_undeliverable(tx, c)
 
     async def forget(self, before: float) -> None:
         """Forget registrations whose token died before then (epoch seconds)."""
@@ -287,7 +287,7 @@ class Devices:
                 session.revoked = True
             for device in c.devices:
                 c = _gone(tx, c, device, "signed_out")
-            self._ringing.settle_undeliverable(tx, c)
+            self._owing.settle_undeliverable(tx, c)
             tx.after_commit(lambda: self._close_all(key))
             return True
 

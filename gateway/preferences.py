@@ -13,8 +13,8 @@ import msgspec
 
 from gateway import protocol
 from gateway.context import Context
+from gateway.owing import Owing
 from gateway.protocol import ErrorCode, FrameError
-from gateway.ringing import Ringing
 from gateway.wishes import NO_QUIET_HOURS, quiet_hours, zone
 from storage.records import Key, Wishes
 from storage.store import Needs
@@ -26,8 +26,8 @@ replace = msgspec.structs.replace
 class Preferences:
     """The use cases of wishes."""
 
-    def __init__(self, context: Context, ringing: Ringing) -> None:
-        self._ringing = ringing
+    def __init__(self, context: Context, owing: Owing) -> None:
+        self._owing = owing
         self._store = context.store
 
     async def get(self, key: Key) -> Wishes | None:
@@ -41,7 +41,7 @@ class Preferences:
         def change(tx: Transaction) -> None:
             before = tx.conversation(key) or tx.create(key, name)
             c = tx.put(replace(before, wishes=wishes))
-            self._ringing.reconsider(tx, c, before)
+            self._owing.reconsider(tx, c, before)
 
         await self._store.submit(change, Needs(keys=(key,)))
 

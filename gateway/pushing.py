@@ -4,8 +4,8 @@ Theory of operation. `gateway.alarms` keeps, per conversation, the earliest time
 in its row becomes due; when it comes, one change (`_tick`) judges the row again, and hands devices
 whose time has come to the push worker. The worker asks back through `Book`, its `RingBook`: `look`
 judges the facts and commits the claim, `settle` commits the verdict. What is judged and written is
-in `gateway.ringing`. The rows are the truth: after a crash `recover` sets the alarms from them, and
-a ring that was in hand is called again under its id.
+in `gateway.owing` and `gateway.ringing`. The rows are the truth: after a crash `recover` sets the
+alarms from them, and a ring that was in hand is called again under its id.
 
 What a device owes is in its row: `owes` (a look is wanted), `ring` (claimed, not settled),
 `wake_at` (when), `owed_ord` (up to which counted message a fan-out said so). A device in the
@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection
 
 from gateway.alarms import Alarms
 from gateway.context import Context
+from gateway.owing import Owing
 from gateway.ringing import Ringing
 from gateway.wanted import sees_each
 from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Pause, Ring
@@ -33,9 +34,14 @@ class Book:
     """When devices are looked at, and the push worker's `RingBook`."""
 
     def __init__(
-        self, context: Context, ringing: Ringing, wake: Callable[[DeviceRef, str], None]
+        self,
+        context: Context,
+        owing: Owing,
+        ringing: Ringing,
+        wake: Callable[[DeviceRef, str], None],
     ) -> None:
         self._context = context
+        self._owing = owing
         self._ringing = ringing
         self._store: Store = context.store
         self._clock = context.clock
@@ -72,7 +78,7 @@ class Book:
         handed = self._busy.get(ref)
         if handed is None or ref in self._calling:
             return handed is not None
-        backend = self._ringing.backend(ref.tenant, device)
+        backend = self._owing.backend(ref.tenant, device)
         return backend is None or backend.name == handed
 
     async def recover(self) -> int:
@@ -107,13 +113,13 @@ class Book:
                 # Something expired while this waited for its turn: asked for again, with them.
                 tx.after_commit(lambda: self.watch(found))
                 return
-            c = self._ringing.come_due(tx, found)
+            c = self._owing.come_due(tx, found)
             ready = {
                 ref: backend.name
                 for device in c.devices
                 if device.wake_at is not None and device.wake_at <= tx.now
                 if not self._is_busy(device, ref := DeviceRef(*key, device.id))
-                if (backend := self._ringing.backend(key.tenant, device)) is not None
+                if (backend := self._owing.backend(key.tenant, device)) is not None
             }
             tx.after_commit(lambda: self._hand_over(ready, c))
 

@@ -26,7 +26,7 @@ class Fault(NamedTuple):
 NOBODY_IS_MADE_TO_LOOK = (
     "                if c.push_due_at is None and not led_to:\n",
     "                if False:\n",
-    "gateway/ringing.py",
+    "gateway/owing.py",
 )
 
 FAULTS = (
@@ -209,7 +209,7 @@ FAULTS = (
     ),
     Fault(
         "a message expires before its time",
-        "gateway/ringing.py",
+        "gateway/owing.py",
         "            if expires_at <= tx.now:\n                reason",
         "            if expires_at <= tx.now + 60:\n                reason",
     ),
@@ -238,7 +238,7 @@ FAULTS = (
     Fault(
         "a sign-out leaves messages pending for nobody (rule 6)",
         "gateway/devices.py",
-        "            self._ringing.settle_undeliverable(tx, c)\n"
+        "            self._owing.settle_undeliverable(tx, c)\n"
         "            tx.after_commit(lambda: self._close_all(key))\n",
         "            tx.after_commit(lambda: self._close_all(key))\n",
     ),
@@ -342,7 +342,7 @@ FAULTS = (
     ),
     Fault(
         "a phone that dies beside one that was muted is laid to a refusal",
-        "gateway/ringing.py",
+        "gateway/owing.py",
         "reason = max(reasons, key=UNRUNG.index, default=Reason.NO_DEVICE).value",
         "reason = Reason.REFUSED.value",
         ("tests/simulation/test_scenarios.py",),
@@ -405,7 +405,7 @@ FAULTS = (
     ),
     Fault(
         "an endpoint is given up while its call is out",
-        "gateway/ringing.py",
+        "gateway/owing.py",
         "            if not self._context.calling(c.key, device.id)\n",
         "",
         ("tests/simulation/test_scenarios.py",),
@@ -589,7 +589,7 @@ FAULTS = (
     ),
     Fault(
         "quiet hours that are lifted end a hold (rule 5)",
-        "gateway/ringing.py",
+        "gateway/owing.py",
         "        return delivery.held(tx.now, tx.now, c.hold_from, self._context.timing)\n",
         "        return tx.now\n",
         ("tests/simulation/test_scenarios.py",),

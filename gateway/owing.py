@@ -1,0 +1,274 @@
+"""Owing: from a time in a conversation's row to what is owed, or to an outcome without a ring.
+
+Theory of operation. When a due time comes (`come_due`), every device that is behind owes a ring
+from then on (rule 6); what has expired, or has no device left that could be rung for it, gets that
+outcome. What a device that owes is rung for, and whether, is in `gateway.ringing`. Everything here
+is a part of one change of the writer: it judges and writes a `Transaction`, and tells of it only
+after the commit. Nothing here knows of alarms, of the worker, or of what is being called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from gateway import delivery
+from gateway.context import Context
+from gateway.delivery import Action, Decision, Reason
+from gateway.protocol import ReceiptState
+from gateway.wanted import no_live_device
+from push.backends import Backend, choose
+from push.ring import Ring
+from push.verdicts import RETRY_AFTER_MOST
+from storage import outcomes
+from storage.outcomes import Move, Trigger
+from storage.records import Conversation, Cut, Device, Outcome, fingerprint
+from storage.transaction import Transaction
+
+replace = msgspec.structs.replace
+
+UNRUNG = (Reason.OPTED_OUT, Reason.MUTED, Reason.REFUSED)
+"""Why a device may be left unrung for good. A later one speaks for more: an opt-out is of one kind
+of message, a mute of one time."""
+AGAIN = 1.0  # seconds until what one change could not look at is looked at
+
+
+class Owing:
+    """What is owed to whom. No state of its own beyond what it was given."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.decided: Callable[[str, Decision], None] = lambda tenant, decision: None
+        """Told of every decision of a look, for the metrics."""
+
+    # What has become due
+
+    def come_due(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Do what the times in the row say by now: expire, fan out; and mend what cannot be."""
+        if c.expires_at is not None and c.expires_at <= tx.now:
+            c = self.expire(tx, c)
+        if c.push_due_at is not None:
+            due = delivery.within_reason(c.push_due_at, tx.now, self._context.timing)
+            if due != c.push_due_at:
+                c = tx.put(replace(c, push_due_at=due))
+            if due <= tx.now:
+                c = self._fan_out(tx, c)
+        return self._bring_near(tx, self.settle_undeliverable(tx, self._give_up(tx, c)))
+
+    def expire(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Settle what has passed its time, and find out when the next will."""
+        spans = outcomes.pending(c)
+        waiting = [
+            (m, m.expires_at)
+            for m in tx.unacked(c)
+            if m.expires_at is not None and any(s.lo_ord < m.ord <= s.hi_ord for s in spans)
+        ]
+        for message, expires_at in waiting:
+            if expires_at <= tx.now:
+                reason = Reason.EXPIRED.value
+                c, _ = self.move(tx, c, message.before, message.cut, Trigger.EXPIRY, reason)
+        nearest = min((at for _, at in waiting if at > tx.now), default=None)
+        if not outcomes.pending(c):
+            return nothing_left(tx, c)
+        # Beyond what one change looks at (`Known.UNACKED`) there may be more: look again soon.
+        return tx.put(replace(c, expires_at=nearest or tx.now + AGAIN))
+
+    def _fan_out(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Every live device that is behind owes a ring from now on (rule 6)."""
+        waiting = outcomes.pending(c)
+        if not waiting:
+            return tx.put(replace(c, push_due_at=None, hold_from=None))
+        in_chat = self._context.hub.is_in_chat(c.key)
+        why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
+        tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
+        c = replace(c, push_due_at=None)
+        for device in c.live_devices:
+            if max(device.covered, device.ring_to).ord >= c.last_ord:
+                continue
+            wake = tx.now if device.wake_at is None else device.wake_at
+            owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
+            c = c.with_device(owing)
+        return tx.put(c)
+
+    def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Pending messages for which no device is left that is not settled become undeliverable.
+
+        The reason is why a device that is left was not rung, or why there is none. If there is one
+        to which nothing would lead, it is as if it had just been registered: a backend for it may
+        be new, or there were more messages than one look sees.
+        """
+        waiting = outcomes.pending(c)
+        if not waiting:  # what joins held before holds nothing of what comes, or is pending again
+            return c if c.hold_from is None else tx.put(replace(c, hold_from=None))
+        if c.tenant not in self._context.tenants:  # judged when it is configured again
+            return c if c.push_due_at is not None else tx.put(replace(c, push_due_at=tx.now))
+        backends = self._context.rules(c.tenant).backends
+        live = [device for device in c.live_devices if self.backend(c.tenant, device) is not None]
+        if live:
+            upto = min(device.covered for device in live)
+            if upto <= waiting[0].lo:
+                behind = [device for device in live if device.covered <= waiting[0].lo]
+                led_to = all(device.owes or device.ring is not None for device in behind)
+                if c.push_due_at is None and not led_to:
+                    due = tx.now + self._context.timing.ack_timeout
+                    c = tx.put(replace(c, push_due_at=due))
+                return c
+            reasons = [Reason(device.unrung) for device in live if device.unrung is not None]
+            reason = max(reasons, key=UNRUNG.index, default=Reason.NO_DEVICE).value
+        elif any(device.ring is not None for device in c.live_devices):
+            return c  # it is out to a backend that is gone since: its answer decides
+        elif c.push_due_at is None:
+            upto = c.last
+            lacking = bool(backends) and not c.live_devices
+            reason = (no_live_device(c) if lacking else Reason.NO_ENDPOINT).value
+        else:
+            return c
+        c, moves = self.move(tx, c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
+        return self.settle_undeliverable(tx, c) if moves else c  # what is left needs somebody too
+
+    def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Whose endpoint was taken out of the configuration: nothing is owed to it any more.
+
+        A call that is out ends first: what the endpoint accepts has rung.
+        """
+        waiting = [
+            device
+            for device in c.devices
+            if device.wake_at is not None and self.backend(c.tenant, device) is None
+            if not self._context.calling(c.key, device.id)
+        ]
+        for device in waiting:
+            self._no_endpoint(tx, c, device)
+            idle = replace(without_ring(device, device.covered), owes=False, wake_at=None)
+            c = c.with_device(idle)
+        return tx.put(c) if waiting else c
+
+    def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
+        """Record the decision not to ring a device, which no look will take."""
+        if self._context.rules(c.tenant).backends:  # else the message's own reason says it
+            self.looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT), c.last)
+
+    def _bring_near(self, tx: Transaction, c: Conversation) -> Conversation:
+        """If the clock was set back while nobody ran, no device waits longer than it was told."""
+        before = c
+        for device in c.devices:
+            if device.wake_at is not None and device.wake_at > tx.now:
+                quiet = self._context.quiet_hours_end(tx.now, c, device) or 0.0
+                backoff = max(_backoff(device), quiet - tx.now)
+                near = delivery.within_reason(device.wake_at, tx.now, self._context.timing, backoff)
+                house = self._context.houses_before.get(c.tenant)
+                if house and device.wake_at == self._context.quiet_hours_end(
+                    tx.now, c, device, house
+                ):
+                    near = self._at_once(tx, c)  # it waits for the end of hours that are others now
+                if near != device.wake_at:
+                    c = c.with_device(replace(device, wake_at=near))
+        return c if c is before else tx.put(c)
+
+    def reconsider(self, tx: Transaction, c: Conversation, before: Conversation) -> Conversation:
+        """Wishes or zones are other than `before`: who waits for the end of quiet hours is looked
+        at anew."""
+        for device in before.devices:
+            now = c.device(device.id)
+            until = self._context.quiet_hours_end(tx.now, before, device)
+            if now is not None and until is not None and now.wake_at == device.wake_at == until:
+                c = c.with_device(replace(now, wake_at=self._at_once(tx, c)))
+        return tx.put(c)
+
+    def _at_once(self, tx: Transaction, c: Conversation) -> float:
+        """Now, or later while a replay may be on its way (rule 5): it may just have begun."""
+        if c.hold_from is None or not self._context.hub.is_in_chat(c.key):
+            return tx.now
+        return delivery.held(tx.now, tx.now, c.hold_from, self._context.timing)
+
+    # Where, and who hears of it
+
+    def looked(
+        self, tx: Transaction, c: Conversation, device: Device, decision: Decision, last: Cut
+    ) -> None:
+        tx.after_commit(lambda: self.decided(c.tenant, decision))
+        from_seq = c.left_from(device)
+        upto = device.ring_seq if device.ring else last.seq
+        tx.event(
+            c,
+            min(from_seq, upto),
+            upto,
+            "look",
+            action=decision.action,
+            reason=decision.reason,
+            device=fingerprint(device.token),
+            installation=device.installation,
+        )
+
+    def backend(self, tenant: str, device: Device) -> Backend | None:
+        """Where the device is rung: the ring in hand by what it was claimed with."""
+        told = _Told(device.environment, device.app)
+        if device.ring is not None:
+            told = msgspec.json.decode(device.ring, type=_Told)
+        return choose(self._context.rules(tenant).backends, told.environment, told.app)
+
+    def move(
+        self,
+        tx: Transaction,
+        c: Conversation,
+        lo: Cut,
+        hi: Cut,
+        trigger: Trigger,
+        reason: str | None = None,
+    ) -> tuple[Conversation, tuple[Move, ...]]:
+        """`Transaction.transition`; agents hear of outcomes as receipts, after the commit."""
+        c, moves = tx.transition(c, lo, hi, trigger, reason)
+        for move in moves:
+            span = move.span
+            state = _RECEIPTS.get(span.outcome)
+            if state is not None:
+                tx.after_commit(
+                    lambda s=span, state=state: self._context.tell.receipt(  # type: ignore[misc]
+                        c.key, s.lo_seq + 1, s.hi_seq, state, tx.now, s.reason
+                    )
+                )
+        return c, moves
+
+
+_RECEIPTS = {
+    Outcome.PUSHED: ReceiptState.PUSHED,
+    Outcome.EXPIRED: ReceiptState.EXPIRED,
+    Outcome.UNDELIVERABLE: ReceiptState.UNDELIVERABLE,
+}
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What the app told by which its backend is chosen; of a stored ring, that part."""
+
+    environment: str | None = None
+    app: str | None = None
+
+
+def nothing_left(tx: Transaction, c: Conversation) -> Conversation:
+    """All has its outcome: nothing is due, held or about to expire."""
+    return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
+
+
+def _backoff(device: Device) -> float:
+    """How long the ring in hand was told to wait after its last verdict; 0 before the first.
+
+    What is longer than any backoff was the end of quiet hours.
+    """
+    if device.ring is None or device.wake_at is None:
+        return 0.0
+    ring = msgspec.json.decode(device.ring, type=Ring)
+    wait = device.wake_at - max(ring.claimed_at, device.verdict_at or 0.0)
+    return wait if wait <= 2 * RETRY_AFTER_MOST else 0.0  # which jitter is added to
+
+
+def without_ring(device: Device, covered: Cut) -> Device:
+    return replace(
+        device,
+        ring=None,
+        ring_seq=0,
+        ring_ord=0,
+        attempt=0,
+        covered_seq=covered.seq,
+        covered_ord=covered.ord,
+    )
