@@ -132,6 +132,7 @@ class Core:
         self.metrics.open_campaigns = self.campaigns.open
         self.sessions.rejected = self.metrics.rejected
         self.store.failed = self._failed
+        self.store.recovered = self.presence.catch_up
         self._rng = rng
         self._endpoints = _endpoints(config)
         self._worker: PushWorker | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -90,6 +91,8 @@ class Presence:
             self._make_room(key)
             self._tell_anyway(key)
             joined = self._start(known, resume)
+            session.acked = joined.start
+            session.unwritten = seq if joined.resumed and seq is not None else 0
         self._welcome(session, joined, ref)
         return joined
 
@@ -173,8 +176,35 @@ class Presence:
             else:
                 self._left(tx, session.key, was_in_chat, 0.0)
 
+        def otherwise() -> None:
+            session.state = state
+            session.unwritten = max(session.unwritten or 0, session.noted.seq)
+
         needs = Needs(keys=(session.key,), mark=(session.key, session.noted.seq))
-        self._submit_quietly(session.key, change, needs, lambda: setattr(session, "state", state))
+        self._submit_quietly(session.key, change, needs, otherwise)
+
+    def catch_up(self) -> None:
+        """The disk takes again what it refused: write what sessions had acknowledged by coming, and
+        hold what is due. Nobody says that again, and the phone of who has everything would ring."""
+        for session in self._hub.everyone():
+            if isinstance(session, CustomerSession) and session.unwritten is not None:
+                self._write_anew(session, session.unwritten)
+
+    def _write_anew(self, session: CustomerSession, seq: int) -> None:
+        key = session.key
+
+        def change(tx: Transaction) -> None:
+            c = tx.conversation(key)
+            if c is None or session.unwritten is None:
+                return
+            tx.after_commit(lambda: setattr(session, "unwritten", None))
+            c = self._marks.received(tx, c, session, seq)
+            if session.active:
+                self._hold(tx, c)
+
+        with suppress(Unavailable):  # refused again: it stays unwritten
+            needs = Needs(keys=(key,), mark=(key, seq))
+            self._store.enqueue(change, needs, lambda value, error: None)
 
     def _left(self, tx: Transaction, key: Key, was_in_chat: bool, grace: float) -> None:
         known = c = tx.conversation(key)

@@ -238,6 +238,7 @@ class CustomerSession(Session):
     states: Pace[SessionState] = field(default_factory=Pace)
     typing: Pace[bool] = field(default_factory=Pace)
     replaying: Any = None  # a task
+    unwritten: int | None = None  # how far it had acknowledged when the disk refused its coming
     key: Key = field(init=False)
     _phone: str = field(init=False)
 

@@ -103,6 +103,8 @@ class Store:
         """Told of every conversation that a commit changed, before the commit's callbacks."""
         self.failed: Callable[[Exception], None] = lambda error: None
         """Told of an error that nobody else is told of: a fault of ours, or of the disk."""
+        self.recovered: Callable[[], None] = lambda: None
+        """Told when the disk takes a commit after it had refused the one before."""
         self.ended = asyncio.Event()
         """Set when the writer ended by a fault: what comes is refused, until a new start."""
         self.commits = 0
@@ -263,7 +265,6 @@ class Store:
     async def _commit_or_fail(self, batch: list[_Change]) -> None:
         try:
             await self._commit(batch)
-            self._failing.discard("commit")
         except Unavailable as error:
             self._complain("commit", error)
             for change in batch:
@@ -326,6 +327,9 @@ class Store:
             if statements:
                 await self._database.write(statements)
                 self.commits += 1
+                if "commit" in self._failing:
+                    self._failing.discard("commit")
+                    self._tell(self.recovered)
         except Unavailable:
             raise
         except Exception:

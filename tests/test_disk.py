@@ -125,6 +125,41 @@ async def test_one_session_too_many_closes_the_oldest_while_the_disk_is_full_too
             await other.ask("ping", "pong")
 
 
+@pytest.mark.parametrize("how", ["comes back", "turns active"])
+async def test_what_is_acknowledged_by_coming_while_the_disk_is_full_is_written_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its client was welcomed, and says it no second time: the phone would ring for it."""
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.customer()
+    async with running(tmp_path, delivery=PATIENT | {"restart_grace": 60.0}) as it:
+        customer = await it.customer(installation="phone")
+        seq = await it.write()
+        await customer.take("message")
+        if how == "turns active":
+            await customer.send("state", state="background")
+            await customer.send("ack", seq=seq)
+            await customer.ask("ping", "pong")
+        else:
+            resume = {"epoch": customer.welcome["epoch"], "seq": seq}
+            customer.vanish()
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.database, "write", refuses)
+            if how == "turns active":
+                await customer.send("state", state="active")
+                await customer.ask("ping", "pong")
+            else:
+                back = await it.customer(resume=resume)
+                assert back.welcome["resumed"] is True
+            it.gateway.core.presence.catch_up()  # too early: it is refused once more
+            status, _ = await it.call("GET", "/readyz", listener="admin")
+            assert status == 503
+        await it.write("c-1")  # nothing is rung before something is written
+        await it.settled(seq, "acked")
+        assert it.backend.calls == []
+
+
 async def test_an_ack_that_the_disk_refused_is_said_again_and_nobody_is_rung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
