@@ -67,7 +67,8 @@ def screen() -> Console:
 def say(text: str) -> None:
     """To the operator, beside the result; if nobody can be told, that changes nothing."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        # In one piece: unbuffered, as in containers, a line of the log would come before its end.
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)
 
 
 def fail(problem: str) -> NoReturn:

@@ -23,7 +23,7 @@ from tests.canary import CANARY
 from tests.running import PATIENCE, Backend, Running, settings
 
 SERVE = (sys.executable, "-c", "from gateway.cli import main; main()", "serve", "--config")
-READY = re.compile(r"ready: ws://[^:]+:(\d+)/.* http://[^:]+:(\d+)/v1, admin http://[^:]+:(\d+)")
+READY = re.compile(r"ready: ws://[^:]+:(\d+)/.* http://[^:]+:(\d+)/v1, admin http://[^:]+:(\d+)\n")
 ROOT = Path(__file__).parent.parent.parent
 
 ROOMY = {
