@@ -220,10 +220,10 @@ class Loading:
 
     async def devices(self, tenant: str, size: int) -> AsyncIterator[list[audience.Entry]]:
         """All customers with a live device, in batches."""
-        after = 0
+        after = ""  # no id is empty
         while found := await self._rows.with_device(tenant, after, size):
-            after = found[-1][0]
-            yield [audience.Entry(customer, None) for _, customer in found]
+            after = found[-1]
+            yield [audience.Entry(customer, None) for customer in found]
 
 
 def _digest(body: PostCampaign, source: Source) -> str:

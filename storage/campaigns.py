@@ -178,11 +178,12 @@ _NEXT = f"""
 """  # noqa: S608
 _COUNT = f"SELECT count(*) FROM campaign_recipients WHERE campaign = {_NUMBER}"  # noqa: S608
 _WITH_DEVICE = """
-    SELECT c.id, c.customer FROM devices d CROSS JOIN conversations c ON c.id = d.conversation
-    WHERE c.tenant = ?1 AND d.conversation > ?2 AND d.state = 'live'
-    GROUP BY d.conversation ORDER BY d.conversation LIMIT ?3
+    SELECT c.customer FROM conversations c WHERE c.tenant = ?1 AND c.customer > ?2
+        AND EXISTS (SELECT 1 FROM devices d WHERE d.conversation = c.id AND d.state = 'live')
+    ORDER BY c.customer LIMIT ?3
 """
-"""In the order of the devices (`CROSS JOIN`): a page ends there, and reads no other page again."""
+"""In the order of the tenant's index: a page ends there, and reads neither another page nor what
+is another tenant's."""
 _TALLY = f"""
     WITH page AS (
         SELECT * FROM campaign_recipients WHERE campaign = {_NUMBER} AND n > ? AND n <= ?
@@ -208,9 +209,11 @@ def to_campaign(row: Sequence[Any]) -> Campaign:
 
 
 class Reading(Protocol):
-    """What is needed of a database to ask it something."""
+    """What is needed of a database to ask it something; `scan` for what may take long."""
 
     async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]: ...
+
+    async def scan(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]: ...
 
 
 class CampaignRows:
@@ -249,10 +252,10 @@ class CampaignRows:
         ((count,),) = await self._database.read(_COUNT, (id,))
         return int(count)
 
-    async def with_device(self, tenant: str, after: int, limit: int) -> list[tuple[int, str]]:
-        """Customers with a live device, as (conversation, customer), after conversation `after`."""
-        rows = await self._database.read(_WITH_DEVICE, (tenant, after, limit))
-        return [(id, customer) for id, customer in rows]
+    async def with_device(self, tenant: str, after: str, limit: int) -> list[str]:
+        """Customers with a live device, in the order of their ids, after `after`."""
+        rows = await self._database.scan(_WITH_DEVICE, (tenant, after, limit))
+        return [customer for (customer,) in rows]
 
     async def tally(self, id: str, upto: int) -> list[Tally]:
         """How the recipients up to number `upto` stand now, a page at a time."""
