@@ -3,11 +3,12 @@
 Theory of operation. A change costs a frame for each agent of the tenant that asked. Few are told at
 once. What a broadcast to thousands does would take the loop from everybody (I8) and more of the
 agents' lines than they have: so in every `EVERY` seconds `FRAMES` frames leave for a tenant, and
-what is beyond waits for the next, of each conversation only the newest state. Live conversations
-come first: somebody talks there.
+what is beyond waits for the next, of each conversation only the newest state. Those come first in
+which somebody talks: live ones, but for those whose newest message is a broadcast's. Many tenants
+never end a conversation.
 
-Bound (I9): `WAITING` conversations of a tenant that are not live; beyond it the one that has waited
-longest is not told of. It is in the inbox for who asks for it again, or when it changes next.
+Bound (I9): `WAITING` conversations of a tenant in which nobody talks; beyond it the one that has
+waited longest is not told of. Who asks for the inbox again has it, or all when it changes next.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from dataclasses import dataclass, field
 from gateway import frames, protocol
 from gateway.hub import Hub
 from gateway.session import AgentSession
-from storage.records import Conversation, Key
+from gateway.wishes import PROACTIVE
+from storage.records import Conversation, Key, Message
 
 EVERY = 0.1  # seconds
 FRAMES = 1_000  # some 5 ms of the loop
@@ -29,7 +31,7 @@ WAITING = 20_000
 class _Tenant:
     """What waits, the longest first, and how many frames may leave `until` (the loop's clock)."""
 
-    live: dict[Key, Conversation] = field(default_factory=dict)
+    talking: dict[Key, Conversation] = field(default_factory=dict)
     others: dict[Key, Conversation] = field(default_factory=dict)
     until: float = 0.0
     left: int = 0
@@ -40,21 +42,25 @@ class _Tenant:
         return self.left >= frames or self.left == FRAMES
 
     def put(self, c: Conversation) -> None:
-        if c.live:
+        if c.live and (c.key in self.talking or not _is_broadcast(c.newest)):
             self.others.pop(c.key, None)
-            self.live[c.key] = c
+            self.talking[c.key] = c
             return
-        self.live.pop(c.key, None)
+        self.talking.pop(c.key, None)
         self.others[c.key] = c
         if len(self.others) > WAITING:
             del self.others[next(iter(self.others))]
 
     def take(self) -> Conversation | None:
         """The next that is to be told of."""
-        for waiting in (self.live, self.others):
+        for waiting in (self.talking, self.others):
             if waiting:
                 return waiting.pop(next(iter(waiting)))
         return None
+
+
+def _is_broadcast(message: Message | None) -> bool:
+    return message is not None and message.kind == PROACTIVE
 
 
 class News:

@@ -15,7 +15,7 @@ from gateway.hub import Hub
 from gateway.news import News
 from gateway.protocol import CloseCode, Role
 from gateway.session import AgentSession, TokenBucket
-from storage.records import Conversation, Key
+from storage.records import Conversation, Key, Message
 
 
 @dataclass(slots=True)
@@ -60,6 +60,13 @@ def changed(number: int, seq: int = 1, *, tenant: str = "acme", **state: Any) ->
     return Conversation(number, Key(tenant, f"c-{number}"), last_seq=seq, **state)
 
 
+def offered(number: int, seq: int = 1) -> Conversation:
+    """A live conversation whose newest message is a broadcast's."""
+    about: Any = {**dict.fromkeys(Message.__struct_fields__), "kind": "proactive", "at": 0.0}
+    offer = Message(**about)
+    return changed(number, seq, live=True, newest=offer)
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four frames for a tenant, and then the next four a moment later."""
@@ -99,6 +106,22 @@ async def test_who_talks_does_not_wait_behind_a_broadcast() -> None:
     told.changed(changed(30, live=True))
     told.changed(changed(12, 2, live=True))
     assert (await it.has(21))[4:6] == [("c-30", 1), ("c-12", 2)]
+    assert it.told[6:] == [(f"c-{n}", 1) for n in range(4, 20) if n != 12]
+
+
+@pytest.mark.usefixtures("few")
+async def test_who_talks_does_not_wait_behind_a_broadcast_to_conversations_that_nobody_ended() -> (
+    None
+):
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    for number in range(20):
+        told.changed(offered(number))
+    told.changed(changed(30, live=True))
+    told.changed(changed(12, 2, live=True))
+    told.changed(offered(30, 2))
+    assert (await it.has(21))[4:6] == [("c-30", 2), ("c-12", 2)]
     assert it.told[6:] == [(f"c-{n}", 1) for n in range(4, 20) if n != 12]
 
 
