@@ -68,7 +68,7 @@ class Presence:
             joined = self._start(c, resume)
             if joined.resumed and tx.mark(c, joined.start) is None:
                 joined = Joined(c, False, c.last_seq)  # of this very commit: nobody has it yet
-            session.acked = joined.start
+            session.acked = joined.start if joined.resumed else c.read_seq
             # Changes before this one, in the same commit, are in the replay and told of only now.
             tx.after_commit(held.forget)
             self._enter(tx, c, session)

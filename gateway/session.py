@@ -226,8 +226,8 @@ class Session:
 class CustomerSession(Session):
     """A customer's session. `noted` is the furthest ack that came while in the background.
 
-    `acked` is how far this session itself has acknowledged, from where its messages began;
-    `replaying` is there until the replay has ended.
+    `acked` is how far this session itself has acknowledged, from where it resumed, or else from the
+    read mark; `replaying` is there until the replay has ended.
     """
 
     state: SessionState = SessionState.ACTIVE

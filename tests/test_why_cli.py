@@ -235,6 +235,21 @@ async def test_whatever_counts_as_its_ack_after_another_s_is_a_fact(
     assert [e["installation"] for e in events(answer, "acked_too")] == ["phone-2"]
 
 
+async def test_who_has_to_reload_and_acknowledges_after_another_is_a_fact(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await phones(it)
+        one = await it.customer(installation=PHONES[0])
+        await it.write()
+        await one.send("ack", seq=1)
+        await one.ask("ping", "pong")
+        two = await it.customer(installation=PHONES[1], resume={"epoch": "another", "seq": 0})
+        assert two.welcome["resumed"] is False
+        await two.send("ack", seq=1)
+        answer = await after(it, two, 1)
+        assert await dry(it, 1, "per_device") == dict.fromkeys(PHONES, ("skip", "acked_here"))
+    assert [e["installation"] for e in events(answer, "acked_too")] == ["phone-2"]
+
+
 async def test_after_a_restart_the_grace_is_told(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.register()
