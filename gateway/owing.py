@@ -140,8 +140,7 @@ class Owing:
         ]
         for device in waiting:
             self._no_endpoint(tx, c, device)
-            idle = replace(without_ring(device, device.covered), owes=False, wake_at=None)
-            c = c.with_device(idle)
+            c = c.with_device(idle(device))
         return tx.put(c) if waiting else c
 
     def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
@@ -260,6 +259,13 @@ def _backoff(device: Device) -> float:
     ring = msgspec.json.decode(device.ring, type=Ring)
     wait = device.wake_at - max(ring.claimed_at, device.verdict_at or 0.0)
     return wait if wait <= 2 * RETRY_AFTER_MOST else 0.0  # which jitter is added to
+
+
+def idle(device: Device) -> Device:
+    """Nothing is owed to it any more: a later look for the number on the icon rings for none of
+    it."""
+    device = without_ring(device, device.covered)
+    return replace(device, owes=False, owed_ord=device.covered_ord, wake_at=None)
 
 
 def without_ring(device: Device, covered: Cut) -> Device:

@@ -18,7 +18,7 @@ import orjson
 from gateway import delivery
 from gateway.context import Context
 from gateway.delivery import PAUSES, WISHES, Action, Facts, InHand, Reason
-from gateway.owing import AGAIN, UNRUNG, Owing, nothing_left, without_ring
+from gateway.owing import AGAIN, UNRUNG, Owing, idle, nothing_left, without_ring
 from gateway.wanted import Wanted, all_unwanted, to_ring
 from gateway.wishes import is_muted
 from push import content
@@ -168,9 +168,7 @@ class Ringing:
         """
         if reason not in WISHES:
             # Its ring in hand, if any, is over: only a backend that is gone leads here with one.
-            device = without_ring(device, device.covered)
-            device = replace(device, owes=False, wake_at=None)
-            c = tx.put(c.with_device(device))
+            c = tx.put(c.with_device(idle(device)))
             if reason is Reason.EXPIRED:  # of very many, its turn came late
                 c = self._owing.expire(tx, c)
             self._owing.settle_undeliverable(tx, c)
@@ -317,13 +315,7 @@ class Ringing:
                 return self._accepted(tx, c, device)
             case VerdictKind.TOKEN_DEAD:
                 state = DeviceState.QUARANTINED if attempt.quarantine else DeviceState.DEAD
-                device = replace(
-                    without_ring(device, device.covered),
-                    state=state,
-                    state_at=tx.now,
-                    owes=False,
-                    wake_at=None,
-                )
+                device = replace(idle(device), state=state, state_at=tx.now)
             case VerdictKind.REFUSED:
                 self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)
                 unrung = device.unrung if silent else _unrung(c, device, Reason.REFUSED)

@@ -315,6 +315,39 @@ def reload(day: Day, **push: Any) -> None:
     day.world.run(0.1)
 
 
+@pytest.mark.parametrize("mood", [Mood.ACCEPTS, Mood.FAILS])
+def test_what_came_without_an_endpoint_is_not_rung_for_when_an_icon_is_corrected(
+    day: Day, mood: Mood
+) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    push = world.config.tenants["acme"].push
+    assert push is not None
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    for _ in range(2):
+        world.write(anna, MessageKind.CHAT, None)
+        world.run(5.0)
+    world.ears.mood = mood
+    if mood is Mood.FAILS:  # it is owed when its endpoint goes
+        world.write(anna, MessageKind.CHAT, None)
+        world.run(5.0)
+    reload(day)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(15.0)
+    assert "undeliverable" in world.model.outcomes.values()
+    rings = len(rung(day))
+    world.ears.mood = Mood.ACCEPTS
+    world.configure("acme", push, 0.0)
+    world.run(5.0)
+    visit = world.visit(anna, active=False, acks=False, resume=False, ttl=9999.0)
+    world.run(1.0)
+    assert visit is not None
+    visit.read(2)
+    world.run(15.0)
+    assert world.ears.log[-1].kind == "badge"
+    assert len(rung(day)) == rings
+
+
 def test_a_phone_whose_backend_is_new_is_rung_for_what_is_tried_on_another(day: Day) -> None:
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
