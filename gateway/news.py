@@ -22,8 +22,8 @@ from gateway.session import AgentSession
 from gateway.wishes import PROACTIVE
 from storage.records import Conversation, Key, Message
 
-EVERY = 0.1  # seconds
-FRAMES = 1_000  # some 5 ms of the loop
+EVERY = 0.02  # seconds
+FRAMES = 400  # some 2 ms of the loop
 WAITING = 20_000
 
 
