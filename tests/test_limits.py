@@ -449,6 +449,47 @@ async def test_history_is_read_in_pages_to_the_beginning(tmp_path: Path) -> None
         assert [m["seq"] for m in opened["messages"]] == [4, 5]
 
 
+async def test_a_flood_of_a_services_calls_lets_those_who_chat_pass(tmp_path: Path) -> None:
+    """With 64 calls at a time in equal parts another tenant's chat waited for 0.7 s."""
+    async with running(tmp_path, delivery=PATIENT, limits=PLENTY) as it:
+        await it.write("c-1")
+        agent = await it.agent()
+        database, store = it.gateway.core.database, it.gateway.core.store
+        write, commits, held = database.write, asyncio.Semaphore(0), asyncio.Event()
+
+        async def wait(statements: Any) -> None:
+            held.set()
+            await commits.acquire()
+            await write(statements)
+
+        async def post(number: int) -> None:
+            asked = {"customer": f"c-{number}", "text": "offer"}
+            call = it.call("POST", "/v1/messages", Role.SERVICE, tenant="other", json=asked)
+            assert (await call)[0] == 201
+
+        database.write = wait  # type: ignore[method-assign]
+        posts = [asyncio.create_task(post(0))]
+        await held.wait()
+        posts += [asyncio.create_task(post(number)) for number in range(1, 40)]
+        for number in range(40):
+            await agent.send("send", ref=f"r-{number}", customer="c-1", text="hello")
+        async with asyncio.timeout(PATIENCE):
+            while store.waiting < 79:
+                await asyncio.sleep(0.01)
+            held.clear()
+            commits.release()
+            await held.wait()  # the next commit has been judged
+        taken = 79 - store.waiting
+        assert taken <= store.SHARED + store.LATER_SHARED
+        commits.release()
+        for number in range(store.SHARED):
+            await agent.take("sent", ref=f"r-{number}")
+        assert sum(task.done() for task in posts) <= 1 + store.LATER_SHARED
+        for _ in range(80):
+            commits.release()
+        await asyncio.gather(*posts)
+
+
 async def test_agents_who_ask_for_the_same_page_at_once_share_one_look(tmp_path: Path) -> None:
     """After a restart they all do, and each look is at every conversation of the tenant."""
     async with running(tmp_path, delivery=PATIENT) as it:
