@@ -1212,3 +1212,19 @@ def test_what_expired_unseen_amid_very_many_expires_when_its_turn_comes(
     world.run(90.0)
     told = [outcome for _, outcome in sorted(world.model.outcomes.items())]
     assert told == ["undeliverable", *["expired"] * 5]
+
+
+@pytest.mark.parametrize("after", range(100, 400, 20))
+def test_what_expires_while_a_look_waits_is_not_laid_to_a_wish(day: Day, after: int) -> None:
+    """Of what nobody is rung for, as the customer wants, it is the newest. Found by day 95000841."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(world.timing.ack_timeout - 0.1)
+    world.disk.rng = Slow(1)
+    world.write(anna, MessageKind.CHAT, after / 1000)
+    world.run(30.0)
+    assert world.model.outcomes == {(1, 1): "undeliverable", (1, 2): "expired"}
