@@ -1216,7 +1216,7 @@ def test_what_expired_unseen_amid_very_many_expires_when_its_turn_comes(
 
 @pytest.mark.parametrize("after", range(100, 400, 20))
 def test_what_expires_while_a_look_waits_is_not_laid_to_a_wish(day: Day, after: int) -> None:
-    """Of what nobody is rung for, as the customer wants, it is the newest. Found by day 95000841."""
+    """It is the newest of what nobody is rung for, as the customer wants. Day 95000841."""
     world, anna = day.world, day.world.person(*ANNA)
     world.run(15.0)
     world.write(anna, MessageKind.PROACTIVE, None)
