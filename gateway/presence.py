@@ -34,6 +34,16 @@ class Joined(NamedTuple):
     resumed: bool
     start: int
 
+    @property
+    def acked(self) -> int:
+        """What was acknowledged by coming: who resumes has all up to there."""
+        return self.start if self.resumed else 0
+
+    @property
+    def own(self) -> int:
+        """Where the session's own acks begin: of who has to reload, at what was read."""
+        return self.start if self.resumed else self.conversation.read_seq
+
 
 class Presence:
     """The customers' sessions, from their welcome to their end."""
@@ -68,15 +78,11 @@ class Presence:
             joined = self._start(c, resume)
             if joined.resumed and tx.mark(c, joined.start) is None:
                 joined = Joined(c, False, c.last_seq)  # of this very commit: nobody has it yet
-            session.acked = joined.start if joined.resumed else c.read_seq
+            session.acked = joined.own
             # Changes before this one, in the same commit, are in the replay and told of only now.
             tx.after_commit(held.forget)
             self._enter(tx, c, session)
-            if joined.resumed and seq is not None:
-                c = self._marks.received(tx, c, session, seq)
-            if session.active:
-                c = self._hold(tx, c)
-            return joined._replace(conversation=c)
+            return joined._replace(conversation=self._count(tx, c, session, joined.acked))
 
         mark = (key, seq) if seq is not None else None
         try:
@@ -91,8 +97,8 @@ class Presence:
             self._make_room(key)
             self._tell_anyway(key)
             joined = self._start(known, resume)
-            session.acked = joined.start
-            session.unwritten = seq if joined.resumed and seq is not None else 0
+            session.acked = joined.own
+            session.unwritten = joined.acked
         self._welcome(session, joined, ref)
         return joined
 
@@ -102,6 +108,14 @@ class Presence:
         missing = c.last_seq - resume.seq
         fits = resume.epoch == self._store.meta["epoch"] and 0 <= missing <= self._limits.resume
         return Joined(c, fits, resume.seq if fits else c.last_seq)
+
+    def _count(
+        self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
+    ) -> Conversation:
+        """What a session acknowledged by coming counts, and what is due is held."""
+        if seq:
+            c = self._marks.received(tx, c, session, seq)
+        return self._hold(tx, c) if session.active else c
 
     def _enter(self, tx: Transaction, c: Conversation, session: CustomerSession) -> None:
         was_in_chat = self._hub.is_in_chat(session.key)
@@ -198,9 +212,7 @@ class Presence:
             if c is None or session.unwritten is None:
                 return
             tx.after_commit(lambda: setattr(session, "unwritten", None))
-            c = self._marks.received(tx, c, session, seq)
-            if session.active:
-                self._hold(tx, c)
+            self._count(tx, c, session, seq)
 
         with suppress(Unavailable):  # refused again: it stays unwritten
             needs = Needs(keys=(key,), mark=(key, seq))

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.policies import Policy
 from gateway.protocol import Role, timestamp
+from storage.errors import Unavailable
 from tests.running import PATIENT, Running, Wire, running
 from tests.test_cli import ringback
 
@@ -235,14 +236,26 @@ async def test_whatever_counts_as_its_ack_after_another_s_is_a_fact(
     assert [e["installation"] for e in events(answer, "acked_too")] == ["phone-2"]
 
 
-async def test_who_has_to_reload_and_acknowledges_after_another_is_a_fact(tmp_path: Path) -> None:
+@pytest.mark.parametrize("full", [False, True])
+async def test_who_has_to_reload_and_acknowledges_after_another_is_a_fact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Also one whose coming a full disk refused."""
+
+    async def refuses(statements: object) -> None:
+        raise Unavailable("disk full")
+
     async with running(tmp_path, delivery=PATIENT) as it:
         await phones(it)
         one = await it.customer(installation=PHONES[0])
         await it.write()
         await one.send("ack", seq=1)
         await one.ask("ping", "pong")
-        two = await it.customer(installation=PHONES[1], resume={"epoch": "another", "seq": 0})
+        await it.write(text="what is held when somebody comes")
+        with monkeypatch.context() as disk:
+            if full:
+                disk.setattr(it.gateway.core.database, "write", refuses)
+            two = await it.customer(installation=PHONES[1], resume={"epoch": "another", "seq": 0})
         assert two.welcome["resumed"] is False
         await two.send("ack", seq=1)
         answer = await after(it, two, 1)
