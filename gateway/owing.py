@@ -92,12 +92,15 @@ class Owing:
         return tx.put(c)
 
     def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
-        """Pending messages for which no device is left that is not settled become undeliverable.
+        """Pending messages for which no device is left that is not settled become undeliverable;
+        what has expired meanwhile has expired.
 
         The reason is why a device that is left was not rung, or why there is none. If there is one
         to which nothing would lead, it is as if it had just been registered: a backend for it may
         be new, or there were more messages than one look sees.
         """
+        if c.expires_at is not None and c.expires_at <= tx.now and tx.knows_unacked(c):
+            c = self.expire(tx, c)
         waiting = outcomes.pending(c)
         if not waiting:  # what joins held before holds nothing of what comes, or is pending again
             return c if c.hold_from is None else tx.put(replace(c, hold_from=None))

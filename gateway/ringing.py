@@ -169,8 +169,9 @@ class Ringing:
         if reason not in WISHES:
             # Its ring in hand, if any, is over: only a backend that is gone leads here with one.
             c = tx.put(c.with_device(idle(device)))
-            # Of very many it may have expired unseen: its turn came late.
-            self._settle_rest(tx, c, expired=reason is Reason.EXPIRED)
+            if reason is Reason.EXPIRED:  # of very many it may have done so unseen
+                c = self._owing.expire(tx, c)
+            self._owing.settle_undeliverable(tx, c)
             return
         owes = correct or upto.ord < device.owed_ord
         wake = tx.now if correct or upto > device.covered else tx.now + AGAIN
@@ -182,14 +183,7 @@ class Ringing:
             owes=owes,
             wake_at=wake if owes else None,
         )
-        self._settle_rest(tx, tx.put(c.with_device(device)))
-
-    def _settle_rest(self, tx: Transaction, c: Conversation, *, expired: bool = False) -> None:
-        """What nobody is left to ring for is undeliverable; but what has expired has expired."""
-        late = c.expires_at is not None and c.expires_at <= tx.now
-        if expired or (late and tx.knows_unacked(c)):
-            c = self._owing.expire(tx, c)
-        self._owing.settle_undeliverable(tx, c)
+        self._owing.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
     def _leave_be(
         self, tx: Transaction, c: Conversation, unwanted: tuple[Message, ...]
@@ -275,7 +269,7 @@ class Ringing:
             tx.put(c.with_device(ended))
             return
         ended = replace(ended, unrung=_unrung(c, device, reason))
-        self._settle_rest(tx, tx.put(c.with_device(ended)))
+        self._owing.settle_undeliverable(tx, tx.put(c.with_device(ended)))
 
     # The verdict
 
