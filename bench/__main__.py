@@ -26,7 +26,7 @@ from bench.report import Report
 from bench.size import QUICK, Size
 
 RESULTS = Path(__file__).parent / "results"
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 200)  # a file is as wide as the table
 
 
 class Bench:
