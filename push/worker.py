@@ -371,7 +371,7 @@ class PushWorker:
                 endpoint.retry_max,
                 verdict.retry_after,
             )
-        wave = lane.wave.is_wave(now)
+        wave = (dead or lane.in_wave) and lane.wave.is_wave(now)
         quarantine = dead and wave
         if quarantine and not lane.in_wave:
             _log.error(
