@@ -87,7 +87,8 @@ class Inbox:
         if look is None:
             look = self._asked[asked] = asyncio.create_task(self._look(asked), name="inbox")
             look.add_done_callback(_noticed)
-        return await asyncio.shield(look)  # one who asked may leave; the others stay
+        await asyncio.wait([look])  # one who asked may leave; the others stay
+        return look.result()
 
     async def _look(self, asked: _Asked) -> list[Conversation]:
         async with self._turn[asked.tenant]:

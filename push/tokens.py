@@ -79,10 +79,13 @@ class Tokens:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fetched(self, oauth: OAuth, client: _Client) -> str:
-        if client.fetching is None:
-            client.fetching = asyncio.create_task(self._ask(oauth, client), name="push-token")
-            client.fetching.add_done_callback(_seen)
-        return await asyncio.shield(client.fetching)  # who gives up takes it from nobody else
+        fetching = client.fetching
+        if fetching is None:
+            fetching = asyncio.create_task(self._ask(oauth, client), name="push-token")
+            fetching.add_done_callback(_seen)
+            client.fetching = fetching
+        await asyncio.wait([fetching])  # who gives up takes it from nobody else
+        return fetching.result()
 
     async def _ask(self, oauth: OAuth, client: _Client) -> str:
         try:

@@ -283,12 +283,13 @@ class Database:
 def existing(path: Path) -> Path:
     """`path`, for who is not to make a database there. Raises `CannotOpen`."""
     try:
-        if path.exists():
-            _refuse_log_of_another(Path(os.path.realpath(path)))
-            return path
+        path.stat()
+        _refuse_log_of_another(Path(os.path.realpath(path)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CannotOpen(f"there is no database {path}") from error
     except OSError as error:  # a directory that is another user's, say
         raise CannotOpen(f"cannot read the database {path}: {error.strerror}") from error
-    raise CannotOpen(f"there is no database {path}")
+    return path
 
 
 @contextmanager

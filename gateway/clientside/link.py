@@ -97,12 +97,14 @@ class Link:
             self._ended(None)
             self._first = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._run(self._first))
-        assert self._first is not None  # noqa: S101  (made with the task)
+        first = self._first
+        assert first is not None  # noqa: S101  (made with the task)
         try:
-            await asyncio.shield(self._first)
+            await asyncio.wait([first])
         except asyncio.CancelledError:
             await self.abort()
             raise
+        first.result()
 
     async def leave(self, code: int, *, bye: bool = False) -> None:
         """Write what is unwritten, close with `code` (`bye`: let the server close), stay away."""
