@@ -116,34 +116,68 @@ export interface ClientEvents {
 
 export class RingbackClient {
   constructor(options: ClientOptions, environment?: Partial<Environment>);
+  /** "idle", "connecting", "connected", "waiting" or "ended". */
   readonly phase: Phase;
   readonly connected: boolean;
+  /** The close code after which the client stays away, while it does. */
   readonly endCode: number | null;
+  /** The messages held, in order of seq with no gap: frames as in docs/protocol.md. */
   readonly messages: Message[];
+  /** Whether older messages exist than those held. */
   readonly more: boolean;
+  /** Everything up to this seq has arrived. */
   readonly seq: number;
+  /** Everything up to this seq was seen: on screen with somebody there, here or on another device. */
   readonly seenSeq: number;
+  /** One's own messages that are not confirmed: {ref, text, data?, at, state, error?}. */
   readonly pending: Pending[];
+  /** What the server last told: {seq, readSeq, unread, live, badgeSeq}; null before a welcome. */
   readonly status: Status | null;
   readonly unread: number;
+  /** "active" while somebody looks at chat, else "background". */
   readonly state: "active" | "background";
   readonly limits: Limits | null;
   readonly installation: string;
   readonly devices: Devices;
+  /** Connect, and come back after every end until `stop`, or a code that says to stay away. */
   start(): void;
+  /** Leave and stay away until `start`; sends that are not confirmed stay kept. */
   stop(): void;
+  /**
+   * The customer signs out: this device rings no more for them (at once, or as soon as there is a
+   * network), what they had not sent is forgotten, the socket is left.
+   * @returns whether the server has confirmed it already
+   */
   signOut(): Promise<boolean>;
+  /** Call back on each `type`; returns what ends that. */
   on<E extends keyof ClientEvents>(type: E, callback: (detail: ClientEvents[E]) => void): () => void;
+  /** Chat comes on screen, or leaves it. */
   show(shown?: boolean): void;
+  /** Somebody is here: a key, a touch. `environment.watch` tells it in a browser. */
   activity(): void;
+  /** The network is back, or the app in front: try now. */
   nudge(): void;
+  /**
+   * Send a message. It is in `pending` at once; the promise ends with the server's `sent`, however
+   * long that takes, or fails: then it stays in `pending` as "failed", for `retry` or `discard`.
+   */
   send(text: string, data?: Record<string, unknown>): Promise<Sent>;
+  /** Send a failed one again. */
   retry(ref: string): Promise<Sent>;
+  /** Forget a failed one. */
   discard(ref: string): void;
+  /** The customer types (call it at each key), or stops. */
   typing(on?: boolean): void;
+  /** Everything that has arrived was seen. Done by itself while active. */
   markRead(): void;
+  /** Load older messages before those held; how many came. */
   loadOlder(limit?: number): Promise<number>;
+  /**
+   * Register this installation's device token: at app start, and whenever the token changes.
+   * @returns the deregistration key, which is kept in storage too
+   */
   registerDevice(token: string, details?: DeviceDetails): Promise<string | null>;
+  /** Ring this installation no more; queued while offline. Whether the server has confirmed it. */
   deregisterDevice(): Promise<boolean>;
 }
 

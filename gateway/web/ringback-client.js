@@ -53,12 +53,11 @@ export class RingbackClient {
   #installation;
   #stopWatching = null;
 
-  /** What the server last told: {seq, readSeq, unread, live, badgeSeq}; null before a welcome. */
   status = null;
   /** Registrations; works with no socket open. */
   devices;
 
-  /** `ringback-client.d.ts` says what `options` and `environment` may have. */
+  /** `ringback-client.d.ts` says what may be given, and what each call does. */
   constructor(options, environment = {}) {
     this.#env = { ...platform, ...environment };
     this.#storage = lasting(environment.storage);
@@ -83,7 +82,6 @@ export class RingbackClient {
     this.#installation = options.installation ?? this.devices.installation;
   }
 
-  /** "idle", "connecting", "connected", "waiting" or "ended". */
   get phase() {
     return this.#connection.phase;
   }
@@ -92,32 +90,26 @@ export class RingbackClient {
     return this.#connection.connected;
   }
 
-  /** The close code after which the client stays away, while it does. */
   get endCode() {
     return this.#connection.endCode;
   }
 
-  /** The messages held, in order of seq with no gap: frames as in docs/protocol.md. */
   get messages() {
     return this.#timeline.messages;
   }
 
-  /** Whether older messages exist than those held. */
   get more() {
     return this.#timeline.more;
   }
 
-  /** Everything up to this seq has arrived. */
   get seq() {
     return this.#timeline.held;
   }
 
-  /** Everything up to this seq was seen: on screen with somebody there, here or on another device. */
   get seenSeq() {
     return this.#read;
   }
 
-  /** One's own messages that are not confirmed: {ref, text, data?, at, state, error?}. */
   get pending() {
     return [...this.#sends.values()];
   }
@@ -126,7 +118,6 @@ export class RingbackClient {
     return this.status?.unread ?? 0;
   }
 
-  /** "active" while somebody looks at chat, else "background". */
   get state() {
     return this.#shown && this.#active && this.#visible ? "active" : "background";
   }
@@ -139,7 +130,6 @@ export class RingbackClient {
     return this.#installation;
   }
 
-  /** Connect, and come back after every end until `stop`, or a code that says to stay away. */
   start() {
     if (this.#signedOut) this.#forgetAll(); // written by nobody, and not by who comes now
     this.#signedOut = false;
@@ -154,7 +144,6 @@ export class RingbackClient {
     for (const send of this.#sends.values()) if (send.error?.code === "ended") this.#put(send);
   }
 
-  /** Leave and stay away until `start`; sends that are not confirmed stay kept. */
   stop() {
     this.#stopWatching?.();
     this.#stopWatching = null;
@@ -165,11 +154,6 @@ export class RingbackClient {
     this.#connection.stop();
   }
 
-  /**
-   * The customer signs out: this device rings no more for them (at once, or as soon as there is a
-   * network), what they had not sent is forgotten, the socket is left.
-   * @returns whether the server has confirmed it already
-   */
   async signOut() {
     this.stop();
     this.#forgetAll();
@@ -178,7 +162,6 @@ export class RingbackClient {
     return this.devices.deregister(this.#installation);
   }
 
-  /** Call back on each `type`; returns what ends that. */
   on(type, callback) {
     const all = this.#listeners.get(type) ?? new Set();
     this.#listeners.set(type, all.add(callback));
@@ -187,14 +170,12 @@ export class RingbackClient {
 
   // What a customer does
 
-  /** Chat comes on screen, or leaves it. */
   show(shown = true) {
     this.#shown = shown;
     if (shown) this.activity();
     this.#attend();
   }
 
-  /** Somebody is here: a key, a touch. `environment.watch` tells it in a browser. */
   activity() {
     const now = this.#env.monotonic();
     if (this.#active && this.#idleTimer !== null && now - this.#seenAt < ACTIVITY_EVERY) return;
@@ -212,16 +193,11 @@ export class RingbackClient {
     }
   }
 
-  /** The network is back, or the app in front: try now. */
   nudge() {
     this.#connection.nudge();
     this.devices.flush();
   }
 
-  /**
-   * Send a message. It is in `pending` at once; the promise ends with the server's `sent`, however
-   * long that takes, or fails: then it stays in `pending` as "failed", for `retry` or `discard`.
-   */
   send(text, data) {
     const most = this.limits?.text_chars;
     if (typeof text !== "string" || text === "") throw new TypeError("text: give some");
@@ -239,7 +215,6 @@ export class RingbackClient {
     return this.#put(send);
   }
 
-  /** Send a failed one again. */
   retry(ref) {
     const send = this.#sends.get(ref);
     if (send?.state !== "failed") throw new TypeError("ref: no failed message has it");
@@ -253,13 +228,11 @@ export class RingbackClient {
     return this.#put(again);
   }
 
-  /** Forget a failed one. */
   discard(ref) {
     if (this.#sends.get(ref)?.state === "failed") this.#forget(ref);
     this.#emit("pending", this.pending);
   }
 
-  /** The customer types (call it at each key), or stops. */
   typing(on = true) {
     const now = this.#env.monotonic();
     this.#env.clearTimer(this.#typingTimer);
@@ -269,7 +242,6 @@ export class RingbackClient {
     this.#connection.note({ type: "typing", on });
   }
 
-  /** Everything that has arrived was seen. Done by itself while active. */
   markRead() {
     const { held } = this.#timeline;
     if (held <= this.#read) return;
@@ -279,7 +251,6 @@ export class RingbackClient {
     this.#emit("status", this.status);
   }
 
-  /** Load older messages before those held; how many came. */
   loadOlder(limit = PAGE) {
     if (!this.more) return Promise.resolve(0);
     this.#older ??= this.#loadOlder(limit).finally(() => (this.#older = null));
@@ -296,15 +267,10 @@ export class RingbackClient {
     return count;
   }
 
-  /**
-   * Register this installation's device token: at app start, and whenever the token changes.
-   * @returns the deregistration key, which is kept in storage too
-   */
   registerDevice(token, details = {}) {
     return this.devices.register(this.#installation, token, details, this.#connection);
   }
 
-  /** Ring this installation no more; queued while offline. Whether the server has confirmed it. */
   deregisterDevice() {
     return this.devices.deregister(this.#installation);
   }
