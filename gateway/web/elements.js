@@ -70,6 +70,8 @@ export class Newest {
   }
 }
 
+const ENDINGS = [...".,;:!?'’*"];
+
 /** Text with its http(s) addresses as links; nothing else in it means anything. */
 export function linked(text) {
   const nodes = [];
@@ -87,9 +89,8 @@ export function linked(text) {
 
 /** Without what ends the sentence around it; a closing bracket stays if the address opened it. */
 function trimmed(address) {
-  let rest = address.replace(/[.,;:!?'’*]+$/, "");
-  while (rest.endsWith(")") && rest.split(")").length > rest.split("(").length) {
-    rest = rest.slice(0, -1).replace(/[.,;:!?'’*]+$/, "");
-  }
-  return rest;
+  let unopened = address.split(")").length - address.split("(").length;
+  let end = address.length;
+  while (ENDINGS.includes(address[end - 1]) || (address[end - 1] === ")" && unopened-- > 0)) end -= 1;
+  return address.slice(0, end);
 }

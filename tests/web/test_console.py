@@ -612,6 +612,16 @@ async def test_texts_names_and_ids_of_anybody_stay_text(tmp_path: Path) -> None:
         assert await at.page.locator("#app main img, #app main script, b b").count() == 0
 
 
+async def test_no_text_of_a_customer_makes_the_page_stand_still(tmp_path: Path) -> None:
+    """An address that ends in thousands of signs that may or may not be of it."""
+    async with scene(tmp_path) as (it, at):
+        address = f"https://acme.example/{'.' * 3_900}x"
+        await customer(it, text=address + ")" * 3_900)
+        await at.sign_in()
+        await at.open()
+        await expect(at.page.locator(".message a")).to_have_text(address)
+
+
 def forged(**claims: Any) -> str:
     """A token of nobody's, as anybody may paste it."""
     parts = ({"alg": "HS256"}, {"exp": time.time() + 600, **claims})
