@@ -28,7 +28,10 @@ export function icon(name) {
 
 export const NEAR = 80; // px from an end that count as being there
 
-/** Keeps a box at its newest, which is its end, when its size changes: until somebody scrolls away. */
+/**
+ * Keeps a box of rows at its newest, which is its end, when its size changes: until somebody scrolls
+ * away. Then what is in sight stays where it is, whatever comes above or below it.
+ */
 export class Newest {
   #box;
   #kept = true;
@@ -52,6 +55,17 @@ export class Newest {
   show() {
     this.#box.scrollTop = this.#box.scrollHeight;
     this.#kept = true;
+  }
+
+  /** Change the rows, of which those that stay and are in sight stay in their place. */
+  still(change) {
+    const { top } = this.#box.getBoundingClientRect();
+    const messages = [...this.#box.querySelectorAll("li:not(.day)")]; // a day's name goes up to its first one
+    const rows = messages.map((row) => [row, row.getBoundingClientRect()]);
+    const seen = rows.filter(([, { bottom }]) => bottom > top);
+    change();
+    const [row, was] = seen.find(([{ isConnected }]) => isConnected) ?? [];
+    if (row) this.#box.scrollTop += row.getBoundingClientRect().top - was.top;
   }
 
   /** The box has scrolled; whether somebody did it: a new size scrolls by itself. */

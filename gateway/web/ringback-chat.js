@@ -372,8 +372,15 @@ export class RingbackChat extends HTMLElement {
   /** Bring the list in line with what the client holds; nodes that stay are not touched. */
   #render({ down = this.#newest?.inSight } = {}) {
     if (!this.#parts) return;
-    const { list, thread, greeting } = this.#parts;
-    const height = thread.scrollHeight - thread.scrollTop;
+    if (down) {
+      this.#place();
+      this.#toNewest();
+    } else this.#newest.still(() => this.#place());
+    this.#status();
+  }
+
+  #place() {
+    const { list, greeting } = this.#parts;
     const rows = this.#client ? rowsOf(this.#client) : [];
     greeting.hidden = rows.length > 0;
     const keys = new Set(rows.map((row) => row.key));
@@ -390,9 +397,6 @@ export class RingbackChat extends HTMLElement {
       if (node === place) place = place.nextSibling;
       else list.insertBefore(node, place);
     }
-    if (down) this.#toNewest();
-    else thread.scrollTop = thread.scrollHeight - height;
-    this.#status();
   }
 
   #rowNode(row) {

@@ -6,12 +6,13 @@ import asyncio
 import json
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Route, WebSocketRoute, expect
 
 from examples.stage import free_ports
@@ -20,6 +21,7 @@ from tests.faults.process import process
 from tests.running import PATIENT, QUICK, Running, Wire, backend, running
 from tests.web.desk import Desk, desk
 from tests.web.pages import chromium
+from tests.web.test_widget import PLACE
 
 HOSTILE = (
     '<img src=x onerror="window.pwned=1">',
@@ -370,6 +372,57 @@ async def test_the_past_comes_with_scrolling(tmp_path: Path) -> None:
         await at.page.locator("#scroll").evaluate("(box) => box.scrollTo(0, 0)")
         await expect(at.messages()).to_have_count(71)
         await expect(at.page.locator("#past")).to_have_text("The conversation begins here")
+
+
+async def test_the_past_that_comes_late_moves_neither_what_is_read_nor_another_thread(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        pages = await late(at, "history")
+        mira = await customer(it, "c-1", name="Mira")
+        await customer(it, "c-2", name="Jonas")
+        for number in range(100):
+            await it.write("c-1", text=f"offer {number}")
+            await it.write("c-2", text=f"offer {number}")
+        await at.sign_in()
+        await at.open("c-1")
+        await expect(at.messages()).to_have_count(50)
+        await at.page.locator("#scroll").evaluate("(box) => box.scrollTo(0, 0)")
+        let_go = await pages.get()
+        read = at.page.get_by_text("offer 55", exact=True)
+        before = await read.evaluate(PLACE, "#scroll")
+        await mira.ask("send", "sent", text="one\ntwo\nthree")
+        await expect(at.messages()).to_have_count(51)
+        let_go()
+        await expect(at.messages()).to_have_count(101)
+        assert await read.evaluate(PLACE, "#scroll") == pytest.approx(before, abs=2)
+
+        await at.page.locator("#scroll").evaluate("(box) => box.scrollTo(0, 0)")
+        let_go = await pages.get()
+        await at.open("c-2")
+        await expect(at.messages().last).to_be_in_viewport()
+        let_go()
+        await mira.ask("send", "sent", text="later")
+        await expect(at.row("c-1")).to_contain_text("later")  # and so the page has come
+        await expect(at.messages().last).to_be_in_viewport()
+
+
+async def late(at: Desk, kind: str) -> asyncio.Queue[Callable[[], None]]:
+    """Before anybody has signed in: what lets each answer of a kind go, as they come."""
+    held: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
+
+    def arrive(socket: WebSocketRoute) -> None:
+        def told(frame: str | bytes) -> None:
+            if json.loads(frame)["type"] == kind:
+                held.put_nowait(partial(socket.send, frame))
+            else:
+                socket.send(frame)
+
+        socket.connect_to_server().on_message(told)
+
+    await at.page.route_web_socket("**/v1/agent", arrive)
+    await at.page.reload()
+    return held
 
 
 async def test_a_thread_of_a_proactive_message_says_what_it_is(tmp_path: Path) -> None:

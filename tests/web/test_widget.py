@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from examples.stage import free_ports
@@ -56,6 +57,8 @@ ABSENT = """async () => {
   if (client.state === "background") return;
   await new Promise((done) => client.on("state", (state) => state === "background" && done()));
 }"""
+PLACE = """(it, box) =>
+  it.getBoundingClientRect().top - it.closest(box).getBoundingClientRect().top"""
 CHAT = "document.querySelector('ringback-chat')"
 HOSTILE = (
     '<img src=x onerror="window.pwned=1">',
@@ -457,6 +460,22 @@ async def test_older_messages_come_with_scrolling_and_leave_the_view_where_it_wa
         await expect(page.get_by_text("offer 81", exact=True)).to_be_in_viewport()
         await page.locator(".thread").evaluate("(it) => it.scrollTo(0, 0)")
         await expect(texts(page)).to_have_count(130)
+
+
+async def test_what_somebody_reads_stays_in_its_place_when_a_message_comes(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        for number in range(40):
+            await stage.it.write(text=f"offer {number}")
+        page = await opened(stage)
+        await expect(texts(page)).to_have_count(40)
+        await page.locator(".thread").evaluate("(it) => it.scrollTo(0, 900)")
+        read = page.get_by_text("offer 25", exact=True)
+        before = await read.evaluate(PLACE, ".thread")
+        await stage.it.write(text="one\ntwo\nthree")
+        await expect(page.locator(".down")).to_be_visible()
+        assert await read.evaluate(PLACE, ".thread") == pytest.approx(before, abs=2)
 
 
 async def test_the_newest_message_stays_in_sight_when_the_page_changes_its_size(

@@ -88,8 +88,8 @@ export class ThreadView {
       `${in_chat ? "In chat now" : "Not in chat"} · ${live ? "live" : "ended"}`);
     $("end").disabled = !live;
     const stick = this.#stick || this.atEnd;
-    const rows = [...this.#messages(thread), ...thread.pending.map((send) => this.#pending(send))];
-    this.#place(rows);
+    if (stick) this.#place(thread);
+    else this.#newest.still(() => this.#place(thread));
     $("past").textContent = thread.problem ?? (!thread.loaded ? "Loading…" : thread.more
       ? "Scroll up for more" : thread.messages.length ? "The conversation begins here" : "Nothing has been said yet");
     if (stick) this.#newest.show();
@@ -166,7 +166,8 @@ export class ThreadView {
   }
 
   /** Put rows in order with as few moves as there can be: a screen reader reads what is new. */
-  #place(rows) {
+  #place(thread) {
+    const rows = [...this.#messages(thread), ...thread.pending.map((send) => this.#pending(send))];
     const list = $("messages");
     const wanted = new Set(rows);
     for (const child of [...list.children]) if (!wanted.has(child)) child.remove();
@@ -178,12 +179,9 @@ export class ThreadView {
   async #scrolled() {
     this.#actions.seen();
     if (!this.#newest.scrolled()) return;
-    const box = $("scroll");
-    if (box.scrollTop > 120 || this.#asking || !this.#thread?.more) return;
+    if ($("scroll").scrollTop > 120 || this.#asking || !this.#thread?.more) return;
     this.#asking = true;
-    const before = box.scrollHeight - box.scrollTop;
     await this.#actions.past();
-    box.scrollTop = box.scrollHeight - before;
     this.#asking = false;
   }
 
