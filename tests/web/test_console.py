@@ -191,6 +191,21 @@ async def test_messages_go_both_ways_with_typing_and_receipts(tmp_path: Path) ->
         await expect(at.page.locator("#presence")).to_contain_text("Not in chat")
 
 
+async def test_an_agent_who_goes_elsewhere_in_the_middle_of_a_word_writes_there_no_more(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, viewport={"width": 400, "height": 800}) as (it, at):
+        wires = [await customer(it, sub, name=sub) for sub in ("c-1", "c-2")]
+        await at.sign_in()
+        await at.open("c-1")
+        for sub, wire, keys in zip(("c-1", "c-2"), wires, ("Alt+ArrowDown", "Escape"), strict=True):
+            await expect(at.page.locator("#name")).to_have_text(sub)
+            await at.page.keyboard.type("Hello")
+            assert (await wire.take("typing"))["on"] is True
+            await at.page.keyboard.press(keys)
+            assert (await wire.take("typing"))["on"] is False
+
+
 async def test_who_leaves_in_the_middle_of_a_word_writes_no_more(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         mira = await customer(it)

@@ -51,7 +51,7 @@ class Console {
       again: (ref) => this.#again(ref, false),
       edit: (ref) => this.#again(ref, true),
       draft: (text) => this.#kept.setDraft(this.#selected, text),
-      typing: (on) => this.#note("typing", { on }),
+      typing: (customer, on) => this.#note("typing", { on }, customer),
       past: () => this.#past(),
       why: (seq) => this.#why(seq),
       seen: () => this.#seen(),

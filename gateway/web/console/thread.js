@@ -200,12 +200,12 @@ export class ThreadView {
     this.#typingTimer = setTimeout(() => this.#notTyping(), TYPING_AGAIN);
     if (Date.now() - this.#typedAt < TYPING_AGAIN / 2) return undefined;
     this.#typedAt = Date.now();
-    return this.#actions.typing(true);
+    return this.#actions.typing(this.#thread.customer, true);
   }
 
   #notTyping() {
     clearTimeout(this.#typingTimer);
-    if (this.#typedAt) this.#actions.typing(false);
+    if (this.#typedAt) this.#actions.typing(this.#thread.customer, false);
     this.#typedAt = 0;
   }
 
