@@ -320,6 +320,26 @@ async def test_the_inbox_has_the_unanswered_first_and_its_filters(tmp_path: Path
         await expect(at.page).to_have_title("(1) Ringback console")
 
 
+async def test_a_row_that_is_pressed_is_chosen_whatever_comes_until_it_is_let_go(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        wires = [await customer(it, f"c-{n}", name=f"N {n}") for n in range(3)]
+        names, title = at.page.locator("#list .name"), at.page.locator("#name")
+        await at.sign_in()
+        await expect(names).to_have_text(["N 0", "N 1", "N 2"])
+        for n in (1, 2):
+            await at.row(f"c-{n}").hover()
+            await at.page.mouse.down()
+            await wires[1].ask("send", "sent", text=f"again {n}")
+            await customer(it, f"new-{n}")
+            await expect(at.page).to_have_title(f"({3 + n}) Ringback console")
+            await at.page.mouse.up()
+            await expect(title).to_have_text(f"N {n}")
+            await expect(at.row("c-1")).to_contain_text(f"again {n}")
+            await expect(at.row(f"new-{n}")).to_be_visible()
+
+
 async def test_who_waits_stays_among_the_unanswered_whatever_a_service_says_meanwhile(
     tmp_path: Path,
 ) -> None:

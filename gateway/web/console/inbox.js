@@ -16,6 +16,7 @@ export class InboxView {
   loading = true;
   #filter = "live";
   #said = ""; // below the list
+  #pressed = false; // a pointer is down on a row: the list stands still, else there would be no click
   #actions;
   #rows = new Map(); // customer -> [signature, element]
 
@@ -32,6 +33,12 @@ export class InboxView {
       const left = target.scrollHeight - target.scrollTop - target.clientHeight;
       if (left < 200) actions.more(this.#filter);
     });
+    $("list").addEventListener("pointerdown", ({ button, target }) => {
+      this.#pressed = button === 0 && target.closest("[data-customer]") !== null;
+    });
+    for (const type of ["pointerup", "pointercancel", "contextmenu", "blur"]) {
+      addEventListener(type, () => this.#pressed && setTimeout(() => this.#release())); // after the click
+    }
     setInterval(() => actions.show(), 30_000); // how long ago is another time now
   }
 
@@ -56,7 +63,13 @@ export class InboxView {
     return row?.isConnected ? row.querySelector("button") : undefined;
   }
 
+  #release() {
+    this.#pressed = false;
+    this.#actions.show();
+  }
+
   show(inbox, selected) {
+    if (this.#pressed) return;
     const words = $("search").value.trim();
     this.listed = inbox.list(this.#filter, words);
     for (const button of this.#buttons()) {
