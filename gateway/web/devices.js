@@ -26,11 +26,11 @@ export class Devices {
   #tries = 0;
   #timer = null;
 
-  constructor({ http, token, storage = lasting(environment.storage) }, environment = {}) {
+  constructor({ http, token, storage }, environment = {}) {
     this.#http = http;
     this.#token = token;
     this.#env = { ...platform, fetch: (...given) => fetch(...given), ...environment };
-    this.#storage = storage;
+    this.#storage = storage ?? lasting(environment.storage);
   }
 
   /** This install of the app, by an id that is made once and kept. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { RingbackClient, isDouble } from "../../gateway/web/ringback-client.js";
+import { Devices, RingbackClient, isDouble } from "../../gateway/web/ringback-client.js";
 import { Stage, Storage, jwt, messageFrame } from "./fakes.mjs";
 
 const URL = "wss://chat.example/v1/chat";
@@ -629,6 +629,19 @@ test("with a storage that is full or broken a device is registered and signed ou
     assert.equal(put.url, `https://chat.example/v1/devices/${it.installation}`);
     assert.deepEqual(deletes.map((call) => call.headers["Ringback-Deregistration-Key"]), ["k", "k"]);
   }
+});
+
+test("devices are registered and signed out with no client, too", async () => {
+  const storage = new Storage();
+  const answers = [{ ok: true, status: 200, json: async () => ({ deregistration_key: "k" }) }, { ok: true, status: 204 }];
+  const environment = { storage, fetch: async () => answers.shift() };
+  const there = { http: "https://chat.example", token: "t" };
+  const devices = new Devices(there, environment);
+  assert.equal(await devices.register(devices.installation, "token", {}), "k");
+  const later = new Devices(there, environment);
+  assert.equal(later.installation, devices.installation);
+  assert.equal(await later.deregister(later.installation), true);
+  assert.deepEqual(answers, []);
 });
 
 test("a connection that fails without a close is given up soon", async () => {
