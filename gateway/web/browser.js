@@ -1,5 +1,7 @@
 /** What a client has of a browser: visibility, signs of life, the network's return, storage. */
 
+import { attempt } from "./devices.js";
+
 const ACTIVITY = ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"];
 
 export function browser() {
@@ -27,15 +29,6 @@ export function browser() {
       addEventListener("offline", network, { signal }); // is the socket dead, then?
       return () => ending.abort();
     },
-    storage: storage(),
+    storage: attempt(() => localStorage), // without one nothing survives a reload
   };
-}
-
-/** Storage, unless it is switched off: then nothing survives a reload. */
-function storage() {
-  try {
-    return localStorage;
-  } catch {
-    return undefined;
-  }
 }

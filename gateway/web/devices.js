@@ -200,7 +200,8 @@ function namesIn(storage) {
   return attempt(() => Array.from({ length: storage.length }, (_, i) => storage.key(i))) ?? [];
 }
 
-function attempt(act) {
+/** What comes of it, or undefined: a browser may forbid even to ask for a storage. */
+export function attempt(act) {
   try {
     return act();
   } catch {

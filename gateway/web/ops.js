@@ -3,6 +3,7 @@
  * `ops-figures.js`. All text is set as text, never as markup.
  */
 
+import { attempt, lasting } from "./devices.js";
 import { Lately, backlog, ceiling, count, duration, health, line, shares } from "./ops-figures.js";
 
 const EVERY = 2_000; // ms between two questions
@@ -25,8 +26,9 @@ const MEANING = {
 
 const at = (id) => document.getElementById(id);
 
+const kept = lasting(attempt(() => sessionStorage));
 let lately = new Lately();
-let token = sessionStorage.getItem(KEPT_AS);
+let token = kept.getItem(KEPT_AS);
 let asking = 0; // what an older session still hears is passed over
 let heard = 0;
 
@@ -76,7 +78,7 @@ function state(problem) {
 
 function signIn(given) {
   token = given;
-  sessionStorage.setItem(KEPT_AS, token);
+  kept.setItem(KEPT_AS, token);
   lately = new Lately();
   heard = 0;
   asking += 1;
@@ -89,7 +91,7 @@ function signIn(given) {
 function signOut(problem) {
   asking += 1;
   token = null;
-  sessionStorage.removeItem(KEPT_AS);
+  kept.removeItem(KEPT_AS);
   at("figures").hidden = at("leave").hidden = at("who").hidden = true;
   at("sign-in").hidden = false;
   at("state").textContent = "";

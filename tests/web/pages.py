@@ -39,6 +39,12 @@ window.violations = [];
 addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
 """
 
+NO_STORAGE = """
+for (const name of ["localStorage", "sessionStorage"]) {
+  Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError"); } });
+}
+"""  # as a browser that was told to keep no data of sites
+
 CONTENT = """<body><header><b>acme</b><span>Send</span><span>Prices</span></header>
 <main><h1>Parcels, fast.</h1>
 <p>Next day to any door in the country, and a person to talk to while it is on its way.</p>

@@ -20,7 +20,7 @@ from gateway.protocol import Role
 from tests.faults.process import process
 from tests.running import PATIENT, QUICK, Running, Wire, backend, running
 from tests.web.desk import Desk, desk
-from tests.web.pages import chromium
+from tests.web.pages import NO_STORAGE, chromium
 from tests.web.test_widget import PLACE
 
 HOSTILE = (
@@ -574,6 +574,25 @@ async def test_two_tabs_of_an_agent_show_the_same_and_keep_their_own_drafts(tmp_
         for one in (at, other):
             await expect(one.page.locator(".message.ours .mark")).to_have_text(["✓✓ Read"] * 2)
         await other.check()
+
+
+async def test_with_every_storage_switched_off_only_a_reload_loses_something(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        await at.page.add_init_script(NO_STORAGE)
+        await at.page.reload()
+        await at.sign_in()
+        await at.open()
+        await at.page.keyboard.type("/hel")
+        await at.page.keyboard.press("Enter")
+        await at.page.keyboard.press("Enter")
+        assert (await mira.take("message"))["text"].startswith("Hello Mira,")
+        await at.page.locator(".message.ours .mark").click()
+        await expect(at.page.locator("#panel")).to_contain_text("It has no outcome yet")
+        await at.page.get_by_role("button", name="Sign out").click()
+        await expect(at.page.locator("#token")).to_be_focused()
 
 
 async def test_a_reload_while_offline_keeps_drafts_and_sends_what_waits_once(

@@ -16,7 +16,7 @@ from playwright.async_api import ConsoleMessage, Page, Route, expect
 from gateway import auth
 from gateway.protocol import Role
 from tests.running import QUICK, Running, running
-from tests.web.pages import NETWORK, VIOLATIONS, chromium
+from tests.web.pages import NETWORK, NO_STORAGE, VIOLATIONS, chromium
 
 HOSTILE = '<img src=x onerror="window.pwned=1">'
 pytestmark = pytest.mark.timeout(90)
@@ -55,6 +55,17 @@ async def some(it: Running) -> None:
     await it.write("anna", "x")
     await it.settled(1, "pushed", "anna")
     await it.customer("ben")
+
+
+async def test_with_the_storage_switched_off_only_a_reload_asks_for_the_token_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=QUICK) as it, operations(it) as page:
+        await page.add_init_script(NO_STORAGE)
+        await page.reload()
+        await expect(page.locator("#token")).to_be_focused()
+        await sign_in(page, it.token(Role.SERVICE, "ops"))
+        await expect(page.locator("#who")).to_have_text("acme")
 
 
 async def test_an_operator_sees_how_it_goes_and_the_page_follows(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 /** Notifications of the desktop, for who asked for them, about what nobody looks at. */
 
-import { $ } from "./dom.js";
+import { $, browser } from "./dom.js";
 
 const WANTED = "ringback console notifications";
 
@@ -15,7 +15,7 @@ export class Desktop {
   }
 
   get #on() {
-    return globalThis.Notification?.permission === "granted" && localStorage.getItem(WANTED) === "yes";
+    return globalThis.Notification?.permission === "granted" && browser.getItem(WANTED) === "yes";
   }
 
   tell(entry) {
@@ -33,8 +33,8 @@ export class Desktop {
   }
 
   async #toggle() {
-    if (this.#on) localStorage.removeItem(WANTED);
-    else if ((await Notification.requestPermission()) === "granted") localStorage.setItem(WANTED, "yes");
+    if (this.#on) browser.removeItem(WANTED);
+    else if ((await Notification.requestPermission()) === "granted") browser.setItem(WANTED, "yes");
     this.#show();
   }
 

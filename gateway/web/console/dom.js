@@ -1,5 +1,11 @@
 /** Making elements. Texts of others only ever become text nodes here. */
 
+import { attempt, lasting } from "../devices.js";
+
+/** What this tab, and this browser, keep: in memory alone where that is switched off or full. */
+export const tab = lasting(attempt(() => sessionStorage));
+export const browser = lasting(attempt(() => localStorage));
+
 export const $ = (id) => document.getElementById(id);
 
 /** An element with properties, `class`, `data-…` and `aria-…` attributes, and children. */

@@ -5,7 +5,7 @@
 
 import { Connection, ConnectionEnded, claimsOf } from "../connection.js";
 import { Desktop } from "./desktop.js";
-import { $, ask } from "./dom.js";
+import { $, ask, tab } from "./dom.js";
 import { InboxView } from "./inbox.js";
 import { listenForKeys } from "./keys.js";
 import { Panel } from "./panel.js";
@@ -59,7 +59,7 @@ class Console {
     this.panel = new Panel();
     this.desktop = new Desktop((customer) => this.select(customer));
     this.#listen();
-    const token = sessionStorage.getItem(TOKEN);
+    const token = tab.getItem(TOKEN);
     if (token) this.signIn(token);
     else this.#ask("");
   }
@@ -70,7 +70,7 @@ class Console {
     const claims = claimsOf(token);
     const problem = unusable(claims);
     if (problem) return this.#ask(problem);
-    sessionStorage.setItem(TOKEN, token);
+    tab.setItem(TOKEN, token);
     const asked = $("sign-in").contains(document.activeElement);
     $("sign-in").hidden = true;
     const owner = JSON.stringify([claims.tenant, claims.sub]);
@@ -94,7 +94,7 @@ class Console {
   }
 
   signOut() {
-    sessionStorage.removeItem(TOKEN);
+    tab.removeItem(TOKEN);
     this.#connection?.stop();
     this.#ask("");
   }
@@ -110,7 +110,7 @@ class Console {
 
   /** Somebody else signs in, or the first one: nothing of the one before stays. */
   #forget(owner, claims) {
-    this.#kept = Object.assign(new Kept(sessionStorage, owner), { owner });
+    this.#kept = Object.assign(new Kept(tab, owner), { owner });
     this.#me = { role: "agent", id: claims.sub, ...(claims.name && { name: claims.name }) };
     this.#inbox = new Inbox();
     this.inbox.loading = true;
@@ -138,7 +138,7 @@ class Console {
       this.#connection.stop();
     }
     if (phase !== "ended" || code === 1000 && !this.#expired) return;
-    sessionStorage.removeItem(TOKEN);
+    tab.removeItem(TOKEN);
     this.#ask(this.#expired
       ? "Your token has expired. Sign in with a fresh one; your drafts are kept."
       : ENDED[code] ?? `The gateway closed the connection (${code}).`);
@@ -386,7 +386,7 @@ class Console {
 
   async #deliveries(customer, seq) {
     const path = `/v1/customers/${encodeURIComponent(customer)}/deliveries?seq=${seq}&words=1`;
-    const headers = { Authorization: `Bearer ${sessionStorage.getItem(TOKEN)}` };
+    const headers = { Authorization: `Bearer ${tab.getItem(TOKEN)}` };
     try {
       const answer = await fetch(path, { headers });
       const told = await answer.json();

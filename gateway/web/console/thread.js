@@ -1,7 +1,7 @@
 /** One conversation: its messages with their marks, its past on scrolling up, and the composer. */
 
 import { linked, Newest } from "../elements.js";
-import { $, ask, avatar, day, h, time } from "./dom.js";
+import { $, ask, avatar, browser, day, h, time } from "./dom.js";
 import { REPLIES, filled, fittingReplies, readReplies } from "./state.js";
 
 const LINES = "ringback console replies";
@@ -256,7 +256,7 @@ export class ThreadView {
   // Canned replies
 
   #fitting() {
-    return fittingReplies(readReplies(localStorage.getItem(LINES) ?? REPLIES), $("draft").value);
+    return fittingReplies(readReplies(browser.getItem(LINES) ?? REPLIES), $("draft").value);
   }
 
   get #choosing() {
@@ -291,8 +291,8 @@ export class ThreadView {
     }
     this.#set("");
     this.#actions.draft("");
-    $("lines").value = localStorage.getItem(LINES) ?? REPLIES;
-    if ((await ask($("editing"))) === "save") localStorage.setItem(LINES, $("lines").value);
+    $("lines").value = browser.getItem(LINES) ?? REPLIES;
+    if ((await ask($("editing"))) === "save") browser.setItem(LINES, $("lines").value);
     return this.focus();
   }
 }
