@@ -112,6 +112,15 @@ async def test_a_token_that_is_none_for_agents_is_refused_with_what_would_be_rig
         await expect(at.page.locator("#who")).to_have_text("Ada · acme")
 
 
+async def test_whose_clock_is_wrong_signs_in_all_the_same(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await at.page.add_init_script("const { now } = Date; Date.now = () => now() + 7_200_000;")
+        await at.page.reload()
+        await customer(it)
+        await at.sign_in()
+        await expect(at.row()).to_be_visible()
+
+
 async def test_a_token_stays_in_the_tab_and_out_of_the_address(tmp_path: Path) -> None:
     async with scene(tmp_path) as (_, at):
         await at.sign_in()
