@@ -164,6 +164,32 @@ async def test_an_expired_token_asks_for_a_fresh_one_and_keeps_what_was_written(
         assert len(told["messages"]) == 3
 
 
+async def test_who_signs_in_finds_nothing_of_the_one_before(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it)
+        await at.sign_in()
+        await expect(at.page).to_have_title("(1) Ringback console")
+        await at.page.locator("#search").fill("nobody")
+        await at.page.get_by_role("button", name="Sign out").click()
+        await expect(at.page).to_have_title("Ringback console")
+        await at.sign_in(at.token("a-2"))
+        await expect(at.row()).to_be_visible()
+        await expect(at.page.locator("#search")).to_have_value("")
+
+
+async def test_a_token_that_ends_behind_a_dialog_is_asked_for_after_it(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it)
+        for key in ("Alt+h", "Alt+e"):
+            await at.sign_in(at.token(ttl=3.0))
+            await at.open()
+            await at.page.keyboard.press(key)
+            await expect(at.page.locator("dialog[open]")).to_be_visible()
+            await expect(at.page.locator("#sign-in-error")).to_contain_text("has expired")
+            await at.page.keyboard.press("Escape")
+            await expect(at.page.locator("#token")).to_be_focused()
+
+
 def end(token: str) -> float:
     """When a token ends, in epoch seconds."""
     claims = json.loads(urlsafe_b64decode(token.split(".")[1] + "=="))

@@ -101,11 +101,14 @@ class Console {
 
   #ask(problem) {
     $("app").hidden = true;
+    this.#showInbox();
     $("sign-in").hidden = false;
     $("sign-in-error").textContent = problem;
     $("token").setAttribute("aria-invalid", String(Boolean(problem)));
     $("token").value = "";
     $("token").focus();
+    // Whatever was being asked stays on top; then there is signing in.
+    document.querySelector("dialog[open]")?.addEventListener("close", () => $("token").focus(), { once: true });
   }
 
   /** Somebody else signs in, or the first one: nothing of the one before stays. */
@@ -114,6 +117,7 @@ class Console {
     this.#me = { role: "agent", id: claims.sub, ...(claims.name && { name: claims.name }) };
     this.#inbox = new Inbox();
     this.inbox.loading = true;
+    $("search").value = "";
     this.#threads.clear();
     for (const { customer, ref, text, failed } of this.#kept.unsent) {
       if (failed) this.#threadOf(customer).pending.push({ ref, text, failed });
@@ -437,7 +441,7 @@ class Console {
 
   #showInbox() {
     this.inbox.show(this.#inbox, this.#selected);
-    const count = this.#inbox.count("unanswered");
+    const count = $("app").hidden ? "" : this.#inbox.count("unanswered"); // whoever is signed out has none
     document.title = count ? `(${count}) ${TITLE}` : TITLE;
   }
 
