@@ -132,9 +132,14 @@ export class RingbackChat extends HTMLElement {
 
   /** The customer signs out: nothing of theirs stays, and this device rings no more for them. */
   async signOut() {
-    const told = (await this.#client?.signOut()) ?? true;
+    const told = this.#client?.signOut();
+    if (this.#parts) {
+      const { text, said, problem } = this.#parts;
+      text.value = said.textContent = problem.textContent = "";
+      grow(text);
+    }
     this.open = false;
-    return told;
+    return (await told) ?? true;
   }
 
   /** What a page set before this module had come is no accessor's yet. */

@@ -340,6 +340,19 @@ async def test_signing_out_deregisters_the_device_and_leaves_nothing(tmp_path: P
         await expect(texts(page)).to_have_count(0)
 
 
+async def test_signing_out_leaves_neither_a_draft_nor_what_was_read_out(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await stage.it.write(text="private")
+        await expect(page.get_by_role("status").filter(has_text="private")).to_have_count(1)
+        await field(page).fill("half a sen")
+        await page.evaluate(f"{CHAT}.signOut()")
+        assert "private" not in await page.evaluate(f"{CHAT}.shadowRoot.innerHTML")
+        await page.evaluate(f"{CHAT}.client.start()")
+        await launcher(page).click()
+        await expect(field(page)).to_have_value("")
+
+
 async def test_two_tabs_show_the_same_and_read_for_each_other(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         one = await opened(stage)
