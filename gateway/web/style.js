@@ -47,7 +47,7 @@ svg { width: 24px; height: 24px; fill: currentColor; flex: none; }
   inset-inline-end: var(--ringback-side, 20px); z-index: var(--ringback-layer, 2147483000);
   display: flex; flex-direction: column; width: min(392px, calc(100vw - 40px));
   height: min(640px, calc(100dvh - 116px)); overflow: hidden; border-radius: var(--radius);
-  background: var(--ground); border: 1px solid var(--line);
+  background: var(--ground); border: 1px solid var(--line); overflow-wrap: anywhere;
   box-shadow: 0 2px 8px #0000001a, 0 24px 64px #00000038; animation: rise .18s ease-out;
 }
 @keyframes rise { from { opacity: 0; transform: translateY(10px); } }
@@ -85,7 +85,7 @@ li.day, li.system { align-self: center; align-items: center; max-width: 92%; mar
 .author { margin: 0 14px 3px; font-size: 12px; font-weight: 600; color: var(--muted); }
 .text {
   padding: 8px 14px; border-radius: var(--radius); background: var(--raised);
-  max-width: 100%; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext;
+  max-width: 100%; white-space: pre-wrap; unicode-bidi: plaintext;
 }
 .own .text { color: var(--on-accent); background: var(--accent); }
 .other.last .text { border-end-start-radius: 5px; }

@@ -456,6 +456,20 @@ async def test_long_and_right_to_left_text_and_links_are_shown_as_they_are(tmp_p
         await expect(field(page)).to_have_value("y" * 8001)
 
 
+async def test_a_name_of_any_length_has_room_on_a_phone(tmp_path: Path) -> None:
+    async with scene(tmp_path, viewport={"width": 360, "height": 640}) as stage:
+        stage.site.attributes["heading"] = "h" * 60
+        page = await opened(stage)
+        agent = await stage.it.agent(name="n" * 120)
+        await agent.ask("send", "sent", customer="c-42", text="Hello")
+        await expect(page.locator("li .author")).to_be_visible()
+        await agent.send("typing", customer="c-42", on=True)
+        await expect(page.locator(".typing")).to_contain_text("is typing")
+        for part in (".thread", ".head", ".panel"):
+            wide = await page.locator(part).evaluate("(it) => it.scrollWidth > it.clientWidth")
+            assert not wide, part
+
+
 async def test_older_messages_come_with_scrolling_and_leave_the_view_where_it_was(
     tmp_path: Path,
 ) -> None:
