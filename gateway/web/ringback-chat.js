@@ -500,6 +500,7 @@ function rowsOf({ messages, pending, connected, status }) {
     })),
   ];
   const rows = [];
+  const today = new Date().toDateString(); // which is yesterday tomorrow
   let previous = null;
   for (const entry of entries) {
     const { message, at } = entry;
@@ -507,7 +508,7 @@ function rowsOf({ messages, pending, connected, status }) {
     entry.own ??= message.from.role === "customer";
     entry.author = entry.system ? "system" : entry.own ? "own" : `other ${message.from.id}`;
     const day = at.toDateString();
-    if (previous?.at.toDateString() !== day) rows.push({ key: `d${day}`, look: day, day: at });
+    if (previous?.at.toDateString() !== day) rows.push({ key: `d${day}`, look: today, day: at });
     entry.first = !follows(previous, entry);
     if (previous) previous.last = entry.first || Boolean(previous.state) || Boolean(entry.state);
     entry.last = true;

@@ -456,6 +456,20 @@ async def test_long_and_right_to_left_text_and_links_are_shown_as_they_are(tmp_p
         await expect(field(page)).to_have_value("y" * 8001)
 
 
+async def test_what_was_said_today_was_said_yesterday_after_midnight(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await stage.it.write(text="Good evening.")
+        await expect(page.locator("li.day")).to_have_text("Today")
+        await page.evaluate(
+            """() => { const now = Date.now() + 86_400_000;
+            window.Date = class extends Date {
+              constructor(...at) { super(...(at.length ? at : [now])); } }; }"""
+        )
+        await stage.it.write(text="Good morning.")
+        await expect(page.locator("li.day")).to_have_text("Yesterday")
+
+
 async def test_a_name_of_any_length_has_room_on_a_phone(tmp_path: Path) -> None:
     async with scene(tmp_path, viewport={"width": 360, "height": 640}) as stage:
         stage.site.attributes["heading"] = "h" * 60
