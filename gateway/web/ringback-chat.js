@@ -156,6 +156,9 @@ export class RingbackChat extends HTMLElement {
     for (const off of this.#offs.splice(0)) off();
     this.#client?.stop();
     this.#client = null;
+    if (!this.#parts) return;
+    this.#typing(null);
+    this.#phase({ phase: "idle" }); // nothing of it stays on the page
   }
 
   #restart() {

@@ -353,6 +353,26 @@ async def test_signing_out_leaves_neither_a_draft_nor_what_was_read_out(tmp_path
         await expect(field(page)).to_have_value("")
 
 
+async def test_a_widget_that_may_ask_for_no_token_any_more_shows_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        agent = await stage.it.agent()
+        await agent.ask("send", "sent", customer="c-42", text="private")
+        await agent.send("typing", customer="c-42", on=True)
+        await expect(page.locator(".typing")).to_contain_text("is typing")
+        await stage.it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        await expect(page.locator(".notice")).to_contain_text("You were signed out.")
+        await page.evaluate(f"{CHAT}.removeAttribute('token-url')")
+        await expect(texts(page)).to_have_count(0)
+        await expect(page.locator(".notice")).to_be_empty()
+        await expect(page.locator(".greeting")).to_be_visible()
+        told = stage.it.token(Role.CUSTOMER, "c-43")
+        await page.evaluate(f"(token) => {{ {CHAT}.token = () => token; }}", told)
+        await connected(page)
+        await write(page, "of another")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+
+
 async def test_two_tabs_show_the_same_and_read_for_each_other(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         one = await opened(stage)
