@@ -223,7 +223,7 @@ export class RingbackChat extends HTMLElement {
     ]);
     const panel = element(
       "section",
-      { part: "panel", class: "panel", id: "panel", role: "dialog", "aria-labelledby": "title", hidden: "" },
+      { part: "panel", class: "panel", id: "panel", role: "dialog", "aria-labelledby": "title" },
       [head, notice, element("div", { class: "middle" }, [thread, down]), problem, form],
     );
     launcher.setAttribute("aria-controls", "panel");
@@ -253,14 +253,17 @@ export class RingbackChat extends HTMLElement {
     thread.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#newest?.stop();
     this.#newest = new Newest(thread);
-    const kept = this.#parts?.text.value ?? "";
+    const was = this.#parts;
+    const focused = was && Object.keys(was).find((name) => was[name] === this.shadowRoot.activeElement);
+    panel.hidden = was?.panel.hidden ?? true;
+    text.value = was?.text.value ?? "";
     this.#parts = { launcher, panel, thread, list, greeting, typing, down, text, problem, notice, said, live };
     this.#rows.clear();
     this.shadowRoot.replaceChildren(panel, launcher, said); // said also while the panel is hidden
-    text.value = kept;
+    this.#parts[focused]?.focus();
     this.#opened();
     this.#render({ down: true });
-    this.#phase({ phase: this.#client?.phase ?? "idle" });
+    this.#phase({ phase: this.#client?.phase ?? "idle", code: this.#client?.endCode });
   }
 
   #opened() {

@@ -605,6 +605,23 @@ async def test_only_the_users_own_steps_move_the_focus(tmp_path: Path) -> None:
         await expect(launcher(page)).to_be_focused()
 
 
+async def test_other_words_change_nothing_else(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await page.evaluate("addEventListener('ringback-open', () => (window.again = true))")
+        await page.keyboard.type("half a sen")
+        await page.evaluate(f"{CHAT}.setAttribute('heading', 'Servus')")
+        await page.evaluate(f"{CHAT}.labels = {{ ended: {{ 4503: 'Abgemeldet.' }} }}")
+        await expect(page.get_by_role("dialog", name="Servus")).to_be_visible()
+        await page.keyboard.type("tence")
+        await expect(field(page)).to_have_value("half a sentence")
+        assert await page.evaluate("window.again") is None
+        await stage.it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        await expect(page.locator(".notice")).to_contain_text("Abgemeldet.")
+        await page.evaluate(f"{CHAT}.labels = {{}}")
+        await expect(page.locator(".notice")).to_contain_text("You were signed out.")
+
+
 async def test_what_comes_to_a_closed_chat_and_what_is_not_sent_is_announced(
     tmp_path: Path,
 ) -> None:
