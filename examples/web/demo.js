@@ -25,7 +25,7 @@ for (const name of SERVERS) {
     if (answer?.ok) turns = Math.max(turns, (await answer.json()).turns);
     else target.checked = !target.checked;
     target.disabled = false;
-    target.focus();
+    if (document.activeElement === document.body) target.focus(); // unless somebody went elsewhere meanwhile
   });
 }
 

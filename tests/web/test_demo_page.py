@@ -133,6 +133,27 @@ async def test_every_step_goes_by_keyboard() -> None:
         await expect(page.locator("#presence")).to_have_text("Alice is in chat")
 
 
+async def test_a_switch_that_takes_its_time_takes_the_focus_from_nobody() -> None:
+    async with played() as page:
+        let_go = asyncio.Event()
+
+        async def later(route: Route) -> None:
+            await let_go.wait()
+            await route.continue_()
+
+        await page.route("**/switch", later)
+        switch = page.get_by_label("Backend down")
+        await reach(page, switch)
+        await page.keyboard.press("Space")
+        await expect(switch).to_be_disabled()
+        ann = page.get_by_label("Message to Alice")
+        await ann.focus()
+        let_go.set()
+        await expect(switch).to_be_enabled()
+        await page.keyboard.type("Hello Alice")
+        await expect(ann).to_have_value("Hello Alice")
+
+
 async def test_tokens_that_end_meanwhile_are_renewed_and_nobody_notices() -> None:
     async with played(token_lasts=6.0) as page:  # a page that is this busy renews in time
         await ask(page, "Before.")
