@@ -976,16 +976,10 @@ async def test_the_chosen_reply_is_in_sight_however_many_there_are(tmp_path: Pat
 
 async def test_the_desktop_is_told_of_what_nobody_looks_at(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
-        await at.page.add_init_script(
-            """window.told = []; window.Notification = class extends EventTarget {
-            static permission = "default";
-            static async requestPermission() { return (this.permission = "granted"); }
-            constructor(title, {body}) { super(); told.push([title, body]); } };"""
-        )
+        await at.page.add_init_script(NOTIFICATIONS)
         await at.page.reload()
         await at.sign_in()
-        await at.page.locator("#bell").click()
-        await expect(at.page.locator("#bell")).to_have_attribute("aria-pressed", "true")
+        await bell(at)
         mira = await customer(it)
         await expect(at.row()).to_be_visible()
         assert await at.page.evaluate("told") == [["Mira", "hi"]]
@@ -993,3 +987,37 @@ async def test_the_desktop_is_told_of_what_nobody_looks_at(tmp_path: Path) -> No
         await mira.ask("send", "sent", text="seen")
         await expect(at.messages()).to_have_count(2)
         assert len(await at.page.evaluate("told")) == 1
+
+
+async def test_the_desktop_is_told_of_what_came_while_there_was_no_connection(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        await at.page.add_init_script(NOTIFICATIONS)
+        sockets = await switchable(at)
+        await customer(it, "c-1", name="Mira", text="of before")
+        jonas = await customer(it, "c-2", name="Jonas")
+        await at.sign_in()
+        await bell(at)
+        await at.page.keyboard.press("Alt+u")  # which waits until all have come
+        await expect(at.page.locator("#name")).to_have_text("Mira")
+        await sockets.cut()
+        await expect(at.page.locator("#link")).to_contain_text("is kept")
+        await jonas.ask("send", "sent", text="meanwhile")
+        await customer(it, "c-3", name="Anna", text="for the first time")
+        sockets.up = True
+        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await expect(at.row("c-2")).to_contain_text("meanwhile")
+        told = await at.page.evaluate("told")
+        assert sorted(told) == [["Anna", "for the first time"], ["Jonas", "meanwhile"]]
+
+
+NOTIFICATIONS = """window.told = []; window.Notification = class extends EventTarget {
+  static permission = "default";
+  static async requestPermission() { return (this.permission = "granted"); }
+  constructor(title, {body}) { super(); told.push([title, body]); } };"""
+
+
+async def bell(at: Desk) -> None:
+    await at.page.locator("#bell").click()
+    await expect(at.page.locator("#bell")).to_have_attribute("aria-pressed", "true")

@@ -209,6 +209,10 @@ class Console {
     }
     this.#showInbox();
     if (entry.customer === this.#selected) this.#showThread();
+    this.#news(before, entry);
+  }
+
+  #news(before, entry) {
     const looked = entry.customer === this.#selected && document.hasFocus();
     if (isNews(before, entry) && !looked) this.desktop.tell(entry);
   }
@@ -238,7 +242,11 @@ class Console {
     const told = await this.#request({ type: "inbox", filter, limit: PAGE, ...(cursor && { cursor }) });
     this.#asking.delete(filter);
     if (told.type !== "inbox") return false;
-    for (const entry of told.conversations) this.#put(entry);
+    const again = inbox === this.#coming && !this.inbox.loading;
+    for (const entry of told.conversations) {
+      const before = this.#put(entry);
+      if (again) this.#news(before, entry); // from while there was no connection
+    }
     inbox.turned(filter, told);
     this.#showInbox();
     return true;
