@@ -355,6 +355,29 @@ async def test_the_inbox_has_the_unanswered_first_and_its_filters(tmp_path: Path
         await expect(at.page).to_have_title("(1) Ringback console")
 
 
+async def test_what_changes_in_the_inbox_touches_no_row_that_stays_in_its_place(
+    tmp_path: Path,
+) -> None:
+    """Else each message that anybody sends would lay all of a long inbox out anew."""
+    async with scene(tmp_path) as (it, at):
+        wires = [await customer(it, f"c-{n}", name=f"N {n}") for n in range(5)]
+        names = at.page.locator("#list .name")
+        await at.sign_in()
+        await expect(names).to_have_text(["N 0", "N 1", "N 2", "N 3", "N 4"])
+        await at.page.evaluate(
+            """() => { window.touched = new Set();
+            const name = (row) => touched.add(row.querySelector(".name").textContent);
+            new MutationObserver((all) => all.forEach(({addedNodes, removedNodes}) =>
+              [...addedNodes, ...removedNodes].forEach(name)))
+              .observe(document.getElementById("list"), {childList: true}); }"""
+        )
+        await wires[1].ask("send", "sent", text="again")
+        await expect(at.row("c-1")).to_contain_text("again")
+        await (await it.agent()).ask("send", "sent", customer="c-0", text="At once")
+        await expect(names).to_have_text(["N 1", "N 2", "N 3", "N 4", "N 0"])
+        assert await at.page.evaluate("[...touched].sort()") == ["N 0", "N 1"]
+
+
 async def test_a_row_that_is_pressed_is_chosen_whatever_comes_until_it_is_let_go(
     tmp_path: Path,
 ) -> None:

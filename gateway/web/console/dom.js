@@ -20,6 +20,24 @@ export function h(tag, given = {}, ...children) {
   return element;
 }
 
+/**
+ * Put rows in order, and touch those that stay where they are as little as can be: a screen reader
+ * reads what is new, and of many rows only those are laid out again.
+ */
+export function place(list, rows) {
+  const wanted = new Set(rows);
+  for (const child of [...list.children]) if (!wanted.has(child)) child.remove();
+  let next = list.firstElementChild;
+  for (const row of rows) {
+    if (next && row === next.nextElementSibling) { // its place is further down
+      next.remove();
+      next = row;
+    }
+    if (row === next) next = next.nextElementSibling;
+    else list.insertBefore(row, next);
+  }
+}
+
 /** A dialog's answer, "" when it was left. Whoever asks says where the focus goes afterwards. */
 export function ask(dialog) {
   dialog.returnValue = "";

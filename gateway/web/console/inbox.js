@@ -1,6 +1,6 @@
 /** The list of conversations: filters, search, and a row for each. */
 
-import { $, avatar, h, time } from "./dom.js";
+import { $, avatar, h, place, time } from "./dom.js";
 import { MOST, ago } from "./state.js";
 
 const EMPTY = {
@@ -79,13 +79,13 @@ export class InboxView {
       if (count) count.textContent = inbox.count(filter);
     }
     const focused = document.activeElement?.closest?.("[data-customer]");
-    const place = focused && [...$("list").children].indexOf(focused.parentElement);
+    const at = focused && [...$("list").children].indexOf(focused.parentElement);
     const rows = this.listed.map((entry) => this.#row(entry, entry.customer === selected));
-    if (rows.some((row, i) => $("list").children[i] !== row) || $("list").children.length !== rows.length) {
-      $("list").replaceChildren(...rows);
+    place($("list"), rows);
+    if (focused && document.activeElement !== focused) {
       // Whoever was at a row that left is at the one that took its place.
-      const next = this.listed[Math.min(place, rows.length - 1)]?.customer;
-      if (focused) this.focus(this.#listed(focused.dataset.customer) ? focused.dataset.customer : next);
+      const next = this.listed[Math.min(at, rows.length - 1)]?.customer;
+      this.focus(this.#listed(focused.dataset.customer) ? focused.dataset.customer : next);
     }
     const more = inbox.more(this.#filter);
     const onward = more && (this.#short || words !== "" && inbox.got(this.#filter) < MOST);

@@ -1,7 +1,7 @@
 /** One conversation: its messages with their marks, its past on scrolling up, and the composer. */
 
 import { linked, Newest } from "../elements.js";
-import { $, ask, avatar, browser, day, h, time } from "./dom.js";
+import { $, ask, avatar, browser, day, h, place, time } from "./dom.js";
 import { REPLIES, filled, fittingReplies, readReplies } from "./state.js";
 
 const LINES = "ringback console replies";
@@ -165,15 +165,9 @@ export class ThreadView {
     return row;
   }
 
-  /** Put rows in order with as few moves as there can be: a screen reader reads what is new. */
   #place(thread) {
     const rows = [...this.#messages(thread), ...thread.pending.map((send) => this.#pending(send))];
-    const list = $("messages");
-    const wanted = new Set(rows);
-    for (const child of [...list.children]) if (!wanted.has(child)) child.remove();
-    rows.forEach((row, i) => {
-      if (list.children[i] !== row) list.insertBefore(row, list.children[i] ?? null);
-    });
+    place($("messages"), rows);
   }
 
   async #scrolled() {
