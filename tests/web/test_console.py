@@ -272,6 +272,16 @@ async def test_the_newest_message_stays_in_sight_when_the_page_or_the_composer_c
             await expect(newest).to_be_in_viewport(ratio=1)
 
 
+async def test_a_page_at_four_times_its_size_has_room_for_a_long_draft(tmp_path: Path) -> None:
+    async with scene(tmp_path, viewport={"width": 320, "height": 256}) as (it, at):
+        await customer(it)
+        await at.sign_in()
+        await at.open()
+        await at.page.locator("#draft").fill("\n".join("a long draft"))
+        await expect(at.page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
+        await expect(at.page.locator("#scroll")).to_be_in_viewport()
+
+
 async def test_a_push_is_marked_and_the_timeline_says_why(tmp_path: Path) -> None:
     async with scene(tmp_path, delivery=QUICK) as (it, at):
         await it.register()
