@@ -345,8 +345,10 @@ export class RingbackClient {
   }
 
   #told(frame) {
-    this.#read = Math.max(this.#read, frame.read_seq);
+    const { unread } = this.status;
     this.status = statusOf(frame, frame.badge_seq);
+    if (frame.read_seq < this.#read) Object.assign(this.status, { readSeq: this.#read, unread }); // our read is on its way
+    this.#read = this.status.readSeq;
     this.#emit("status", this.status);
   }
 

@@ -644,6 +644,21 @@ test("devices are registered and signed out with no client, too", async () => {
   assert.deepEqual(answers, []);
 });
 
+test("what was read here stays read, whatever is told before the server has heard of it", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const counts = [];
+  it.on("status", ({ unread, readSeq }) => counts.push([unread, readSeq]));
+  await world.says(messageFrame(1));
+  const told = { type: "status", seq: 1, live: true, badge_seq: 1, agents_acked_seq: 1 };
+  await world.says({ ...told, read_seq: 0, unread: 1 });
+  assert.equal(it.status.agentsAckedSeq, 1);
+  await world.says({ ...told, read_seq: 1, unread: 0, badge_seq: 2 });
+  assert.deepEqual(counts, [[0, 1], [0, 1], [0, 1]]);
+  await world.says({ ...told, seq: 2, read_seq: 1, unread: 1, badge_seq: 3 });
+  assert.deepEqual([it.unread, it.seenSeq], [1, 1]);
+});
+
 test("a connection that fails without a close is given up soon", async () => {
   const world = new World();
   const { it } = world.client();
