@@ -364,20 +364,19 @@ export class RingbackChat extends HTMLElement {
   /** A thread that was never read backwards begins with what fits on the screen. */
   #fill() {
     const client = this.#client;
-    if (this.open && client?.connected && client.messages.length < FIRST) this.#older();
+    const { scrollHeight, clientHeight } = this.#parts.thread;
+    const room = client?.messages.length < FIRST || scrollHeight <= clientHeight;
+    if (this.open && client?.connected && room) this.#older();
   }
 
   async #older() {
     const client = this.#client;
     if (this.#loading || !client?.connected || !client.more) return;
     this.#loading = true;
-    try {
-      await client.loadOlder();
-    } catch {
-      // The connection was lost; it is asked for again with the next scroll or welcome.
-    } finally {
-      this.#loading = false;
-    }
+    // None came if the connection was lost; they are asked for again with the next scroll or welcome.
+    const came = await client.loadOlder().catch(() => 0);
+    this.#loading = false;
+    if (came) this.#fill();
   }
 
   /** Bring the list in line with what the client holds; nodes that stay are not touched. */

@@ -528,6 +528,18 @@ async def late(at: Desk, kind: str) -> asyncio.Queue[Callable[[], None]]:
     return held
 
 
+async def test_the_past_comes_by_itself_where_there_is_room_and_nothing_to_scroll(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, viewport={"width": 1000, "height": 9000}) as (it, at):
+        for number in range(110):
+            await it.write(text=f"offer {number}")
+        await at.sign_in()
+        await at.page.locator("[data-filter=all]").click()
+        await at.open()
+        await expect(at.messages()).to_have_count(110)
+
+
 async def test_a_thread_of_a_proactive_message_says_what_it_is(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await it.write(text="An offer")

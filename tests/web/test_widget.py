@@ -523,6 +523,19 @@ async def test_older_messages_come_with_scrolling_and_leave_the_view_where_it_wa
         await expect(texts(page)).to_have_count(130)
 
 
+async def test_older_messages_come_by_themselves_where_there_is_room_and_nothing_to_scroll(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, viewport={"width": 400, "height": 9000}) as stage:
+        for number in range(110):
+            await stage.it.write(text=f"offer {number}")
+        other = await stage.it.customer()
+        await other.send("read", seq=110)
+        await other.quiet()
+        page = await opened(stage)
+        await expect(texts(page)).to_have_count(110)
+
+
 async def test_what_somebody_reads_stays_in_its_place_when_a_message_comes(
     tmp_path: Path,
 ) -> None:

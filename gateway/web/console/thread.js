@@ -94,6 +94,7 @@ export class ThreadView {
       ? "Scroll up for more" : thread.messages.length ? "The conversation begins here" : "Nothing has been said yet");
     if (stick) this.#newest.show();
     this.#stick = !thread.loaded;
+    this.#older();
     const typing = thread.typing && Date.now() - thread.typing < TYPING_ENDS;
     $("typing").textContent = typing ? `${entry?.name || "The customer"} is writing…` : "";
     if (typing) setTimeout(() => this.show(thread, entry), TYPING_ENDS);
@@ -170,13 +171,20 @@ export class ThreadView {
     place($("messages"), rows);
   }
 
-  async #scrolled() {
+  #scrolled() {
     this.#actions.seen();
-    if (!this.#newest.scrolled()) return;
-    if ($("scroll").scrollTop > 120 || this.#asking || !this.#thread?.more) return;
+    if (this.#newest.scrolled()) this.#older();
+  }
+
+  /** Where the beginning of what is here is in sight, what came before; a tall page has room for more. */
+  async #older() {
+    const thread = this.#thread;
+    if ($("scroll").scrollTop > 120 || this.#asking || !thread?.more) return;
+    const first = thread.messages[0]?.seq;
     this.#asking = true;
     await this.#actions.past();
     this.#asking = false;
+    if (this.#thread !== thread || thread.messages[0]?.seq !== first) this.#older();
   }
 
   // Writing
