@@ -26,6 +26,9 @@ export function icon(name) {
   return svg;
 }
 
+/** Whether a key belongs to a word that is being composed. Safari says so of its last by the code alone. */
+export const composes = ({ isComposing, keyCode }) => isComposing || keyCode === 229;
+
 export const NEAR = 80; // px from an end that count as being there
 
 /**

@@ -10,7 +10,7 @@
  */
 
 import { browser } from "./browser.js";
-import { element, icon, linked, NEAR, Newest } from "./elements.js";
+import { composes, element, icon, linked, NEAR, Newest } from "./elements.js";
 import { RequestFailed, RingbackClient } from "./ringback-client.js";
 import { sheet } from "./style.js";
 
@@ -166,14 +166,14 @@ export class RingbackChat extends HTMLElement {
     const url = this.getAttribute("url");
     const tokenUrl = this.getAttribute("token-url");
     if (!this.isConnected || !url || !(this.#token || tokenUrl)) return;
-    const idle = this.getAttribute("idle-after");
+    const idle = Number(this.getAttribute("idle-after") ?? NaN);
     const client = new RingbackClient(
       {
         url,
         http: this.getAttribute("http") ?? undefined,
         token: this.#token ?? (() => fetchToken(tokenUrl)),
         shown: this.open,
-        idleAfter: idle === null ? undefined : Number(idle) * 1000,
+        idleAfter: Number.isNaN(idle) ? undefined : idle * 1000,
       },
       browser(),
     );
@@ -234,14 +234,14 @@ export class RingbackChat extends HTMLElement {
       text.focus();
     });
     panel.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing) this.#toggle(false);
+      if (event.key === "Escape" && !composes(event)) this.#toggle(false);
     });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#send();
     });
     text.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      if (event.key !== "Enter" || event.shiftKey || composes(event)) return;
       event.preventDefault();
       this.#send();
     });

@@ -228,6 +228,18 @@ async def test_a_browser_left_alone_turns_background_and_the_next_message_rings(
         assert (await stage.it.backend.take()).badge == 0
 
 
+async def test_a_time_that_is_no_number_of_seconds_is_the_usual_one(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        stage.site.attributes["idle-after"] = "2m"
+        page = await stage.visit.page()
+        await page.clock.install()
+        await page.reload()
+        await connected(page)
+        await launcher(page).click()
+        await page.clock.fast_forward(121_000)
+        await page.evaluate(ABSENT)
+
+
 async def rings_now(stage: Scene) -> None:
     """Once the page has said that nobody looks, the next message rings."""
     agent = await stage.it.agent()
@@ -598,6 +610,17 @@ async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
         await page.keyboard.press("Escape")
         await expect(launcher(page)).to_be_focused()
         await expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+async def test_the_key_that_ends_a_composed_word_does_not_send_it(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await page.keyboard.type("日本")
+        for composed in ({"isComposing": True}, {"keyCode": 229}):  # the second is Safari's
+            await field(page).dispatch_event("keydown", {"key": "Enter", **composed})
+        await expect(field(page)).to_have_value("日本")
+        await page.keyboard.press("Enter")
+        await expect(texts(page)).to_have_text(["日本"])
 
 
 async def test_only_the_users_own_steps_move_the_focus(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 /** One conversation: its messages with their marks, its past on scrolling up, and the composer. */
 
-import { linked, Newest } from "../elements.js";
+import { composes, linked, Newest } from "../elements.js";
 import { $, ask, avatar, browser, day, h, place, time } from "./dom.js";
 import { REPLIES, filled, fittingReplies, readReplies } from "./state.js";
 
@@ -218,7 +218,7 @@ export class ThreadView {
       const options = $("replies").children.length;
       this.#choice = (this.#choice + step + options) % options;
       this.#showReplies();
-    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    } else if (event.key === "Enter" && !event.shiftKey && !composes(event)) {
       event.preventDefault();
       this.#submit();
     } else if (event.key === "Tab" && this.#choosing && !event.shiftKey) {
