@@ -84,7 +84,7 @@ class Address(NamedTuple):
         match = _ADDRESS.fullmatch(text)
         if match is None or int(match["port"]) > 65535:
             raise ValueError(f"is {shown(text)}")
-        if match["v6"] is not None and not _is_ipv6(match["v6"]):
+        if not (_is_ipv6(match["v6"]) if match["v6"] else _can_be_looked_up(match["host"])):
             raise ValueError(f"is {shown(text)}")
         return cls(match["v6"] or match["host"], int(match["port"]))
 
@@ -99,6 +99,15 @@ def _is_ipv6(text: str) -> bool:
     try:
         ipaddress.IPv6Address(text)
     except ValueError:
+        return False
+    return True
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Whether it has the form of a name: of `127..0.0.1` no lookup can be asked for."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
         return False
     return True
 

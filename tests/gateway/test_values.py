@@ -96,6 +96,7 @@ def test_equal_secrets_are_equal_and_only_to_secrets() -> None:
         ("server", 'chat = ":8080"', "is ':8080'", '"host:port"'),
         ("server", 'chat = "::1:8080"', "is '::1:8080'", '"host:port"'),
         ("server", 'chat = "[nonsense]:8080"', "is '[nonsense]:8080'", '"host:port"'),
+        ("server", 'chat = "127..0.0.1:8080"', "is '127..0.0.1:8080'", '"host:port"'),
         ("server", 'chat = "localhost:65536"', "is 'localhost:65536'", '"host:port"'),
         ("server", "chat = 8080", "is not a text", '"host:port"'),
         ("server", 'trusted_proxies = "10.0.0.0/8"', "is not a list", "10.20.0.0/16"),
