@@ -578,10 +578,10 @@ async def test_operators_are_told_that_it_fails_and_that_it_works_again() -> Non
 
 
 async def test_after_a_long_failure_it_is_suspended_with_what_to_do_and_a_probe_ends_that() -> None:
-    async with failing(suspend_after=100.0) as rig:
+    async with failing(suspend_after=7_200.0) as rig:
         with capture_logs() as logs:
             rig.backend.verdicts.append(TIMEOUT)
-            rig.clock.tick(100.0)
+            rig.clock.tick(7_200.0)
             await rig.book.until_settled(3)
             rig.worker.wake(rig.book.owes(a_claim(99)))
             await rig.book.until(lambda: rig.book.count("suspended", a_claim(99).ref) == 1)
@@ -594,6 +594,7 @@ async def test_after_a_long_failure_it_is_suspended_with_what_to_do_and_a_probe_
             assert not rig.worker.load("acme").suspended
     assert [entry["log_level"] for entry in logs] == ["error", "info"]
     assert "ringback push test" in logs[0]["advice"]
+    assert logs[0]["hours"] == 2.0
 
 
 async def test_a_drain_ends_the_wait_for_an_endpoint() -> None:
