@@ -35,7 +35,6 @@ class Request:
     data: bytes
     is_send: bool
     quiet: bool
-    number: int = 0
     tries: int = 0
     due: float = 0.0
     written: bool = False
@@ -57,7 +56,6 @@ class Outbox:
         self._others: deque[Request] = deque()  # unwritten
         self._under_way = 0
         self._window = WINDOW
-        self._count = 0
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -66,8 +64,6 @@ class Outbox:
         """Add a request. Raises `OutboxFull`."""
         if len(self._requests) >= self._bound:
             raise OutboxFull(self._bound)
-        self._count += 1
-        request.number = self._count
         self._requests[request.ref] = request
         (self._sends if request.is_send else self._others).append(request)
 
@@ -129,7 +125,7 @@ class Outbox:
             self._window = 1
         self._under_way -= request.is_send and request.written
         request.written = False
-        self._sort()
+        self._line_up()
 
     def lost(self) -> None:
         """The socket is gone: what was written on it has to be written again."""
@@ -139,16 +135,14 @@ class Outbox:
             request.due = 0.0
         self._under_way = 0
         self._window = WINDOW
-        self._sort()
+        self._line_up()
 
     def clear(self) -> None:
         """Forget all."""
         self._requests.clear()
         self.lost()
 
-    def _sort(self) -> None:
-        waiting = sorted(
-            (r for r in self._requests.values() if not r.written), key=lambda r: r.number
-        )
+    def _line_up(self) -> None:
+        waiting = [r for r in self._requests.values() if not r.written]  # as they were made
         self._sends = deque(r for r in waiting if r.is_send)
         self._others = deque(r for r in waiting if not r.is_send)
