@@ -158,9 +158,6 @@ class Link:
                 if step.wait is None:
                     return
                 await self._sleep(step.wait)
-        except asyncio.CancelledError:
-            if self._leaving is None:
-                raise
         except Exception as error:
             report("the client's connection failed", error)
         finally:
