@@ -100,11 +100,11 @@ async def test_the_inbox_is_asked_for_again_after_a_reconnect(server: Scripted) 
 
 
 async def test_open_conversations_are_opened_again_where_they_were(server: Scripted) -> None:
-    heard: list[int] = []
+    heard: list[int | str] = []
 
     def listen(frame: Frame) -> None:
-        if frame["type"] == "message":
-            heard.append(frame["seq"])
+        if frame["type"] in ("conversation", "message"):
+            heard.append(frame["seq"] if frame["type"] == "message" else "conversation")
 
     async with agent(server, on_frame=listen) as (client, socket):
         await opened(client, socket, 2)
@@ -119,7 +119,7 @@ async def test_open_conversations_are_opened_again_where_they_were(server: Scrip
         await again.say("conversation", ref=request["ref"], seq=6, messages=missed, **OPENED)
         await again.messages(7, 7, customer="c-42")
         await client.wait_for(lambda frame: frame.get("seq") == 7)
-        assert heard == [3, 4, 5, 6, 7]
+        assert heard == ["conversation", 3, 4, "conversation", 5, 6, 7]
 
 
 async def test_an_agents_own_send_counts_as_its_seq_and_a_gap_is_filled(

@@ -26,6 +26,16 @@ async def test_a_callback_that_raises_is_reported_and_stops_nothing(server: Scri
         assert [type(report["exception"]) for report in reports] == [LookupError, LookupError]
 
 
+async def test_a_wait_since_a_mark_finds_only_what_came_after_it(server: Scripted) -> None:
+    async with customer(server) as (client, socket):
+        before = client.frames_seen
+        await socket.messages(1, 1)
+        await client.wait_message(1)
+        with pytest.raises(TimeoutError):
+            await client.wait_for(lambda frame: True, timeout=0, since=client.frames_seen)
+        assert (await client.wait_for(lambda frame: True, since=before))["seq"] == 1
+
+
 async def test_waiting_for_a_message_that_does_not_come_times_out(server: Scripted) -> None:
     async with customer(server) as (client, _):
         with pytest.raises(TimeoutError):
