@@ -321,6 +321,7 @@ JSON = {"Content-Type": "application/json"}
         (b"\x1f\x8bno gzip", JSON | {"Content-Encoding": "gzip"}, 400, "bad_frame"),
         (b'{"customer": "c-42", "text": "x"}', JSON | {"Idempotency-Key": "k" * 65}, 413,
          "too_large"),
+        (b'{"customer": "c-42", "text": "x"}', JSON | {"Idempotency-Key": ""}, 400, "bad_frame"),
     ],
 )  # fmt: skip
 async def test_a_bad_body_is_answered_with_a_problem_and_posts_nothing(

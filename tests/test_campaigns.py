@@ -24,6 +24,7 @@ from storage.audit import audit
 from storage.campaigns import _WITH_DEVICE, CampaignState
 from storage.errors import Unavailable
 from tests import recount
+from tests.line import line
 from tests.running import PATIENCE, PATIENT, QUICK, Backend, Running, running, settings
 
 FAST = {"rate": 10_000}
@@ -452,6 +453,21 @@ async def test_an_upload_without_its_end_is_not_taken_for_a_shorter_one(
         assert detail is None or detail in told["detail"]
         status, _ = await it.call("GET", "/v1/customers/c-4/status", Role.SERVICE)
         assert status == 404
+
+
+async def test_an_upload_that_stops_coming_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign_api, "STALLED", 0.2)
+    async with running(tmp_path) as it, line(it) as peer:
+        peer.say(
+            "POST /v1/campaigns HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {it.token(Role.SERVICE, 'crm')}\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\n"
+            f"Content-Length: {len(WHOLE) + 100}\r\n\r\n{WHOLE.decode()}"
+        )
+        status, _, told = await peer.answer()
+        assert (status, b"stopped coming" in told) == (400, True), told
 
 
 @pytest.mark.parametrize(
