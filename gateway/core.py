@@ -131,6 +131,7 @@ class Core:
         self.campaigns.failed = self.metrics.faults.inc
         self.metrics.open_campaigns = self.campaigns.open
         self.sessions.rejected = self.metrics.rejected
+        self.sessions.failed = self.metrics.faults.inc
         self.store.failed = self._failed
         self.store.recovered = self.presence.catch_up
         self._rng = rng

@@ -115,6 +115,8 @@ class Sessions:
         self._wall = wall
         self.rejected: Callable[[str], None] = lambda reason: None
         """Told why a socket was turned away, for the metrics."""
+        self.failed: Callable[[], None] = lambda: None
+        """Told of every fault of ours, for the metrics."""
         self.console: frozenset[str] = frozenset()
         """The origins of our own console, from which agents of every tenant may connect."""
 
@@ -133,8 +135,12 @@ class Sessions:
         except Closed:
             pass
         except Exception as error:
-            _log.error("a socket's handler failed", error=type(error).__name__, exc_info=True)
+            self._fault("a socket's handler failed", error)
             await socket.hang_up(CloseCode.SERVER_FAULT)
+
+    def _fault(self, what: str, error: Exception) -> None:
+        self.failed()
+        _log.error(what, error=type(error).__name__, exc_info=error)
 
     async def _hello(self, socket: Socket, role: Role) -> protocol.Hello | protocol.AgentHello:
         try:
@@ -217,7 +223,7 @@ class Sessions:
         except Unavailable:
             session.close(CloseCode.SERVER_FAULT)
         except Exception as error:
-            _log.error("a replay failed", error=type(error).__name__, exc_info=True)
+            self._fault("a replay failed", error)
             session.close(CloseCode.SERVER_FAULT)
         finally:
             session.replaying = None
@@ -260,7 +266,7 @@ class Sessions:
         What it had asked for before is answered first: with 1000 it does not come back.
         """
         self._expire_in_time(session)
-        talk = _Talk(session, act, self._context.store, self._clock)
+        talk = _Talk(session, act, self._context.store, self._clock, self._fault)
         try:
             await socket.converse(talk.take)
         except _Goodbye:
@@ -420,11 +426,19 @@ class Sessions:
 class _Talk(Generic[S]):
     """Takes the frames of one session; what one asks for is queued, or over, before the next."""
 
-    def __init__(self, session: S, act: Act[S], store: Store, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        session: S,
+        act: Act[S],
+        store: Store,
+        clock: Callable[[], float],
+        fault: Callable[[str, Exception], None],
+    ) -> None:
         self._session = session
         self._act = act
         self._store = store
         self._clock = clock
+        self._fault = fault
         self._in_flight = 0
         self._room: asyncio.Future[None] | None = None  # made by who waits for those in flight
 
@@ -477,7 +491,7 @@ class _Talk(Generic[S]):
         elif isinstance(error, Unavailable):
             refusal = _unavailable(ref)
         else:
-            _log.error("a change failed", error=type(error).__name__, exc_info=error)
+            self._fault("a change failed", error)
             refusal = FrameError(ErrorCode.INTERNAL, "internal fault", ref)
         self._session.send(frames.error(refusal))
 

@@ -21,6 +21,7 @@ from gateway import api, server
 from gateway.protocol import Role, parse_timestamp
 from gateway.server import CannotStart, Gateway
 from gateway.values import Address
+from storage.store import Needs
 from tests.line import line
 from tests.running import PATIENCE, PATIENT, Running, change, running, settings
 
@@ -535,3 +536,27 @@ async def test_a_fault_of_ours_is_counted_wherever_it_is(
         async with asyncio.timeout(PATIENCE):
             while b"ringback_faults_total 2.0" not in it.gateway.core.metrics.text():
                 await asyncio.sleep(0.01)
+
+
+async def test_a_fault_of_ours_on_a_socket_is_counted_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise LookupError
+
+    async with running(tmp_path) as it:
+        core = it.gateway.core
+        wire = await it.customer()
+        monkeypatch.setattr(core.marks, "ack", lambda session, seq: (broken, Needs()))
+        await wire.send("ack", seq=1)
+        assert (await wire.take("error"))["code"] == "internal"
+        assert b"ringback_faults_total 1.0" in core.metrics.text()
+        monkeypatch.setattr(core.marks, "ack", broken)
+        await wire.send("ack", seq=1)
+        assert await wire.closed() == 1011
+        assert b"ringback_faults_total 2.0" in core.metrics.text()
+        monkeypatch.setattr(core.presence, "replay", broken)
+        wire = await it.raw("/v1/chat")
+        await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
+        assert await wire.closed() == 1011
+        assert b"ringback_faults_total 3.0" in core.metrics.text()
