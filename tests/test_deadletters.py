@@ -393,6 +393,9 @@ async def test_they_are_chosen_by_customer_cause_and_time_and_listed_in_pages(
             await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json=unknown),
         ):
             assert (status, "cursor" in told["detail"]) == (400, True)
+        for span in ({"until": "2020-01-01T00:00:00Z"}, {"since": "2100-01-01T00:00:00Z"}):
+            _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json=span)
+            assert told == {"replay": {}}
         only = {"customer": "c-2", "cause": "refused", "since": "2020-01-01T00:00:00Z"}
         _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json=only)
         assert told == {"replay": {"replayed": 1}}

@@ -347,6 +347,7 @@ async def test_registering_over_http_needs_no_socket_and_is_seen_by_agents(tmp_p
 async def test_health_readiness_and_metrics_are_on_the_admin_listener(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.customer()
+        await it.agent()
         await it.write()
         assert await it.call("GET", "/healthz", listener="admin") == (200, "ok\n")
         assert await it.call("GET", "/readyz", listener="admin") == (200, "ok\n")
@@ -357,6 +358,7 @@ async def test_health_readiness_and_metrics_are_on_the_admin_listener(tmp_path: 
             'ringback_messages{outcome="pending",tenant="acme"} 1.0',
             'ringback_unbalanced_messages{tenant="acme"} 0.0',
             'ringback_sessions{state="active"} 1.0',
+            'ringback_sessions{state="agent"} 1.0',
             "ringback_draining 0.0",
         ):
             assert line in text

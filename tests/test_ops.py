@@ -76,6 +76,7 @@ async def test_a_tenants_figures_tell_nothing_of_another(tmp_path: Path) -> None
         await it.write("anna")
         await it.settled(1, "pushed", "anna")
         await it.customer("anna")
+        await it.agent()
         told = await figures(it, "other")
         assert told["sessions"] == {"active": 0, "background": 0, "agent": 0}
         assert set(told["messages"].values()) == {0}
