@@ -314,7 +314,7 @@ async def test_after_a_welcome_the_waits_begin_anew(server: Scripted) -> None:
 
 
 async def test_a_dropped_connection_comes_back_by_itself(server: Scripted) -> None:
-    async with customer(server) as (client, socket):
+    async with customer(server, rng=None) as (client, socket):  # its own dice
         client.drop()
         await within(socket.closed.wait())
         assert socket.socket.close_code == 1006

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.clientside.told import Message
+from gateway.clientside.watch import Watch
 from tests.gateway.clientside.scripted import Scripted, agent, customer, within
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -40,6 +41,15 @@ async def test_waiting_for_a_message_that_does_not_come_times_out(server: Script
     async with customer(server) as (client, _):
         with pytest.raises(TimeoutError):
             await client.wait_message(1, timeout=0)
+
+
+async def test_who_waits_gets_the_first_of_several_that_come_at_once() -> None:
+    watch = Watch[int]()
+    waiting = asyncio.create_task(watch.wait(lambda item: item > 0, [], 10.0))
+    await asyncio.sleep(0)
+    for item in range(3):
+        watch.add(item)
+    assert await within(waiting) == 1
 
 
 async def test_a_predicate_that_raises_is_its_callers_to_see(server: Scripted) -> None:
