@@ -502,6 +502,7 @@ async def test_a_tenant_has_a_bounded_number_of_campaigns_that_are_not_over(
     async with running(tmp_path) as it:
         first = await begin(it, audience=["c-1", "c-2"], **SLOW)
         await begin(it, audience=["c-1", "c-2"], **SLOW)
+        assert [task.get_name() for task in asyncio.all_tasks()].count("campaigns") == 1  # in turn
         status, told = await post(it, audience=["c-1"])
         assert (status, told["code"]) == (409, "conflict")
         await ask(it, first, "/cancel", "POST")

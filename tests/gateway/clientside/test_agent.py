@@ -65,6 +65,7 @@ async def test_an_agents_send_without_an_answer_goes_out_again(server: Scripted)
         again = await server.socket()
         await again.agent_welcome()
         assert await again.take("send") == first
+        await again.messages(1, 1, customer="c-42", ref=first["ref"])  # committed just now
         await again.sent(first, 1, customer="c-42", route="push", reason="not_in_chat")
         assert (await within(sending)).route is Route.PUSH
 
