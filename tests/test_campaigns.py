@@ -495,6 +495,19 @@ async def test_a_body_that_is_none_is_refused(
         assert detail in told["detail"]
 
 
+async def test_an_audience_has_a_bound_and_beyond_it_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.protocol.AUDIENCE_MAX", 2)
+    async with running(tmp_path) as it:
+        status, told = await post(it, key="k-1", audience=["c-1", "c-2", "c-3"])
+        assert (status, told["code"]) == (413, "too_large")
+        status, told = await post(it, key="k-1", audience=["c-1", "c-2"])
+        assert (status, told.get("duplicate")) == (201, None)
+        await over(it, told["id"])
+        assert (await it.call("GET", "/v1/customers/c-3/status", Role.SERVICE))[0] == 404
+
+
 async def test_a_tenant_has_a_bounded_number_of_campaigns_that_are_not_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
