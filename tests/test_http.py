@@ -21,6 +21,7 @@ from gateway import api, server
 from gateway.protocol import Role, parse_timestamp
 from gateway.server import CannotStart, Gateway
 from gateway.values import Address
+from push import caller
 from storage.store import Needs
 from tests.line import line
 from tests.running import PATIENCE, PATIENT, Running, change, running, settings
@@ -537,6 +538,20 @@ async def test_a_fault_of_ours_is_counted_wherever_it_is(
         await it.write()
         async with asyncio.timeout(PATIENCE):
             while b"ringback_faults_total 2.0" not in it.gateway.core.metrics.text():
+                await asyncio.sleep(0.01)
+
+
+async def test_a_call_that_broke_is_a_fault_of_ours_and_one_that_was_answered_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, push={"retry_first": 600.0, "retry_max": 600.0}) as it:
+        await it.register()
+        await it.settled(await it.write(), "pushed")
+        assert b"ringback_faults_total 0.0" in it.gateway.core.metrics.text()
+        monkeypatch.setattr(caller, "_written", None)
+        await it.write()
+        async with asyncio.timeout(PATIENCE):
+            while b"ringback_faults_total 1.0" not in it.gateway.core.metrics.text():
                 await asyncio.sleep(0.01)
 
 
