@@ -219,6 +219,14 @@ async def test_what_a_device_was_refused_in_turn_becomes_one_ring(tmp_path: Path
         assert len(it.backend.calls) == 4
 
 
+async def test_what_was_pushed_before_a_letter_keeps_it_from_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.settled(await it.write(), "pushed")
+        assert await replay(it, await refused(it)) == "replayed"
+        await it.settled(2, "pushed")
+
+
 async def test_an_older_letter_takes_along_what_was_refused_after_it(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()

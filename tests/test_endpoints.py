@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import trustme
+
 from gateway.protocol import timestamp
-from tests.running import QUICK, Backend, Gate, Running, backend, busy, running, settings
+from tests.running import PATIENCE, QUICK, Backend, Gate, Running, backend, busy, running, settings
 
 SLOW_PROBES = {"breaker_after": 2, "retry_first": 60.0, "retry_max": 60.0}
 QUICK_PROBES = {"breaker_after": 2, "retry_first": 0.05, "retry_max": 0.1}
@@ -306,3 +308,18 @@ async def test_a_backend_that_is_taken_out_while_running_gives_up_what_waited_fo
                 told = await it.settled(1, "undeliverable", tester)
                 assert told["reason"] == "no_endpoint"
             assert it.backend.calls == []
+
+
+async def test_a_reload_reads_certificates_anew(tmp_path: Path) -> None:
+    trusted = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(trusted))
+    async with running(tmp_path, delivery=QUICK, push={"ca_file": str(trusted)}) as it:
+        await it.register()
+        await it.settled(await it.write(), "pushed")
+        trusted.write_text("no certificate")
+        await it.settled(await it.write(), "pushed")
+        it.gateway.take_up(it.gateway.config)
+        seq = await it.write()
+        async with asyncio.timeout(PATIENCE):
+            while not any(e.get("reason") == "ca_file" for e in (await it.outcome(seq))["events"]):
+                await asyncio.sleep(0.01)
