@@ -250,7 +250,10 @@ async def test_after_an_io_error_writing_goes_on_over_a_new_connection(
         assert not isinstance(db._writer, Failing)
         await db.write([(NOTE, ("b", "1"))])
         assert rows(path, "SELECT name FROM meta") == [("b",)]
+        writer: object = db._writer
         assert await db.read_for_write("PRAGMA synchronous") == [(2,)]
+        assert writer is not None, "and not over a new one each time"
+        assert db._writer is writer
 
 
 async def test_a_disk_that_stays_away_is_unavailable_until_it_is_back(
