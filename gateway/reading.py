@@ -168,7 +168,7 @@ class Reader:
     def _from_file(self, key: str, name: str) -> str:
         path = self.base / name
         try:
-            return path.read_text(encoding="utf-8").strip()
+            return path.read_text(encoding="utf-8-sig").strip()
         except OSError as error:
             problem = f"cannot be read ({path}: {error.strerror})"
         except ValueError:

@@ -50,6 +50,12 @@ def test_a_secret_can_come_from_a_file_or_a_variable(tmp_path: Path, as_file: bo
     assert config.tenants["acme"].auth.secret == Secret(SECRET)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "acme.secret").write_text(f"{SECRET}\r\n", encoding="utf-8-sig")
+    config = read(tmp_path, GOOD.replace(f'secret = "{SECRET}"', 'secret_file = "acme.secret"'))
+    assert config.tenants["acme"].auth.secret == Secret(SECRET)
+
+
 @pytest.mark.parametrize("form", ["public_key", "public_key_file", "jwks", "jwks_file"])
 def test_a_public_key_can_come_from_the_configuration_or_a_file(tmp_path: Path, form: str) -> None:
     jwks = json.dumps({"keys": [RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True)]})
