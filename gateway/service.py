@@ -134,7 +134,7 @@ class Service:
         try:
             async with self._http.request(method, url, headers=headers, **options) as answer:
                 raw, status = await answer.read(), answer.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
             raise Unreachable(
                 f"no answer from {self._to.url} ({type(error).__name__}): is the gateway running,"
                 " and is this its HTTP API?"

@@ -82,7 +82,7 @@ class Address(NamedTuple):
     def parse(cls, text: str) -> Address:
         """From `host:port`, with an IPv6 address in brackets; raises `ValueError`."""
         match = _ADDRESS.fullmatch(text)
-        if match is None or int(match["port"]) > 65535:
+        if match is None or int(match["port"]) > 65535 or not is_host(match["host"] or ""):
             raise ValueError(f"is {shown(text)}")
         if not (_is_ipv6(match["v6"]) if match["v6"] else _can_be_looked_up(match["host"])):
             raise ValueError(f"is {shown(text)}")
@@ -93,6 +93,15 @@ class Address(NamedTuple):
 
 
 _ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
+
+
+def is_host(text: str) -> bool:
+    """Whether a name can be looked up at all: with an empty or too long label it is never asked."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_ipv6(text: str) -> bool:
@@ -255,6 +264,8 @@ def _url(raw: object, base: Path) -> str:
         raise ValueError("is not a URL") from None
     if url.scheme not in ("https", "http") or not url.hostname or port == 0:
         raise ValueError("is not an https URL")
+    if not is_host(url.hostname):
+        raise ValueError("has a host name that cannot be one")
     if url.username is not None or url.password is not None:
         raise ValueError("has a user name or password in it")
     if url.fragment or not text.isascii() or not text.isprintable() or " " in text:

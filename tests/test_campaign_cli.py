@@ -254,6 +254,7 @@ async def test_the_same_key_is_the_same_campaign(tmp_path: Path, people: str) ->
         (["list", "--token", "x"], "the token was not accepted"),
         (["list", "--token", "x\ny"], "--token: this is no token"),
         (["list", "--url", "http://127.0.0.1:1"], "no answer from http://127.0.0.1:1"),
+        (["list", "--url", "http://push..example"], "no answer from http://push..example"),
         (["list", "--url", "localhost"], "--url: give http://HOST:PORT"),
     ],
 )
