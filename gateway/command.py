@@ -58,6 +58,15 @@ def clearly() -> Iterator[None]:
         fail(str(error))
 
 
+def must_be_utf_8(**options: str | None) -> None:
+    """Fail with one line if one of these options cannot be sent to anybody as text."""
+    for name, given in options.items():
+        try:
+            (given or "").encode()
+        except UnicodeEncodeError:
+            fail(f"--{name.replace('_', '-')}: must be UTF-8")
+
+
 def screen() -> Console:
     """Where tables go: into a pipe nothing is cut off, and no text is taken for markup."""
     width = None if sys.stdout.isatty() else WIDE

@@ -172,6 +172,7 @@ async def test_for_machines_each_event_is_a_line_of_json(tmp_path: Path) -> None
         (("--signing-secret", "whsec_short"), "--signing-secret: "),
         (("--config", "missing.toml"), "missing.toml"),
         (("--host", "192.0.2.1"), "192.0.2.1"),
+        (("--host", "chat..example"), "--host: "),
     ],
 )
 async def test_a_backend_that_cannot_be_run_says_why_in_one_line(
@@ -315,6 +316,8 @@ async def test_what_cannot_be_tested_is_one_line(tmp_path: Path) -> None:
         assert "no installation 'tablet'" in other.refused()
         foreign = await push_test(tmp_path, "--tenant", "other", "--device", "phone")
         assert "no installation 'phone'" in foreign.refused()
+        latin = await push_test(tmp_path, *acme, "--token", "t\udce9")
+        assert "--token: must be UTF-8" in latin.refused()
 
 
 async def test_without_a_database_there_is_no_device(tmp_path: Path) -> None:
@@ -388,6 +391,8 @@ async def test_of_a_backend_that_is_not_there_nothing_could_be_tried(tmp_path: P
         (("push.acme.example/ring",), "https://"),
         (("http://[",), "https://"),
         (("http://127.0.0.1:99999/",), "https://"),
+        (("http://push..example/",), "https://"),
+        (("http://127.0.0.1:9/", "--dead-token", "t\udce9"), "--dead-token: must be UTF-8"),
         (("http://127.0.0.1:9/", "--signing-secret", "whsec_x"), "--signing-secret: "),
         (("http://127.0.0.1:9/", "--config", "missing.toml"), "missing.toml"),
         (("http://127.0.0.1:9/", "--adapter", "pigeon"), "pigeon"),

@@ -13,13 +13,23 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway import config
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, tenant_of
+from gateway.command import (
+    AsJson,
+    ConfigPath,
+    TenantName,
+    clearly,
+    fail,
+    load,
+    must_be_utf_8,
+    tenant_of,
+)
 from gateway.core import backends_of, endpoints_of
 from gateway.development import DEVELOPMENT_ENDPOINT
 from gateway.kit import conformance, report, screen, terminal, trial
 from gateway.kit.backend import FakeBackend
 from gateway.kit.behaviours import UnknownBehaviour
 from gateway.kit.bench import Bench
+from gateway.values import is_host
 from push.adapters import adapter_named
 from push.backends import PRODUCTION, choose
 from push.caller import Caller
@@ -86,6 +96,8 @@ def run_backend(
             auth_token = DEVELOPMENT_AUTH_TOKEN
         for secret in secrets:
             _usable(secret)
+        if not is_host(host):
+            fail("--host: is no address and no host's name")
         shown = screen.ForMachines() if as_json else screen.ForPeople(verbose)
         it = FakeBackend(shown, auth_token, secrets, headers)
         try:
@@ -125,6 +137,7 @@ def push_test(
     is recorded and no outcome changes. Exit code 0: accepted; 1: not; 2: it could not be sent.
     """
     with clearly():
+        must_be_utf_8(token=token, title=title, text=text)
         settings = load(config_path)
         name, endpoint = _endpoint(settings, tenant, backend)
         if bool(device) == bool(token):
@@ -177,6 +190,7 @@ def push_conform(
     say that it is dead. Exit code 0: nothing failed; 1: something did; 2: it could not be tried.
     """
     with clearly():
+        must_be_utf_8(token=token, dead_token=dead_token, auth_token=auth_token)
         if config_path is not None:
             _, endpoint = _endpoint(load(config_path), tenant, backend)
         elif url is None:
@@ -213,7 +227,8 @@ def push_conform(
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        known = parts.scheme in ("http", "https") and parts.port != 0
+        return known and bool(parts.hostname) and is_host(parts.hostname or "")
     except ValueError:
         return False
 
