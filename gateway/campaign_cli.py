@@ -53,7 +53,10 @@ Id = Annotated[str, typer.Argument(help="The campaign's id, cp_….")]
 def send(
     text: Annotated[str, typer.Option(help="What to say; {name} is a column of the file.")],
     recipients: Annotated[
-        Path | None, typer.Argument(help="The audience: .csv with a column customer, or .jsonl.")
+        Path | None,
+        typer.Argument(
+            readable=False, help="The audience: .csv with a column customer, or .jsonl."
+        ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the notification; may have fields.")] = None,
     all_devices: Annotated[

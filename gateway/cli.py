@@ -166,7 +166,9 @@ def run(main: Coroutine[Any, Any, R]) -> R:
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="Where to write.")] = Path("ringback.toml"),
+    path: Annotated[Path, typer.Argument(readable=False, help="Where to write.")] = Path(
+        "ringback.toml"
+    ),
     tenant: Annotated[str, typer.Option(help="The first tenant's name.")] = "acme",
 ) -> None:
     """Write a commented configuration with fresh secrets."""
@@ -279,13 +281,14 @@ async def _told(storage: config.Storage, key: Key, seq: int) -> Told | None:
 
 
 DatabasePath = Annotated[
-    Path | None, typer.Option(help="The database itself, instead of a configuration.")
+    Path | None,
+    typer.Option(readable=False, help="The database itself, instead of a configuration."),
 ]
 
 
 @app.command()
 def backup(
-    to: Annotated[Path, typer.Argument(help="The new file.")],
+    to: Annotated[Path, typer.Argument(readable=False, help="The new file.")],
     config_path: ConfigPath = None,
     database: DatabasePath = None,
 ) -> None:

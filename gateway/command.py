@@ -6,6 +6,7 @@ for stdout; whatever else is to be said goes to stderr.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,12 @@ WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
 
 ConfigPath = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="The configuration; without it, a development tenant."),
+    typer.Option(
+        "--config",
+        "-c",
+        readable=False,  # what cannot be read is told in our own words, as all else
+        help="The configuration; without it, a development tenant.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 TenantName = Annotated[str | None, typer.Option(help="Not needed when there is only one.")]
@@ -51,11 +57,24 @@ def tenant_of(settings: config.Config, name: str | None) -> str:
 
 @contextmanager
 def clearly() -> Iterator[None]:
-    """One line for what the operator can mend, exit code 2."""
+    """One line for what the operator can mend, exit code 2: 1 may say that something is broken."""
     try:
         yield
+        if sys.stdout is not None:
+            sys.stdout.flush()  # before the exit code says that it is out
     except (ConfigError, auth.AuthError, CannotStart, StorageError) as error:
         fail(str(error))
+    except BrokenPipeError:  # who reads has what they wanted: an end without a word
+        raise
+    except OSError as error:
+        _drop_output()
+        fail(f"the system refuses: {error}")
+
+
+def _drop_output() -> None:
+    """Keep what could not be written from being tried again, and told of, at the very end."""
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def must_be_utf_8(**options: str | None) -> None:
@@ -69,8 +88,9 @@ def must_be_utf_8(**options: str | None) -> None:
 
 def screen() -> Console:
     """Where tables go: into a pipe nothing is cut off, and no text is taken for markup."""
-    width = None if sys.stdout.isatty() else WIDE
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    out = sys.stdout or io.StringIO()  # closed before the start: only the exit code tells
+    width = None if out.isatty() else WIDE
+    return Console(file=out, highlight=False, markup=False, emoji=False, width=width)
 
 
 def say(text: str) -> None:

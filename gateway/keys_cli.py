@@ -22,7 +22,8 @@ app = typer.Typer(help="The keys that device tokens are encrypted with.", no_arg
 @app.command()
 def new() -> None:
     """Print a fresh key for storage.encryption_key."""
-    print(fresh_key())
+    with clearly():
+        print(fresh_key())
 
 
 @app.command()

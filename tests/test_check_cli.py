@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sqlite3
@@ -9,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.running import QUICK, running
-from tests.test_cli import ringback
+from tests.test_cli import RINGBACK, environ_of, ringback
 
 CONFIG = ("check", "--config", "ringback.toml")
 
@@ -64,3 +65,25 @@ async def test_what_cannot_be_opened_is_one_line_and_exit_code_2(tmp_path: Path)
     assert not list(tmp_path.glob("nowhere*"))
     line = (await ringback(tmp_path, "check", "--database", f"{'x' * 300}.db")).refused()
     assert line.endswith("File name too long")
+
+
+async def test_where_nothing_can_be_written_the_exit_code_does_not_say_that_it_is_broken(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path):
+        pass
+    full = await _to(tmp_path, "/dev/full")
+    assert full == (2, "ringback: the system refuses: [Errno 28] No space left on device\n")
+    assert await _to(tmp_path, "&-") == (0, "")
+
+
+async def _to(directory: Path, where: str) -> tuple[int | None, str]:
+    """Exit code and stderr of a check whose stdout goes there."""
+    process = await asyncio.create_subprocess_shell(
+        f"{RINGBACK} {' '.join(CONFIG)} >{where}",
+        cwd=directory,
+        env=environ_of({"PYTHONUNBUFFERED": ""}),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    return process.returncode, err.decode()

@@ -14,10 +14,13 @@ from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from typer.main import get_command
 
+from gateway.cli import app
 from gateway.protocol import Role
 from gateway.starter import config_text
 from tests.running import PATIENCE, PATIENT, Running, running
@@ -246,6 +249,17 @@ async def test_an_unreadable_configuration_is_one_line(tmp_path: Path) -> None:
     line = (await ringback(tmp_path, "serve", "--config", "nowhere.toml")).refused()
     assert "nowhere.toml" in line
     assert _files(tmp_path) == {}
+
+
+def test_whether_a_file_can_be_read_is_told_by_the_commands_in_one_line() -> None:
+    commands: list[Any] = [get_command(app)]
+    for command in commands:  # which grows
+        commands += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            told = parameter.get_runtime_param()
+            if told is not None and told.annotation is Path:
+                assert not told.parameter_info.readable, (command.name, parameter.name)
+    assert len(commands) > 20
 
 
 @pytest.mark.parametrize("name", ["chat", "http", "admin"])

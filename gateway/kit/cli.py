@@ -63,7 +63,10 @@ BackendName = Annotated[
 
 def run_backend(
     config_path: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Take the secrets of a tenant from here.")
+        Path | None,
+        typer.Option(
+            "--config", "-c", readable=False, help="Take the secrets of a tenant from here."
+        ),
     ] = None,
     tenant: TenantName = None,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
@@ -168,7 +171,8 @@ def push_conform(
         str | None, typer.Argument(help="The backend's URL; without it, the tenant's endpoint.")
     ] = None,
     config_path: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Take adapter and secrets from here.")
+        Path | None,
+        typer.Option("--config", "-c", readable=False, help="Take adapter and secrets from here."),
     ] = None,
     tenant: TenantName = None,
     adapter: Annotated[str, typer.Option(help="The form, without a configuration.")] = "asapp",
