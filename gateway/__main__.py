@@ -2,17 +2,22 @@
 
 What comes before anything is there to take it is no accident: a reload that is asked for while the
 gateway starts is passed over (it reads its files anyway, or has just read them), and Ctrl-C ends it
-without a word.
+without a word. A standard stream that was closed leads nowhere: libuv aborts the process when it
+closes a socket that was given such a number.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 
 def main() -> None:
     """Run the command line."""
+    while (nothing := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(nothing)
     if sys.argv[1:2] == ["serve"]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `serve` reads its configuration anew
     try:

@@ -173,6 +173,15 @@ async def test_sigint_ends_it_with_0_too(tmp_path: Path) -> None:
         assert (await it.stop(signal.SIGINT)).code == 0
 
 
+async def test_it_runs_and_ends_well_though_stdin_was_closed_before_the_start(
+    tmp_path: Path,
+) -> None:
+    closed = ("sh", "-c", f'exec {RINGBACK} "$@" <&-', "sh")
+    async with serving(tmp_path, program=closed) as it:
+        ended = await it.stop()
+    assert (ended.code, "Assertion" in ended.err) == (0, False)
+
+
 async def test_serve_without_a_configuration_says_that_it_is_for_development(
     tmp_path: Path,
 ) -> None:
