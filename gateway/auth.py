@@ -446,9 +446,12 @@ def issue(
         )
     if not is_clean(sub) or not (name is None or is_clean(name)):
         raise CannotIssue("sub and name have 1 to 128 characters and no control characters")
-    if role not in list(Role) or not (math.isfinite(ttl) and ttl > 0):
-        raise CannotIssue("a token has a role of customer, agent or service, and a ttl above 0")
     issued_at = int(time.time() if now is None else now)
+    if role not in list(Role) or not 0 < ttl <= LATEST_TIME - issued_at:
+        raise CannotIssue(
+            "a token has a role of customer, agent or service, and a ttl above 0 that ends before"
+            " the year 10000"
+        )
     claims: dict[str, object] = {
         "sub": sub,
         "tenant": tenant,

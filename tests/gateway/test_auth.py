@@ -573,6 +573,7 @@ def test_without_a_time_the_system_clock_is_used(monkeypatch: pytest.MonkeyPatch
         ({"sub": "\ud800"}, "sub and name have 1 to 128 characters"),
         ({"ttl": 0}, "a ttl above 0"),
         ({"ttl": float("inf")}, "a ttl above 0"),
+        ({"ttl": 1e12}, "a ttl above 0 that ends before"),
     ],
 )
 def test_a_token_that_would_not_be_accepted_is_not_issued(
