@@ -235,6 +235,20 @@ async def test_a_campaign_is_paused_goes_on_at_its_place_and_is_cancelled(tmp_pa
         assert (report["skipped"], report["left"]) == ({"cancelled": 2}, 0)
 
 
+async def test_every_field_that_is_told_of_a_campaign_is_on_the_page(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    section = page.partition("### Campaigns")[2].partition("\n### ")[0]
+    async with running(tmp_path) as it:
+        begins, ends = (timestamp(time.time() + wait) for wait in (60.0, 120.0))
+        about = {"title": "Sale", "data": {"sale": 7}, "send_at": begins, "expires_at": ends}
+        id = await begin(it, audience=["c-1"], **about)
+        status, told = await ask(it, id, "/cancel", "POST")
+        assert (status, told["state"]) == (200, "cancelled")
+        assert {*about, "ended_at"} <= set(told)
+        for name in told:
+            assert f"`{name}`" in section or f'"{name}":' in section, name
+
+
 async def test_a_pause_stops_a_chunk_that_already_waits_for_its_commit(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         them = it.gateway.core.campaigns
