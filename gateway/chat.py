@@ -154,11 +154,10 @@ class Chat:
         expires_at = posting.expires_at
         if expires_at is None:
             expires_at = tx.now + tenant.expires_after
-        live = c.live_devices
-        within = sum(choose(tenant.backends, d.environment, d.app) is not None for d in live)
+        within = self._within_reach(c)
         routing = delivery.route(
             in_chat=in_chat,
-            endpoint=bool(tenant.backends) and (within > 0 or not live),
+            endpoint=bool(tenant.backends) and (within > 0 or not c.live_devices),
             live_devices=within,
             otherwise=no_live_device(c),
             unwanted=None if c.wishes is None else _unwanted(c, posting.kind, tx.now),
@@ -178,6 +177,11 @@ class Chat:
             "sessions": sessions or None,
             "due_at": due,
         }
+
+    def _within_reach(self, c: Conversation) -> int:
+        """How many of the customer's devices a configured backend rings."""
+        backends = self._context.rules(c.tenant).backends
+        return sum(choose(backends, d.environment, d.app) is not None for d in c.live_devices)
 
     def _again(
         self,
@@ -242,7 +246,7 @@ class Chat:
                 "unread": c.unread,
                 "in_chat": self._hub.is_in_chat(key),
                 "live": c.live,
-                "devices": len(c.live_devices),
+                "devices": self._within_reach(c),
                 "messages": [
                     frames.for_agent(m, c.customer, session.identity.sub) for m in messages
                 ],

@@ -209,6 +209,15 @@ async def test_a_customer_s_other_phones_ring_all_the_same(tmp_path: Path) -> No
         assert looks == {"phone-1": "no_endpoint", "phone-2": "not_in_chat"}
 
 
+async def test_an_agent_is_told_how_many_devices_have_a_backend(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        agent = await it.agent()
+        await it.register("c-1", "phone-1", "qa-token", environment="sandbox")
+        assert (await agent.ask("open", "conversation", customer="c-1"))["devices"] == 0
+        await it.register("c-1", "phone-2", "t-2")
+        assert (await agent.ask("open", "conversation", customer="c-1"))["devices"] == 1
+
+
 async def test_a_test_backend_that_fails_holds_no_customer_up_and_its_phone_may_change_sides(
     tmp_path: Path,
 ) -> None:
