@@ -222,6 +222,28 @@ async def test_an_inbox_never_goes_back_to_what_a_conversation_was_before(tmp_pa
         assert (updates[-1]["seq"], updates[-1]["in_chat"]) == (6, True)
 
 
+async def test_a_change_before_the_page_has_come_is_told_and_the_page_has_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, free = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        asked.set()
+        await free.wait()
+
+    monkeypatch.setattr(inbox, "_sleep", sleep)
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write(text="so that there is a conversation")
+        agent = await it.agent()
+        await agent.ask("history", "history", customer="c-42")
+        await agent.send("inbox", ref="i")
+        await asyncio.wait_for(asked.wait(), PATIENCE)  # for its turn
+        await it.write(text="meanwhile")
+        assert (await agent.next())["conversation"]["seq"] == 2
+        free.set()
+        assert [e["seq"] for e in (await agent.next())["conversations"]] == [2]
+
+
 async def test_a_message_of_the_very_commit_in_which_somebody_came_is_told_once(
     tmp_path: Path,
 ) -> None:
