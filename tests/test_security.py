@@ -418,6 +418,19 @@ async def test_a_deregistration_key_stays_until_the_owner_changes(tmp_path: Path
         assert await it.register(token="t3") not in (first, second)
 
 
+async def test_a_token_under_another_installation_of_its_customer_brings_its_key(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        of_the_tablet = await it.register(installation="tablet", token="t1")
+        key = await it.register(installation="phone", token="t2")
+        assert await it.register(installation="tablet", token="t2") == key != of_the_tablet
+        assert await _delete_by_key(it, "tablet", of_the_tablet) == 204
+        assert [d["installation"] for d in await _devices(it)] == ["tablet"]
+        assert await _delete_by_key(it, "tablet", key) == 204
+        assert await _devices(it) == []
+
+
 async def test_a_key_that_was_never_given_out_is_403(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         key = await it.register()
