@@ -61,6 +61,24 @@ async def test_a_refused_ring_is_a_dead_letter_under_its_own_id(tmp_path: Path) 
         assert 'ringback_dead_letters_total{cause="refused",tenant="acme"} 1.0' in text
 
 
+async def test_the_range_of_a_dead_letter_may_end_with_what_counts_for_nothing(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.write()
+        await it.settled(1, "undeliverable")
+        await it.write(kind="system")
+        it.backend.answers.append(422)
+        await it.register()
+        call = await it.backend.take()
+        await it.settled(1, "undeliverable")
+        (letter,) = await letters(it)
+        assert (letter["from_seq"], letter["seq"], call.ring["seq"]) == (1, 2, 1)
+        assert (await it.outcome(2))["outcome"] is None
+        assert await replay(it, letter["id"]) == "replayed"
+        await it.settled(1, "pushed")
+
+
 async def test_a_replay_rings_once_under_a_new_id_and_the_message_is_pushed(
     tmp_path: Path,
 ) -> None:
