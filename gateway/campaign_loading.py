@@ -164,7 +164,7 @@ class Loading:
                 n += len(batch)
                 adding = campaigns.recipients_add(id, found)
                 await self._store.submit(lambda tx, a=adding: tx.also(a), Needs(), later=True)  # type: ignore[misc]
-            total = await self._rows.count(id)
+            total = await self._rows.count(draft.tenant, id)
             if not total:
                 raise FrameError(ErrorCode.BAD_FRAME, "recipients: there are none")
             begun = replace(
@@ -205,7 +205,7 @@ class Loading:
         while True:
             try:
                 for campaign in await self._rows.in_states(CampaignState.DISCARDED):
-                    while await self._rows.recipients(campaign.id, 0, 1):
+                    while await self._rows.recipients(campaign.tenant, campaign.id, 0, 1):
                         forget = campaigns.recipients_forget(campaign.id, FORGET)
                         await self._store.submit(
                             lambda tx, f=forget: tx.also(f),  # type: ignore[misc]

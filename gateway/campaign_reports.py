@@ -44,7 +44,7 @@ class Reports:
         skipped: Counter[str] = Counter()
         failed: Counter[str] = Counter()
         read = 0
-        for outcome, reason, was_read, many in await self._rows.tally(c.id, c.cursor):
+        for outcome, reason, was_read, many in await self._rows.tally(c.tenant, c.id, c.cursor):
             read += many if was_read else 0
             if outcome is None:
                 skipped[reason or "unknown"] += many

@@ -222,7 +222,7 @@ class Campaigns:
         """The next chunk; how many it has."""
         c = run.campaign
         if not run.ahead:
-            run.ahead.extend(await self._rows.recipients(c.id, c.cursor, AHEAD))
+            run.ahead.extend(await self._rows.recipients(c.tenant, c.id, c.cursor, AHEAD))
         size = max(1, min(CHUNK, int(c.rate * 0.1), len(run.ahead)))
         chunk = [run.ahead.popleft() for _ in range(min(size, len(run.ahead)))]
         now = self._context.clock()

@@ -199,7 +199,7 @@ _TALLY = f"""
             AND o.lo_seq < r.seq AND o.hi_seq >= r.seq
     ) GROUP BY outcome, reason, read
 """  # noqa: S608
-_TALLIED = 5_000  # recipients in one query: others read on the same connection
+_TALLIED = 5_000  # recipients in one query: others look on the same connection
 
 
 def to_campaign(row: Sequence[Any]) -> Campaign:
@@ -211,9 +211,13 @@ def to_campaign(row: Sequence[Any]) -> Campaign:
 class Reading(Protocol):
     """What is needed of a database to ask it something; `scan` for what may take long."""
 
-    async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]: ...
+    async def read(
+        self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = ""
+    ) -> list[tuple[Any, ...]]: ...
 
-    async def scan(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]: ...
+    async def scan(
+        self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = ""
+    ) -> list[tuple[Any, ...]]: ...
 
 
 class CampaignRows:
@@ -224,12 +228,13 @@ class CampaignRows:
 
     async def one(self, tenant: str, id: str) -> Campaign | None:
         """A tenant's campaign; None also if it is another tenant's."""
-        found = [to_campaign(row) for row in await self._database.read(LOAD, sql.rows([id]))]
+        rows = await self._database.read(LOAD, sql.rows([id]), tenant)
+        found = [to_campaign(row) for row in rows]
         return next((campaign for campaign in found if campaign.tenant == tenant), None)
 
     async def by_ref(self, tenant: str, author: str, ref: str) -> Campaign | None:
         """The campaign that this service made under this key."""
-        rows = await self._database.read(_BY_REF, (tenant, author, ref))
+        rows = await self._database.read(_BY_REF, (tenant, author, ref), tenant)
         return to_campaign(rows[0]) if rows else None
 
     async def in_states(self, *states: CampaignState) -> list[Campaign]:
@@ -239,30 +244,30 @@ class CampaignRows:
 
     async def page(self, tenant: str, before: str | None, limit: int) -> list[Campaign]:
         """A tenant's campaigns, newest first, older than the one named `before`."""
-        rows = await self._database.read(_LIST, (tenant, before, tenant, 2**62, limit))
+        rows = await self._database.read(_LIST, (tenant, before, tenant, 2**62, limit), tenant)
         return [to_campaign(row) for row in rows]
 
-    async def recipients(self, id: str, after: int, limit: int) -> list[Recipient]:
+    async def recipients(self, tenant: str, id: str, after: int, limit: int) -> list[Recipient]:
         """The next of the audience, after number `after`."""
-        rows = await self._database.read(_NEXT, (id, after, limit))
+        rows = await self._database.read(_NEXT, (id, after, limit), tenant)
         return [Recipient(*row) for row in rows]
 
-    async def count(self, id: str) -> int:
+    async def count(self, tenant: str, id: str) -> int:
         """How many recipients there are."""
-        ((count,),) = await self._database.read(_COUNT, (id,))
+        ((count,),) = await self._database.scan(_COUNT, (id,), tenant)
         return int(count)
 
     async def with_device(self, tenant: str, after: str, limit: int) -> list[str]:
         """Customers with a live device, in the order of their ids, after `after`."""
-        rows = await self._database.scan(_WITH_DEVICE, (tenant, after, limit))
+        rows = await self._database.scan(_WITH_DEVICE, (tenant, after, limit), tenant)
         return [customer for (customer,) in rows]
 
-    async def tally(self, id: str, upto: int) -> list[Tally]:
+    async def tally(self, tenant: str, id: str, upto: int) -> list[Tally]:
         """How the recipients up to number `upto` stand now, a page at a time."""
         found: list[Tally] = []
         after = 0
         while after < upto:
-            rows = await self._database.read(_TALLY, (id, after, upto, _TALLIED))
+            rows = await self._database.scan(_TALLY, (id, after, upto, _TALLIED), tenant)
             if not rows:
                 break
             found += [Tally(o, reason, bool(read), many) for o, reason, read, many, _ in rows]

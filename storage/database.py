@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self
 import aiosqlite
 
 from storage.errors import CannotOpen, Fault, RefTaken, Unavailable
+from storage.reading import InTurn
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
@@ -76,6 +77,7 @@ class Database:
         self._writer: Connection | None = None
         self._reader: Connection | None = None
         self._scanner: Connection | None = None
+        self._reads, self._scans = InTurn(), InTurn()
         self._lock: int | None = None
         self._written = 0  # values since the log was last folded back
 
@@ -177,14 +179,17 @@ class Database:
             await _fetch(await self._writing(), "PRAGMA wal_checkpoint(PASSIVE)", ())
             self._written = 0
 
-    async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        """Rows of a query over what is committed, on a connection of its own."""
-        return await _fetch(self._reader, sql, parameters)
+    async def read(self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Rows:
+        """Rows of a query over what is committed, on a connection of its own.
 
-    async def scan(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        It is asked for `tenant`, or for the gateway itself: they take turns.
+        """
+        return await self._reads.read(tenant, lambda: _fetch(self._reader, sql, parameters))
+
+    async def scan(self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Rows:
         """As `read`, for a query that may look at a great many rows: what is read there does not
         wait for it."""
-        return await _fetch(self._scanner, sql, parameters)
+        return await self._scans.read(tenant, lambda: _fetch(self._scanner, sql, parameters))
 
     async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
         """Rows of a query on the writing connection, for the writer task between two commits."""

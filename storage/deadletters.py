@@ -124,13 +124,13 @@ class DeadLetterRows:
 
     async def one(self, tenant: str, id: str) -> DeadLetter | None:
         """A tenant's dead letter; None also if it is another tenant's."""
-        rows = await self._database.read(_ONE, (id, tenant))
+        rows = await self._database.read(_ONE, (id, tenant), tenant)
         return _to_letter(rows[0]) if rows else None
 
     async def later(self, letter: DeadLetter) -> list[DeadLetter]:
         """Those of the same registration that go further."""
         given = (letter.device, letter.generation, letter.seq)
-        return [_to_letter(row) for row in await self._database.read(_LATER, given)]
+        return [_to_letter(row) for row in await self._database.read(_LATER, given, letter.tenant)]
 
     async def page(
         self, tenant: str, wanted: Wanted, before: str | None, limit: int
@@ -144,15 +144,15 @@ class DeadLetterRows:
         conditions = (wanted.customer, cause, wanted.since, wanted.until)
         found: list[DeadLetter] = []
         while below and len(found) < limit:
-            rows = await self._database.read(_STRETCH, (tenant, below, STRETCH - 1))
+            rows = await self._database.scan(_STRETCH, (tenant, below, STRETCH - 1), tenant)
             first = rows[0][0] if rows else 0
             asked = (tenant, first, below, *conditions, limit - len(found))
-            found += [_to_letter(row) for row in await self._database.read(_WANTED, asked)]
+            found += [_to_letter(row) for row in await self._database.scan(_WANTED, asked, tenant)]
             below = first
         return found
 
     async def _number(self, tenant: str, id: str) -> int:
-        rows = await self._database.read(_NUMBER, (id, tenant))
+        rows = await self._database.read(_NUMBER, (id, tenant), tenant)
         return int(rows[0][0]) if rows else 0
 
     async def older(self, before: float) -> bool:

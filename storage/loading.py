@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -68,11 +69,12 @@ class Known:
             self._cache.popitem(last=False)
 
     async def of(self, keys: list[Key]) -> dict[Key, Conversation]:
-        """Those that there are, for who reads beside the writer."""
+        """Those that there are of one tenant's, for who reads beside the writer."""
         found = {key: c for key in keys if (c := self._cache.get(key)) is not None}
         missing = [key for key in keys if key not in found]
         if missing:
-            read = {c.key: c for c in await self._fetch(missing, self._database.read)}
+            reading = partial(self._database.read, tenant=missing[0].tenant)
+            read = {c.key: c for c in await self._fetch(missing, reading)}
             # Meanwhile the writer may have read or changed any: what it remembers is newer.
             now = {key: self._cache.get(key) or read.get(key) for key in keys}
             found |= {key: c for key, c in now.items() if c is not None}

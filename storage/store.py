@@ -379,7 +379,8 @@ class Store:
 
     async def owner_of(self, tenant: str, installation: str) -> Conversation | None:
         """The conversation of the customer for whom this installation is registered."""
-        rows = await self._database.read(sql.LOAD_OWNERS, sql.rows([(tenant, installation, None)]))
+        asked = sql.rows([(tenant, installation, None)])
+        rows = await self._database.read(sql.LOAD_OWNERS, asked, tenant)
         for _, customer, *_ in rows:
             return await self.conversation(Key(tenant, customer))
         return None
@@ -389,7 +390,8 @@ class Store:
     ) -> tuple[list[Message], bool]:
         """The newest `limit` messages before `before` (exclusive), rising, and if older exist."""
         top = conversation.last_seq + 1 if before is None else before
-        rows = await self._database.read(sql.HISTORY, (conversation.id, top, limit + 1))
+        asked = (conversation.id, top, limit + 1)
+        rows = await self._database.read(sql.HISTORY, asked, conversation.tenant)
         found = [sql.to_message(row) for row in rows]
         return found[:limit][::-1], len(found) > limit
 
@@ -397,14 +399,16 @@ class Store:
         """The messages after `seq` up to and including `upto`, rising."""
         if upto <= seq:
             return []
-        rows = await self._database.read(sql.AFTER, (conversation.id, seq, upto, upto - seq))
+        asked = (conversation.id, seq, upto, upto - seq)
+        rows = await self._database.read(sql.AFTER, asked, conversation.tenant)
         return [sql.to_message(row) for row in rows]
 
     async def inbox(
         self, tenant: str, which: str, before: tuple[float, int], limit: int
     ) -> list[Conversation]:
         """A tenant's conversations with messages, newest first, older than the cursor `before`."""
-        rows = await self._database.scan(sql.INBOX, (tenant, *before, which, which, which, limit))
+        asked = (tenant, *before, which, which, which, limit)
+        rows = await self._database.scan(sql.INBOX, asked, tenant)
         keys = [Key(*row) for row in rows]
         found = await self._known.of(keys)
         return [found[k] for k in keys if k in found]
@@ -414,7 +418,8 @@ class Store:
         conversation = await self.conversation(key)
         if conversation is None or seq > conversation.last_seq:  # perhaps of more than 64 bits
             return None
-        rows = await self._database.read(sql.ONE_MESSAGE, (conversation.id, seq))
+        asked = (conversation.id, seq)
+        rows = await self._database.read(sql.ONE_MESSAGE, asked, key.tenant)
         if not rows:
             return None
         message = sql.to_message(rows[0])
@@ -423,13 +428,15 @@ class Store:
         if is_counted(message.role, message.kind):
             outcome, reason = await self._outcome(conversation, seq)
         # From its own last event: those of a commit that came meanwhile are not of this state.
-        events = await self._database.scan(sql.EVENTS_OF, (conversation.last_event, seq, seq))
+        chain = (conversation.last_event, seq, seq)
+        events = await self._database.scan(sql.EVENTS_OF, chain, key.tenant)
         return Told(message, conversation, outcome, reason, [sql.to_event(row) for row in events])
 
     async def _outcome(self, c: Conversation, seq: int) -> tuple[Outcome, str | None]:
         """In this state: what is stored of what was acknowledged in it changes no more."""
         if seq <= c.acked_seq:
-            for outcome, reason in await self._database.read(sql.OUTCOME_OF, (c.id, seq, seq)):
+            asked = (c.id, seq, seq)
+            for outcome, reason in await self._database.read(sql.OUTCOME_OF, asked, c.tenant):
                 return Outcome(outcome), reason
             return Outcome.ACKED, None
         for span in c.settled:
@@ -443,7 +450,7 @@ class Store:
 
     async def stale(self, tenant: str, before: float) -> list[Key]:
         """Conversations with a live registration that is older (epoch seconds)."""
-        return [Key(*row) for row in await self._database.scan(sql.STALE, (tenant, before))]
+        return [Key(*row) for row in await self._database.scan(sql.STALE, (tenant, before), tenant)]
 
     async def unsettled(self) -> list[Key]:
         """Conversations in which something is due, now or later: where recovery begins."""

@@ -255,7 +255,7 @@ async def test_a_pause_stops_a_chunk_that_already_waits_for_its_commit(tmp_path:
         people = [f"c-{i}" for i in range(3)]
         id = await begin(it, audience=people, send_at=timestamp(time.time() + 60.0))
         run = them._lanes["acme"].runs[id]
-        run.ahead.extend(await them._rows.recipients(id, 0, 3))
+        run.ahead.extend(await them._rows.recipients("acme", id, 0, 3))
         sending = asyncio.create_task(them._send(run))
         await asyncio.sleep(0)  # the chunk is in the writer's queue now
         paused = await them.step("acme", id, campaigns.Step.PAUSE)

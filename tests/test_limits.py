@@ -497,12 +497,12 @@ async def test_agents_who_ask_for_the_same_page_at_once_share_one_look(tmp_path:
         database = it.gateway.core.database
         scan, looks, begun, go_on = database.scan, list[str](), asyncio.Event(), asyncio.Event()
 
-        async def wait(sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+        async def wait(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
             looks.append(parameters[0])
             begun.set()
             if parameters[0] == "acme":
                 await go_on.wait()
-            return await scan(sql, parameters)
+            return await scan(sql, parameters, tenant)
 
         database.scan = wait  # type: ignore[method-assign]
         first, leaving, *others = [await it.agent() for _ in range(5)]
@@ -533,7 +533,7 @@ async def test_an_inbox_that_cannot_be_read_is_unavailable_and_can_be_asked_for_
         database = it.gateway.core.database
         scan = database.scan
 
-        async def fail(sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+        async def fail(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
             raise Unavailable("the database cannot be read")
 
         agent = await it.agent()

@@ -448,8 +448,8 @@ FAULTS = (
     Fault(
         "a campaign goes on at its beginning",
         "gateway/campaigns.py",
-        "recipients(c.id, c.cursor, AHEAD)",
-        "recipients(c.id, 0, AHEAD)",
+        "recipients(c.tenant, c.id, c.cursor, AHEAD)",
+        "recipients(c.tenant, c.id, 0, AHEAD)",
         ("tests/test_campaigns.py::test_it_goes_on_after_a_restart_and_nobody_gets_it_twice",),
     ),
     Fault(

@@ -67,11 +67,11 @@ class Watched(Database):
         self.reads_to_write.append(sql)
         return await super().read_for_write(sql, parameters)
 
-    async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        return await self._pausing(sql, await super().read(sql, parameters))
+    async def read(self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Rows:
+        return await self._pausing(sql, await super().read(sql, parameters, tenant))
 
-    async def scan(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        return await self._pausing(sql, await super().scan(sql, parameters))
+    async def scan(self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Rows:
+        return await self._pausing(sql, await super().scan(sql, parameters, tenant))
 
     async def _pausing(self, sql: str, found: Rows) -> Rows:
         if self.pause_at is not None and self.pause_at in sql:
@@ -1225,11 +1225,11 @@ async def test_what_is_told_of_a_message_is_of_one_moment(path: Path) -> None:
     class Meanwhile(Database):
         during: Callable[[], asyncio.Future[None]] | None = None
 
-        async def read(self, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+        async def read(self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
             during, self.during = self.during, None
             if during is not None:
                 await during()
-            return await super().read(sql, parameters)
+            return await super().read(sql, parameters, tenant)
 
     async with Meanwhile(path) as database:
         store = Store(database, Clock())
