@@ -2,13 +2,15 @@
 
 Theory of operation. A change costs a frame for each agent of the tenant that asked. Few are told at
 once. What a broadcast to thousands does would take the loop from everybody (I8) and more of the
-agents' lines than they have: so in every `EVERY` seconds `FRAMES` frames leave for a tenant, and
-what is beyond waits for the next, of each conversation only the newest state. Those come first in
-which somebody talks: live ones, but for those whose newest message is a broadcast's. Many tenants
-never end a conversation.
+agents' lines than they have: so in every `EVERY` seconds `FRAMES` frames leave, in equal parts for
+the tenants that have more to tell, and what is beyond waits for the next, of each conversation only
+the newest state. A change for more agents than that is told whole, and its tenant waits for as much
+longer. Those come first in which somebody talks: live ones, but for those whose newest message is a
+broadcast's. Many tenants never end a conversation.
 
-Bound (I9): `WAITING` conversations of a tenant in which nobody talks; beyond it the one that has
-waited longest is not told of. Who asks for the inbox again has it, or all when it changes next.
+Bound (I9): `WAITING` conversations of a tenant in which nobody talks, and `TALKING` in which
+somebody does; beyond it the one of them that has waited longest is not told of. Who asks for the
+inbox again has it, or all when it changes next.
 """
 
 from __future__ import annotations
@@ -24,32 +26,37 @@ from storage.records import Conversation, Key, Message
 
 EVERY = 0.02  # seconds
 FRAMES = 400  # some 2 ms of the loop
-WAITING = 20_000
+WAITING = TALKING = 20_000
 
 
 @dataclass(slots=True)
 class _Tenant:
-    """What waits, the longest first, and how many frames may leave `until` (the loop's clock)."""
+    """What waits, the longest first, and how many frames may leave: `left` at the time `at` (the
+    loop's clock), less than none if a change was for more agents than that."""
 
     talking: dict[Key, Conversation] = field(default_factory=dict)
     others: dict[Key, Conversation] = field(default_factory=dict)
-    until: float = 0.0
     left: int = 0
+    at: float = float("-inf")
     timer: asyncio.TimerHandle | None = None  # while something waits
 
-    def allows(self, frames: int) -> bool:
-        """Whether so many more may leave now: those of one change always may, if none have."""
-        return self.left >= frames or self.left == FRAMES
+    def may_tell(self, now: float, part: int) -> bool:
+        """Whether a change may be told of, where `part` frames may leave in `EVERY` seconds."""
+        passed = now - self.at
+        if passed >= EVERY:
+            self.left = int(min(part, self.left + part * (passed / EVERY)))
+            self.at = now
+        return self.left > 0
 
     def put(self, c: Conversation) -> None:
         if c.live and (c.key in self.talking or not _is_broadcast(c.newest)):
-            self.others.pop(c.key, None)
-            self.talking[c.key] = c
-            return
-        self.talking.pop(c.key, None)
-        self.others[c.key] = c
-        if len(self.others) > WAITING:
-            del self.others[next(iter(self.others))]
+            waiting, other, bound = self.talking, self.others, TALKING
+        else:
+            waiting, other, bound = self.others, self.talking, WAITING
+        other.pop(c.key, None)
+        waiting[c.key] = c
+        if len(waiting) > bound:
+            del waiting[next(iter(waiting))]
 
     def take(self) -> Conversation | None:
         """The next that is to be told of."""
@@ -69,6 +76,7 @@ class News:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._tenants: dict[str, _Tenant] = {}
+        self._waiting = 0  # tenants for which something waits
 
     def changed(self, c: Conversation) -> None:
         """Tell of a conversation that changed, now or soon: in the order of the changes. Of one
@@ -78,31 +86,37 @@ class News:
             return
         tenant = self._tenants.setdefault(c.tenant, _Tenant())
         if tenant.timer is None:
-            loop = asyncio.get_running_loop()
-            now = loop.time()
-            if now >= tenant.until:
-                tenant.until, tenant.left = now + EVERY, FRAMES
-            if tenant.allows(len(inboxes)):
+            now = asyncio.get_running_loop().time()
+            if tenant.may_tell(now, self._part()):
                 self._tell(tenant, inboxes, c)
                 return
-            tenant.timer = loop.call_at(tenant.until, self._go_on, c.tenant)
+            self._wait(tenant, c.tenant)
         tenant.put(c)
+
+    def _part(self) -> int:
+        """The frames of one tenant, beside those for which something waits."""
+        return max(1, FRAMES // (self._waiting + 1))
+
+    def _wait(self, tenant: _Tenant, name: str) -> None:
+        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        tenant.timer = loop.call_at(tenant.at + EVERY, self._go_on, name)
 
     def _go_on(self, name: str) -> None:
         """Tell as much of what waits as may be told now."""
         tenant, inboxes = self._tenants[name], self._hub.inboxes(name)
+        tenant.timer = None
+        self._waiting -= 1
         if not inboxes:
             del self._tenants[name]
             return
-        loop = asyncio.get_running_loop()
-        tenant.until, tenant.left = loop.time() + EVERY, FRAMES
-        tenant.timer = None
-        while tenant.allows(len(inboxes)):
+        now = asyncio.get_running_loop().time()
+        while tenant.may_tell(now, self._part()):
             c = tenant.take()
             if c is None:
                 return
             self._tell(tenant, inboxes, c)
-        tenant.timer = loop.call_at(tenant.until, self._go_on, name)
+        self._wait(tenant, name)
 
     def _tell(self, tenant: _Tenant, inboxes: tuple[AgentSession, ...], c: Conversation) -> None:
         text = protocol.encode(frames.inbox_update(c, in_chat=self._hub.is_in_chat(c.key)))

@@ -178,6 +178,54 @@ async def test_beyond_the_bound_what_has_waited_longest_is_left_out_and_nobody_w
 
 
 @pytest.mark.usefixtures("few")
+async def test_of_those_who_talk_too_there_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news, "TALKING", 3)
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    for number in range(4):
+        told.changed(changed(number))
+    for number in range(10, 16):
+        told.changed(changed(number, live=True))
+    told.changed(changed(20))
+    assert [name for name, _ in (await it.has(8))[4:]] == ["c-13", "c-14", "c-15", "c-20"]
+
+
+@pytest.mark.usefixtures("few")
+async def test_tenants_that_broadcast_at_once_share_the_frames_and_nobody_else_waits() -> None:
+    hub = Hub()
+    tenants = [f"t{n}" for n in range(4)]
+    desks = [desk(hub, name) for name in tenants]
+    told = News(hub)
+    for name in tenants:
+        for number in range(9):
+            told.changed(changed(number, tenant=name))
+    before = [len(it.told) for it in desks]
+    for name in tenants:
+        told._tenants[name].timer.cancel()  # type: ignore[union-attr]
+        told._tenants[name].at -= news.EVERY  # their time has come
+        told._go_on(name)
+    assert [len(it.told) - many for it, many in zip(desks, before, strict=True)] == [1] * 4
+    other = desk(hub, "quiet")
+    told.changed(changed(1, tenant="quiet"))
+    assert other.told == [("c-1", 1)]
+    assert [len(await it.has(9)) for it in desks] == [9] * 4
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_change_for_more_agents_than_frames_is_made_up_for() -> None:
+    hub = Hub()
+    desks = [desk(hub) for _ in range(10)]
+    told = News(hub)
+    told.changed(changed(1))
+    tenant = told._tenants["acme"]
+    began = tenant.at
+    assert not tenant.may_tell(began + 1.25 * news.EVERY, 4)
+    assert tenant.may_tell(began + 2.5 * news.EVERY, 4)
+    assert desks[0].told == [("c-1", 1)]
+
+
+@pytest.mark.usefixtures("few")
 async def test_when_the_last_agent_has_left_nothing_waits() -> None:
     hub = Hub()
     it = desk(hub)
