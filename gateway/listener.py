@@ -3,15 +3,18 @@
 Decides nothing about calls. What aiohttp refuses by itself, before there is a call (a head that is
 not HTTP, an `Expect` that nobody knows), is a problem document like every other error.
 
-Bounds (I9): connections at a time; one more is told 503 and closed. One on which no whole head of a
-request comes for `IDLE` is closed, whether it says nothing, has had its answers, or never ends its
-head; on Linux also one whose peer takes nothing of an answer for `UNREAD`. A head has lines of at
-most `LINE` bytes and 128 headers. How long a body may take is decided by the calls.
+Bounds (I9): connections at a time; one more takes the place of the one that has been silent for the
+longest, if that is `SPARED`, else it is told 503 and closed: what one client keeps and does not use
+keeps no other out (I8). One on which no whole head of a request comes for `IDLE` is closed, whether
+it says nothing, has had its answers, or never ends its head; on Linux also one whose peer takes
+nothing of an answer for `UNREAD`. A head has lines of at most `LINE` bytes and 128 headers. How
+long a body may take is decided by the calls.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import sys
 from collections.abc import Callable
@@ -25,6 +28,7 @@ from gateway.protocol import ErrorCode, FrameError
 from gateway.values import Address
 
 IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to close it themselves
+SPARED = 5.0  # seconds: who has just had an answer, or come, may be about to ask
 UNREAD = 60.0  # seconds
 LINE = 8_190  # bytes
 LAST_CALLS = 5.0  # seconds that calls have for ending when the listener stops
@@ -61,18 +65,38 @@ class Listener:
 
     def _connected(self) -> asyncio.Protocol:
         server = self._runner.server
-        if server is None or len(server.connections) >= self._connections:
+        if server is None or not self._has_room(server):
             self._rejected()
             return _OneTooMany()
         options: dict[str, Any] = {"access_log": None, "keepalive_timeout": IDLE}
         options |= dict.fromkeys(("max_line_size", "max_field_size"), LINE)
         return _Connection(server, loop=asyncio.get_running_loop(), **options)
 
+    def _has_room(self, server: web.Server) -> bool:
+        """Whether one more may be connected, in the place of another if need be."""
+        if len(server.connections) < self._connections:
+            return True
+        there = [one for one in server.connections if isinstance(one, _Connection)]
+        before = asyncio.get_running_loop().time() - SPARED
+        silent = min(there, key=lambda one: one.silent_since, default=None)
+        if silent is None or silent.silent_since > before:
+            return False
+        silent.force_close()
+        return True
+
 
 class _Connection(web.RequestHandler):
     """One connection, as aiohttp serves it but for the form of what it refuses by itself."""
 
     __slots__ = ()
+
+    @property
+    def silent_since(self) -> float:
+        """Since when, by the loop's clock, it has waited for a request; never, if it has one."""
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self.transport is None:
+            return math.inf
+        return self._next_keepalive_close_time - self._keepalive_timeout
 
     def handle_error(
         self,

@@ -45,6 +45,35 @@ async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> 
                 await asyncio.sleep(0.01)
 
 
+async def test_one_too_many_takes_the_place_of_who_has_been_silent_for_the_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "SPARED", 0.0)
+    async with (
+        running(tmp_path, delivery=PATIENT, limits={"http_connections": 3}) as it,
+        line(it) as busy,
+        line(it) as kept,
+        line(it) as silent,
+    ):
+        said = f"GET {STATUS} HTTP/1.1\r\nHost: x\r\n\r\n"
+        for one in (silent, kept):
+            one.say(said)
+            assert (await one.answer())[0] == 401
+        busy.say(
+            "POST /v1/campaigns HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {it.token(Role.SERVICE, 'crm')}\r\n"
+            "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+        assert (await busy.answer())[0] == 100, "its call has begun"
+        async with line(it) as more:
+            assert await silent.ended() == b""
+            for one in (more, kept):
+                one.say(said)
+                assert (await one.answer())[0] == 401
+            busy.say("{}")
+            assert (await busy.answer())[0] == 400
+
+
 @pytest.mark.parametrize("said", ["", "GET /healthz HTTP/1.1\r\nX-Never: ends"])
 @pytest.mark.parametrize("name", ["http", "admin"])
 async def test_a_head_that_never_ends_ends_its_connection_and_no_long_upload(
