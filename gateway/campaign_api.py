@@ -3,13 +3,18 @@
 An audience is a list in the JSON body, the word `devices`, or a file beside it in a
 `multipart/form-data` body: first the part `campaign` (JSON), then the part `recipients`, which is
 read as it comes and never held whole.
+
+Judging an audience takes the loop from everybody. So of each tenant one piece of an audience is
+judged at a time, however many it sends at once, and as long again is left to the others (I8).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
@@ -43,6 +48,7 @@ class CampaignCalls:
         self._loading = loading
         self._campaigns = them
         self._reports = reports
+        self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -134,7 +140,7 @@ class CampaignCalls:
 
     async def _taken(self, request: web.Request, tenant: str) -> _Taken:
         if request.content_type == "multipart/form-data":
-            return await self._with_file(request)
+            return await self._with_file(request, tenant)
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(
                 text="the body must be application/json, or multipart/form-data with the parts"
@@ -152,12 +158,12 @@ class CampaignCalls:
         if body.audience == "devices":
             audience.check_columns((), said)
             return _Taken(body, said, self._devices(tenant))
-        return _Taken(body, said, self._list(body.audience, said))
+        return _Taken(body, said, self._list(body.audience, said, tenant))
 
     def _body(self, raw: bytes) -> PostCampaign:
         return decoding.decode_body(raw, PostCampaign, self._api.limits)
 
-    async def _with_file(self, request: web.Request) -> _Taken:
+    async def _with_file(self, request: web.Request, tenant: str) -> _Taken:
         try:
             parts = await request.multipart()
             first = await _in_time(parts.next())
@@ -175,7 +181,17 @@ class CampaignCalls:
             raise FrameError(
                 ErrorCode.BAD_FRAME, "the second part must be recipients, a CSV or JSON lines file"
             )
-        return _Taken(body, said, self._file(File(_format(part)), part, parts, said))
+        file = File(_format(part))
+        return _Taken(body, said, self._file(file, part, parts, said, tenant))
+
+    @asynccontextmanager
+    async def _piece(self, tenant: str) -> AsyncIterator[None]:
+        """A piece of an audience is judged within this."""
+        async with self._turn[tenant]:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            yield
+            await asyncio.sleep(loop.time() - began)
 
     def _devices(self, tenant: str) -> Source:
         lines = 0
@@ -188,20 +204,20 @@ class CampaignCalls:
 
         return Source(batches(), lambda: lines, lambda: "devices")
 
-    def _list(self, told: list[Any], said: Words) -> Source:
+    def _list(self, told: list[Any], said: Words, tenant: str) -> Source:
         async def batches() -> AsyncIterator[list[Entry]]:
             bad = Bad()
             numbered = enumerate(told, 1)
             while part := list(islice(numbered, BATCH)):
                 batch = []
-                for number, value in part:
-                    try:
-                        batch.append(audience.entry(value, said, self._api.limits))
-                    except BadRecipient as error:
-                        bad.note(f"entry {number}", error.problem)
+                async with self._piece(tenant):
+                    for number, value in part:
+                        try:
+                            batch.append(audience.entry(value, said, self._api.limits))
+                        except BadRecipient as error:
+                            bad.note(f"entry {number}", error.problem)
                 if not bad.many:  # else nothing of it is taken, and only errors are looked for
                     yield batch
-                await asyncio.sleep(0)  # others want the loop too
             if bad.many:
                 raise bad.error()
 
@@ -214,7 +230,12 @@ class CampaignCalls:
         return Source(batches(), lambda: len(told), lambda: digest)
 
     def _file(
-        self, file: File, part: BodyPartReader, parts: MultipartReader, said: Words
+        self,
+        file: File,
+        part: BodyPartReader,
+        parts: MultipartReader,
+        said: Words,
+        tenant: str,
     ) -> Source:
         hashed = hashlib.sha256()
         lines = 0
@@ -228,17 +249,18 @@ class CampaignCalls:
                 hashed.update(data)
                 if not data:  # or the body has ended without the part's end
                     await _nothing_more(parts)
-                for line in file.feed(data) if data else file.end():
-                    if file.columns is not None and not checked:
-                        audience.check_columns(file.columns, said)
-                        checked = True
-                    lines += 1
-                    try:
-                        if line.problem is not None:
-                            raise BadRecipient(line.problem)
-                        batch.append(audience.entry(line.value, said, self._api.limits))
-                    except BadRecipient as error:
-                        bad.note(f"line {line.number}", error.problem)
+                async with self._piece(tenant):
+                    for line in file.feed(data) if data else file.end():
+                        if file.columns is not None and not checked:
+                            audience.check_columns(file.columns, said)
+                            checked = True
+                        lines += 1
+                        try:
+                            if line.problem is not None:
+                                raise BadRecipient(line.problem)
+                            batch.append(audience.entry(line.value, said, self._api.limits))
+                        except BadRecipient as error:
+                            bad.note(f"line {line.number}", error.problem)
                 if len(batch) >= BATCH:
                     if not bad.many:
                         yield batch

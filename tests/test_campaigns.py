@@ -701,3 +701,32 @@ async def test_an_audience_that_was_let_go_while_it_came_begins_nothing(tmp_path
         assert refused.value.code is ErrorCode.UNAVAILABLE
         assert core.campaigns.open() == []
         assert (await upload(it, "customer\nc-1\n", key="k-1"))[0] == 201
+
+
+async def test_of_the_audiences_that_a_tenant_sends_at_once_one_piece_is_judged_in_a_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop's turn: however many they are, others have the next."""
+    turn, judged, over = 0, list[int](), asyncio.Event()
+    feed = audience.File.feed
+
+    async def count() -> None:
+        nonlocal turn
+        while not over.is_set():
+            turn += 1
+            await asyncio.sleep(0)
+
+    def note(self: audience.File, data: bytes) -> list[audience.Line]:
+        judged.append(turn)
+        return feed(self, data)
+
+    monkeypatch.setattr(audience.File, "feed", note)
+    lines = "\n".join(["customer,note", *(f"c-{i},{'x' * 1_000}" for i in range(100))])
+    async with running(tmp_path) as it:
+        counting = asyncio.create_task(count())
+        answers = await asyncio.gather(*(upload(it, lines) for _ in range(4)))
+        over.set()
+        await counting
+    assert [status for status, _ in answers] == [201] * 4
+    assert len(judged) > 4 * 10
+    assert len(judged) == len(set(judged))
