@@ -65,7 +65,7 @@ class Loading:
     async def start(self) -> None:
         """What was being loaded when the process ended was never told of: discard it."""
         for campaign in await self._rows.in_states(CampaignState.LOADING):
-            await self._discard(campaign.id)
+            await self._discard(campaign)
         self._cleaner = asyncio.create_task(self._clean(), name="campaign-cleaner")
 
     async def stop(self) -> None:
@@ -91,7 +91,7 @@ class Loading:
         try:
             first = await self._rows.by_ref(who.tenant, who.sub, ref) if ref else None
             if first is not None and first.state is CampaignState.LOADING:
-                await self._discard(first.id)  # broke off, and could not be discarded then
+                await self._discard(first)  # broke off, and could not be discarded then
             elif first is not None:
                 return await self._same(first, body, source), True
             draft = self._draft(who, body, ref)
@@ -150,9 +150,10 @@ class Loading:
         )
 
     async def _load(self, draft: Campaign, source: Source, body: PostCampaign) -> Campaign:
-        id = draft.id
+        id, whose = draft.id, Needs(whose=draft.tenant)
+        judging = Needs(campaign=id, whose=draft.tenant)
         try:
-            await self._store.submit(lambda tx: tx.put_campaign(draft), Needs(campaign=id))
+            await self._store.submit(lambda tx: tx.put_campaign(draft), judging)
             n = 0
             async for batch in source.batches:
                 if n + len(batch) > protocol.AUDIENCE_MAX:
@@ -163,7 +164,7 @@ class Loading:
                 found = [Recipient(n + i, *entry) for i, entry in enumerate(batch, 1)]
                 n += len(batch)
                 adding = campaigns.recipients_add(id, found)
-                await self._store.submit(lambda tx, a=adding: tx.also(a), Needs(), later=True)  # type: ignore[misc]
+                await self._store.submit(lambda tx, a=adding: tx.also(a), whose, later=True)  # type: ignore[misc]
             total = await self._rows.count(draft.tenant, id)
             if not total:
                 raise FrameError(ErrorCode.BAD_FRAME, "recipients: there are none")
@@ -184,36 +185,34 @@ class Loading:
                 tx.put_campaign(begun)
                 tx.after_commit(lambda: self._running.take(begun))
 
-            await self._store.submit(begin, Needs(campaign=id))
+            await self._store.submit(begin, judging)
         except BaseException:
             # Also if the caller went away. If even this cannot be written, the next start does it.
             with contextlib.suppress(StorageError):
-                await asyncio.shield(self._discard(id))
+                await asyncio.shield(self._discard(draft))
             raise
         return begun
 
-    async def _discard(self, id: str) -> None:
+    async def _discard(self, campaign: Campaign) -> None:
         def change(tx: Transaction) -> None:
-            c = tx.campaign(id)
+            c = tx.campaign(campaign.id)
             if c is not None and c.state is CampaignState.LOADING:
                 tx.put_campaign(replace(c, state=CampaignState.DISCARDED, ref=None))
 
-        await self._store.submit(change, Needs(campaign=id))
+        needs = Needs(campaign=campaign.id, whose=campaign.tenant)
+        await self._store.submit(change, needs)
 
     async def _clean(self) -> None:
         """Remove what was discarded, a little at a time."""
         while True:
             try:
                 for campaign in await self._rows.in_states(CampaignState.DISCARDED):
+                    whose = Needs(whose=campaign.tenant)
                     while await self._rows.recipients(campaign.tenant, campaign.id, 0, 1):
                         forget = campaigns.recipients_forget(campaign.id, FORGET)
-                        await self._store.submit(
-                            lambda tx, f=forget: tx.also(f),  # type: ignore[misc]
-                            Needs(),
-                            later=True,
-                        )
+                        await self._store.submit(lambda tx, f=forget: tx.also(f), whose, later=True)  # type: ignore[misc]
                     remove = campaigns.campaign_remove(campaign.id)
-                    await self._store.submit(lambda tx, r=remove: tx.also(r), Needs())  # type: ignore[misc]
+                    await self._store.submit(lambda tx, r=remove: tx.also(r), whose)  # type: ignore[misc]
             except StorageError as error:
                 _log.warning("discarded campaigns have to wait", problem=str(error))
             await asyncio.sleep(60.0)

@@ -153,7 +153,7 @@ class Campaigns:
             tx.after_commit(lambda: self._committed(c))
             return c
 
-        return await self._store.submit(change, Needs(campaign=id))
+        return await self._store.submit(change, Needs(campaign=id, whose=tenant))
 
     def take(self, campaign: Campaign) -> None:
         """A campaign that is not over is on its tenant's lane from now on."""

@@ -198,7 +198,7 @@ class DeadLetters:
         process died, may have rung; and a backend may refuse what it has already taken.
         """
         # The letter is read from the file, where its commit may be before it is in the memory.
-        await self._store.submit(lambda tx: None, Needs())
+        await self._store.submit(lambda tx: None, Needs(whose=letter.tenant))
         for one in (letter, *await self._rows.later(letter)):
             told = await self._store.told(one.key, one.seq)
             events = told.events if told is not None else []

@@ -32,13 +32,14 @@ class Needs(msgspec.Struct, frozen=True):
     unacked: Key | None = None
     device: tuple[str, str, str | None] | None = None  # tenant, installation, token
     campaign: str | None = None
+    whose: str = ""  # a tenant, where nothing else says it
 
     @property
     def tenant(self) -> str:
         """Whose change this is; none's if it is the gateway's own."""
         if self.keys:
             return self.keys[0].tenant
-        return self.device[0] if self.device is not None else ""
+        return self.device[0] if self.device is not None else self.whose
 
 
 class Known:

@@ -23,6 +23,7 @@ from gateway.server import Gateway
 from storage.audit import audit
 from storage.campaigns import _WITH_DEVICE, CampaignState
 from storage.errors import Unavailable
+from storage.store import Needs
 from tests import recount
 from tests.line import line
 from tests.running import PATIENCE, PATIENT, QUICK, Backend, Running, running, settings
@@ -692,7 +693,7 @@ async def test_an_audience_that_was_let_go_while_it_came_begins_nothing(tmp_path
         async def batches() -> AsyncIterator[list[audience.Entry]]:
             yield [audience.entry({"customer": "c-1"}, said, core.context.limits)]
             (loading,) = await core.campaign_loading._rows.in_states(CampaignState.LOADING)
-            await core.campaign_loading._discard(loading.id)
+            await core.campaign_loading._discard(loading)
 
         who = Identity("acme", Role.SERVICE, "crm", None, time.time() + 3600.0)
         source = Source(batches(), lambda: 1, lambda: "digest")
@@ -730,3 +731,24 @@ async def test_of_the_audiences_that_a_tenant_sends_at_once_one_piece_is_judged_
     assert [status for status, _ in answers] == [201] * 4
     assert len(judged) > 4 * 10
     assert len(judged) == len(set(judged))
+
+
+async def test_taking_and_ending_a_campaign_are_its_tenants_own_turns_of_the_writer(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        store = it.gateway.core.store
+        enqueue, whose = store.enqueue, list[str]()
+
+        def note(apply: Any, needs: Needs, *given: Any, **more: Any) -> None:
+            whose.append(needs.tenant)
+            enqueue(apply, needs, *given, **more)
+
+        store.enqueue = note  # type: ignore[method-assign]
+        later = timestamp(time.time() + 60.0)
+        assert (await upload(it, "customer\nc-1\nc-2\n", send_at=later))[0] == 201
+        assert (await upload(it, 'customer\n"\n', send_at=later))[0] == 400
+        id = await begin(it, audience=["c-1"], send_at=later)
+        assert (await ask(it, id, "/cancel", "POST"))[0] == 200
+        assert len(whose) > 7
+        assert set(whose) == {"acme"}
