@@ -33,7 +33,7 @@ from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role
 from storage.campaigns import Campaign
 
 BATCH = 500  # recipients written at a time
-READ = 8_192  # bytes of a file looked at in one go: the loop does nothing else meanwhile
+READ = 2_048  # bytes of a file looked at in one go: the loop does nothing else for 2 ms
 STALLED = 60.0  # seconds without a byte after which an upload is given up
 
 Chunks = Callable[[], Awaitable[bytes]]
@@ -336,7 +336,7 @@ async def _chunks(read: Chunks) -> AsyncIterator[bytes]:
 
 
 async def _whole(read: Chunks, most: int) -> bytes:
-    found = b""
+    found = bytearray()
     async for data in _chunks(read):
         found += data
         if len(found) > most:
@@ -344,4 +344,4 @@ async def _whole(read: Chunks, most: int) -> bytes:
                 ErrorCode.TOO_LARGE,
                 f"the campaign is larger than {most} bytes; send its recipients as a file",
             )
-    return found
+    return bytes(found)
