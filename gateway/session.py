@@ -134,6 +134,11 @@ REVOKED = frozenset({CloseCode.SIGNED_OUT, CloseCode.TOKEN_EXPIRED})
 """After these nothing of the session is taken any more: a registration that was on its way would
 ring for who has been signed out. After the others what comes still counts: an ack, say."""
 
+FRAMES_PER_MINUTE = 6_000.0
+FRAMES_AT_ONCE = 2_000.0
+"""Frames of one session, or ten times its sends, if that is more: beyond it the next are taken a
+little later. Whatever they ask for, each takes the loop from everybody (I8)."""
+
 _SENDS = (protocol.Send, protocol.AgentSend)
 
 
@@ -163,6 +168,13 @@ class Session:
     closed: bool = False
     revoked: bool = False  # its right has ended: once it is closed, what still comes is not taken
     expiry: Timer | None = None
+    frames: TokenBucket = field(init=False)
+
+    def __post_init__(self) -> None:
+        sends = self.bucket
+        self.frames = TokenBucket(
+            max(FRAMES_PER_MINUTE, 10 * sends.per_minute), max(FRAMES_AT_ONCE, 10 * sends.burst)
+        )
 
     @property
     def tenant(self) -> str:
@@ -243,6 +255,7 @@ class CustomerSession(Session):
     _phone: str = field(init=False)
 
     def __post_init__(self) -> None:
+        Session.__post_init__(self)
         self.key = Key(self.identity.tenant, self.identity.sub)
         self._phone = f":{quote(self.installation, safe='')}" if self.installation else ""
 

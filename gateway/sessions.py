@@ -4,8 +4,8 @@ Decides who may talk (hello, token, role, Origin) and what each frame calls; the
 frames are in `gateway.presence`, `gateway.marks` and `gateway.chat`. Knows sockets only as the
 `Socket` below: the WebSockets themselves, and who may connect at all, are in `gateway.sockets`.
 
-Bound (I9): sends of one session that wait for their commit; beyond it its frames wait too, and so
-the peer's TCP is held back.
+Bounds (I9): sends of one session that wait for their commit, and its frames in a minute; beyond
+them its frames wait too, and so the peer's TCP is held back.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from storage.errors import Unavailable
 from storage.records import Key
 from storage.store import Store
 
+_sleep = asyncio.sleep
 IN_FLIGHT = 256  # sends of one session that wait for their commit, before its frames wait too
 YEAR = 365 * 86_400.0
 
@@ -444,6 +445,11 @@ class _Talk(Generic[S]):
 
     def take(self, raw: str | bytes) -> Later | None:
         """Raises `Hangup` and `_Goodbye`."""
+        wait = self._session.frames.take(self._clock())
+        later = self._act_on(raw)
+        return later if wait is None else partial(_rest, wait, later)
+
+    def _act_on(self, raw: str | bytes) -> Later | None:
         if self._session.revoked and self._session.closed:
             return None
         frame = None
@@ -494,6 +500,13 @@ class _Talk(Generic[S]):
             self._fault("a change failed", error)
             refusal = FrameError(ErrorCode.INTERNAL, "internal fault", ref)
         self._session.send(frames.error(refusal))
+
+
+async def _rest(seconds: float, later: Later | None) -> None:
+    """Before the next frame is taken: who sends so many waits, and its TCP is held back."""
+    if later is not None:
+        await later()
+    await _sleep(seconds)
 
 
 def _posting(session: Session, key: Key, frame: protocol.Send | protocol.AgentSend) -> Posting:

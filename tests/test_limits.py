@@ -755,3 +755,25 @@ async def test_stopping_closes_everybody_with_1012_even_before_hello(tmp_path: P
         wires = [await it.customer(), await it.agent(), await it.raw("/v1/chat")]
         await it.gateway.stop()
         assert [await wire.closed() for wire in wires] == [1012, 1012, 1012]
+
+
+async def test_who_sends_more_frames_than_anybody_needs_waits_before_the_next_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("gateway.session.FRAMES_PER_MINUTE", 1.0)
+    monkeypatch.setattr("gateway.session.FRAMES_AT_ONCE", 30.0)
+    monkeypatch.setattr("gateway.sessions._sleep", note)
+    limits = {"sends_per_minute": 1, "burst": 1}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        customer = await it.customer("c-1")
+        for _ in range(30):
+            await customer.ask("ping", "pong")
+        assert waits == []
+        for _ in range(20):
+            await customer.ask("ping", "pong")
+        assert len(waits) > 10

@@ -397,3 +397,15 @@ def test_a_sender_has_one_bucket_over_all_sessions_and_the_longest_unseen_is_for
     for i in range(Rates.BOUND):
         rates.bucket(Identity("acme", Role.CUSTOMER, f"c-{i}", None, 2e9))
     assert rates.bucket(ann).take(0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("sends", "frames"), [((100, 20), (6_000, 2_000)), ((900, 300), (9_000, 3_000))]
+)
+def test_a_session_has_frames_for_ten_times_its_sends(
+    sends: tuple[float, float], frames: tuple[float, float]
+) -> None:
+    who = Identity("acme", Role.AGENT, "a-1", None, 2e9)
+    out: Any = None
+    session = AgentSession("s-1", who, out, TokenBucket(*sends), 1_000, decoding.decode_agent)
+    assert (session.frames.per_minute, session.frames.burst) == frames
