@@ -54,6 +54,7 @@ class Hub:
         """Write an encoded frame to all the customer's sessions."""
         for session in tuple(self.sessions(key)):
             if session is not but:
+                session.frames.give()
                 session.deliver(data)
 
     def keep_quiet(self, key: Key, until: float) -> None:

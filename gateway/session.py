@@ -61,12 +61,17 @@ class TokenBucket:
         """None if one more is allowed at `now`, else the seconds until it will be."""
         rate = self.per_minute / 60
         if self.at is not None:
-            self.level = min(self.burst, self.level + max(0.0, now - self.at) * rate)
+            filled = min(self.burst, self.level + max(0.0, now - self.at) * rate)
+            self.level = max(self.level, filled)
         self.at = now
         if self.level >= 1:
             self.level -= 1
             return None
         return (1 - self.level) / rate
+
+    def give(self) -> None:
+        """Allow one more, beyond the burst too."""
+        self.level += 1
 
 
 class Rates:
@@ -136,8 +141,9 @@ ring for who has been signed out. After the others what comes still counts: an a
 
 FRAMES_PER_MINUTE = 6_000.0
 FRAMES_AT_ONCE = 2_000.0
-"""Frames of one session, or ten times its sends, if that is more: beyond it the next are taken a
-little later. Whatever they ask for, each takes the loop from everybody (I8)."""
+"""Frames of one session, or ten times its sends, if that is more, and one for each message that it
+is told, which it may acknowledge: beyond it the next are taken a little later. Whatever they ask
+for, each takes the loop from everybody (I8)."""
 
 _SENDS = (protocol.Send, protocol.AgentSend)
 

@@ -777,3 +777,29 @@ async def test_who_sends_more_frames_than_anybody_needs_waits_before_the_next_is
         for _ in range(20):
             await customer.ask("ping", "pong")
         assert len(waits) > 10
+
+
+async def test_what_a_session_is_told_it_may_acknowledge_at_any_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("gateway.session.FRAMES_PER_MINUTE", 1.0)
+    monkeypatch.setattr("gateway.session.FRAMES_AT_ONCE", 10.0)
+    monkeypatch.setattr("gateway.sessions._sleep", note)
+    limits = {"sends_per_minute": 1, "burst": 1, "agent_sends_per_minute": 1, "agent_burst": 1}
+    async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
+        customer, agent = await it.customer("c-1"), await it.agent()
+        await it.write("c-1")
+        await agent.ask("open", "conversation", customer="c-1")
+        for seq in range(2, 32):
+            await it.write("c-1")
+            for wire, whose in ((customer, {}), (agent, {"customer": "c-1"})):
+                await wire.take("message", seq=seq)
+                await wire.send("ack", seq=seq, **whose)
+        for wire in (customer, agent):
+            await wire.ask("ping", "pong")
+        assert waits == []

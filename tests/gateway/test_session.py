@@ -103,6 +103,15 @@ def test_a_long_pause_saves_up_no_more_than_the_burst() -> None:
     assert [bucket.take(3_600.0) for _ in range(3)] == [None, None, 1.0]
 
 
+def test_what_is_given_is_beyond_the_burst_and_is_kept() -> None:
+    bucket = TokenBucket(per_minute=60, burst=1)
+    bucket.give()
+    assert bucket.take(0.0) is None
+    bucket.give()
+    bucket.give()
+    assert [bucket.take(3_600.0) for _ in range(4)] == [None, None, None, 1.0]
+
+
 def test_a_clock_that_steps_back_neither_gives_nor_takes() -> None:
     bucket = TokenBucket(per_minute=60, burst=1)
     bucket.take(100.0)
