@@ -473,8 +473,8 @@ FAULTS = (
     Fault(
         "two ask for a token at the same time",
         "push/tokens.py",
-        "        if client.fetching is None:\n            client.fetching = asyncio.create_task(",
-        "        if True:\n            client.fetching = asyncio.create_task(",
+        "        if fetching is None:\n            fetching = asyncio.create_task(",
+        "        if True:\n            fetching = asyncio.create_task(",
         ("tests/push/test_tokens.py",),
     ),
     Fault(
