@@ -82,9 +82,9 @@ class Address(NamedTuple):
     def parse(cls, text: str) -> Address:
         """From `host:port`, with an IPv6 address in brackets; raises `ValueError`."""
         match = _ADDRESS.fullmatch(text)
-        if match is None or int(match["port"]) > 65535 or not is_host(match["host"] or ""):
+        if match is None or int(match["port"]) > 65535:
             raise ValueError(f"is {shown(text)}")
-        if not (_is_ipv6(match["v6"]) if match["v6"] else _can_be_looked_up(match["host"])):
+        if not (_is_ipv6(match["v6"]) if match["v6"] else is_host(match["host"])):
             raise ValueError(f"is {shown(text)}")
         return cls(match["v6"] or match["host"], int(match["port"]))
 
@@ -108,15 +108,6 @@ def _is_ipv6(text: str) -> bool:
     try:
         ipaddress.IPv6Address(text)
     except ValueError:
-        return False
-    return True
-
-
-def _can_be_looked_up(host: str) -> bool:
-    """Whether it has the form of a name: of `127..0.0.1` no lookup can be asked for."""
-    try:
-        host.encode("idna")
-    except UnicodeError:
         return False
     return True
 
