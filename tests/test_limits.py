@@ -757,17 +757,23 @@ async def test_stopping_closes_everybody_with_1012_even_before_hello(tmp_path: P
         assert [await wire.closed() for wire in wires] == [1012, 1012, 1012]
 
 
-async def test_who_sends_more_frames_than_anybody_needs_waits_before_the_next_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def few_frames(monkeypatch: pytest.MonkeyPatch, *, at_once: float) -> list[float]:
+    """Sessions may send so many frames, and none later; the waits that they are held to instead."""
     waits: list[float] = []
 
     async def note(seconds: float) -> None:
         waits.append(seconds)
 
     monkeypatch.setattr("gateway.session.FRAMES_PER_MINUTE", 1.0)
-    monkeypatch.setattr("gateway.session.FRAMES_AT_ONCE", 30.0)
+    monkeypatch.setattr("gateway.session.FRAMES_AT_ONCE", at_once)
     monkeypatch.setattr("gateway.sessions._sleep", note)
+    return waits
+
+
+async def test_who_sends_more_frames_than_anybody_needs_waits_before_the_next_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = few_frames(monkeypatch, at_once=30.0)
     limits = {"sends_per_minute": 1, "burst": 1}
     async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
         customer = await it.customer("c-1")
@@ -782,14 +788,7 @@ async def test_who_sends_more_frames_than_anybody_needs_waits_before_the_next_is
 async def test_what_a_session_is_told_it_may_acknowledge_at_any_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[float] = []
-
-    async def note(seconds: float) -> None:
-        waits.append(seconds)
-
-    monkeypatch.setattr("gateway.session.FRAMES_PER_MINUTE", 1.0)
-    monkeypatch.setattr("gateway.session.FRAMES_AT_ONCE", 10.0)
-    monkeypatch.setattr("gateway.sessions._sleep", note)
+    waits = few_frames(monkeypatch, at_once=10.0)
     limits = {"sends_per_minute": 1, "burst": 1, "agent_sends_per_minute": 1, "agent_burst": 1}
     async with running(tmp_path, delivery=PATIENT, limits=limits) as it:
         customer, agent = await it.customer("c-1"), await it.agent()
