@@ -23,6 +23,7 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import NoReturn, Protocol, cast
 
 from websockets.datastructures import Headers
@@ -375,7 +376,7 @@ class Peer(asyncio.Protocol):
         if not self._unflushed:
             self._listener.flush_soon(self)
         self._unflushed += len(data) + 1
-        core.send_text(data)
+        core.writes.append(_framed(data))
         if self._unflushed > TOGETHER:
             self.flush()
 
@@ -409,6 +410,12 @@ class _Core(ServerProtocol):
 
     def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
         return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
+
+
+@lru_cache(maxsize=1)
+def _framed(text: bytes) -> bytes:
+    """One text for many peers, one after the other, is framed once."""
+    return Frame(TEXT, text).serialize(mask=False)
 
 
 def _now() -> float:

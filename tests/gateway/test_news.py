@@ -67,6 +67,13 @@ def offered(number: int, seq: int = 1) -> Conversation:
     return changed(number, seq, live=True, newest=offer)
 
 
+def its_time_has_come(told: News, tenant: str) -> None:
+    """For what waits."""
+    told._tenants[tenant].timer.cancel()  # type: ignore[union-attr]
+    told._tenants[tenant].at -= news.EVERY
+    told._go_on(tenant)
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four frames for a tenant, and then the next four a moment later."""
@@ -81,6 +88,25 @@ async def test_what_is_not_much_is_told_at_once_change_by_change() -> None:
     for number, seq in ((1, 1), (1, 2), (2, 1), (1, 3)):
         told.changed(changed(number, seq))
     assert it.told == another.told == [("c-1", 1), ("c-1", 2), ("c-2", 1), ("c-1", 3)]
+
+
+async def test_beyond_some_frames_a_change_waits_and_leaves_together_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(news, "AT_ONCE", 3)
+    monkeypatch.setattr(news, "EVERY", 60)
+    hub = Hub()
+    it, another = desk(hub), desk(hub)
+    told = News(hub)
+    for number, seq in ((1, 1), (2, 1), (3, 1), (1, 2), (3, 2)):
+        told.changed(changed(number, seq))
+    assert it.told == another.told == [("c-1", 1), ("c-2", 1)]
+    its_time_has_come(told, "acme")
+    assert it.told[2:] == another.told[2:] == [("c-3", 2), ("c-1", 2)]
+    told.changed(changed(4))
+    assert len(it.told) == 4, "what has just left counts too"
+    its_time_has_come(told, "acme")
+    assert it.told[4:] == [("c-4", 1)]
 
 
 @pytest.mark.usefixtures("few")
@@ -202,9 +228,7 @@ async def test_tenants_that_broadcast_at_once_share_the_frames_and_nobody_else_w
             told.changed(changed(number, tenant=name))
     before = [len(it.told) for it in desks]
     for name in tenants:
-        told._tenants[name].timer.cancel()  # type: ignore[union-attr]
-        told._tenants[name].at -= news.EVERY  # their time has come
-        told._go_on(name)
+        its_time_has_come(told, name)
     assert [len(it.told) - many for it, many in zip(desks, before, strict=True)] == [1] * 4
     other = desk(hub, "quiet")
     told.changed(changed(1, tenant="quiet"))
