@@ -11,9 +11,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
 PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/wishes gateway/dryrun gateway/sentences \
-        gateway/auth gateway/values gateway/pushconfig gateway/pushcredentials \
-        gateway/contentconfig gateway/config gateway/settings gateway/environment gateway/reading \
-        gateway/development gateway/reload gateway/starter \
+        gateway/auth gateway/config/sections gateway/config/values gateway/config/push \
+        gateway/config/credentials gateway/config/content gateway/config/settings \
+        gateway/config/environment gateway/config/reading gateway/config/development \
+        gateway/config/reload gateway/config/starter \
         gateway/kit/behaviours gateway/kit/masking gateway/kit/received gateway/kit/advice \
         gateway/clientside/errors gateway/clientside/told gateway/clientside/timeline \
         gateway/clientside/outbox gateway/clientside/marks gateway/clientside/comeback \
@@ -23,7 +24,7 @@ PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gatew
         push/adapters/form push/adapters/named push/adapters/asapp push/adapters/standard \
         push/adapters/liveperson push/adapters/zendesk push/adapters/matrix push/adapters/template \
         storage/records storage/vault storage/outcomes \
-        gateway/audience gateway/addresses
+        gateway/campaigns/audience gateway/addresses
 
 .PHONY: demo demo-web test soak mutate cover lint serve bench lock screenshots clean
 

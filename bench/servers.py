@@ -22,8 +22,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway import config
-from gateway.reading import load
+from gateway.config.reading import load
+from gateway.config.sections import Config, Log, LogLevel
 
 SERVER_CPU, LOAD_CPU = 0, 1
 NOWHERE = "http://127.0.0.1:9/ring"
@@ -73,7 +73,7 @@ class Process:
 
     popen: subprocess.Popen[str]
     ports: dict[str, int]
-    config: config.Config | None = None
+    config: Config | None = None
     ready_after: float = 0.0
     """Seconds from the start of the process until it listened."""
 
@@ -213,7 +213,7 @@ def serve() -> None:
 
     async def run() -> None:
         settings = load(Path(sys.argv[1]), {})
-        logs.set_up(config.Log(level=config.LogLevel.ERROR))
+        logs.set_up(Log(level=LogLevel.ERROR))
         descriptors.make_room(settings.limits)
         stop, loop, watch = asyncio.Event(), asyncio.get_running_loop(), Watch()
         loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -32,10 +32,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway import auth, config
+from gateway import auth
 from gateway.client import ClientError
+from gateway.config.reading import load
+from gateway.config.sections import Delivery
 from gateway.protocol import Role
-from gateway.reading import load
 from storage.database import Database
 from storage.records import Key
 from storage.store import Store, Told
@@ -233,7 +234,7 @@ class GatewayProcess:
             heard=heard,
         )
         await self.process.ready(ready)
-        quiet = delays.get("restart_grace", config.Delivery().restart_grace)
+        quiet = delays.get("restart_grace", Delivery().restart_grace)
         self._show.line("gateway", f"is ready; nobody is rung in the first {quiet:g} s")
 
     async def kill(self) -> None:

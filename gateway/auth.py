@@ -42,7 +42,7 @@ from jwt.algorithms import get_default_algorithms
 from gateway.protocol import ID_CHARS, UNFIT, Role
 
 if TYPE_CHECKING:
-    from gateway.config import Auth, Config, Tenant
+    from gateway.config.sections import Auth, Config, Tenant
 
 MAX_TOKEN_CHARS: Final = 8 * 1024
 MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2

@@ -19,24 +19,24 @@ import typer
 
 from gateway import (
     auth,
-    campaign_cli,
-    config,
     deadletter_cli,
     descriptors,
     inspect,
     keys_cli,
     logs,
-    starter,
     why,
 )
+from gateway.campaigns import cli as campaign_cli
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
+from gateway.config import starter
+from gateway.config.sections import Config, LogFormat, Storage, check_tenant_name
+from gateway.config.values import ConfigError
 from gateway.core import backends_of
 from gateway.dryrun import dry_run
 from gateway.kit import cli as kit
 from gateway.policies import UNREAD_AFTER, Policy
 from gateway.protocol import Role
 from gateway.server import Gateway
-from gateway.values import ConfigError
 from storage import audit
 from storage.database import Database, copy, existing
 from storage.records import Key
@@ -102,7 +102,7 @@ def serve(config_path: ConfigPath = None) -> None:
             raise typer.Exit(1)
 
 
-async def _serve(settings: config.Config, config_path: Path | None) -> bool:
+async def _serve(settings: Config, config_path: Path | None) -> bool:
     """Until it is to stop, or a fault of its own ends it: then False."""
     stop, again = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -112,7 +112,7 @@ async def _serve(settings: config.Config, config_path: Path | None) -> bool:
     warning = descriptors.make_room(settings.limits)
     async with Gateway(settings) as gateway:
         server = settings.server
-        for_people = settings.log.format is config.LogFormat.TEXT
+        for_people = settings.log.format is LogFormat.TEXT
         for problem in (warning, PLAIN if settings.storage.encryption_key is None else None):
             if problem is not None and for_people:
                 say(f"ringback: warning: {problem}")
@@ -173,7 +173,7 @@ def init(
 ) -> None:
     """Write a commented configuration with fresh secrets."""
     with clearly():
-        config.check_tenant_name(tenant, "--tenant")
+        check_tenant_name(tenant, "--tenant")
         text = starter.config_text(tenant)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -271,7 +271,7 @@ def _policy(name: str | None) -> Policy | None:
         fail(f"--policy: give one of {', '.join(Policy)}")
 
 
-async def _told(storage: config.Storage, key: Key, seq: int) -> Told | None:
+async def _told(storage: Storage, key: Key, seq: int) -> Told | None:
     database = await Database(storage.path).open_to_read(one_moment=True)
     try:
         store = await Store(database, lambda: 0.0, storage.keys).read_only()

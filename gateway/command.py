@@ -17,10 +17,12 @@ from typing import Annotated, Final, NoReturn
 import typer
 from rich.console import Console
 
-from gateway import auth, config, reading
-from gateway.development import development
+from gateway import auth
+from gateway.config import reading
+from gateway.config.development import development
+from gateway.config.sections import Config
+from gateway.config.values import ConfigError
 from gateway.server import CannotStart
-from gateway.values import ConfigError
 from storage.errors import StorageError
 
 WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
@@ -38,14 +40,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 TenantName = Annotated[str | None, typer.Option(help="Not needed when there is only one.")]
 
 
-def load(path: Path | None) -> config.Config:
+def load(path: Path | None) -> Config:
     """The configuration at `path`, or that of the development tenant."""
     if path is None:
         return development(os.environ)
     return reading.load(path, os.environ)
 
 
-def tenant_of(settings: config.Config, name: str | None) -> str:
+def tenant_of(settings: Config, name: str | None) -> str:
     """The tenant of that name, or the only one."""
     names = sorted(settings.tenants)
     if name is None and len(names) == 1:

@@ -19,13 +19,15 @@ import structlog
 
 from gateway import protocol
 from gateway.auth import Verifier
-from gateway.campaign_lanes import Waiting
-from gateway.campaign_loading import Loading
-from gateway.campaign_reports import Reports
-from gateway.campaigns import Campaigns
+from gateway.campaigns.lanes import Waiting
+from gateway.campaigns.loading import Loading
+from gateway.campaigns.reports import Reports
+from gateway.campaigns.sending import Campaigns
 from gateway.chat import Chat
-from gateway.config import Config
-from gateway.contentconfig import content_of
+from gateway.config.content import content_of
+from gateway.config.credentials import credentials_of
+from gateway.config.push import Calls, Push
+from gateway.config.sections import Config
 from gateway.context import Context, TenantRules
 from gateway.deadletters import KEEP as KEEP_DEAD_LETTERS
 from gateway.deadletters import DeadLetters
@@ -39,8 +41,6 @@ from gateway.owing import Owing
 from gateway.preferences import Preferences
 from gateway.presence import Presence
 from gateway.protocol import Role
-from gateway.pushconfig import Calls, Push
-from gateway.pushcredentials import credentials_of
 from gateway.pushing import Book
 from gateway.ringing import Ringing
 from gateway.session import Rates
@@ -166,7 +166,7 @@ class Core:
         return waiting
 
     def take_up(self, config: Config) -> None:
-        """Go on with the push sections and the keys of `config` (`gateway.reload`).
+        """Go on with the push sections and the keys of `config` (`gateway.config.reload`).
 
         A ring that waits goes out by the new settings, as it would after a restart.
         """

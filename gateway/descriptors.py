@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import resource
 
-from gateway.config import Limits
+from gateway.config.sections import Limits
 
 RESERVE = 200
 """Files beside the connections of clients: the database, listeners, calls."""

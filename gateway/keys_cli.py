@@ -9,9 +9,9 @@ import asyncio
 
 import typer
 
-from gateway import config
 from gateway.command import ConfigPath, clearly, fail, load, say
-from gateway.values import fresh_key
+from gateway.config.sections import Storage
+from gateway.config.values import fresh_key
 from storage.database import Database, existing
 from storage.sealing import Progress, seal_all, sealed_by, unlock
 from storage.vault import key_name
@@ -56,7 +56,7 @@ def rotate(config_path: ConfigPath = None) -> None:
             say("Now remove storage.previous_encryption_key.")
 
 
-async def _counted(storage: config.Storage) -> list[str]:
+async def _counted(storage: Storage) -> list[str]:
     database = await Database(storage.path).open_to_read(one_moment=True)
     try:
         await unlock(database, storage.keys)
@@ -70,7 +70,7 @@ async def _counted(storage: config.Storage) -> list[str]:
     return told or ["no device tokens"]
 
 
-async def _rotate(storage: config.Storage) -> Progress:
+async def _rotate(storage: Storage) -> Progress:
     done = Progress()
 
     def told(progress: Progress) -> None:

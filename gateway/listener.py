@@ -24,8 +24,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from gateway.api import problem
+from gateway.config.values import Address
 from gateway.protocol import ErrorCode, FrameError
-from gateway.values import Address
 
 IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to close it themselves
 SPARED = 5.0  # seconds: who has just had an answer, or come, may be about to ask

@@ -15,7 +15,7 @@ from typing import TextIO, cast
 
 import structlog
 
-from gateway.config import Log, LogFormat
+from gateway.config.sections import Log, LogFormat
 
 WAITING = 5_000  # lines (bound, I9)
 LAST = 1.0  # seconds for what still waits at the end

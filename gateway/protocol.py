@@ -462,7 +462,7 @@ class Unknown(StrEnum):
 
 
 class PostCampaign(Struct, frozen=True, kw_only=True):
-    """`POST /v1/campaigns`. `text` and `title` are templates (`gateway.audience`).
+    """`POST /v1/campaigns`. `text` and `title` are templates (`gateway.campaigns.audience`).
 
     `audience` is the word `devices` or a list of ids and objects; without it a file comes along.
     """

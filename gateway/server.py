@@ -19,17 +19,17 @@ import structlog
 from aiohttp import web
 
 from gateway.api import Api, admin
-from gateway.campaign_api import CampaignCalls
+from gateway.campaigns.api import CampaignCalls
 from gateway.clock import Clock, wall
-from gateway.config import Config
+from gateway.config.reload import Reload, plan
+from gateway.config.sections import Config
+from gateway.config.values import Address
 from gateway.core import Core
 from gateway.deadletter_api import DeadLetterCalls
 from gateway.listener import Listener
 from gateway.ops import OpsCalls
 from gateway.protocol import CloseCode
-from gateway.reload import Reload, plan
 from gateway.sockets import Sockets
-from gateway.values import Address
 from gateway.webpages import Places, WebPages
 from push.caller import Caller
 from storage.database import Database

@@ -21,7 +21,7 @@ import structlog
 from gateway import decoding, frames, protocol
 from gateway.auth import Identity, TokenRejected, Verifier
 from gateway.chat import Chat, Posting
-from gateway.config import Config
+from gateway.config.sections import Config
 from gateway.context import Change, Context
 from gateway.devices import Devices, Registration
 from gateway.inbox import Inbox

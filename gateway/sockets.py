@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from gateway.addresses import client_of
-from gateway.config import Config
+from gateway.config.sections import Config
+from gateway.config.values import Address
 from gateway.protocol import AGENT_PATH, CUSTOMER_PATH, CloseCode, Role
 from gateway.session import TokenBucket
 from gateway.sessions import Sessions
-from gateway.values import Address
 from gateway.wire import CLOSE_TIMEOUT, Peer
 
 __all__ = ["Peer", "Sockets"]

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import ETag, web
 
-from gateway.config import Server
+from gateway.config.sections import Server
+from gateway.config.values import Address
 from gateway.protocol import ErrorCode, FrameError
-from gateway.values import Address
 
 HERE: Final = Path(__file__).with_name("web")
 PAGES: Final = {"/console": "console.html", "/console/ops": "ops.html"}

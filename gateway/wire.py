@@ -34,7 +34,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from gateway import protocol
-from gateway.config import Limits
+from gateway.config.sections import Limits
 from gateway.sessions import Closed, Later, Take
 
 SUBPROTOCOL = Subprotocol(protocol.SUBPROTOCOL)

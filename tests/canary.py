@@ -17,10 +17,10 @@ from typing import Any
 
 from gateway import auth
 from gateway.chat import Chat
+from gateway.config.values import Secret
 from gateway.devices import Devices
 from gateway.metrics import Metrics
 from gateway.protocol import FrameError
-from gateway.values import Secret
 
 SHORTEST = 5  # characters: what is shorter is found in words of ours
 ORDINARY = frozenset({"hello", "first", "second", "token"})

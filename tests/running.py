@@ -21,9 +21,10 @@ from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from gateway import auth, config
+from gateway import auth
+from gateway.config.reading import load
+from gateway.config.sections import Config
 from gateway.protocol import Role
-from gateway.reading import load
 from gateway.server import Gateway
 from push.worker import Load
 from tests import canary
@@ -152,7 +153,7 @@ def settings(
     origins: dict[str, list[str]] | None = None,
     storage: dict[str, Any] | None = None,
     server: dict[str, Any] | None = None,
-) -> config.Config:
+) -> Config:
     """A configuration for tests: free ports, a database in `directory`, equal tenants."""
     rings = None
     if endpoint is not None:
@@ -461,6 +462,6 @@ async def _given(it: Backend) -> AsyncIterator[Backend]:
     yield it
 
 
-def change(of: config.Config, **sections: Any) -> config.Config:
+def change(of: Config, **sections: Any) -> Config:
     """The configuration with whole sections replaced."""
     return msgspec.structs.replace(of, **sections)

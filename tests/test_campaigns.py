@@ -14,10 +14,10 @@ import aiohttp
 import orjson
 import pytest
 
-from gateway import audience, campaign_api, campaigns
 from gateway.auth import Identity
-from gateway.campaign_lanes import BUSY, Lane, Waiting
-from gateway.campaign_loading import Source
+from gateway.campaigns import api, audience, sending
+from gateway.campaigns.lanes import BUSY, Lane, Waiting
+from gateway.campaigns.loading import Source
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role, timestamp
 from gateway.server import Gateway
 from storage.audit import audit
@@ -133,7 +133,7 @@ async def test_a_file_of_json_lines_is_an_audience(tmp_path: Path) -> None:
 async def test_all_with_a_live_device_are_an_audience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr("gateway.campaign_api.BATCH", batch)
+    monkeypatch.setattr("gateway.campaigns.api.BATCH", batch)
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.register("c-1", "one", "t-1")
         await it.register("c-1", "two", "t-2")
@@ -156,7 +156,7 @@ async def test_a_page_of_all_with_a_device_sorts_and_reads_no_other_page(tmp_pat
 async def test_an_audience_of_devices_may_be_longer_than_one_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campaign_api, "BATCH", 2)
+    monkeypatch.setattr(api, "BATCH", 2)
     async with running(tmp_path, delivery=PATIENT) as it:
         for number in range(5):
             await it.register(f"c-{number}", f"phone-{number}", f"t-{number}")
@@ -257,10 +257,10 @@ async def test_a_pause_stops_a_chunk_that_already_waits_for_its_commit(tmp_path:
         id = await begin(it, audience=people, send_at=timestamp(time.time() + 60.0))
         run = them._lanes["acme"].runs[id]
         run.ahead.extend(await them._rows.recipients("acme", id, 0, 3))
-        sending = asyncio.create_task(them._send(run))
+        chunk = asyncio.create_task(them._send(run))
         await asyncio.sleep(0)  # the chunk is in the writer's queue now
-        paused = await them.step("acme", id, campaigns.Step.PAUSE)
-        await sending
+        paused = await them.step("acme", id, sending.Step.PAUSE)
+        await chunk
         assert (paused.sent, (await ask(it, id))[1]["sent"]) == (0, 0)
         run.next_at = 0.0
         await ask(it, id, "/resume", "POST")
@@ -320,7 +320,7 @@ async def test_what_is_not_sent_when_it_expires_is_skipped(tmp_path: Path) -> No
 async def test_a_refused_disk_delays_a_campaign_and_no_recipient_is_lost_or_doubled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campaigns, "RETRY", 0.01)
+    monkeypatch.setattr(sending, "RETRY", 0.01)
     async with running(tmp_path) as it:
         store = it.gateway.core.store
         real = store._database.write
@@ -473,7 +473,7 @@ async def test_an_upload_without_its_end_is_not_taken_for_a_shorter_one(
 async def test_an_upload_that_stops_coming_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campaign_api, "STALLED", 0.2)
+    monkeypatch.setattr(api, "STALLED", 0.2)
     async with running(tmp_path) as it, line(it) as peer:
         peer.say(
             "POST /v1/campaigns HTTP/1.1\r\nHost: x\r\n"
@@ -644,7 +644,7 @@ async def test_a_campaign_stands_still_while_most_of_it_waits_for_a_backend_that
         them.counted = count
         id = await begin(it, audience=[f"c-{i}" for i in range(1_000)])
         await until(it, id, lambda told: told["sent"] >= sent)
-        await asyncio.sleep(5 * campaigns.AGAIN)
+        await asyncio.sleep(5 * sending.AGAIN)
         assert (await ask(it, id))[1]["sent"] == sent
         monkeypatch.setattr(them, "_waiting", lambda _: Waiting())  # it works again
         assert (await over(it, id))["sent"] == 1_000

@@ -16,7 +16,7 @@ import structlog
 from gateway import auth
 from gateway.metrics import Metrics
 from gateway.protocol import ErrorCode, FrameError, Role
-from gateway.values import Secret
+from gateway.config.values import Secret
 from tests.running import settings
 
 

@@ -21,8 +21,8 @@ import pytest
 from typer.main import get_command
 
 from gateway.cli import app
+from gateway.config.starter import config_text
 from gateway.protocol import Role
-from gateway.starter import config_text
 from tests.running import PATIENCE, PATIENT, Running, running
 
 RINGBACK = Path(sys.executable).with_name("ringback")

@@ -18,9 +18,9 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from gateway import api, server
+from gateway.config.values import Address
 from gateway.protocol import Role, parse_timestamp
 from gateway.server import CannotStart, Gateway
-from gateway.values import Address
 from push import caller
 from storage.store import Needs
 from tests.line import line

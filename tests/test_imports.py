@@ -33,7 +33,7 @@ PURE = [
     "gateway.kit.masking",
     "gateway.kit.received",
     "gateway.addresses",
-    "gateway.audience",
+    "gateway.campaigns.audience",
     "push.ring",
     "push.adapters",
     "push.credentials",

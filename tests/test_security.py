@@ -21,7 +21,8 @@ import structlog
 from aiohttp import web
 from websockets.exceptions import InvalidStatus
 
-from gateway import config, logs
+from gateway import logs
+from gateway.config.sections import Log, LogFormat
 from gateway.protocol import Role
 from storage.records import Key
 from tests.running import PATIENCE, PATIENT, SECRET, Running, running
@@ -674,11 +675,11 @@ def _bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-@pytest.mark.parametrize("format", list(config.LogFormat))
-def test_a_logged_fault_shows_where_it_was_but_no_values(format: config.LogFormat) -> None:
+@pytest.mark.parametrize("format", list(LogFormat))
+def test_a_logged_fault_shows_where_it_was_but_no_values(format: LogFormat) -> None:
     before = logging.root.handlers[:], logging.root.level
     with redirect_stderr(io.StringIO()) as stderr:
-        with logs.set_up(config.Log(format=format)):  # at its end all is written
+        with logs.set_up(Log(format=format)):  # at its end all is written
             try:
                 _break(CANARIES["text"])
             except ZeroDivisionError as error:
@@ -694,7 +695,7 @@ def test_a_warning_of_a_library_is_a_line_of_the_log_like_any_other() -> None:
     before = logging.root.handlers[:], logging.root.level
     with redirect_stderr(io.StringIO()) as stderr, warnings.catch_warnings():
         warnings.simplefilter("always")
-        with logs.set_up(config.Log(format=config.LogFormat.JSON)):
+        with logs.set_up(Log(format=LogFormat.JSON)):
             warnings.warn("a peer's header is none", RuntimeWarning, stacklevel=1)
         logging.root.handlers[:], logging.root.level = before
         structlog.reset_defaults()
@@ -705,7 +706,7 @@ def test_a_warning_of_a_library_is_a_line_of_the_log_like_any_other() -> None:
 def test_what_is_logged_after_the_end_of_the_log_is_lost_and_breaks_nothing() -> None:
     before = logging.root.handlers[:], logging.root.level
     with redirect_stderr(io.StringIO()) as stderr:
-        with logs.set_up(config.Log()):
+        with logs.set_up(Log()):
             structlog.get_logger("x").error("in time")
         structlog.get_logger("x").error("too late")
         logging.getLogger("y").error("too late")
@@ -715,13 +716,13 @@ def test_what_is_logged_after_the_end_of_the_log_is_lost_and_breaks_nothing() ->
     assert "too late" not in stderr.getvalue()
 
 
-@pytest.mark.parametrize("format", list(config.LogFormat))
+@pytest.mark.parametrize("format", list(LogFormat))
 def test_without_a_stderr_nothing_is_logged_and_nothing_breaks(
-    format: config.LogFormat, monkeypatch: pytest.MonkeyPatch
+    format: LogFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = logging.root.handlers[:], logging.root.level
     monkeypatch.setattr(sys, "stderr", None)
-    with logs.set_up(config.Log(format=format)):
+    with logs.set_up(Log(format=format)):
         structlog.get_logger("x").error("broken")
         logging.getLogger("y").error("broken")
     structlog.reset_defaults()

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from gateway.config.values import fresh_key
 from gateway.devices import DEVICES
 from gateway.protocol import Role
 from gateway.server import CannotStart
-from gateway.values import fresh_key
 from storage import sql
 from storage.errors import StorageError
 from storage.records import fingerprint

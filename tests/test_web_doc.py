@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.development import development
+from gateway.config.development import development
 from gateway.protocol import RegisterDevice
 
 DOC = Path("docs/web.md").read_text()

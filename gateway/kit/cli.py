@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gateway import config
 from gateway.command import (
     AsJson,
     ConfigPath,
@@ -23,13 +22,14 @@ from gateway.command import (
     must_be_utf_8,
     tenant_of,
 )
+from gateway.config.development import DEVELOPMENT_ENDPOINT
+from gateway.config.sections import Config
+from gateway.config.values import is_host
 from gateway.core import backends_of, endpoints_of
-from gateway.development import DEVELOPMENT_ENDPOINT
 from gateway.kit import conformance, report, screen, terminal, trial
 from gateway.kit.backend import FakeBackend
 from gateway.kit.behaviours import UnknownBehaviour
 from gateway.kit.bench import Bench
-from gateway.values import is_host
 from push.adapters import adapter_named
 from push.backends import PRODUCTION, choose
 from push.caller import Caller
@@ -246,7 +246,7 @@ async def _conform(
 
 
 def _endpoint(
-    settings: config.Config, tenant: str | None, backend: str | None = None
+    settings: Config, tenant: str | None, backend: str | None = None
 ) -> tuple[str, Endpoint]:
     """The tenant, and how one of its backends is called: its own unless one is named."""
     name = tenant_of(settings, tenant)
@@ -260,7 +260,7 @@ def _endpoint(
     return name, called[backend or ""]
 
 
-def _endpoint_for(settings: config.Config, name: str, device: Device) -> Endpoint:
+def _endpoint_for(settings: Config, name: str, device: Device) -> Endpoint:
     """The backend at which this device rings."""
     backends = backends_of(settings.tenants[name].push)
     backend = choose(backends, device.environment, device.app)

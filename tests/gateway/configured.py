@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config
-from gateway.pushconfig import Push
-from gateway.reading import load
-from gateway.values import ConfigError
+from gateway.config.push import Push
+from gateway.config.reading import load
+from gateway.config.sections import Config
+from gateway.config.values import ConfigError
 
 SECRET = "correct-horse-battery-staple-0123456789"
 WHSEC = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()

@@ -32,9 +32,9 @@ from gateway.auth import (
     issue,
     read_keys,
 )
-from gateway.config import Auth, Config, Tenant
+from gateway.config.sections import Auth, Config, Tenant
+from gateway.config.values import Secret
 from gateway.protocol import Role
-from gateway.values import Secret
 
 NOW = 1_800_000_000.0
 SECRET = "correct-horse-battery-staple-0123456789"

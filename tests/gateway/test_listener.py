@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 
 from gateway import listener
+from gateway.config.values import Address
 from gateway.listener import Listener
 from gateway.protocol import Role
-from gateway.values import Address
 from tests.faults.needs import missing
 from tests.line import Line, line
 from tests.running import PATIENCE, PATIENT, running

@@ -397,7 +397,7 @@ def test_the_example_of_a_problem_is_one_of_the_error_codes() -> None:
 
 
 def test_the_doc_lists_exactly_the_calls_that_the_http_listener_serves() -> None:
-    files = (Path(__file__).parents[2] / "gateway").glob("*.py")
+    files = (Path(__file__).parents[2] / "gateway").rglob("*.py")
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     served = {
         (method.upper(), re.sub(r"\{[A-Za-z]+\}", "{}", path))

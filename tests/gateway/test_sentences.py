@@ -52,7 +52,7 @@ def test_every_failure_of_a_call_has_a_sentence() -> None:
 
 def events_in_code() -> Iterator[str]:
     """The names given to `Transaction.event`, read from the source."""
-    for path in (*ROOT.glob("gateway/*.py"), *ROOT.glob("storage/*.py")):
+    for path in (*ROOT.glob("gateway/**/*.py"), *ROOT.glob("storage/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue

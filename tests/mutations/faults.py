@@ -376,7 +376,7 @@ FAULTS = (
     ),
     Fault(
         "an upload that lacks its end is taken for a shorter one",
-        "gateway/campaign_api.py",
+        "gateway/campaigns/api.py",
         "                if not data:  # or the body has ended without the part's end\n",
         "                if False:\n",
         ("tests/test_campaigns.py",),
@@ -440,14 +440,14 @@ FAULTS = (
     ),
     Fault(
         "a campaign's place is not what the disk says when a chunk is judged",
-        "gateway/campaigns.py",
+        "gateway/campaigns/sending.py",
         "            if now.state is not CampaignState.RUNNING:\n                return now\n",
         "",
         ("tests/test_campaigns.py::test_a_pause_stops_a_chunk_that_already_waits_for_its_commit",),
     ),
     Fault(
         "a campaign goes on at its beginning",
-        "gateway/campaigns.py",
+        "gateway/campaigns/sending.py",
         "recipients(c.tenant, c.id, c.cursor, AHEAD)",
         "recipients(c.tenant, c.id, 0, AHEAD)",
         ("tests/test_campaigns.py::test_it_goes_on_after_a_restart_and_nobody_gets_it_twice",),
@@ -500,10 +500,10 @@ FAULTS = (
     ),
     Fault(
         "a reload takes up settings that need a restart",
-        "gateway/reload.py",
+        "gateway/config/reload.py",
         '_TAKEN = ("auth", "push")',
         '_TAKEN = ("auth", "push", "origins")',
-        ("tests/gateway/test_reload.py",),
+        ("tests/gateway/config/test_reload.py",),
     ),
     Fault(
         "an address inside is called",
@@ -603,7 +603,7 @@ FAULTS = (
     ),
     Fault(
         "a campaign goes on while all of it waits for a backend that fails",
-        "gateway/campaign_lanes.py",
+        "gateway/campaigns/lanes.py",
         "waiting.working > BUSY or more > max(BUSY, self.sent / 2)",
         "waiting.working > BUSY",
         ("tests/test_campaigns.py",),
@@ -659,7 +659,7 @@ FAULTS = (
     ),
     Fault(
         "an audience of devices ends with the first reading",
-        "gateway/campaign_loading.py",
+        "gateway/campaigns/loading.py",
         "        while found := await self._rows.with_device(tenant, after, size):\n",
         "        if found := await self._rows.with_device(tenant, after, size):\n",
         ("tests/test_campaigns.py",),

@@ -18,10 +18,10 @@ from random import Random
 import msgspec
 import structlog
 
-from gateway.campaigns import Step
-from gateway.config import Config
+from gateway.campaigns.sending import Step
+from gateway.config.push import Calls, PushBackend
+from gateway.config.sections import Config
 from gateway.protocol import MessageKind
-from gateway.pushconfig import Calls, PushBackend
 from gateway.wishes import QuietHours
 from storage.records import Wishes
 from tests.running import settings

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from gateway import audience
 from gateway.auth import Identity
-from gateway.campaign_loading import Source
-from gateway.campaigns import Step
+from gateway.campaigns import audience
+from gateway.campaigns.loading import Source
+from gateway.campaigns.sending import Step
 from gateway.core import Core
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role, Unknown
 from storage.errors import Unavailable

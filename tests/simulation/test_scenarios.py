@@ -15,8 +15,8 @@ import msgspec
 import pytest
 import structlog
 
+from gateway.config.push import Calls, PushBackend
 from gateway.protocol import MessageKind
-from gateway.pushconfig import Calls, PushBackend
 from gateway.wishes import QuietHours
 from storage.loading import Known
 from storage.records import Wishes

@@ -23,12 +23,12 @@ import structlog
 
 from gateway import auth
 from gateway.chat import Posting
-from gateway.config import Config, Storage
+from gateway.config.push import Push
+from gateway.config.sections import Config, Storage
 from gateway.core import Core
 from gateway.deadletters import Replay
 from gateway.devices import Registration
 from gateway.protocol import CloseCode, FrameError, MessageKind, Role
-from gateway.pushconfig import Push
 from storage.database import Database
 from storage.deadletters import Wanted
 from storage.errors import StorageError, Unavailable

@@ -14,9 +14,9 @@ from aiohttp import ClientSession, web
 from hatchling.builders.wheel import WheelBuilder
 from websockets.exceptions import InvalidStatus
 
-from gateway.config import Server
+from gateway.config.sections import Server
+from gateway.config.values import Address
 from gateway.protocol import Role
-from gateway.values import Address
 from gateway.webpages import HERE, Places, WebPages
 from tests.line import line
 from tests.running import Running, running

@@ -1,6 +1,6 @@
 """The push section of a tenant: its customer backend, and how it is called.
 
-Decides: what of it can be run at all. Leaves to others: reading it (`gateway.reading`), and
+Decides: what of it can be run at all. Leaves to others: reading it (`gateway.config.reading`), and
 turning it into what the push worker wants (`gateway.core`).
 """
 
@@ -17,9 +17,9 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from gateway.contentconfig import Content, check_content
-from gateway.pushcredentials import Credentials, check_credentials
-from gateway.values import (
+from gateway.config.content import Content, check_content
+from gateway.config.credentials import Credentials, check_credentials
+from gateway.config.values import (
     CaFile,
     Count,
     Flag,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.auth import Algorithm
-from gateway.config import (
+from gateway.config.push import Push
+from gateway.config.sections import (
     Auth,
     Config,
     Delivery,
@@ -20,8 +21,7 @@ from gateway.config import (
     Tenant,
     check_tenant_name,
 )
-from gateway.pushconfig import Push
-from gateway.values import ConfigError, Secret
+from gateway.config.values import ConfigError, Secret
 from tests.gateway.configured import (
     ENCRYPTION_KEY,
     GOOD,

@@ -1,7 +1,8 @@
 """Every setting as a list, and how each is written: as a dotted key, and as a variable.
 
 Decides: the names of a setting, in a file, in the environment and in an error. Leaves to others:
-which there are (`gateway.config`), and what was written (`gateway.environment`, `gateway.reading`).
+which there are (`gateway.config.sections`), and what was written (`gateway.config.environment`,
+`gateway.config.reading`).
 
 A variable is `RINGBACK_` and the key's path in capitals, with two underscores between levels:
 `RINGBACK_SERVER__CHAT`, `RINGBACK_TENANTS__ACME__PUSH__ENDPOINT`. A setting marked *sourced*
@@ -18,8 +19,8 @@ from typing import Any, Final, NamedTuple, get_args
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
-from gateway.config import Config, Tenant
-from gateway.pushconfig import PushBackend
+from gateway.config.push import PushBackend
+from gateway.config.sections import Config, Tenant
 
 PREFIX: Final = "RINGBACK_"
 ANY_TENANT: Final = "<tenant>"  # stands for a tenant's name in the path of a `Setting`
@@ -65,7 +66,7 @@ def names_of(info: FieldInfo) -> tuple[str, ...]:
 
 
 def extra_of(info: FieldInfo) -> dict[str, Any]:
-    """How a value is taken: what `gateway.values.meta` notes."""
+    """How a value is taken: what `gateway.config.values.meta` notes."""
     return meta_of(info).extra or {}
 
 

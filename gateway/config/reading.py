@@ -3,8 +3,9 @@
 Decides: where each value comes from, and in which words it is refused. Whatever comes out of
 `load` is complete and consistent, with every secret and key file read; the rest of the program
 never asks again. Leaves to others: which sections there are and what makes them impossible
-(`gateway.config`), what a value may be (`gateway.values`), which key a variable means
-(`gateway.environment`), and what runs without a configuration (`gateway.development`).
+(`gateway.config.sections`), what a value may be (`gateway.config.values`), which key a variable
+means (`gateway.config.environment`), and what runs without a configuration
+(`gateway.config.development`).
 
 Sources, the later one wins: the defaults, the file, the environment. Relative paths are relative
 to the file's directory.
@@ -25,11 +26,11 @@ from typing import Any, TypeVar
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
-from gateway.config import Config, Storage, Tenant, check, check_tenant_name
-from gateway.environment import Table, overlay
-from gateway.pushconfig import PushBackend
-from gateway.settings import SETTINGS, dotted, extra_of, meta_of, names_of, section_of
-from gateway.values import ConfigError, FromEnvironment, Wrong, convert
+from gateway.config.environment import Table, overlay
+from gateway.config.push import PushBackend
+from gateway.config.sections import Config, Storage, Tenant, check, check_tenant_name
+from gateway.config.settings import SETTINGS, dotted, extra_of, meta_of, names_of, section_of
+from gateway.config.values import ConfigError, FromEnvironment, Wrong, convert
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:

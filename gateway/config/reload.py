@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from gateway.config import Config, Tenant
+from gateway.config.sections import Config, Tenant
 
 _TAKEN = ("auth", "push")
 

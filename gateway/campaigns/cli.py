@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gateway.audience import ENDINGS, Format
+from gateway.campaigns.audience import ENDINGS, Format
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
 from gateway.protocol import RATE_DEFAULT, UNFIT, Unknown
 from gateway.service import (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contentconfig import content_of
+from gateway.config.content import content_of
 from push import content
 from push.content import Mode
 from tests.gateway.configured import GOOD, push_of, read, refused

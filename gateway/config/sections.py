@@ -1,9 +1,9 @@
 """The configuration: every key, its type, its default, and what makes it impossible.
 
 Decides: whether what the operator wrote can be run at all. Leaves to others: what a value may be
-(`gateway.values`); a tenant's push section, the longest (`gateway.pushconfig`); how a key is
-written (`gateway.settings`) and read (`gateway.reading`); opening sockets and the database, and
-turning these sections into what the protocol, the push worker and the verifier want.
+(`gateway.config.values`); a tenant's push section, the longest (`gateway.config.push`); how a key
+is written (`gateway.config.settings`) and read (`gateway.config.reading`); opening sockets and the
+database, and turning these sections into what the protocol, the push worker and the verifier want.
 """
 
 from __future__ import annotations
@@ -19,15 +19,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from gateway.auth import Algorithm, KeyRejected, read_keys
-from gateway.protocol import (
-    AGENT_LIMITS,
-    CUSTOMER_LIMITS,
-    HELLO_TIMEOUT,
-    OUTBOUND_BYTES,
-    PING_INTERVAL,
-)
-from gateway.pushconfig import Push, check_push
-from gateway.values import (
+from gateway.config.push import Push, check_push
+from gateway.config.values import (
     Address,
     ConfigError,
     Count,
@@ -46,6 +39,13 @@ from gateway.values import (
     Text,
     WebOrigin,
     Wrong,
+)
+from gateway.protocol import (
+    AGENT_LIMITS,
+    CUSTOMER_LIMITS,
+    HELLO_TIMEOUT,
+    OUTBOUND_BYTES,
+    PING_INTERVAL,
 )
 from storage.vault import Keys
 

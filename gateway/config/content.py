@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from msgspec import Struct
 
-from gateway.values import Count, FromEnvironment, Wrong, meta, must_be_text, shown
+from gateway.config.values import Count, FromEnvironment, Wrong, meta, must_be_text, shown
 from push import content
 from push.content import Mode
 

@@ -3,7 +3,7 @@
 Decides: when there is something to do for each, and whether its tenant's have to wait. They stand
 still while more than `BUSY` of its devices wait for a free call: an agent's message is not behind
 all of them; and while most of whom they send to only come to wait for a backend that fails. Leaves
-to others: the sending, and with it the pace (`gateway.campaigns`).
+to others: the sending, and with it the pace (`gateway.campaigns.sending`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gateway.audience import Words
+from gateway.campaigns.audience import Words
 from storage.campaigns import Campaign, CampaignState, Recipient
 
 BUSY = 200  # devices of a tenant that may wait for a call before its campaigns wait too

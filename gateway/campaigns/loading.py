@@ -1,8 +1,8 @@
 """Taking a campaign: it and its whole audience are on disk before it is told of.
 
 Decides: what is refused, what a repeated key means, and that nothing is left of what breaks off.
-Leaves to others: reading an audience as it was sent (`gateway.campaign_api`, `gateway.audience`),
-and sending to it (`gateway.campaigns`).
+Leaves to others: reading an audience as it was sent (`gateway.campaigns.api` and `.audience`), and
+sending to it (`gateway.campaigns.sending`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import msgspec
 import orjson
 import structlog
 
-from gateway import audience, protocol
-from gateway.audience import Words
+from gateway import protocol
 from gateway.auth import Identity
-from gateway.campaigns import Campaigns
+from gateway.campaigns import audience
+from gateway.campaigns.audience import Words
+from gateway.campaigns.sending import Campaigns
 from gateway.context import Context
 from gateway.protocol import ErrorCode, FrameError, PostCampaign
 from storage import campaigns
@@ -35,7 +36,7 @@ replace = msgspec.structs.replace
 LATE = 60.0  # seconds that a beginning may have passed by: clocks differ, and a file takes its time
 FORGET = 2_000  # recipients of what is discarded that go in one change
 
-_log = structlog.get_logger("gateway.campaign_loading")
+_log = structlog.get_logger("gateway.campaigns.loading")
 
 
 class Source(NamedTuple):

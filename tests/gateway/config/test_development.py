@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.development import development
-from gateway.values import ConfigError, Secret
+from gateway.config.development import development
+from gateway.config.values import ConfigError, Secret
 from tests.gateway.configured import ENCRYPTION_KEY, SECRET, push_of
 
 
@@ -50,7 +50,7 @@ def test_of_two_that_make_the_development_secret_at_once_the_first_wins(
         target.write_text("the-first-one's-secret-that-was-already-there\n")
         link(source, target)
 
-    monkeypatch.setattr("gateway.development.os.link", another_was_faster)
+    monkeypatch.setattr("gateway.config.development.os.link", another_was_faster)
     kept = Secret("the-first-one's-secret-that-was-already-there")
     environ = {"RINGBACK_STORAGE__ENCRYPTION_KEY": ENCRYPTION_KEY}
     assert development(environ).tenants["dev"].auth.secret == kept

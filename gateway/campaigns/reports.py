@@ -1,8 +1,8 @@
 """What is told of campaigns: which there are, their state, and what became of everybody.
 
 Decides: of which campaigns anything is told, and as what each recipient counts. Leaves to others:
-making and sending them (`gateway.campaign_loading`, `gateway.campaigns`), and the form of an answer
-(`gateway.campaign_api`).
+making and sending them (`gateway.campaigns.loading` and `.sending`), and the form of an answer
+(`gateway.campaigns.api`).
 """
 
 from __future__ import annotations

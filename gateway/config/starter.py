@@ -10,7 +10,7 @@ import base64
 import secrets
 from typing import Final
 
-from gateway.values import fresh_key
+from gateway.config.values import fresh_key
 
 _TEXT: Final = """\
 # Ringback's configuration. Every key, with its default: docs/configuration.md

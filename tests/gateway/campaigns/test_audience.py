@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import audience
-from gateway.audience import Bad, BadRecipient, Entry, File, Format, Line, Words
+from gateway.campaigns import audience
+from gateway.campaigns.audience import Bad, BadRecipient, Entry, File, Format, Line, Words
 from gateway.protocol import CUSTOMER_LIMITS, FrameError
 
 PLAIN = audience.words("hello", None)

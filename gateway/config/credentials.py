@@ -1,7 +1,7 @@
 """The credentials of a tenant's push section: what its requests show, and how they are combined.
 
-Decides: which of it can be used together. Leaves to others: reading it (`gateway.reading`), and
-what it looks like in a request (`push.credentials`).
+Decides: which of it can be used together. Leaves to others: reading it (`gateway.config.reading`),
+and what it looks like in a request (`push.credentials`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from gateway.values import (
+from gateway.config.values import (
     CaFile,
     Flag,
     OptionalSecret,

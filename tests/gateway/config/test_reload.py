@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.reload import plan
+from gateway.config.reload import plan
 from tests.gateway.configured import GOOD, SECRET, push_of, read
 
 OTHER = f"""

@@ -23,12 +23,13 @@ import orjson
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway import audience, decoding, protocol
+from gateway import decoding, protocol
 from gateway.api import Api, as_json, idempotency_key, page_size
-from gateway.audience import Bad, BadRecipient, Entry, File, Format, Words
-from gateway.campaign_loading import Loading, Source
-from gateway.campaign_reports import Reports, state
-from gateway.campaigns import Campaigns, Step
+from gateway.campaigns import audience
+from gateway.campaigns.audience import Bad, BadRecipient, Entry, File, Format, Words
+from gateway.campaigns.loading import Loading, Source
+from gateway.campaigns.reports import Reports, state
+from gateway.campaigns.sending import Campaigns, Step
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role
 from storage.campaigns import Campaign
 

@@ -8,12 +8,12 @@ from typing import get_args
 import msgspec
 import pytest
 
-from gateway import contentconfig, pushconfig, pushcredentials, values
-from gateway.settings import ANY_BACKEND, SETTINGS, Setting
-from gateway.values import Secret
+from gateway.config import content, credentials, push, values
+from gateway.config.settings import ANY_BACKEND, SETTINGS, Setting
+from gateway.config.values import Secret
 from tests.gateway.configured import GOOD, SECRET, WHSEC, push_of, read, refused
 
-DOC = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+DOC = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
 
 ROWS = {
     key: (kind, default, meaning, variable)
@@ -34,20 +34,20 @@ KINDS = {
     values.FrameBytes: "number",
     values.Origins: "list of texts",
     values.CaFile: "path",
-    pushcredentials.PemFile: "path",
-    pushcredentials.Headers: "table of secrets",
+    credentials.PemFile: "path",
+    credentials.Headers: "table of secrets",
     values.Networks: "list of networks",
-    pushconfig.Inside: "list of networks",
-    pushconfig.Rate: "number",
-    pushconfig.Options: "table",
+    push.Inside: "list of networks",
+    push.Rate: "number",
+    push.Options: "table",
     values.Flag: "true or false",
     values.KeyText: "key text",
     values.EncryptionKey: "secret",
     values.Required: "secret",
     values.OptionalSecret: "secret",
-    pushconfig.Quiet: "hours",
-    contentconfig.ByLanguage: "texts by language",
-    pushconfig.SigningSecret: "secret",
+    push.Quiet: "hours",
+    content.ByLanguage: "texts by language",
+    push.SigningSecret: "secret",
 }
 
 DOCUMENTED = [
@@ -66,7 +66,7 @@ def shown_default(setting: Setting) -> str:
         return "none"
     if setting.field.type == values.Lifetime:
         return f'`"{default / 3600:g}h"`'
-    if setting.field.type in (values.Networks, values.Origins, pushconfig.Inside):
+    if setting.field.type in (values.Networks, values.Origins, push.Inside):
         return f"`{json.dumps([str(one) for one in default])}`"
     if isinstance(default, bool | int | float):
         return f"`{json.dumps(default)}`"

@@ -1,6 +1,6 @@
 """Every setting, and how it is written."""
 
-from gateway.settings import ANY_BACKEND, ANY_TENANT, SETTINGS, dotted, names_of, variable_of
+from gateway.config.settings import ANY_BACKEND, ANY_TENANT, SETTINGS, dotted, names_of, variable_of
 
 
 def test_every_setting_is_there_once_and_those_of_a_tenant_stand_for_any() -> None:

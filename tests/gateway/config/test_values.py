@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trustme
 
-from gateway.values import Address, Secret, fresh_key
+from gateway.config.values import Address, Secret, fresh_key
 from tests.gateway.configured import GOOD, push_of, read, refused, refused_line, with_line
 
 PUSH, AUTH = "tenants.acme.push", "tenants.acme.auth"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import LogFormat
-from gateway.reading import load
-from gateway.settings import ANY_BACKEND, SETTINGS, Setting
-from gateway.values import Address, ConfigError, Secret
+from gateway.config.reading import load
+from gateway.config.sections import LogFormat
+from gateway.config.settings import ANY_BACKEND, SETTINGS, Setting
+from gateway.config.values import Address, ConfigError, Secret
 from tests.gateway.configured import GOOD, SECRET, push_of, read, refused
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, Delivery, Limits, Server
-from gateway.pushconfig import Push
-from gateway.reading import load
-from gateway.starter import config_text
+from gateway.config.push import Push
+from gateway.config.reading import load
+from gateway.config.sections import Config, Delivery, Limits, Server
+from gateway.config.starter import config_text
 
 
 def loaded(directory: Path, text: str) -> Config:

@@ -1,8 +1,8 @@
 """The environment, laid over the tables of the file.
 
 Decides: which key a variable means, and that it takes the place of every form in which the file
-gives that key. Leaves to others: the names of variables (`gateway.settings`), and what the values
-come to (`gateway.reading`).
+gives that key. Leaves to others: the names of variables (`gateway.config.settings`), and what the
+values come to (`gateway.config.reading`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.settings import ANY_BACKEND, ANY_TENANT, PREFIX, SETTINGS, variable_of
-from gateway.values import ConfigError, FromEnvironment
+from gateway.config.settings import ANY_BACKEND, ANY_TENANT, PREFIX, SETTINGS, variable_of
+from gateway.config.values import ConfigError, FromEnvironment
 
 Table = dict[str, Any]
 

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
-from gateway.reading import load
-from gateway.values import ConfigError, Secret
+from gateway.config.reading import load
+from gateway.config.values import ConfigError, Secret
 from tests.gateway.configured import GOOD, SECRET, read, refused, with_line
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()

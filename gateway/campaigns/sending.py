@@ -1,8 +1,8 @@
 """Campaigns: one message to many customers, sent at a pace, from an exact place after any crash.
 
 Decides: which steps an operator may take, what is sent, and how fast. Leaves to others: writing a
-campaign and its audience down (`gateway.campaign_loading`), when each goes on
-(`gateway.campaign_lanes`), and what is told of it (`gateway.campaign_reports`).
+campaign and its audience down (`gateway.campaigns.loading`), when each goes on
+(`gateway.campaigns.lanes`), and what is told of it (`gateway.campaigns.reports`).
 
 Theory of operation. A campaign's audience is written down whole before it is told of; until then
 nothing is sent, and whatever breaks off is discarded. Then it is sent in chunks. One chunk is one
@@ -33,10 +33,10 @@ import msgspec
 import orjson
 import structlog
 
-from gateway import audience
-from gateway.audience import Words
-from gateway.campaign_lanes import Lane, Run, Waiting, is_over
-from gateway.campaign_reports import not_found, told_of
+from gateway.campaigns import audience
+from gateway.campaigns.audience import Words
+from gateway.campaigns.lanes import Lane, Run, Waiting, is_over
+from gateway.campaigns.reports import not_found, told_of
 from gateway.chat import Chat, Posting
 from gateway.context import Context
 from gateway.protocol import ErrorCode, FrameError, MessageKind, Role, Unknown
@@ -64,7 +64,7 @@ LONGEST = 3_600.0  # seconds of one sleep: until it is looked again whether it i
 CATCH_UP = 1.0  # seconds of its pace that a campaign which was kept waiting makes up for
 CALM = 10.0  # seconds without anything to send, after which what waits is looked at anew
 
-_log = structlog.get_logger("gateway.campaigns")
+_log = structlog.get_logger("gateway.campaigns.sending")
 
 
 class Step(StrEnum):

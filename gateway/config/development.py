@@ -1,7 +1,7 @@
 """What `ringback serve` runs with no configuration, for somebody who tries it out.
 
 Decides: that tenant, its addresses, and where its secrets are kept. Leaves to others: reading it
-as any other configuration (`gateway.reading`).
+as any other configuration (`gateway.config.reading`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.auth import Algorithm
-from gateway.config import Config, Storage
-from gateway.environment import Table, overlay
-from gateway.reading import Reader
-from gateway.values import ConfigError, fresh_key
+from gateway.config.environment import Table, overlay
+from gateway.config.reading import Reader
+from gateway.config.sections import Config, Storage
+from gateway.config.values import ConfigError, fresh_key
 
 DEVELOPMENT_TENANT: Final = "dev"
 DEVELOPMENT_SECRET: Final = "ringback-dev.secret"  # noqa: S105 - a file's name
