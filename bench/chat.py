@@ -312,6 +312,14 @@ class Chat:
         self._problem = "a socket was closed"
 
 
+async def desks(process: Process, many: int, tenant: str = "acme") -> list[Wire]:
+    """So many agents who follow the tenant's inbox, and read all that they are told."""
+    agents = [await wire.hello(process, Role.AGENT, f"desk-{i}", tenant) for i in range(many)]
+    for agent in agents:
+        await agent.ask(b'{"type":"inbox","ref":"i"}', b'"type":"inbox"')
+    return agents
+
+
 class Relay:
     """Messages from senders to receivers. A lane is a sender and its receiver."""
 

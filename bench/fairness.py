@@ -96,9 +96,7 @@ async def page_through(process: Process) -> None:
 
 async def desks(process: Process) -> None:
     """Agents who follow the inbox of who broadcasts, and read all that they are told."""
-    followers = [await wire.hello(process, Role.AGENT, f"desk-{i}", "other") for i in range(DESKS)]
-    for follower in followers:
-        await follower.ask(b'{"type":"inbox","ref":"i"}', b'"type":"inbox"')
+    await chat.desks(process, DESKS, "other")
     await asyncio.Event().wait()
 
 
