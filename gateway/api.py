@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import chain
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 import structlog
@@ -386,6 +387,13 @@ def _key(request: web.Request, who: Identity) -> Key:
 
 
 def _id(request: web.Request, name: str) -> str:
+    """An id in the path. Raises `FrameError`."""
+    try:
+        unquote(request.rel_url.raw_path, errors="strict")
+    except UnicodeDecodeError:  # it would pass for another id: as it is written
+        raise FrameError(
+            ErrorCode.BAD_FRAME, f"{name}: not UTF-8; percent-encode it in UTF-8"
+        ) from None
     return decoding.check_id(request.match_info[name], name)
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
+from yarl import URL
 
 from gateway import api, server
 from gateway.config.values import Address
@@ -279,6 +280,18 @@ async def test_an_id_in_the_path_may_have_any_character(tmp_path: Path) -> None:
         assert (status, told["devices"][0]["installation"]) == (200, id)
         path, headers = f"/v1/devices/{quote(id, safe='')}", {"Ringback-Deregistration-Key": key}
         assert (await it.call("DELETE", path, headers=headers))[0] == 204
+
+
+async def test_an_id_in_the_path_that_is_no_utf8_is_nobodys(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        url = URL(it.url("/v1/customers/Zo%EB/preferences"), encoded=True)
+        headers = {"Authorization": f"Bearer {it.token(Role.SERVICE, 'crm')}"}
+        async with it.http.put(url, headers=headers, json={"proactive": False}) as answer:
+            assert answer.status == 400
+            told = await answer.json(content_type=None)
+        assert told["detail"] == "customer: not UTF-8; percent-encode it in UTF-8"
+        path = "/v1/customers/Zo%25EB/preferences"
+        assert (await it.call("GET", path, Role.SERVICE))[0] == 404
 
 
 async def test_status_is_the_same_for_the_customer_and_for_the_company(tmp_path: Path) -> None:
