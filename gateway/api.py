@@ -202,7 +202,8 @@ class Api:
         bucket = self._rates.bucket(who)
         wait = bucket.take(self._context.clock())
         if wait is not None:
-            raise FrameError(ErrorCode.RATE_LIMITED, "too many messages", retry_after=wait)
+            told = f"too many messages: at most {bucket.per_minute:g} a minute"
+            raise FrameError(ErrorCode.RATE_LIMITED, told, retry_after=wait)
 
     async def messages(self, request: web.Request) -> web.Response:
         """A page of history."""

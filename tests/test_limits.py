@@ -94,7 +94,9 @@ async def test_agents_have_a_rate_of_their_own_on_sockets_and_over_http(tmp_path
         async with it.http.post(it.url("/v1/messages"), json=body, headers=headers) as answer:
             assert answer.status == 429
             assert int(answer.headers["Retry-After"]) >= 1
-            assert (await answer.json(content_type=None))["retry_after"] > 0
+            told = await answer.json(content_type=None)
+            assert told["retry_after"] > 0
+            assert told["detail"] == "too many messages: at most 1 a minute"
         assert (await it.call("POST", "/v1/messages", Role.AGENT, "a-3", json=body))[0] == 201
 
 
