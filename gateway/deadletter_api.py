@@ -113,5 +113,6 @@ def _moment(text: str | None, name: str) -> float | None:
         return None if text is None else protocol.parse_timestamp(text)
     except ValueError:
         raise FrameError(
-            ErrorCode.BAD_FRAME, f"{name}: give an RFC 3339 time with a zone"
+            ErrorCode.BAD_FRAME,
+            f"{name}: give an RFC 3339 time with a zone, such as 2026-11-24T08:00:00Z",
         ) from None
