@@ -15,15 +15,17 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Final, Self, TypeVar
+from functools import lru_cache, partial
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tracing import Trace
 from yarl import URL
 
@@ -39,6 +41,7 @@ from push.tokens import Tokens
 from push.verdicts import Answer, Failure, advice, is_unauthorised
 
 ANSWER_BYTES: Final = 64 * 1024
+HEARD_BYTES: Final = 2 * ANSWER_BYTES  # of an answer with all that is around its body
 TOKEN_TIMEOUT: Final = 10.0  # seconds for a token, of those that a call may take
 TOKEN_CONNECT_TIMEOUT: Final = 5.0
 
@@ -88,10 +91,37 @@ def _as_it_is(signed: Signed) -> Signed:
     return signed
 
 
+class _Answering(ResponseHandler):
+    """Hears no more of one answer than is read of it, and its head and frames.
+
+    A backend may say interim answers (RFC 9110, section 15.2) and empty lines as fast as it can,
+    and all that has come is read in one turn of the loop: the gateway stood still for the timeout.
+    """
+
+    _heard = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        self._heard = 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        if self._heard <= HEARD_BYTES:
+            self._heard += len(data)
+            super().data_received(data)
+        elif self.transport is not None:
+            self.set_exception(HttpProcessingError(message="no end of what is no answer"))
+            self.transport.abort()
+
+
 class _Connector(aiohttp.TCPConnector):
     """Gives a connection only to a call that may still be made: its request leaves at once, and
     what it waited for (a token, a name, the connection) is behind it.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        answering: Callable[..., ResponseHandler] = _Answering
+        self._factory = partial(answering, loop=self._loop)
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout

@@ -274,6 +274,31 @@ async def test_an_endless_body_is_cut_off_and_the_status_decides(caller: Caller)
         await server.closed.wait()  # the connection was hung up, not left to fill memory
 
 
+@pytest.mark.parametrize("said", [b"HTTP/1.1 100 Continue\r\n\r\n", b"\r\n"])
+async def test_who_says_what_is_no_answer_without_end_is_hung_up_on(
+    caller: Caller, said: bytes
+) -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        while True:
+            writer.write(said * 1000)
+            await writer.drain()
+
+    async with serving(endless) as server:
+        verdict = await verdict_of(caller, local(server, timeout=2.0))
+        assert kind_and_reason(verdict) == ("retry", "bad_http")
+        await server.closed.wait()
+
+
+async def test_what_one_answer_may_have_each_on_a_connection_may(caller: Caller) -> None:
+    body = orjson.dumps({"rejected": [TOKEN]}).ljust(ANSWER_BYTES)
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    async with serving(saying(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9 + answer, "")) as server:
+        for _ in range(5):
+            assert (await verdict_of(caller, local(server))).kind.value == "token_dead"
+        assert server.connections == 1
+
+
 @pytest.mark.parametrize(("spare", "expected"), [(0, "token_dead"), (1, "accepted")])
 async def test_a_body_counts_up_to_64_kib_and_not_beyond(
     caller: Caller, spare: int, expected: str
