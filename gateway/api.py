@@ -109,6 +109,10 @@ class Api:
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every error as application/problem+json, none as a traceback."""
         try:
+            if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise FrameError(
+                    ErrorCode.BAD_FRAME, "Content-Encoding: send the body as it is, not compressed"
+                )
             return await handler(request)
         except FrameError as error:
             return problem(error)

@@ -68,7 +68,9 @@ class Listener:
         if server is None or not self._has_room(server):
             self._rejected()
             return _OneTooMany()
-        options: dict[str, Any] = {"access_log": None, "keepalive_timeout": IDLE}
+        # Unpacking takes the loop from everybody, of whoever sends it: a megabyte is a gigabyte.
+        options: dict[str, Any] = {"access_log": None, "auto_decompress": False}
+        options["keepalive_timeout"] = IDLE
         options |= dict.fromkeys(("max_line_size", "max_field_size"), LINE)
         return _Connection(server, loop=asyncio.get_running_loop(), **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -342,6 +343,18 @@ async def test_a_bad_body_is_answered_with_a_problem_and_posts_nothing(
         assert problem["detail"]
         known, _ = await it.call("GET", "/v1/customers/c-42/status", Role.SERVICE)
         assert known == 404
+
+
+@pytest.mark.parametrize("size", [1, 20_000_000])
+async def test_a_compressed_body_is_refused_unopened(tmp_path: Path, size: int) -> None:
+    async with running(tmp_path) as it:
+        headers = JSON | {"Content-Encoding": "gzip"}
+        headers["Authorization"] = f"Bearer {it.token(Role.SERVICE, 'crm')}"
+        body = gzip.compress(b'{"customer": "c-42", "text": "' + b"x" * size + b'"}')
+        async with it.http.post(it.url("/v1/messages"), data=body, headers=headers) as answer:
+            told = json.loads(await answer.text())
+        assert (answer.status, told["code"]) == (400, "bad_frame")
+        assert told["detail"] == "Content-Encoding: send the body as it is, not compressed"
 
 
 @pytest.mark.parametrize("token", ["", "t" * 4_097, "a\x07b", "a\x00", 5, None])
