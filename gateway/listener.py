@@ -7,8 +7,9 @@ Bounds (I9): connections at a time; one more takes the place of the one that has
 longest, if that is `SPARED`, else it is told 503 and closed: what one client keeps and does not use
 keeps no other out (I8). One on which no whole head of a request comes for `IDLE` is closed, whether
 it says nothing, has had its answers, or never ends its head; on Linux also one whose peer takes
-nothing of an answer for `UNREAD`. A head has lines of at most `LINE` bytes and 128 headers. How
-long a body may take is decided by the calls.
+nothing of an answer for `UNREAD`. A head has lines of at most `LINE` bytes and 128 headers. Of what
+comes on a connection `TURN` bytes are read in one turn of the loop (I8), and no body is unpacked.
+How long one may take is decided by the calls.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to
 SPARED = 5.0  # seconds: who has just had an answer, or come, may be about to ask
 UNREAD = 60.0  # seconds
 LINE = 8_190  # bytes
+TURN = 16_384  # bytes of a connection that are read in one turn of the loop
 LAST_CALLS = 5.0  # seconds that calls have for ending when the listener stops
 
 
@@ -88,9 +90,45 @@ class Listener:
 
 
 class _Connection(web.RequestHandler):
-    """One connection, as aiohttp serves it but for the form of what it refuses by itself."""
+    """One connection, as aiohttp serves it but for the form of what it refuses by itself, and for
+    what comes in one piece: it is read `TURN` bytes at a time, and others have theirs between.
+    """
 
-    __slots__ = ()
+    __slots__ = ("_next", "_rest")
+
+    def __init__(self, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._rest = b""
+        self._next: asyncio.Handle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if data and self._rest:
+            self._rest += data
+            return
+        if len(data) > TURN:
+            self._rest = data[TURN:]
+            self._pause_transport_reading()
+            self._resume_transport_reading()
+        super().data_received(data[:TURN])
+
+    def _read_on(self) -> None:
+        """Read the next part of what came, unless aiohttp has to be waited for."""
+        self._next = None
+        if self.transport is not None and not self._is_full:
+            part, self._rest = self._rest[:TURN], self._rest[TURN:]
+            super().data_received(part)
+            if not self._is_full:
+                self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        if not self._rest:
+            super()._resume_transport_reading()
+        elif self._next is None:  # what came is read before more comes
+            self._next = self._loop.call_soon(self._read_on)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._reading_paused or self._buffer_paused
 
     @property
     def silent_since(self) -> float:

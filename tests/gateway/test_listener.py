@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
+from random import Random
+from unittest.mock import ANY
 
 import pytest
 from aiohttp import web
 
 from gateway import listener
 from gateway.config.values import Address
-from gateway.listener import Listener
+from gateway.listener import TURN, Listener
 from gateway.protocol import Role
 from tests.faults.needs import missing
 from tests.line import Line, line
@@ -167,3 +170,74 @@ async def test_an_answer_that_nobody_reads_ends_its_connection(
         peer.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(PATIENCE):
             await ended.wait()
+
+
+@asynccontextmanager
+async def taking(
+    take: Callable[[web.Request], Awaitable[bytes]],
+) -> AsyncIterator[tuple[Line, web.RequestHandler]]:
+    """A connection to a listener that answers with what is taken of each body, at both its ends."""
+
+    async def call(request: web.Request) -> web.Response:
+        return web.Response(body=await take(request))
+
+    app = web.Application()
+    app.router.add_post("/{tail:.*}", call)
+    it = Listener(app, 1, lambda: None)
+    peer = Line(*await asyncio.open_connection("127.0.0.1", await it.start(LOOPBACK)))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not (it._runner.server and it._runner.server.connections):
+                await asyncio.sleep(0)
+        yield peer, it._runner.server.connections[0]
+    finally:
+        await peer.close()
+        await it.stop()
+
+
+async def test_of_what_a_call_brings_in_one_piece_others_wait_for_a_part_only() -> None:
+    """Eight connections of nobody in particular kept everybody else waiting for 1.6 seconds."""
+    whole = asyncio.Event()
+
+    async def take(request: web.Request) -> bytes:
+        async for _ in request.content.iter_any():
+            pass
+        whole.set()
+        return b""
+
+    async with taking(take) as (peer, connection):
+        turns = 0
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.data_received(head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        while not whole.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns > 600_000 / TURN
+        assert (await peer.answer())[0] == 200
+
+
+async def test_a_body_in_any_pieces_is_taken_whole_at_whatever_pace() -> None:
+    async def take(request: web.Request) -> bytes:
+        digest = sha256()
+        while part := await request.content.read(10_000):
+            digest.update(part)
+            await asyncio.sleep(0)
+        return digest.hexdigest().encode()
+
+    async with taking(take) as (peer, _):
+        for size in (0, 1, TURN - 1, TURN, TURN + 1, 300_000, 3_000_000):
+            body = Random(size).randbytes(size).decode("latin-1")
+            peer.say(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n{body}")
+            digest = sha256(body.encode("latin-1")).hexdigest().encode()
+            assert (await peer.answer())[::2] == (200, digest)
+
+
+async def test_calls_that_come_in_one_piece_are_answered_in_their_order() -> None:
+    async def take(request: web.Request) -> bytes:
+        return request.path.encode() + await request.read()
+
+    async with taking(take) as (peer, _):
+        head = "HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n"
+        peer.say("".join(f"POST /{i} {head}{i:0500}" for i in range(1_000)))
+        for i in range(1_000):
+            assert await peer.answer() == (200, ANY, f"/{i}{i:0500}".encode())
