@@ -111,6 +111,10 @@ class _Connection(web.RequestHandler):
             self._resume_transport_reading()
         super().data_received(data[:TURN])
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._rest = b""
+        super().connection_lost(exc)
+
     def _read_on(self) -> None:
         """Read the next part of what came, unless aiohttp has to be waited for."""
         self._next = None
@@ -147,6 +151,8 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What cannot be read, and is not repeated in the answer."""
         refused = super().handle_error(request, status, exc, message)
+        if exc is not None:
+            exc.__traceback__ = None  # its frames hold what came, and the exception
         if isinstance(exc, LineTooLong):
             told = FrameError(ErrorCode.TOO_LARGE, f"a line of the head has over {LINE} bytes")
             answer = problem(told, 431)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -151,6 +152,20 @@ async def test_a_fault_of_an_application_is_a_problem_without_a_word_of_it() -> 
         status, headers, body = await peer.answer()
         assert (status, headers["content-type"]) == (500, "application/problem+json")
         assert json.loads(body)["detail"] == "internal fault"
+
+
+async def test_what_is_no_http_leaves_nothing_behind() -> None:
+    """Its exception held the connection and megabytes of what came, until a rare collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with serving(lambda _: web.Response()) as peer:
+            peer.say("no HTTP\r\n\r\n")
+            assert (await peer.answer())[0] == 400
+            assert await peer.ended() == b""
+        assert not [one for one in gc.get_objects() if isinstance(one, web.RequestHandler)]
+    finally:
+        gc.enable()
 
 
 async def test_an_answer_that_nobody_reads_ends_its_connection(
