@@ -15,7 +15,7 @@ behind the replay, so that every client sees seq in order with no gap (I4).
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -245,7 +245,8 @@ class CustomerSession(Session):
     """A customer's session. `noted` is the furthest ack that came while in the background.
 
     `acked` is how far this session itself has acknowledged, from where it resumed, or else from the
-    read mark; `replaying` is there until the replay has ended.
+    read mark; `replaying` is there until the replay has ended, and with it the `pages` of history
+    that were asked for meanwhile.
     """
 
     state: SessionState = SessionState.ACTIVE
@@ -256,6 +257,7 @@ class CustomerSession(Session):
     states: Pace[SessionState] = field(default_factory=Pace)
     typing: Pace[bool] = field(default_factory=Pace)
     replaying: Any = None  # a task
+    pages: deque[protocol.History] = field(default_factory=deque)
     unwritten: int | None = None  # how far it had acknowledged when the disk refused its coming
     key: Key = field(init=False)
     _phone: str = field(init=False)

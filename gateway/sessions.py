@@ -4,8 +4,8 @@ Decides who may talk (hello, token, role, Origin) and what each frame calls; the
 frames are in `gateway.presence`, `gateway.marks` and `gateway.chat`. Knows sockets only as the
 `Socket` below: the WebSockets themselves, and who may connect at all, are in `gateway.sockets`.
 
-Bounds (I9): sends of one session that wait for their commit, and its frames in a minute; beyond
-them its frames wait too, and so the peer's TCP is held back.
+Bounds (I9): sends of one session that wait for their commit, pages that it asked for amid a replay,
+and its frames in a minute; beyond them its frames wait too, and so the peer's TCP is held back.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from storage.store import Store
 
 _sleep = asyncio.sleep
 IN_FLIGHT = 256  # sends of one session that wait for their commit, before its frames wait too
+PAGES_BEHIND = 8  # pages that it asked for amid a replay, before its frames wait for the end of it
 YEAR = 365 * 86_400.0
 
 S = TypeVar("S", bound=Session)
@@ -219,6 +220,8 @@ class Sessions:
     async def _replay(self, session: CustomerSession, joined: Joined) -> None:
         try:
             await self._presence.replay(session, joined)
+            while session.pages:
+                await self._inbox.history(session, session.key, session.pages.popleft())
         except Closed:
             pass
         except Unavailable:
@@ -321,7 +324,7 @@ class Sessions:
                 state = SessionState(frame.state)
                 self._paced(session, session.states, state, self._presence.set_state)
             case protocol.History():
-                return partial(self._history, session, frame)
+                return self._history(session, frame)
             case protocol.RegisterDevice():
                 return partial(self._register, session, frame)
             case protocol.DeregisterDevice():
@@ -357,10 +360,13 @@ class Sessions:
         if newest is not None and not session.closed:
             act(session, newest)
 
-    async def _history(self, session: CustomerSession, frame: protocol.History) -> None:
-        if session.replaying is not None:  # pages that wait behind it would be too much
-            await asyncio.wait([session.replaying])
-        await self._inbox.history(session, session.key, frame)
+    def _history(self, session: CustomerSession, frame: protocol.History) -> Later | None:
+        """A page; amid a replay it is not read before the end of it: pages that wait behind it
+        would be too much. What else the session says is taken meanwhile."""
+        if session.replaying is None:
+            return partial(self._inbox.history, session, session.key, frame)
+        session.pages.append(frame)
+        return None if len(session.pages) < PAGES_BEHIND else partial(_over, session.replaying)
 
     async def _register(self, session: CustomerSession, frame: protocol.RegisterDevice) -> None:
         told = Registration.of(frame, frame.installation)
@@ -500,6 +506,10 @@ class _Talk(Generic[S]):
             self._fault("a change failed", error)
             refusal = FrameError(ErrorCode.INTERNAL, "internal fault", ref)
         self._session.send(frames.error(refusal))
+
+
+async def _over(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])
 
 
 async def _rest(seconds: float, later: Later | None) -> None:

@@ -391,6 +391,31 @@ async def test_pages_asked_for_while_the_replay_comes_wait_for_its_end(tmp_path:
         await customer.ask("ping", "pong")
 
 
+async def test_what_is_read_behind_a_page_that_waits_for_the_replay_counts_at_once(
+    tmp_path: Path,
+) -> None:
+    async with _a_long_replay(tmp_path) as (it, customer):
+        await customer.send("history", ref="older")
+        await customer.send("read", seq=20)
+        await it.settled(20, "acked")
+        await customer.send("bye")
+        await _in_chat(it, False)
+        customer.socket.transport.resume_reading()
+        assert await customer.closed() == 1000
+        told = [frame["type"] for frame in customer._skipped]
+        assert told.count("message") == 200
+        assert "message" not in told[told.index("history") :], "a page comes behind the replay"
+
+
+async def test_more_pages_than_may_wait_for_the_replay_are_answered_too(tmp_path: Path) -> None:
+    async with _a_long_replay(tmp_path) as (_, customer):
+        for n in range(sessions.PAGES_BEHIND + 2):
+            await customer.send("history", ref=f"h{n}", limit=1)
+        customer.socket.transport.resume_reading()
+        for n in range(sessions.PAGES_BEHIND + 2):
+            assert (await customer.take("history", ref=f"h{n}"))["more"] is True
+
+
 async def test_who_says_goodbye_and_does_not_read_is_cut_off(tmp_path: Path) -> None:
     quick = {"ping_interval": 30.0, "ping_timeout": 0.5}
     async with _a_long_replay(tmp_path, limits=quick) as (it, customer):
