@@ -38,6 +38,10 @@ from gateway.config.sections import Limits
 from gateway.sessions import Closed, Later, Take
 
 SUBPROTOCOL = Subprotocol(protocol.SUBPROTOCOL)
+NO_HANDSHAKE = (
+    f"no WebSocket handshake; connect to {protocol.CUSTOMER_PATH} or {protocol.AGENT_PATH}."
+    " The HTTP API has an address of its own\n"
+)
 CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
 RECEIVED = 64  # frames that wait to be taken, before the peer's TCP is held back
 TURN = 16_384  # bytes that are read in one turn of the loop: of the smallest frames 2,700
@@ -406,7 +410,13 @@ class Peer(asyncio.Protocol):
 
 
 class _Core(ServerProtocol):
-    """The sans-I/O core with our choice of a subprotocol: ours if it is offered, else none."""
+    """The sans-I/O core with our choice of a subprotocol: ours if it is offered, else none; and
+    with an answer to what it ends without one, such as a call that was meant for the HTTP API."""
+
+    def send_eof(self) -> None:
+        if self.state is CONNECTING and not self.writes and not self.reader.eof:
+            self.writes.append(self.reject(400, NO_HANDSHAKE).serialize())
+        super().send_eof()
 
     def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
         return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
