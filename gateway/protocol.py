@@ -191,6 +191,13 @@ CLOSE_REASONS: Final[Mapping[CloseCode, str]] = {
 }
 
 
+def close_reason(code: CloseCode, detail: str = "") -> str:
+    """The reason of a closing frame, for people: at most 123 bytes (RFC 6455, section 5.5).
+    `detail` is ASCII, and is cut where it is too long."""
+    reason = f"{CLOSE_REASONS[code]}: {detail}" if detail else CLOSE_REASONS[code]
+    return reason if len(reason) <= 123 else f"{reason[:120]}..."
+
+
 def may_reconnect(code: int | None) -> bool:
     """Whether a client may come back by itself after this close code (None: there was none)."""
     if code is None:

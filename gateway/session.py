@@ -101,12 +101,13 @@ class Rates:
 
 
 class Hangup(Exception):
-    """The socket has to be closed with `code`. `why` is for the metrics."""
+    """The socket has to be closed with `code`. `why` is for the metrics, `detail` for the peer."""
 
-    def __init__(self, code: CloseCode, why: str | None = None) -> None:
+    def __init__(self, code: CloseCode, why: str | None = None, detail: str = "") -> None:
         super().__init__(code)
         self.code = code
         self.why = why or code.name.lower()
+        self.detail = detail
 
 
 class Held:
@@ -198,7 +199,7 @@ class Session:
             if error.code is ErrorCode.BAD_FRAME:
                 self.bad_in_a_row += 1
                 if self.bad_in_a_row >= protocol.BAD_FRAMES_IN_A_ROW:
-                    raise Hangup(CloseCode.PROTOCOL_BROKEN) from error
+                    raise Hangup(CloseCode.PROTOCOL_BROKEN, detail=error.message) from error
             raise
         self.bad_in_a_row = 0
         if isinstance(frame, _SENDS):

@@ -82,8 +82,9 @@ class Socket(Out, Protocol):
         """Give frame after frame to `take`, until the end. Raises what `take` raises, too."""
         ...
 
-    async def hang_up(self, code: CloseCode) -> None:
-        """Close, and wait until it is closed; a peer that does not take it is cut off."""
+    async def hang_up(self, code: CloseCode, detail: str = "") -> None:
+        """Close, and wait until it is closed; a peer that does not take it is cut off. `detail` is
+        told behind the meaning of the code."""
         ...
 
 
@@ -133,7 +134,7 @@ class Sessions:
                 await self._agent(socket, identity, hello)
         except Hangup as hangup:
             self.rejected(hangup.why)
-            await socket.hang_up(hangup.code)
+            await socket.hang_up(hangup.code, hangup.detail)
         except Closed:
             pass
         except Exception as error:
@@ -152,10 +153,10 @@ class Sessions:
             raise Hangup(CloseCode.NO_HELLO) from None
         try:
             frame = self._decoder(role)(raw)
-        except FrameError:
-            raise Hangup(CloseCode.PROTOCOL_BROKEN) from None
+        except FrameError as error:
+            raise Hangup(CloseCode.PROTOCOL_BROKEN, detail=error.message) from None
         if not isinstance(frame, protocol.Hello | protocol.AgentHello):
-            raise Hangup(CloseCode.PROTOCOL_BROKEN)
+            raise Hangup(CloseCode.PROTOCOL_BROKEN, detail="the first frame must be hello")
         return frame
 
     def _identify(self, socket: Socket, token: str | None, role: Role) -> Identity:

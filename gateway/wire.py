@@ -165,19 +165,19 @@ class Peer(asyncio.Protocol):
             await self.ended()  # only then is the close code known
             raise Closed
 
-    def close(self, code: protocol.CloseCode) -> None:
+    def close(self, code: protocol.CloseCode, detail: str = "") -> None:
         if self._code is None:
             self._code = code.value
         core = self._core
         if core.state is OPEN:
-            core.send_close(code, protocol.CLOSE_REASONS[code])
+            core.send_close(code, protocol.close_reason(code, detail))
             self._flush()
             self._close_in_time()
         elif core.state is CONNECTING:
             self._transport.abort()
 
-    async def hang_up(self, code: protocol.CloseCode) -> None:
-        self.close(code)
+    async def hang_up(self, code: protocol.CloseCode, detail: str = "") -> None:
+        self.close(code, detail)
         # Nobody takes frames any more: they must not keep the peer's answer from being read.
         self._received = deque(maxlen=0)
         self._held_back = False

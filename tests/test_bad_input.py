@@ -160,6 +160,24 @@ async def test_any_first_frame_but_a_good_hello_closes_with_4502(
         assert await wire.closed() == 4502
 
 
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        ('{"type": "hello", "state": "front"}', "state: must be one of active, background"),
+        ('{"type": "ping"}', "the first frame must be hello"),
+        ("hello", "not JSON; send one JSON object"),
+    ],
+)
+async def test_a_refused_first_frame_is_told_what_is_wrong_with_it(
+    tmp_path: Path, first: str, told: str
+) -> None:
+    async with running(tmp_path) as it:
+        wire = await it.raw("/v1/chat")
+        await wire.socket.send(first)
+        assert await wire.closed() == 4502
+        assert wire.socket.close_reason == f"protocol broken: {told}"
+
+
 async def test_no_hello_in_time_closes_with_4000(tmp_path: Path) -> None:
     async with running(tmp_path, limits={"hello_timeout": 0.05}) as it:
         wire = await it.raw("/v1/chat")
@@ -179,6 +197,8 @@ async def test_ten_bad_frames_in_a_row_close_with_4502(tmp_path: Path, role: Rol
             await wire.send("shout")
         assert await wire.closed() == 4502
         assert len([f for f in wire._skipped if f["type"] == "error"]) == 9
+        assert wire.socket.close_reason is not None
+        assert wire.socket.close_reason.startswith("protocol broken: type: must be one of hello,")
 
 
 async def test_an_agents_bad_frames_are_answered_and_the_socket_goes_on(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from gateway.protocol import (
     Limits,
     MessageKind,
     Role,
+    close_reason,
     may_reconnect,
     parse_timestamp,
     timestamp,
@@ -101,6 +102,14 @@ def test_every_error_code_has_an_http_status_and_every_close_code_a_reason() -> 
     assert set(CLOSE_REASONS) == set(CloseCode)
     assert all(400 <= status <= 599 for status in HTTP_STATUS.values())
     assert all(0 < len(reason.encode()) <= 123 for reason in CLOSE_REASONS.values())
+
+
+def test_a_closing_frame_says_what_was_wrong_as_far_as_it_has_room() -> None:
+    assert close_reason(CloseCode.BAD_TOKEN) == "token not accepted"
+    told = close_reason(CloseCode.PROTOCOL_BROKEN, "x" * 106)
+    assert (len(told), told) == (123, "protocol broken: " + "x" * 106)
+    cut = close_reason(CloseCode.PROTOCOL_BROKEN, "x" * 107)
+    assert (len(cut), cut) == (123, "protocol broken: " + "x" * 103 + "...")
 
 
 # Coming back

@@ -121,7 +121,7 @@ class Line:
             loop = asyncio.get_running_loop()
             loop.call_later(2.0 if self.silent else 0.0, self.end, code.value)
 
-    async def hang_up(self, code: CloseCode) -> None:
+    async def hang_up(self, code: CloseCode, detail: str = "") -> None:
         await self.process.turn()
         if self._code is None:
             self._code = code.value
