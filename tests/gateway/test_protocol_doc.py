@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from gateway import protocol, sentences
+from gateway.auth import MAX_TOKEN_CHARS
 from gateway.deadletters import Replay
 from gateway.decoding import decode_agent, decode_body, decode_customer
 from gateway.delivery import Action, Reason
@@ -335,6 +336,10 @@ def test_the_doc_lists_exactly_the_fixed_limits() -> None:
         if re.fullmatch(r"[A-Z][A-Z_]+", name) and type(value) in (int, float)
     }
     assert in_code == {name for name, _ in FIXED.values()}
+
+
+def test_the_doc_says_how_long_a_token_may_be() -> None:
+    assert f"A token has at most {MAX_TOKEN_CHARS:,} characters" in section("Tokens")
 
 
 def test_the_doc_lists_exactly_the_error_codes_with_their_http_status() -> None:
