@@ -72,9 +72,7 @@ class Presence:
 
         def change(tx: Transaction) -> Joined:
             c = tx.conversation(key) or tx.create(key, session.identity.name)
-            if session.identity.name not in (None, c.name):
-                c = renamed = tx.put(replace(c, name=session.identity.name))
-                tx.after_commit(lambda: self._tell.inboxes(renamed))
+            c = self._named(tx, c, session.identity.name)
             joined = self._start(c, resume)
             if joined.resumed and tx.mark(c, joined.start) is None:
                 joined = Joined(c, False, c.last_seq)  # of this very commit: nobody has it yet
@@ -101,6 +99,25 @@ class Presence:
             session.unwritten = joined.acked
         self._welcome(session, joined, ref)
         return joined
+
+    def rename(self, session: CustomerSession) -> None:
+        """The session has another token: the name in it is the customer's."""
+        key, name = session.key, session.identity.name
+
+        def change(tx: Transaction) -> None:
+            c = tx.conversation(key)
+            if c is not None:
+                self._named(tx, c, name)
+
+        with suppress(Unavailable):  # refused: the next token tells it again
+            self._store.enqueue(change, Needs(keys=(key,)), lambda value, error: None)
+
+    def _named(self, tx: Transaction, c: Conversation, name: str | None) -> Conversation:
+        if name in (None, c.name):
+            return c
+        renamed = tx.put(replace(c, name=name))
+        tx.after_commit(lambda: self._tell.inboxes(renamed))
+        return renamed
 
     def _start(self, c: Conversation, resume: protocol.Resume | None) -> Joined:
         if resume is None:

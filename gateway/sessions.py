@@ -330,6 +330,9 @@ class Sessions:
                 return partial(self._register, session, frame)
             case protocol.DeregisterDevice():
                 return partial(self._deregister, session, frame)
+            case protocol.Refresh():
+                self._refresh(session, frame)
+                self._presence.rename(session)
             case _:
                 self._common_frame(session, frame)
         return None

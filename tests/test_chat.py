@@ -47,6 +47,19 @@ async def test_the_newest_name_that_a_customer_s_token_tells_is_shown(tmp_path: 
         assert shown == ["Ada", "Ada", "Ada Lovelace"]
 
 
+async def test_a_name_that_comes_with_a_refresh_is_shown_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.write()
+        agent = await it.agent()
+        customer = await it.customer(token=it.token(Role.CUSTOMER, "c-42", name="Ada"))
+        await agent.ask("inbox", "inbox")
+        for name in ("Ada", None, "Ada Lovelace"):
+            token = it.token(Role.CUSTOMER, "c-42", name=name)
+            await customer.ask("refresh", "ok", token=token)
+        update = (await agent.take("inbox_update"))["conversation"]
+        assert update["name"] == "Ada Lovelace", "and what it was already is no news"
+
+
 async def test_in_chat_a_message_is_acked_and_the_backend_gets_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
