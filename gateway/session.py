@@ -59,19 +59,28 @@ class TokenBucket:
 
     def take(self, now: float) -> float | None:
         """None if one more is allowed at `now`, else the seconds until it will be."""
-        rate = self.per_minute / 60
-        if self.at is not None:
-            filled = min(self.burst, self.level + max(0.0, now - self.at) * rate)
-            self.level = max(self.level, filled)
-        self.at = now
+        self._fill(now)
         if self.level >= 1:
             self.level -= 1
             return None
-        return (1 - self.level) / rate
+        return (1 - self.level) * 60 / self.per_minute
+
+    def owe(self, now: float) -> float | None:
+        """Take one that is not refused, beforehand if need be: then the seconds until it is due."""
+        self._fill(now)
+        self.level -= 1
+        return None if self.level >= 0 else -self.level * 60 / self.per_minute
 
     def give(self) -> None:
         """Allow one more, beyond the burst too."""
         self.level += 1
+
+    def _fill(self, now: float) -> None:
+        if self.at is not None:
+            passed = max(0.0, now - self.at)
+            filled = min(self.burst, self.level + passed * self.per_minute / 60)
+            self.level = max(self.level, filled)
+        self.at = now
 
 
 class Rates:

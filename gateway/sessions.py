@@ -455,7 +455,7 @@ class _Talk(Generic[S]):
 
     def take(self, raw: str | bytes) -> Later | None:
         """Raises `Hangup` and `_Goodbye`."""
-        wait = self._session.frames.take(self._clock())
+        wait = self._session.frames.owe(self._clock())
         later = self._act_on(raw)
         return later if wait is None else partial(_rest, wait, later)
 

@@ -112,6 +112,13 @@ def test_what_is_given_is_beyond_the_burst_and_is_kept() -> None:
     assert [bucket.take(3_600.0) for _ in range(4)] == [None, None, None, 1.0]
 
 
+def test_what_is_taken_beforehand_is_waited_for_each_time() -> None:
+    bucket = TokenBucket(per_minute=60, burst=2)
+    assert [bucket.owe(0.0) for _ in range(3)] == [None, None, 1.0]
+    assert [bucket.owe(at) for at in (1.0, 2.0, 2.0)] == [1.0, 1.0, 2.0]
+    assert bucket.owe(5.0) is None
+
+
 def test_a_clock_that_steps_back_neither_gives_nor_takes() -> None:
     bucket = TokenBucket(per_minute=60, burst=1)
     bucket.take(100.0)
