@@ -301,6 +301,9 @@ class Peer(asyncio.Protocol):
         if self._writable is not None:
             self._writable.set_result(None)
             self._writable = None
+        if self._ping is not None and not self._closing:
+            # It reads: the ping, and so its answer, is behind what waited.
+            self.due = _now() + self._listener.limits.ping_timeout
 
     # Within
 

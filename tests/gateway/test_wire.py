@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import struct
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -496,6 +497,27 @@ async def test_who_does_not_answer_a_ping_is_closed_with_1011(
         assert await line.rest() == b""
         await peer.ended()
         assert peer.code == 1006
+
+
+async def test_who_reads_what_waits_stays_though_the_ping_is_behind_it(tmp_path: Path) -> None:
+    async with listening(tmp_path, ping_interval=0.05, ping_timeout=0.3) as it:
+        line, peer = await it.open()
+        for end, buffer in ((peer._transport, socket.SO_SNDBUF), (line.writer, socket.SO_RCVBUF)):
+            end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, buffer, 16_384)
+
+        async def replay() -> None:
+            for _ in range(40):
+                await peer.stream(b"x" * 32_768)
+
+        replaying = asyncio.create_task(replay())
+        read = 0
+        while read < 40:
+            opcode, _ = await line.frame()
+            assert opcode != CLOSE
+            read += opcode == TEXT
+            await asyncio.sleep(0.03)
+        await replaying
+        assert await line.closed() == 1011, "it has read everything, and answers no ping"
 
 
 async def test_an_idle_connection_has_one_task(tmp_path: Path) -> None:
