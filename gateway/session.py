@@ -15,7 +15,7 @@ behind the replay, so that every client sees seq in order with no gap (I4).
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -267,7 +267,7 @@ class CustomerSession(Session):
     states: Pace[SessionState] = field(default_factory=Pace)
     typing: Pace[bool] = field(default_factory=Pace)
     replaying: Any = None  # a task
-    pages: deque[protocol.History] = field(default_factory=deque)
+    pages: list[protocol.History] = field(default_factory=list)
     unwritten: int | None = None  # how far it had acknowledged when the disk refused its coming
     key: Key = field(init=False)
     _phone: str = field(init=False)

@@ -222,7 +222,7 @@ class Sessions:
         try:
             await self._presence.replay(session, joined)
             while session.pages:
-                await self._inbox.history(session, session.key, session.pages.popleft())
+                await self._inbox.history(session, session.key, session.pages.pop(0))
         except Closed:
             pass
         except Unavailable:

@@ -6,7 +6,7 @@ that sessions see. It has no task and no timer of its own: what a peer has to ha
 in `due`, which the listener looks at for all of them together.
 
 A handshake that is not finished in time, and a closing one, are cut off; an open peer is pinged,
-and fails with 1011 if it does not answer in time.
+and fails with 1011 if in time it neither answers nor reads of what waits before the ping.
 
 Bounds (I9): frames that were received and not yet taken (then the peer's TCP is held back); bytes
 that are read in one turn of the loop, which others want too; frames among them that bring nothing
