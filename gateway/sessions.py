@@ -211,6 +211,7 @@ class Sessions:
             self._presence.leave(session, CloseCode.GOODBYE if said_bye else socket.code)
             if session.replaying is not None and not said_bye:
                 session.replaying.cancel()
+                session.replaying = None  # one that has not begun does not end by itself
         if said_bye:
             # Left first: a peer that vanishes after its bye keeps nobody waiting. Answers to what
             # it sent wait behind the replay; it may come back for them if it does not read that.

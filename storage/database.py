@@ -159,6 +159,7 @@ class Database:
             await writer.execute_fetchall(TRANSACTION, statements)
         except Exception as error:
             await self._abandon(writer, error)
+            error.__traceback__ = None  # aiosqlite's frames, which have the future that has it
             if isinstance(error, sqlite3.IntegrityError) and "messages.ref" in str(error):
                 raise RefTaken("a ref is taken") from error
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self, TypeVar
@@ -173,7 +173,10 @@ class Store:
         """
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
 
+        waiting = [answer]  # not once it is told: an error's frames have the change, and so this
+
         def done(value: Any, error: Exception | None) -> None:
+            answer = waiting.pop()
             if answer.done():  # cancelled: nobody waits any more
                 return
             if error is None:
@@ -296,8 +299,9 @@ class Store:
             self._next_event,
             self._known.vault,
         )
+        answers = deque[_Answer]()
         try:
-            answers = await self._write(tx, batch, refs=refs)
+            await self._write(tx, batch, answers, refs=refs)
             self._next_conversation = tx.next_conversation
             self._next_device = tx.next_device
             self._next_event = tx.next_event
@@ -308,16 +312,19 @@ class Store:
                 self._tell(self.changed, conversation)
             for callback in tx.callbacks:
                 self._tell(callback)
-            for change, (value, refusal) in zip(batch, answers, strict=True):
-                self._tell(change.done, value, refusal)
+            for change in batch:
+                self._tell(change.done, *answers.popleft())
         finally:
             tx.close()
+            answers.clear()  # the frames of an error in them have them
 
-    async def _write(self, tx: Transaction, batch: list[_Change], *, refs: bool) -> list[_Answer]:
-        """Judge the batch and put it on disk; what each change is to be told then."""
+    async def _write(
+        self, tx: Transaction, batch: list[_Change], answers: deque[_Answer], *, refs: bool
+    ) -> None:
+        """Judge the batch and put it on disk; `answers` are what each change is to be told then."""
         start = tx.savepoint()
         try:
-            answers = [self._apply(tx, change) for change in batch]
+            answers.extend([self._apply(tx, change) for change in batch])
             if not refs and any(
                 error is not None and change.needs.refs
                 for change, (_, error) in zip(batch, answers, strict=True)
@@ -335,7 +342,6 @@ class Store:
         except Exception:
             tx.rollback(start)
             raise
-        return answers
 
     def _tell(self, callback: Callable[..., None], *told: Any) -> None:
         """What is committed stays so, whatever those say who are told of it."""

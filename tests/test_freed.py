@@ -1,0 +1,127 @@
+"""What has ended is freed with its last reference. The collector is frozen after the start and runs
+rarely (`gateway.cli.run`): what only it finds stays for long, and an upload's body with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gateway.listener import _Connection
+from gateway.protocol import FrameError, Role
+from gateway.wire import Peer
+from tests.running import PATIENCE, Running, running
+
+WATCHED = (Peer, _Connection, web.BaseRequest, FrameError, sqlite3.Error)
+AGAIN = 5
+
+Use = Callable[[Running], Awaitable[None]]
+
+
+def made() -> int:
+    """How many connections, calls and errors there are that came since the last collection."""
+    return sum(isinstance(thing, WATCHED) for thing in gc.get_objects(generation=0))
+
+
+async def frees(it: Running, use: Use) -> None:
+    """Fail if what a connection was used for is there when it has ended, without the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(AGAIN):
+            await use(it)
+        async with asyncio.timeout(PATIENCE):
+            while made():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        pytest.fail(f"after {AGAIN} times {made()} things wait for the collector")
+    finally:
+        gc.enable()
+
+
+async def line(it: Running, listener: str, *told: str | bytes) -> asyncio.StreamReader:
+    """Tell a listener this, and hang up when there is an answer or nothing comes for a moment."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.gateway.ports[listener])
+    for part in told:
+        writer.write(part.encode() if isinstance(part, str) else part)
+        await writer.drain()
+    try:
+        async with asyncio.timeout(0.05):
+            await reader.read(1)
+    except TimeoutError:
+        pass
+    writer.transport.abort()
+    return reader
+
+
+# Sockets
+
+
+async def vanish_before_the_replay(it: Running) -> None:
+    wire = await it.raw("/v1/chat")
+    await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
+    wire.vanish()
+
+
+async def acknowledge_what_is_not_there(it: Running) -> None:
+    wire = await it.customer()
+    await wire.send("ack", seq=10**6)
+    await wire.take("error")
+    wire.vanish()
+
+
+async def send_something_else_under_a_ref(it: Running) -> None:
+    wire = await it.customer()
+    await wire.ask("send", "sent", ref="the-same", text="What is new?")
+    await wire.ask("send", "error", ref="the-same", text="Where is it?")
+    wire.vanish()
+
+
+async def open_who_is_not_there(it: Running) -> None:
+    wire = await it.agent()
+    await wire.ask("open", "error", customer="nobody")
+    wire.vanish()
+
+
+async def speak_another_version(it: Running) -> None:
+    await line(
+        it,
+        "chat",
+        "GET /v1/chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 8\r\n\r\n",
+    )
+
+
+async def shake_hands_badly(it: Running) -> None:
+    await line(
+        it,
+        "chat",
+        "GET /v1/chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: ?\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        vanish_before_the_replay,
+        acknowledge_what_is_not_there,
+        send_something_else_under_a_ref,
+        open_who_is_not_there,
+        speak_another_version,
+        shake_hands_badly,
+    ],
+)
+async def test_what_has_ended_badly_leaves_nothing_to_the_collector(
+    tmp_path: Path, use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "aiohttp.server")  # as in `gateway.logs`; it keeps errors
+    async with running(tmp_path) as it:
+        await frees(it, use)
