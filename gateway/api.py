@@ -114,39 +114,48 @@ class Api:
                     ErrorCode.BAD_FRAME, "Content-Encoding: send the body as it is, not compressed"
                 )
             return await handler(request)
-        except FrameError as error:
-            return problem(error)
-        except Unavailable:
-            return problem(
-                FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same key")
-            )
-        except web.RequestPayloadError:
-            return problem(
-                FrameError(ErrorCode.BAD_FRAME, "the body cannot be read as it was sent")
-            )
-        except web.HTTPRequestEntityTooLarge:
-            return problem(
-                FrameError(
-                    ErrorCode.TOO_LARGE, f"the body is larger than {self.limits.frame_bytes} bytes"
-                )
-            )
-        except web.HTTPUnsupportedMediaType as error:
-            return problem(FrameError(ErrorCode.BAD_FRAME, error.text or ""), 415)
-        except web.HTTPNotFound:
-            return problem(FrameError(ErrorCode.NOT_FOUND, "there is no such call"))
-        except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            return problem(FrameError(ErrorCode.BAD_FRAME, f"use {allowed}"), 405, Allow=allowed)
-        except web.HTTPException:
-            raise
-        except ConnectionResetError:  # the caller has hung up: nobody hears this
-            return problem(FrameError(ErrorCode.BAD_FRAME, "the body broke off"))
         except Exception as error:
-            self.failed()
-            _log.error(
-                "a call failed", path=request.path, error=type(error).__name__, exc_info=True
-            )
-            return problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
+            try:
+                return self._told(request, error)
+            finally:
+                # aiohttp keeps some of them beside the call that their frames have, and with it a
+                # body that broke off: a cycle that only the collector would find.
+                error.__traceback__ = None
+
+    def _told(self, request: web.Request, error: Exception) -> web.Response:
+        """What the caller is told of `error`. Raises it, if that is the answer."""
+        match error:
+            case FrameError():
+                return problem(error)
+            case Unavailable():
+                return problem(
+                    FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same key")
+                )
+            case web.RequestPayloadError():
+                return problem(
+                    FrameError(ErrorCode.BAD_FRAME, "the body cannot be read as it was sent")
+                )
+            case web.HTTPRequestEntityTooLarge():
+                most = self.limits.frame_bytes
+                return problem(
+                    FrameError(ErrorCode.TOO_LARGE, f"the body is larger than {most} bytes")
+                )
+            case web.HTTPUnsupportedMediaType():
+                return problem(FrameError(ErrorCode.BAD_FRAME, error.text or ""), 415)
+            case web.HTTPNotFound():
+                return problem(FrameError(ErrorCode.NOT_FOUND, "there is no such call"))
+            case web.HTTPMethodNotAllowed():
+                allowed = ", ".join(sorted(error.allowed_methods))
+                return problem(
+                    FrameError(ErrorCode.BAD_FRAME, f"use {allowed}"), 405, Allow=allowed
+                )
+            case web.HTTPException():
+                raise error
+            case ConnectionResetError():  # the caller has hung up: nobody hears this
+                return problem(FrameError(ErrorCode.BAD_FRAME, "the body broke off"))
+        self.failed()
+        _log.error("a call failed", path=request.path, error=type(error).__name__, exc_info=error)
+        return problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
 
     @web.middleware
     async def _cross_origin(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -152,7 +152,9 @@ class _Connection(web.RequestHandler):
         """What cannot be read, and is not repeated in the answer."""
         refused = super().handle_error(request, status, exc, message)
         if exc is not None:
-            exc.__traceback__ = None  # its frames hold what came, and the exception
+            # It has been logged. Its frames have the connection, which has it: a cycle that only
+            # the collector would find.
+            exc.__traceback__ = None
         if isinstance(exc, LineTooLong):
             told = FrameError(ErrorCode.TOO_LARGE, f"a line of the head has over {LINE} bytes")
             answer = problem(told, 431)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -108,6 +109,42 @@ async def shake_hands_badly(it: Running) -> None:
     )
 
 
+# Calls
+
+
+async def break_off_a_body(it: Running) -> None:
+    for path, body in (
+        ("/v1/messages", {"customer": "c-42", "text": "hello"}),
+        ("/v1/campaigns", {"text": "hello", "audience": [{"customer": "c-42"}]}),
+    ):
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {it.token(Role.SERVICE, 'crm')}\r\nContent-Length: 1000\r\n\r\n"
+        )
+        await line(it, "http", head, json.dumps(body))
+
+
+async def write_to_who_is_not_there(it: Running) -> None:
+    body = json.dumps({"customer": "nobody", "text": "Where is it?"})
+    await line(
+        it,
+        "http",
+        "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {it.token(Role.AGENT, 'a-1')}\r\nIdempotency-Key: one\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}",
+    )
+
+
+async def call_what_is_not_there(it: Running) -> None:
+    for asked in ("GET /v1/nothing", "PUT /v1/messages"):
+        await line(it, "http", f"{asked} HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+async def speak_no_http(it: Running) -> None:
+    for told in ("nonsense\r\n\r\n", "GET /" + "x" * 9_000 + " HTTP/1.1\r\n\r\n"):
+        await line(it, "http", told)
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -117,6 +154,10 @@ async def shake_hands_badly(it: Running) -> None:
         open_who_is_not_there,
         speak_another_version,
         shake_hands_badly,
+        break_off_a_body,
+        write_to_who_is_not_there,
+        call_what_is_not_there,
+        speak_no_http,
     ],
 )
 async def test_what_has_ended_badly_leaves_nothing_to_the_collector(
