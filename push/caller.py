@@ -32,7 +32,7 @@ from yarl import URL
 from push import content, credentials, guard, signing, verdicts
 from push.adapters import Adapter, Request, adapter_named
 from push.credentials import OAuth
-from push.failures import failure_of, where
+from push.failures import failure_of, forget_frames, where
 from push.names import Names
 from push.oauth import NoToken, Token, read_token, token_request
 from push.ring import Claim, Endpoint, Moved, Ring, Verdict
@@ -253,6 +253,7 @@ class Caller:
                     where=where(error),
                     **endpoint.named,
                 )
+            forget_frames(error)
         return Exchange(sent, came, verdict_on(came), (loop.time() - began) * 1000.0)
 
     def _tell(self, endpoint: Endpoint, refused: list[guard.AddressRefused]) -> None:
@@ -322,9 +323,10 @@ class Caller:
                 # aiohttp hangs up on leaving, instead of reusing, when the body was not read out.
                 body = await _bounded(response.content)
                 answer = Answer(response.status, response.headers, body)
-        except Exception:
+        except Exception as error:
             if answer is None:  # else the status has arrived, and stands whatever came after
                 raise
+            forget_frames(error)
         return answer
 
     async def _token(self, oauth: OAuth) -> Token:
@@ -344,6 +346,7 @@ class Caller:
             )
         except Exception as error:
             failure = failure_of(error)
+            forget_frames(error)
             if failure is Failure.CONNECT and refused:
                 raise NoToken(Failure.ADDRESS, f"{refused[0].address} {refused[0].why}") from None
             raise NoToken(_AT_TOKENS.get(failure, Failure.TOKEN_UNAVAILABLE), failure) from None

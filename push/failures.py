@@ -69,6 +69,15 @@ _FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Fail
 )
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of where it was raised, and what it came from: those who connected have the error in
+    their frames, and so the ring and its token, until a collector comes by.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def where(error: Exception) -> str:
     """Return the innermost frames as "file:line in function"; a traceback could show values."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]

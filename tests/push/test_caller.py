@@ -7,6 +7,7 @@ answers, byte by byte.
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import ssl
 import time
@@ -28,10 +29,10 @@ from push import caller as calling
 from push.adapters import Adapter, Request
 from push.caller import ANSWER_BYTES, Caller, Signed
 from push.content import BOUND
-from push.ring import Endpoint, Ring, Target, Verdict, VerdictKind
+from push.ring import Claim, Endpoint, Ring, Target, Verdict, VerdictKind
 from push.verdicts import Answer
 from tests.push.scripted import OLD_SECRET, SECRET, TOKEN, Answered, a_claim, a_ring, an_endpoint
-from tests.push.served import OK, local, request_of, saying, serving
+from tests.push.served import OK, Server, local, request_of, saying, serving
 
 PLACE = "https://push.acme.example/ring"
 
@@ -499,6 +500,41 @@ async def test_https_to_a_plain_http_port_is_misconfigured(caller: Caller) -> No
     async with serving(serve) as server:
         endpoint = an_endpoint(url=f"https://127.0.0.1:{server.port}/ring")
         assert kind_and_reason(await verdict_of(caller, endpoint)) == ("misconfigured", "tls")
+
+
+@pytest.mark.parametrize(
+    ("answer", "scheme", "reason"),
+    [
+        (None, "http", "connect"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "http", "http_200"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "https", "tls"),
+    ],
+)
+async def test_a_call_that_failed_is_freed_at_once_and_waits_for_no_collector(
+    caller: Caller, answer: bytes | None, scheme: str, reason: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer or b"")
+        await writer.drain()
+
+    async def fail(server: Server) -> None:
+        endpoint = an_endpoint(url=f"{scheme}://127.0.0.1:{server.port}/ring")
+        assert (await verdict_of(caller, endpoint)).reason == reason
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with serving(serve) as server:
+            if answer is not None:
+                await fail(server)
+        if answer is None:
+            await fail(server)
+        await asyncio.sleep(0)  # the connection has been told
+        left = [thing for thing in gc.get_objects(0) if isinstance(thing, Claim | Signed)]
+        assert left == []
+    finally:
+        gc.enable()
 
 
 async def test_a_closed_caller_still_gives_a_verdict() -> None:
