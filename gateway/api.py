@@ -29,6 +29,7 @@ from gateway.policies import UNREAD_AFTER, Policy
 from gateway.preferences import Preferences, as_told, wishes_of
 from gateway.protocol import ErrorCode, FrameError, Role
 from gateway.session import Rates
+from push.failures import forget_frames
 from storage.errors import Unavailable
 from storage.records import Conversation, Device, Key, Wishes, fingerprint
 
@@ -118,9 +119,7 @@ class Api:
             try:
                 return self._told(request, error)
             finally:
-                # aiohttp keeps some of them beside the call that their frames have, and with it a
-                # body that broke off: a cycle that only the collector would find.
-                error.__traceback__ = None
+                forget_frames(error)  # aiohttp keeps some beside the call: so long as its body too
 
     def _told(self, request: web.Request, error: Exception) -> web.Response:
         """What the caller is told of `error`. Raises it, if that is the answer."""

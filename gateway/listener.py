@@ -21,12 +21,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from gateway.api import problem
 from gateway.config.values import Address
 from gateway.protocol import ErrorCode, FrameError
+from push.failures import forget_frames
 
 IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to close it themselves
 SPARED = 5.0  # seconds: who has just had an answer, or come, may be about to ask
@@ -94,12 +95,13 @@ class _Connection(web.RequestHandler):
     what comes in one piece: it is read `TURN` bytes at a time, and others have theirs between.
     """
 
-    __slots__ = ("_next", "_rest")
+    __slots__ = ("_answered", "_next", "_rest")
 
     def __init__(self, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._rest = b""
         self._next: asyncio.Handle | None = None
+        self._answered: StreamReader | None = None  # the body of a call that has been answered
 
     def data_received(self, data: bytes) -> None:
         if data and self._rest:
@@ -112,8 +114,13 @@ class _Connection(web.RequestHandler):
         super().data_received(data[:TURN])
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Whose call has been answered leaves at once: aiohttp would keep the place for 10 s, for
+        the rest of a body that cannot come any more."""
         self._rest = b""
         super().connection_lost(exc)
+        if self._answered is not None:
+            self._answered.feed_eof()
+            self._answered = None
 
     def _read_on(self) -> None:
         """Read the next part of what came, unless aiohttp has to be waited for."""
@@ -151,10 +158,7 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What cannot be read, and is not repeated in the answer."""
         refused = super().handle_error(request, status, exc, message)
-        if exc is not None:
-            # It has been logged. Its frames have the connection, which has it: a cycle that only
-            # the collector would find.
-            exc.__traceback__ = None
+        forget_frames(exc)  # it has been logged
         if isinstance(exc, LineTooLong):
             told = FrameError(ErrorCode.TOO_LARGE, f"a line of the head has over {LINE} bytes")
             answer = problem(told, 431)
@@ -170,10 +174,17 @@ class _Connection(web.RequestHandler):
         answer.force_close()
         return answer
 
+    def log_exception(self, *args: Any, **told: Any) -> None:
+        """An error that was nobody's: of a body that was not read, say, and is no gzip."""
+        super().log_exception(*args, **told)
+        forget_frames(told.get("exc_info"))
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """What is refused before it comes to a call and to the application's middlewares."""
+        if self.transport is not None:
+            self._answered = request.content
         if isinstance(resp, web.HTTPExpectationFailed):
             told = FrameError(ErrorCode.BAD_FRAME, "Expect: must be 100-continue")
             resp = problem(told, resp.status)

@@ -36,6 +36,7 @@ from websockets.typing import Subprotocol
 from gateway import protocol
 from gateway.config.sections import Limits
 from gateway.sessions import Closed, Later, Take
+from push.failures import forget_frames
 
 SUBPROTOCOL = Subprotocol(protocol.SUBPROTOCOL)
 NO_HANDSHAKE = (
@@ -286,7 +287,7 @@ class Peer(asyncio.Protocol):
         core.receive_eof()
         # Their frames hold the core: cycles that only the collector would find.
         core.parser.close()
-        _forget_frames(core.handshake_exc)
+        forget_frames(core.handshake_exc)
         core.parser_exc = core.handshake_exc = None
         self._over = True
         for waiting in (self._taker, self._writable, self._end):
@@ -430,13 +431,6 @@ class _Core(ServerProtocol):
 def _framed(text: bytes) -> bytes:
     """One text for many peers, one after the other, is framed once."""
     return Frame(TEXT, text).serialize(mask=False)
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """Of one whose frames hold the error itself, and of what it came from."""
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__
 
 
 def _now() -> float:

@@ -70,8 +70,8 @@ _FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Fail
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Let go of where it was raised, and what it came from: those who connected have the error in
-    their frames, and so the ring and its token, until a collector comes by.
+    """Let go of where an error, and what it came from, was raised. Where somebody keeps it in what
+    those frames have, it would keep all of them until the collector comes by, which it seldom does.
     """
     while error is not None:
         error.__traceback__ = None

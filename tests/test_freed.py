@@ -124,6 +124,16 @@ async def break_off_a_body(it: Running) -> None:
         await line(it, "http", head, json.dumps(body))
 
 
+async def pack_a_body_badly(it: Running) -> None:
+    await line(
+        it,
+        "http",
+        "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {it.token(Role.SERVICE, 'crm')}\r\nContent-Encoding: gzip\r\n"
+        "Content-Length: 8\r\n\r\nnot gzip",
+    )
+
+
 async def write_to_who_is_not_there(it: Running) -> None:
     body = json.dumps({"customer": "nobody", "text": "Where is it?"})
     await line(
@@ -155,6 +165,7 @@ async def speak_no_http(it: Running) -> None:
         speak_another_version,
         shake_hands_badly,
         break_off_a_body,
+        pack_a_body_badly,
         write_to_who_is_not_there,
         call_what_is_not_there,
         speak_no_http,

@@ -78,6 +78,17 @@ async def test_one_too_many_takes_the_place_of_who_has_been_silent_for_the_longe
             assert (await busy.answer())[0] == 400
 
 
+async def test_who_hangs_up_amid_a_body_that_was_refused_leaves_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"http_connections": 2}) as it:
+        for _ in range(2):
+            async with line(it) as one:
+                one.say("POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+                assert (await one.answer())[0] == 401
+        async with asyncio.timeout(PATIENCE / 2):
+            while (await it.call("GET", STATUS, Role.CUSTOMER))[0] == 503:
+                await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("said", ["", "GET /healthz HTTP/1.1\r\nX-Never: ends"])
 @pytest.mark.parametrize("name", ["http", "admin"])
 async def test_a_head_that_never_ends_ends_its_connection_and_no_long_upload(
