@@ -26,6 +26,7 @@ from storage.sql import Statement
 
 LONG = 500  # pages, about, of a write-ahead log to be folded back: 1 ms in which nothing commits
 CHECKPOINT = 2 * LONG  # pages in it with which a commit does so itself
+KEPT = 8_000_000  # bytes that it keeps on disk, of all that it grew to beside a long reader
 PAGE = 20  # values that are written for each page of the log
 BESIDE = 100  # values' worth of pages that a commit writes whatever is in it
 
@@ -378,6 +379,7 @@ async def _durable(writer: Connection) -> None:
     await writer.execute_fetchall("PRAGMA synchronous = FULL")
     await writer.execute_fetchall("PRAGMA temp_store = MEMORY")  # what a statement may undo
     await writer.execute_fetchall(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+    await writer.execute_fetchall(f"PRAGMA journal_size_limit = {KEPT}")
     ((synchronous,),) = await writer.execute_fetchall("PRAGMA synchronous")
     if (mode, synchronous) != ("wal", 2):
         raise CannotOpen(

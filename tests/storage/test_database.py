@@ -303,6 +303,23 @@ async def test_the_log_is_folded_back_between_commits_large_or_small(
             assert size < 500, "begun anew, though no commit folds it back"
 
 
+async def test_a_log_that_grew_beside_a_long_reader_gives_its_room_back(path: Path) -> None:
+    async with Database(path) as db:
+
+        async def write(what: str, megabytes: int) -> None:
+            for n in range(megabytes):
+                await db.write([(NOTE, (f"{what} {n}", "x" * 1_000_000))])
+                await db.fold_back_if_long()
+
+        log = path.with_name(path.name + "-wal")
+        with snapshot(path) as reader:
+            reader.execute("SELECT count(*) FROM meta").fetchall()
+            await write("meanwhile", 12)
+            assert log.stat().st_size > 12_000_000
+        await write("later", 6)
+        assert log.stat().st_size <= database.KEPT
+
+
 async def test_after_commits_that_folded_the_log_themselves_it_is_folded_in_time_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
