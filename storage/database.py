@@ -371,6 +371,7 @@ async def _fetch(connection: Connection | None, sql: str, parameters: tuple[Any,
     try:
         return list(await connection.execute_fetchall(sql, parameters))
     except sqlite3.Error as error:
+        error.__traceback__ = None  # as in `write`
         raise Unavailable(f"the database cannot be read: {error}") from error
 
 

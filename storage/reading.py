@@ -38,7 +38,10 @@ class InTurn:
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append(_Query(ask, answer))
         self._go_on()
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer  # an error's frames have this one, and it has the error
 
     def _go_on(self) -> None:
         while self._waiting and len(self._out) < AHEAD:
@@ -64,6 +67,7 @@ class InTurn:
         except Exception as error:
             if not answer.done():
                 answer.set_exception(error)
+            del answer, query  # as in `read`
         else:
             if not answer.done():
                 answer.set_result(rows)

@@ -1,12 +1,14 @@
 """The SQLite file: who may open it, that commits are durable, and what is left after a failure."""
 
 import asyncio
+import gc
 import os
 import sqlite3
 import stat
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -301,6 +303,24 @@ async def test_the_log_is_folded_back_between_commits_large_or_small(
                 await db.fold_back_if_long()
             size = path.with_name(path.name + "-wal").stat().st_size // 4_096
             assert size < 500, "begun anew, though no commit folds it back"
+
+
+async def test_what_could_not_be_read_is_freed_at_once_and_waits_for_no_collector(
+    path: Path,
+) -> None:
+    async with Database(path) as db:
+        gc.collect()
+        gc.disable()
+        try:
+            for ask in (db.read, db.scan, db.read_for_write):
+                with suppress(Unavailable):
+                    await ask("SELECT nothing FROM nowhere")
+                await ask("SELECT 1")  # the connection's thread holds the newest until then
+            errors = Unavailable | sqlite3.Error
+            left = [thing for thing in gc.get_objects(0) if isinstance(thing, errors)]
+            assert left == []
+        finally:
+            gc.enable()
 
 
 async def test_a_log_that_grew_beside_a_long_reader_gives_its_room_back(path: Path) -> None:
