@@ -36,6 +36,13 @@ def _by_language(raw: object, base: Path) -> dict[str, str]:
     return table
 
 
+def _title(raw: object, base: Path) -> str:
+    text = must_be_text(raw)
+    if content.is_blank(text) or len(text) > LONGEST:
+        raise ValueError("is blank or too long")
+    return text
+
+
 def _language(raw: object, base: Path) -> str:
     tag = content.language_tag(must_be_text(raw))
     if not tag:
@@ -48,6 +55,7 @@ _TABLE = 'texts of 1 to 500 characters by language, such as { en = "…", de = "
 _MODES = '"full", "preview", "generic" or "none"'
 
 ByLanguage = Annotated[dict[str, str] | None, meta(_TABLE, _by_language)]
+Title = Annotated[str, meta("a title of 1 to 500 characters, one that can be seen", _title)]
 Language = Annotated[str, meta('a language tag such as "en" or "de-AT"', _language)]
 Modes = Annotated[Mode, meta(_MODES)]
 

@@ -17,7 +17,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from gateway.config.content import Content, check_content
+from gateway.config.content import Content, Title, check_content
 from gateway.config.credentials import Credentials, check_credentials
 from gateway.config.values import (
     CaFile,
@@ -172,7 +172,7 @@ class Push(Calls, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
     token_expires_after: Lifetime = 270 * 86_400.0  # a token that was not registered again
-    title: Text = "New Message"
+    title: Title = "New Message"
     content: Content = Content()
     quiet_hours: Quiet = None  # in which no customer is rung, unless they said otherwise
     time_zone: Zone = "UTC"  # of customers of whom nothing better is known

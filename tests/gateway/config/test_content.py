@@ -72,3 +72,10 @@ def test_what_cannot_be_used_is_refused_by_its_key(
     error = refused(tmp_path, section(line))
     assert error.key == f"{KEY}.{key}"
     assert problem in str(error)
+
+
+@pytest.mark.parametrize("title", ["", " ", "\u200b", "x" * 501])
+def test_a_title_that_nobody_would_see_is_refused(tmp_path: Path, title: str) -> None:
+    error = refused(tmp_path, GOOD, {"RINGBACK_TENANTS__ACME__PUSH__TITLE": title})
+    assert error.key == "RINGBACK_TENANTS__ACME__PUSH__TITLE"
+    assert (error.problem, error.expected[:7]) == ("is blank or too long", "a title")
