@@ -41,6 +41,7 @@ def _headers(raw: object, base: Path) -> dict[str, Secret]:
             raise ValueError("is not JSON") from None
     if not isinstance(table, dict):
         raise ValueError("is not a table")
+    known: set[str] = set()
     for name, value in table.items():
         if credentials.HEADER_NAME.fullmatch(name) is None:
             raise ValueError("has a name that no header can have")
@@ -48,6 +49,9 @@ def _headers(raw: object, base: Path) -> dict[str, Secret]:
             raise ValueError(f"has {name}, which is set by the gateway itself")
         if not isinstance(value, str) or re.fullmatch(r"[!-~]([ -~]*[!-~])?", value) is None:
             raise ValueError(f"has {name} with a value that is no printable ASCII text")
+        if name.lower() in known:  # of two, one alone would be sent
+            raise ValueError(f"has {name} twice, in two spellings")
+        known.add(name.lower())
     return {name: Secret(value) for name, value in table.items()}
 
 
