@@ -27,7 +27,17 @@ from gateway import (
     why,
 )
 from gateway.campaigns import cli as campaign_cli
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, load, say, tenant_of
+from gateway.command import (
+    WRITTEN,
+    AsJson,
+    ConfigPath,
+    TenantName,
+    clearly,
+    fail,
+    load,
+    say,
+    tenant_of,
+)
 from gateway.config import starter
 from gateway.config.sections import Config, LogFormat, Storage, check_tenant_name
 from gateway.config.values import ConfigError
@@ -166,9 +176,7 @@ def run(main: Coroutine[Any, Any, R]) -> R:
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(readable=False, help="Where to write.")] = Path(
-        "ringback.toml"
-    ),
+    path: Annotated[Path, typer.Argument(readable=False, help="Where to write.")] = WRITTEN,
     tenant: Annotated[str, typer.Option(help="The first tenant's name.")] = "acme",
 ) -> None:
     """Write a commented configuration with fresh secrets."""

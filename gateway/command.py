@@ -25,6 +25,7 @@ from gateway.config.values import ConfigError
 from gateway.server import CannotStart
 from storage.errors import StorageError
 
+WRITTEN: Final = Path("ringback.toml")  # by `ringback init`, unless told otherwise
 WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
 
 ConfigPath = Annotated[
@@ -41,8 +42,13 @@ TenantName = Annotated[str | None, typer.Option(help="Not needed when there is o
 
 
 def load(path: Path | None) -> Config:
-    """The configuration at `path`, or that of the development tenant."""
+    """The configuration at `path`, or that of the development tenant.
+
+    Who has written a configuration here and forgets to name it is told: it is not used by itself.
+    """
     if path is None:
+        if WRITTEN.exists():
+            say(f"Note: {WRITTEN} is here, and not used: for it give --config {WRITTEN}")
         return development(os.environ)
     return reading.load(path, os.environ)
 

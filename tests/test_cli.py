@@ -497,6 +497,20 @@ async def test_a_token_is_printed_alone_and_is_accepted(tmp_path: Path) -> None:
             assert named in ended.refused(), more
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("check-config",), ("token", "--sub", "c-42"), ("why", "c-42", "1"), ("push", "test")],
+    ids=lambda words: words[0],
+)
+async def test_who_forgets_to_name_the_configuration_that_is_here_is_told(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "ringback.toml").write_text(config_text("acme"))
+    note = "Note: ringback.toml is here, and not used: for it give --config ringback.toml"
+    assert note in (await ringback(tmp_path, *words)).err.splitlines()
+    assert note not in (await ringback(tmp_path, *words, "-c", "ringback.toml")).err
+
+
 async def test_logs_can_be_json(tmp_path: Path) -> None:
     await _written(tmp_path)
     words = ("--config", "ringback.toml")
