@@ -144,7 +144,11 @@ class Service:
             detail = told.get("detail") if isinstance(told, dict) else None
             if status == 401 and detail:
                 detail = f"{detail}; it was {self._to.made_by}"
-            raise Refused(status, str(detail or f"{self._to.url} answered HTTP {status}"))
+            strange = (
+                f"{self._to.url} answered HTTP {status}, not as the HTTP API does: is this its"
+                " address, and is the gateway running behind it?"
+            )
+            raise Refused(status, str(detail or strange))
         return told
 
 

@@ -269,6 +269,16 @@ async def test_what_is_wrong_is_one_line(
         assert "Traceback" not in ended.err
 
 
+@pytest.mark.parametrize("listener", ["chat", "admin"])
+async def test_who_asks_another_listener_is_told_that_it_is_not_the_api(
+    tmp_path: Path, listener: str
+) -> None:
+    async with running(tmp_path) as it:
+        url = it.url("", listener)
+        line = (await campaign(it, "list", "--url", url)).refused()
+        assert line.startswith(f"ringback: {url} answered HTTP 404, not as the HTTP API does: is")
+
+
 async def test_the_bad_lines_of_a_file_are_named(tmp_path: Path) -> None:
     path = tmp_path / "people.csv"
     path.write_text("customer\nc-1\n" + "x" * 200 + "\n")
