@@ -171,7 +171,7 @@ async def test_for_machines_each_event_is_a_line_of_json(tmp_path: Path) -> None
     [
         (("--signing-secret", "whsec_short"), "--signing-secret: "),
         (("--config", "missing.toml"), "missing.toml"),
-        (("--host", "192.0.2.1"), "192.0.2.1"),
+        (("--host", "192.0.2.1"), "choose another with --host or --port"),
         (("--host", "chat..example"), "--host: "),
     ],
 )

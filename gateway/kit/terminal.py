@@ -34,7 +34,8 @@ async def serve(it: FakeBackend, host: str, port: int, *, as_json: bool) -> None
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
-        fail(f"cannot listen on {host}:{port}: {error.strerror}: choose another with --port")
+        problem = f"cannot listen on {host}:{port}: {error.strerror}"
+        fail(f"{problem}: choose another with --host or --port")
     url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
     if as_json:
         screen.ready(url)
