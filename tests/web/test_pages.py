@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -74,6 +75,19 @@ async def test_nothing_but_the_files_of_the_table_is_served(tmp_path: Path, path
     async with running(tmp_path) as it:
         status, _ = await _raw(it, path)
         assert status == 404
+
+
+@pytest.mark.parametrize("page", ["/console", "/console/ops"])
+async def test_a_page_names_all_that_a_browser_asks_for_and_all_of_it_is_there(
+    tmp_path: Path, page: str
+) -> None:
+    async with running(tmp_path) as it:
+        async with it.http.get(it.url(page)) as answer:
+            html = await answer.text()
+        assert '<link rel="icon" href="/web/' in html  # else each visit asks for /favicon.ico
+        for path in re.findall(r'(?:href|src)="(/web/[^"]*)"', html):
+            async with it.http.get(it.url(path)) as answer:
+                assert answer.status == 200, path
 
 
 async def _raw(it: Running, path: str) -> tuple[int, bytes]:
