@@ -14,6 +14,7 @@ import pytest
 
 from gateway import protocol, sentences
 from gateway.auth import MAX_TOKEN_CHARS
+from gateway.config import sections
 from gateway.deadletters import Replay
 from gateway.decoding import decode_agent, decode_body, decode_customer
 from gateway.delivery import Action, Reason
@@ -340,6 +341,14 @@ def test_the_doc_lists_exactly_the_fixed_limits() -> None:
 
 def test_the_doc_says_how_long_a_token_may_be() -> None:
     assert f"A token has at most {MAX_TOKEN_CHARS:,} characters" in section("Tokens")
+
+
+def test_the_doc_says_which_of_these_an_operator_may_set() -> None:
+    (told,) = re.findall(r"an operator may set \[(.*?)\]", section("Limits"))
+    names = {name.lower() for name, _ in FIXED.values()}
+    assert words(told) == [
+        f"limits.{it}" for it in sections.Limits.__struct_fields__ if it in names
+    ]
 
 
 def test_the_doc_lists_exactly_the_error_codes_with_their_http_status() -> None:
