@@ -481,7 +481,11 @@ export class RingbackChat extends HTMLElement {
   #send() {
     const { text, problem } = this.#parts;
     const value = text.value.trim();
-    if (!value || !this.#client) return;
+    if (!value) return;
+    if (!this.#client) {
+      problem.textContent = this.#labels.over;
+      return;
+    }
     try {
       this.#client.send(value);
     } catch (error) {

@@ -725,6 +725,25 @@ async def test_what_a_page_set_before_the_module_came_counts(tmp_path: Path) -> 
         assert (await stage.it.call("GET", "/v1/customers/c-43/status", Role.SERVICE))[0] == 200
 
 
+async def test_who_writes_before_the_page_has_a_token_is_told_and_keeps_what_was_written(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        page = await stage.visit.page()
+        await page.evaluate(f"{CHAT}.removeAttribute('token-url')")
+        await launcher(page).click()
+        await field(page).fill("Hello?")
+        await field(page).press("Enter")
+        problem = page.locator("ringback-chat .problem")
+        await expect(problem).to_have_text("Chat is not available. Please sign in again.")
+        await expect(field(page)).to_have_value("Hello?")
+        await page.evaluate(f"{CHAT}.setAttribute('token-url', '/token')")
+        await page.evaluate(CONNECTED)
+        await field(page).press("Enter")
+        await expect(problem).to_have_text("")
+        await expect(texts(page)).to_have_text(["Hello?"])
+
+
 def test_the_widget_is_under_thirty_kilobytes_compressed_in_all() -> None:
     sizes = {name: len(gzip.compress((SERVED / f"{name}.js").read_bytes())) for name in WIDGET}
     assert sum(sizes.values()) < 30_000, sizes
