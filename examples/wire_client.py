@@ -159,6 +159,8 @@ async def typed() -> AsyncIterator[str]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m examples.wire_client ws://HOST:PORT/v1/chat TOKEN")
     url, token = sys.argv[1:]
     code = asyncio.run(converse(url, token, typed(), print))
     sys.exit(0 if code == 1000 else f"the server closed with {code}")

@@ -139,6 +139,19 @@ async def test_it_runs_from_the_command_line(tmp_path: Path) -> None:
         assert [message["text"] for message in told["messages"]] == ["welcome", "hello"]
 
 
+async def test_without_an_address_and_a_token_it_says_how_it_is_called() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "examples.wire_client", "--help"),
+        cwd=Path(__file__).parent.parent,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said == b"usage: python -m examples.wire_client ws://HOST:PORT/v1/chat TOKEN\n"
+
+
 def test_it_knows_nothing_of_the_servers_code() -> None:
     tree = ast.parse(Path(wire_client.__file__).read_text())
     imported = {
