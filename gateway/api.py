@@ -67,6 +67,8 @@ class Api:
         self._origins = origins
         self.failed: Callable[[], None] = lambda: None
         """Told of every fault of ours, for the metrics."""
+        self.refused: Callable[[str], None] = lambda reason: None
+        """Told why a token was not accepted, for the metrics."""
 
     @property
     def limits(self) -> protocol.Limits:
@@ -345,7 +347,8 @@ class Api:
             raise FrameError(ErrorCode.UNAUTHORIZED, "give a token: Authorization: Bearer …")
         try:
             who = self._verifier.verify(token.strip(), self._wall())
-        except TokenRejected:
+        except TokenRejected as rejected:
+            self.refused(f"token_{rejected.reason.value}")
             raise FrameError(ErrorCode.UNAUTHORIZED, "the token was not accepted") from None
         if who.role not in roles:
             allowed = " or ".join(role.value for role in roles)

@@ -73,6 +73,12 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self._refused = Counter(
+            "ringback_refused_calls_total",
+            "Calls of the HTTP API whose token was not accepted, by reason",
+            ("reason",),
+            registry=self.registry,
+        )
         self._recipients = Counter(
             "ringback_campaign_recipients_total",
             "Recipients of campaigns, by what became of them: sent, or why skipped",
@@ -183,6 +189,9 @@ class Metrics:
 
     def rejected(self, reason: str) -> None:
         self._rejected.labels(reason).inc()
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
 
     def text(self) -> bytes:
         """Everything, in the text format."""

@@ -124,6 +124,7 @@ class Gateway:
             frozenset(o for tenant in self.config.tenants.values() for o in tenant.origins),
         )
         api.failed = core.metrics.faults.inc
+        api.refused = core.metrics.refused
         places = Places(server, self.ports)
         others = (
             CampaignCalls(api, core.campaign_loading, core.campaigns, core.campaign_reports),

@@ -70,6 +70,23 @@ async def test_a_socket_that_is_turned_away_is_counted_once_with_the_reason(tmp_
         ]
 
 
+async def test_a_call_whose_token_is_not_accepted_is_counted_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        forged = it.token(Role.SERVICE, "crm")[:-8] + "AAAAAAAA"
+        for token, status in (("no token", 401), (forged, 401), (it.token(Role.AGENT, "a-1"), 403)):
+            headers = {"Authorization": f"Bearer {token}"}
+            async with it.http.get(it.url("/v1/ops"), headers=headers) as answer:
+                assert answer.status == status
+        _, page = await it.call("GET", "/metrics", listener="admin")
+        name = "ringback_refused_calls_total"
+        assert sorted(line for line in page.splitlines() if line.startswith(name)) == [
+            f'{name}{{reason="{reason}"}} 1.0'
+            for reason in ("token_bad_signature", "token_malformed")
+        ]
+
+
 async def test_a_tenants_figures_tell_nothing_of_another(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=QUICK) as it:
         await it.register("anna", "phone", "t-1")
