@@ -144,6 +144,8 @@ def _template(given: Mapping[str, Any], at: str) -> _Template:
     headers = given.get("headers", {})
     if not isinstance(headers, dict):
         raise OptionError(f"{at}headers", f"is {shown(headers)}", "an object of texts")
+    if len({name.lower() for name in headers}) < len(headers):  # of two, one would be sent
+        raise OptionError(f"{at}headers", "has a name twice, in two spellings", "each name once")
     return _Template(
         path=path,
         headers={name: _header(name, headers[name], f"{at}headers.{name}") for name in headers},

@@ -219,6 +219,10 @@ def test_without_a_part_for_badges_none_are_made() -> None:
         ({"body": 1, "path": "/{tokn}"}, "path: has {tokn}, which is no field; expected {token}"),
         ({"body": 1, "headers": []}, "headers: is []; expected an object of texts"),
         (
+            {"body": 1, "headers": {"X-A": "b", "x-a": "c"}},
+            "headers: has a name twice, in two spellings; expected each name once",
+        ),
+        (
             {"body": 1, "headers": {"X": 5}},
             "headers.X: is 5; expected a text of printable ASCII characters",
         ),
