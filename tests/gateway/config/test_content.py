@@ -74,6 +74,12 @@ def test_what_cannot_be_used_is_refused_by_its_key(
     assert problem in str(error)
 
 
+def test_a_title_may_have_500_characters(tmp_path: Path) -> None:
+    title = "x" * 500
+    environ = {"RINGBACK_TENANTS__ACME__PUSH__TITLE": title}
+    assert push_of(read(tmp_path, GOOD, environ)).title == title
+
+
 @pytest.mark.parametrize("title", ["", " ", "\u200b", "x" * 501])
 def test_a_title_that_nobody_would_see_is_refused(tmp_path: Path, title: str) -> None:
     error = refused(tmp_path, GOOD, {"RINGBACK_TENANTS__ACME__PUSH__TITLE": title})
