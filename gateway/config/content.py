@@ -38,8 +38,10 @@ def _by_language(raw: object, base: Path) -> dict[str, str]:
 
 def _title(raw: object, base: Path) -> str:
     text = must_be_text(raw)
-    if content.is_blank(text) or len(text) > LONGEST:
-        raise ValueError("is blank or too long")
+    if content.is_blank(text):
+        raise ValueError("is blank" if text else "is empty")
+    if len(text) > LONGEST:
+        raise ValueError("is too long")
     return text
 
 
@@ -55,7 +57,9 @@ _TABLE = 'texts of 1 to 500 characters by language, such as { en = "…", de = "
 _MODES = '"full", "preview", "generic" or "none"'
 
 ByLanguage = Annotated[dict[str, str] | None, meta(_TABLE, _by_language)]
-Title = Annotated[str, meta("a title of 1 to 500 characters, one that can be seen", _title)]
+Title = Annotated[
+    str, meta("a text that is not empty and can be seen, of at most 500 characters", _title)
+]
 Language = Annotated[str, meta('a language tag such as "en" or "de-AT"', _language)]
 Modes = Annotated[Mode, meta(_MODES)]
 
