@@ -72,8 +72,8 @@ class TokenBucket:
         return None if self.level >= 0 else -self.level * 60 / self.per_minute
 
     def give(self) -> None:
-        """Allow one more, beyond the burst too."""
-        self.level += 1
+        """Allow one more, beyond the burst too, up to as much again."""
+        self.level = min(self.level + 1, 2 * self.burst)
 
     def _fill(self, now: float) -> None:
         if self.at is not None:
@@ -152,8 +152,8 @@ ring for who has been signed out. After the others what comes still counts: an a
 FRAMES_PER_MINUTE = 6_000.0
 FRAMES_AT_ONCE = 2_000.0
 """Frames of one session, or ten times its sends, if that is more, and one for each message that it
-is told, which it may acknowledge: beyond it the next are taken a little later. Whatever they ask
-for, each takes the loop from everybody (I8)."""
+is told, which it may acknowledge, saved up to as many again: beyond it the next are taken a little
+later. Whatever they ask for, each takes the loop from everybody (I8)."""
 
 _SENDS = (protocol.Send, protocol.AgentSend)
 

@@ -103,13 +103,13 @@ def test_a_long_pause_saves_up_no_more_than_the_burst() -> None:
     assert [bucket.take(3_600.0) for _ in range(3)] == [None, None, 1.0]
 
 
-def test_what_is_given_is_beyond_the_burst_and_is_kept() -> None:
-    bucket = TokenBucket(per_minute=60, burst=1)
+def test_what_is_given_is_beyond_the_burst_and_is_kept_up_to_as_much_again() -> None:
+    bucket = TokenBucket(per_minute=60, burst=2)
     bucket.give()
     assert bucket.take(0.0) is None
-    bucket.give()
-    bucket.give()
-    assert [bucket.take(3_600.0) for _ in range(4)] == [None, None, None, 1.0]
+    for _ in range(3):
+        bucket.give()
+    assert [bucket.take(3_600.0) for _ in range(5)] == [None, None, None, None, 1.0]
 
 
 def test_what_is_taken_beforehand_is_waited_for_each_time() -> None:
