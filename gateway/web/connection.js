@@ -182,6 +182,12 @@ export class Outbox {
     return request;
   }
 
+  /** It goes behind all that wait: it was made first, and is not the first to be sent. */
+  behind(ref) {
+    const request = this.#requests.get(ref);
+    if (this.#requests.delete(ref)) this.#requests.set(ref, request);
+  }
+
   /** The server could not take it now: it is written again at `due`. */
   postpone(ref, due, code) {
     const request = this.#requests.get(ref);
@@ -365,6 +371,11 @@ export class Connection {
   settle(ref, answer) {
     this.#outbox.settle(ref)?.resolve(answer);
     this.#wake();
+  }
+
+  /** The request under `ref` goes behind all others that wait. */
+  behind(ref) {
+    this.#outbox.behind(ref);
   }
 
   /** Nobody wants the answer to `ref` any more. */

@@ -490,18 +490,23 @@ export class RingbackClient {
     this.#emit("pending", this.pending);
   }
 
-  /** Take up what an earlier page of this customer could not send. */
+  /** Take up what an earlier page of this customer could not send: before what was written here. */
   #restore() {
-    for (const send of this.#sends.values()) this.#keep(send);
+    const written = [...this.#sends.values()];
     const kept = this.#storage.keys().filter((key) => key.startsWith(this.#key()));
     const sends = kept.map((key) => readJson(this.#storage, key)).filter((send) => send?.ref);
     for (const send of sends.sort((a, b) => a.at - b.at || a.order - b.order)) {
-      if (this.#sends.has(send.ref)) continue;
       this.#sends.set(send.ref, send);
       if (this.#env.now() - send.at > REF_LASTS) {
         failed(send, "stale", { message: "too old" });
       }
       if (send.state !== "failed") this.#put(send);
+    }
+    for (const send of written) {
+      this.#keep(send);
+      this.#sends.delete(send.ref);
+      this.#sends.set(send.ref, send);
+      this.#connection.behind(send.ref);
     }
   }
 

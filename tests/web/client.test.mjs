@@ -508,6 +508,23 @@ test("what is written before the gateway was ever reached survives a reload, and
   assert.equal(last(world.socket, "send").text, "please do not lose me");
 });
 
+test("what is written before it is known whose it is goes out after what an earlier page kept", async () => {
+  const world = new World();
+  const earlier = await world.started();
+  world.socket.ends(1006); // the network is gone
+  earlier.it.send("one");
+  earlier.it.send("two");
+  await world.pass(10);
+  const { it } = world.client();
+  it.send("three");
+  it.send("four");
+  it.start();
+  await world.welcome();
+  const texts = ["one", "two", "three", "four"];
+  assert.deepEqual(world.socket.taken("send").map(({ text }) => text), texts);
+  assert.deepEqual(it.pending.map(({ text }) => text), texts);
+});
+
 test("what is typed after a sign-out is nobody's", async () => {
   const world = new World();
   const { it } = await world.started();
