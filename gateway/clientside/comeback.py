@@ -53,10 +53,17 @@ class Backoff:
         return self._rng.uniform(0.0, window)
 
 
-def after_end(end: End, backoff: Backoff, restart_window: float) -> Step:
-    """What to do after `end`; counts an attempt in `backoff` if the client comes back."""
+def after_end(
+    end: End, backoff: Backoff, restart_window: float, *, token_kept: bool = False
+) -> Step:
+    """What to do after `end`; counts an attempt in `backoff` if the client comes back.
+
+    `token_kept` says that the token was not asked for just then: refused, it may simply have aged.
+    """
     if end.status is not None and 400 <= end.status < 500 and end.status not in PASSING:
         return Step(None)
+    if end.code == CloseCode.BAD_TOKEN and token_kept:
+        return Step(backoff.after_failure(), fresh_token=True)
     if not protocol.may_reconnect(end.code):
         return Step(None)
     if end.code == CloseCode.RESTART:

@@ -152,7 +152,8 @@ class Link:
                 end = await self._connection(first)
                 if self._leaving is not None:
                     return
-                step = after_end(end, self._backoff, self._limits.restart_window)
+                window, kept = self._limits.restart_window, self._tokens.kept
+                step = after_end(end, self._backoff, window, token_kept=kept)
                 if step.fresh_token:
                     self._tokens.forget()
                 if step.wait is None:

@@ -23,9 +23,12 @@ class Tokens:
     def __init__(self, given: Token) -> None:
         self._given = given
         self._known: str | None = None
+        self.kept = False
+        """Whether the last one got was had earlier and may have aged meanwhile, and another can."""
 
     async def get(self) -> str:
         """The token. Raises `NoToken`."""
+        self.kept = self._known is not None and not isinstance(self._given, str)
         if self._known is None:
             self._known = await self._ask()
         return self._known

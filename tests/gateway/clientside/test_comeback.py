@@ -57,6 +57,13 @@ def test_an_expired_token_is_replaced_by_a_fresh_one() -> None:
     assert not after_end(End(CloseCode.SLOW_READER), Backoff(Dice()), 5.0).fresh_token
 
 
+def test_a_refused_token_that_was_kept_is_replaced_by_a_fresh_one() -> None:
+    refused = End(CloseCode.BAD_TOKEN)
+    assert after_end(refused, Backoff(Dice()), 5.0, token_kept=True) == Step(1.0, fresh_token=True)
+    wrong_role = End(CloseCode.WRONG_ROLE)
+    assert after_end(wrong_role, Backoff(Dice()), 5.0, token_kept=True) == Step(None)
+
+
 @pytest.mark.parametrize(
     ("status", "comes_back"),
     [(400, False), (403, False), (404, False), (408, True), (425, True), (429, True), (503, True)],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.clientside.errors import ConnectionEnded
 from tests.gateway.clientside.scripted import Scripted, customer, within
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -35,6 +36,30 @@ async def test_an_expired_token_is_asked_for_again_and_a_good_one_is_not(
         await again.welcome(resumed=True)
         await again.close(4002)
         assert (await server.socket()).hello["token"] == "t2"
+
+
+async def test_a_token_that_aged_while_the_client_was_away_is_replaced_once(
+    server: Scripted,
+) -> None:
+    asked = 0
+
+    async def token() -> str:
+        nonlocal asked
+        asked += 1
+        return f"t{asked}"
+
+    async with customer(server, token=token) as (client, socket):
+        waiting = asyncio.create_task(client.wait_message(1))
+        socket.vanish()
+        again = await server.socket()
+        assert again.hello["token"] == "t1"
+        await again.close(4500)
+        fresh = await server.socket()
+        assert fresh.hello["token"] == "t2"
+        await fresh.close(4500)  # not for its age
+        with pytest.raises(ConnectionEnded):
+            await within(waiting)
+        assert asked == 2
 
 
 async def test_a_token_that_cannot_be_had_is_another_failed_attempt(server: Scripted) -> None:
