@@ -262,6 +262,7 @@ export class Connection {
   #timers = new Map();
   #flushing = false;
   #skew = 0; // the server's clock minus ours, ms
+  #lead = 0; // and minus the monotonic one, which nobody sets but sleep may stop
   #heard = 0;
   #holding = false;
 
@@ -300,7 +301,7 @@ export class Connection {
 
   /** The server's clock, in ms since 1970, as well as it is known. */
   get serverNow() {
-    return this.#env.now() + this.#skew;
+    return this.connected ? this.#env.monotonic() + this.#lead : this.#env.now() + this.#skew;
   }
 
   /** Connect, and come back whenever the connection ends. Does nothing while it does already. */
@@ -489,8 +490,9 @@ export class Connection {
       const refusal = this.#refusal(data);
       if (refusal) this.#outbox.settle(ref).reject(refusal);
     }
-    const told = Date.parse(frame.server_time);
-    if (!Number.isNaN(told)) this.#skew = told - this.#env.now();
+    const told = Date.parse(frame.server_time) || this.#env.now();
+    this.#skew = told - this.#env.now();
+    this.#lead = told - this.#env.monotonic();
     this.phase = "connected"; // what onWelcome notes has a socket to go to
     call(this.#options.onWelcome, frame);
     if (attempt !== this.#attempt) return;

@@ -270,6 +270,21 @@ test("the token is refreshed on the open socket before it ends, by the server's 
   assert.equal(stage.sockets.length, 1);
 });
 
+test("a clock that is set while connected neither delays the token's renewal nor repeats it", async () => {
+  for (const clock of [3_600_000, -3_600_000]) {
+    const stage = new Stage();
+    await connected(stage, { token: async () => jwt({ exp: stage.time / 1000 + 600 }) });
+    stage.clock = clock;
+    for (const renewed of [1, 2]) {
+      await stage.pass(570_000);
+      const refreshes = stage.socket.taken("refresh");
+      assert.equal(refreshes.length, renewed);
+      stage.socket.says({ type: "ok", ref: refreshes.at(-1).ref });
+      await stage.settle();
+    }
+  }
+});
+
 test("a refresh that fails is tried again while the old token holds", async () => {
   const stage = new Stage();
   let fails = false;
