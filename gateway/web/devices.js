@@ -46,12 +46,12 @@ export class Devices {
    */
   register(installation, token, details, connection) {
     this.#storage.removeItem(QUEUED + installation);
-    this.#wanted = { installation, token, details };
-    return this.#inTurn(() => this.#register(this.#wanted, connection));
+    const wanted = (this.#wanted = { installation, token, details });
+    return this.#inTurn(() => this.#register(wanted, connection));
   }
 
   async #register(wanted, connection) {
-    if (wanted === null || wanted !== this.#wanted) return null; // signed out, or newer, meanwhile
+    if (wanted !== this.#wanted) return null; // done, signed out, or newer, meanwhile
     const { installation, token, details } = wanted;
     // The key may get lost on its way here; that there was something to end must not.
     if (this.#storage.getItem(KEY + installation) === null) {
@@ -97,9 +97,8 @@ export class Devices {
 
   /** Try what did not get through. */
   flush(connection) {
-    if (this.#wanted) {
-      this.#inTurn(() => this.#register(this.#wanted, connection)).catch(() => {});
-    }
+    const wanted = this.#wanted;
+    if (wanted) this.#inTurn(() => this.#register(wanted, connection)).catch(() => {});
     for (const key of this.#storage.keys().filter((name) => name.startsWith(QUEUED))) {
       this.#inTurn(() => this.#deregister(key.slice(QUEUED.length))).catch(() => {});
     }

@@ -431,6 +431,15 @@ test("whoever registers again takes a queued deregistration back", async () => {
   assert.deepEqual(world.calls, []);
 });
 
+test("of two registrations at once the newer is made, and has the key", async () => {
+  const world = new World();
+  world.answers = [{ deregistration_key: "k" }];
+  const { it } = world.client();
+  const both = [it.registerDevice("old"), it.registerDevice("new")];
+  assert.deepEqual(await Promise.all(both), [null, "k"]);
+  assert.deepEqual(world.calls.map(({ body }) => JSON.parse(body).token), ["new"]);
+});
+
 test("a registration that did not get through is made with the next welcome", async () => {
   const world = new World();
   world.answers = ["lost", "lost"];
