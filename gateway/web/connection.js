@@ -182,7 +182,6 @@ export class Outbox {
     return request;
   }
 
-  /** It goes behind all that wait: it was made first, and is not the first to be sent. */
   behind(ref) {
     const request = this.#requests.get(ref);
     if (this.#requests.delete(ref)) this.#requests.set(ref, request);

@@ -157,6 +157,7 @@ export class RingbackClient {
   async signOut() {
     this.stop();
     this.#forgetAll();
+    for (const key of this.#kept) this.#storage.removeItem(key);
     this.#reset(null);
     this.#signedOut = true;
     return this.devices.deregister(this.#installation);
@@ -211,7 +212,7 @@ export class RingbackClient {
     JSON.stringify(data); // throws now, and not when it is to be sent
     this.typing(false);
     this.activity();
-    this.#sends.set(send.ref, send);
+    this.#sends.set(ref, send);
     return this.#put(send);
   }
 
@@ -223,8 +224,7 @@ export class RingbackClient {
     const again = stale ? { ...send, ref: this.#env.uuid(), at: this.#env.now() } : send;
     delete again.error; // so that `start` leaves it to us
     this.#sends.set(again.ref, again);
-    const away = this.phase === "ended" || this.phase === "idle";
-    if (away && !this.#signedOut) this.start(); // signed out it fails again: it is nobody's
+    if (!this.#signedOut) this.start(); // else it fails again: it is nobody's
     return this.#put(again);
   }
 
@@ -469,7 +469,13 @@ export class RingbackClient {
   }
 
   #key(ref = "") {
-    return `ringback send ${encodeURIComponent(this.#identity)} ${ref}`;
+    const whose = this.#identity === null ? "" : encodeURIComponent(this.#identity) + " ";
+    return `ringback send ${whose}${ref}`;
+  }
+
+  /** Of this customer; of anybody, until it is known who it is. */
+  get #kept() {
+    return this.#storage.keys().filter((key) => key.startsWith(this.#key()));
   }
 
   #keep(send) {
@@ -483,18 +489,17 @@ export class RingbackClient {
   }
 
   #forgetAll() {
-    for (const ref of [...this.#sends.keys()]) {
+    for (const ref of this.#sends.keys()) {
       this.#forget(ref);
       this.#connection.withdraw(ref);
     }
     this.#emit("pending", this.pending);
   }
 
-  /** Take up what an earlier page of this customer could not send: before what was written here. */
+  /** Take up what an earlier page could not send: before what was written here. */
   #restore() {
     const written = [...this.#sends.values()];
-    const kept = this.#storage.keys().filter((key) => key.startsWith(this.#key()));
-    const sends = kept.map((key) => readJson(this.#storage, key)).filter((send) => send?.ref);
+    const sends = this.#kept.map((key) => readJson(this.#storage, key)).filter((send) => send?.ref);
     for (const send of sends.sort((a, b) => a.at - b.at || a.order - b.order)) {
       this.#sends.set(send.ref, send);
       if (this.#env.now() - send.at > REF_LASTS) {

@@ -558,6 +558,37 @@ test("what was written before the first start is forgotten by a sign-out", async
   assert.deepEqual(world.socket.taken("send"), []);
 });
 
+test("a sign-out before it is known who is here forgets what earlier pages kept", async () => {
+  const world = new World();
+  const earlier = await world.started();
+  world.socket.ends(1006); // the network is gone
+  earlier.it.send("private").catch(() => {});
+  await world.settle();
+  const { it } = world.client({ token: () => new Promise(() => {}) });
+  it.start();
+  await it.signOut();
+  await world.started();
+  assert.deepEqual(world.socket.taken("send"), []);
+});
+
+test("a sign-out forgets what another tab of the same customer kept, and nothing of another's", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  for (const customer of ["c-42", "c-43"]) {
+    world.customer = customer;
+    const tab = await world.started();
+    world.socket.ends(1006);
+    tab.it.send(`of ${customer}`).catch(() => {});
+    await world.settle();
+  }
+  await it.signOut();
+  for (const [customer, texts] of [["c-42", []], ["c-43", ["of c-43"]]]) {
+    world.customer = customer;
+    await world.started();
+    assert.deepEqual(world.socket.taken("send").map(({ text }) => text), texts);
+  }
+});
+
 test("signed out, a retry fails again and neither swallows the message nor signs anybody in", async () => {
   const world = new World();
   const { it } = await world.started();
