@@ -5,16 +5,20 @@ When one has expired, or a new one is there, is told by `gateway.clientside.link
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from gateway.clientside.watch import report
+
+TOKEN_WITHIN: Final = 60.0  # seconds: the app's server may have to start first
 
 Token = str | Callable[[], str | Awaitable[str]]
 
 
 class NoToken(Exception):
-    """The token callable raised."""
+    """The token callable raised, gave no text, or took longer than `TOKEN_WITHIN`."""
 
 
 class Tokens:
@@ -47,8 +51,12 @@ class Tokens:
         if isinstance(self._given, str):
             return self._given
         try:
-            told = self._given()
-            return await told if inspect.isawaitable(told) else told
+            async with asyncio.timeout(TOKEN_WITHIN):
+                given = self._given()
+                told = await given if inspect.isawaitable(given) else given
+            if not isinstance(told, str) or not told:
+                raise TypeError(f"the token is {type(told).__name__}; expected a text, not empty")
+            return told
         except Exception as error:
             report("the client's token could not be had; it is tried again", error)
             raise NoToken from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.clientside import tokens
 from gateway.clientside.errors import ConnectionEnded
 from tests.gateway.clientside.scripted import Scripted, customer, within
 
@@ -77,6 +78,20 @@ async def test_a_token_that_cannot_be_had_is_another_failed_attempt(server: Scri
     async with customer(server, token=token) as (_, socket):
         assert socket.hello["token"] == "t1"
     assert [type(report["exception"]) for report in reports] == [OSError]
+
+
+async def test_a_token_that_is_no_text_or_never_comes_is_told_and_asked_for_again(
+    server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "TOKEN_WITHIN", 0.05)
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, c: reports.append(c))
+    answers: list[Any] = [None, "", asyncio.Event().wait(), "t1"]
+
+    async with customer(server, token=lambda: answers.pop(0)) as (_, socket):
+        assert socket.hello["token"] == "t1"
+    raised = [type(report["exception"]) for report in reports]
+    assert raised == [TypeError, TypeError, TimeoutError]
 
 
 async def test_a_refreshed_token_is_the_one_to_come_back_with(server: Scripted) -> None:
