@@ -48,7 +48,10 @@ export interface Platform {
 export interface ConnectionOptions {
   url: string;
   token: Token;
-  hello?(token: string): Record<string, unknown>;
+  /** gets each token before the connection that is made with it */
+  onToken?(token: string): void;
+  /** makes the rest of the hello */
+  hello?(): Record<string, unknown>;
   onWelcome?(frame: Frame): void;
   onFrame?(frame: Frame, request?: { ref: string; frame: Frame; isSend: boolean }): void;
   onChange?(phase: Phase, detail: { wait?: number; code?: number | null }): void;

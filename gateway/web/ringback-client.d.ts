@@ -131,7 +131,7 @@ export class RingbackClient {
   readonly seenSeq: number;
   /** One's own messages that are not confirmed: {ref, text, data?, at, state, error?}. */
   readonly pending: Pending[];
-  /** What the server last told: {seq, readSeq, unread, live, badgeSeq}; null before a welcome. */
+  /** As last told, with what was counted and read here since; null before a welcome. */
   readonly status: Status | null;
   readonly unread: number;
   /** "active" while somebody looks at chat, else "background". */
@@ -174,7 +174,9 @@ export class RingbackClient {
   loadOlder(limit?: number): Promise<number>;
   /**
    * Register this installation's device token: at app start, and whenever the token changes.
-   * @returns the deregistration key, which is kept in storage too
+   * Rejects with `Unreachable` (by its `name`) when it did not get through; it is then tried again.
+   * @returns the deregistration key, which is kept in storage too; null if a sign-out or a newer
+   * registration came meanwhile
    */
   registerDevice(token: string, details?: DeviceDetails): Promise<string | null>;
   /** Ring this installation no more; queued while offline. Whether the server has confirmed it. */

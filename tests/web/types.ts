@@ -1,6 +1,7 @@
 // Compiled, never run: what a user of the types may write, and what they may not.
 
 import { RingbackClient, conversationStatus, shouldOpenChat } from "../../gateway/web/ringback-client.js";
+import { Connection } from "../../gateway/web/connection.js";
 import { browser } from "../../gateway/web/browser.js";
 import { RingbackChat } from "../../gateway/web/ringback-chat.js";
 
@@ -18,6 +19,11 @@ const chat: RingbackChat = document.querySelector("ringback-chat")!;
 chat.token = async () => "jwt";
 chat.open = opens;
 
+const where = { url: "wss://chat.example/v1/agent", token: async () => "jwt" };
+new Connection({ ...where, onToken: (token) => token.length, hello: () => ({}) }).start();
+
+// @ts-expect-error: a hello is not given the token
+new Connection({ ...where, hello: (token: string) => ({ length: token.length }) });
 // @ts-expect-error: a token is needed
 new RingbackClient({ url: "wss://chat.example/v1/chat" });
 // @ts-expect-error: there is no such event
