@@ -79,7 +79,7 @@ export class Connection {
   request(frame: Frame, options?: RequestOptions): Promise<Frame>;
   waits(ref: string): boolean;
   settle(ref: string, answer: Frame): void;
-  behind(ref: string): void;
+  lineUp(refs: Iterable<string>): void;
   withdraw(ref: string): void;
   note(frame: Frame, key?: string): void;
 }

@@ -182,9 +182,11 @@ export class Outbox {
     return request;
   }
 
-  behind(ref) {
-    const request = this.#requests.get(ref);
-    if (this.#requests.delete(ref)) this.#requests.set(ref, request);
+  lineUp(refs) {
+    for (const ref of refs) {
+      const request = this.#requests.get(ref);
+      if (this.#requests.delete(ref)) this.#requests.set(ref, request);
+    }
   }
 
   /** The server could not take it now: it is written again at `due`. */
@@ -261,7 +263,7 @@ export class Connection {
   #timers = new Map();
   #flushing = false;
   #skew = 0; // the server's clock minus ours, ms
-  #lead = 0; // and minus the monotonic one, which nobody sets but sleep may stop
+  #lead = 0; // and minus the monotonic one, which sleep may stop
   #heard = 0;
   #holding = false;
 
@@ -373,9 +375,9 @@ export class Connection {
     this.#wake();
   }
 
-  /** The request under `ref` goes behind all others that wait. */
-  behind(ref) {
-    this.#outbox.behind(ref);
+  /** What waits under these refs goes out in their order. */
+  lineUp(refs) {
+    this.#outbox.lineUp(refs);
   }
 
   /** Nobody wants the answer to `ref` any more. */

@@ -1,15 +1,15 @@
 /**
  * The customer's client: one conversation, the sends on their way, what the phone is told.
  *
- * The socket is `connection.js`, what is held `timeline.js`. Nothing here touches the DOM:
- * visibility, activity, storage, HTTP and the socket come in `environment` (see `browser.js` for a
- * browser's), so that the same module serves pages, React Native and Node.
+ * The socket is `connection.js`, what is held `timeline.js`. No DOM here: `environment` has visibility,
+ * activity, storage, HTTP and the socket (`browser.js` a browser's), so that the same module serves
+ * pages, React Native and Node.
  *
  * In chat means: chat on screen (`show`), page visible, and somebody there (a key, a pointer, within
  * `idleAfter`). Only then is the session `active`; else it is `background`, and the phone rings.
  *
  * A send is kept in storage until it is answered, under its ref: it survives a reload, and coming
- * twice it is still one message. A deregistration is kept with its key until the server has it.
+ * twice it is still one message.
  */
 
 import { Connection, ConnectionEnded, OutboxFull, RequestFailed, call, claimsOf, platform } from "./connection.js";
@@ -219,13 +219,15 @@ export class RingbackClient {
   retry(ref) {
     const send = this.#sends.get(ref);
     if (send?.state !== "failed") throw new TypeError("ref: no failed message has it");
-    this.#forget(ref);
-    const stale = send.error?.code === "conflict" || this.#env.now() - send.at > REF_LASTS;
+    const stale = send.error.code === "conflict" || this.#env.now() - send.at > REF_LASTS;
+    if (stale) this.#forget(ref);
     const again = stale ? { ...send, ref: this.#env.uuid(), at: this.#env.now() } : send;
     delete again.error; // so that `start` leaves it to us
     this.#sends.set(again.ref, again);
     if (!this.#signedOut) this.start(); // else it fails again: it is nobody's
-    return this.#put(again);
+    const sent = this.#put(again);
+    this.#connection.lineUp(this.#sends.keys());
+    return sent;
   }
 
   discard(ref) {
@@ -473,7 +475,7 @@ export class RingbackClient {
     return `ringback send ${whose}${ref}`;
   }
 
-  /** Of this customer; of anybody, until it is known who it is. */
+  /** Of this customer; of anybody, until it is known who. */
   get #kept() {
     return this.#storage.keys().filter((key) => key.startsWith(this.#key()));
   }
@@ -496,7 +498,7 @@ export class RingbackClient {
     this.#emit("pending", this.pending);
   }
 
-  /** Take up what an earlier page could not send: before what was written here. */
+  /** What an earlier page could not send goes out before what was written here. */
   #restore() {
     const written = [...this.#sends.values()];
     const sends = this.#kept.map((key) => readJson(this.#storage, key)).filter((send) => send?.ref);
@@ -511,8 +513,8 @@ export class RingbackClient {
       this.#keep(send);
       this.#sends.delete(send.ref);
       this.#sends.set(send.ref, send);
-      this.#connection.behind(send.ref);
     }
+    this.#connection.lineUp(this.#sends.keys());
   }
 
   #emit(type, detail) {

@@ -337,6 +337,21 @@ test("what could not be sent when the server said to stay away goes out after a 
   assert.equal(last(world.socket, "send").text, "later");
 });
 
+test("who tries the first of several again after an end has them sent in their order", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const texts = ["one", "two", "three"];
+  world.socket.ends(4504);
+  for (const text of texts) it.send(text).catch(() => {});
+  const again = it.retry(it.pending[0].ref);
+  assert.deepEqual(it.pending.map(({ text }) => text), texts);
+  await world.welcome({ resumed: true });
+  const sends = world.socket.taken("send");
+  assert.deepEqual(sends.map(({ text }) => text), texts);
+  await world.says({ type: "sent", ref: sends[0].ref, seq: 1, id: "m_1", at: "2026-11-24T09:00:00.000Z" });
+  assert.equal((await again).seq, 1);
+});
+
 test("what waits goes out in its order after a stop and a start in one turn", async () => {
   const world = new World();
   const { it } = await world.started();
