@@ -376,5 +376,9 @@ class Link:
                 await self._write_notes(self._socket)
 
     async def refresh(self, token: str) -> None:
-        await self.ask({"type": "refresh", "token": token})
-        self._tokens.replace(token)
+        had = self._tokens.replace(token)  # who comes back before the answer does with the new one
+        try:
+            await self.ask({"type": "refresh", "token": token})
+        except RequestFailed:
+            self._tokens.replace(had)
+            raise

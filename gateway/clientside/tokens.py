@@ -41,11 +41,12 @@ class Tokens:
         """The one at hand is of no use: ask for another."""
         self._known = None
 
-    def replace(self, token: str) -> None:
-        """The session has a new one, to come back with too."""
-        self._known = token
-        if isinstance(self._given, str):
+    def replace(self, token: str | None) -> str | None:
+        """The session is given another, to come back with too; the one that it had."""
+        had, self._known = self._known, token
+        if token is not None and isinstance(self._given, str):
             self._given = token
+        return had
 
     async def _ask(self) -> str:
         if isinstance(self._given, str):

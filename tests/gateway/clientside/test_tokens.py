@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.clientside import tokens
-from gateway.clientside.errors import ConnectionEnded
-from tests.gateway.clientside.scripted import Scripted, customer, within
+from gateway.clientside.errors import ConnectionEnded, RequestFailed
+from tests.gateway.clientside.scripted import Held, Scripted, customer, within
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -103,3 +103,34 @@ async def test_a_refreshed_token_is_the_one_to_come_back_with(server: Scripted) 
         await within(refreshing)
         socket.vanish()
         assert (await server.socket()).hello["token"] == "t1"
+
+
+async def test_a_token_given_while_the_client_is_away_is_the_one_to_come_back_with(
+    server: Scripted,
+) -> None:
+    held = Held()
+    async with customer(server, sleep=held) as (client, socket):
+        socket.vanish()
+        await within(held.begun.wait())
+        refreshing = asyncio.create_task(client.refresh("t1"))
+        await asyncio.sleep(0)
+        held.over.set()
+        again = await server.socket()
+        assert again.hello["token"] == "t1"
+        await again.welcome(resumed=True)
+        request = await again.take("refresh")
+        await again.say("ok", ref=request["ref"])
+        await within(refreshing)
+
+
+async def test_a_token_that_the_server_refused_is_not_the_one_to_come_back_with(
+    server: Scripted,
+) -> None:
+    async with customer(server) as (client, socket):
+        refreshing = asyncio.create_task(client.refresh("of somebody else"))
+        request = await socket.take("refresh")
+        await socket.say("error", ref=request["ref"], code="forbidden", message="not yours")
+        with pytest.raises(RequestFailed):
+            await within(refreshing)
+        socket.vanish()
+        assert (await server.socket()).hello["token"] == "t0"
