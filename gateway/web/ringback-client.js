@@ -119,7 +119,8 @@ export class RingbackClient {
   }
 
   get state() {
-    return this.#shown && this.#active && this.#visible ? "active" : "background";
+    const visible = call(this.#env.visible) ?? true;
+    return this.#shown && this.#active && visible ? "active" : "background";
   }
 
   get limits() {
@@ -131,7 +132,7 @@ export class RingbackClient {
   }
 
   start() {
-    if (this.#signedOut) this.#forgetAll(); // written by nobody, and not by who comes now
+    if (this.#signedOut) this.#forgetAll(); // written by nobody
     this.#signedOut = false;
     this.#stopWatching ??= call(this.#env.watch, {
       visibility: () => this.#attend(),
@@ -209,7 +210,7 @@ export class RingbackClient {
     const at = this.#env.now();
     const send = { ref, text: text.toWellFormed?.() ?? text, at, order: this.#order++ };
     if (data !== undefined) send.data = data;
-    JSON.stringify(data); // throws now, and not when it is to be sent
+    JSON.stringify(data); // throws now, and not later
     this.typing(false);
     this.activity();
     this.#sends.set(ref, send);
@@ -279,7 +280,7 @@ export class RingbackClient {
 
   // What the connection asks and tells
 
-  /** Whose token it is, as soon as there is one: what they write meanwhile is kept as theirs. */
+  /** Whose token it is: what they write is kept as theirs from here on. */
   #identify(token) {
     const claims = claimsOf(token);
     const identity = claims ? `${claims.tenant} ${claims.sub}` : "";
@@ -331,13 +332,14 @@ export class RingbackClient {
   }
 
   #received(frame, request) {
+    const timeline = this.#timeline;
     if (frame.type === "message") this.#arrived(frame, false);
     else if (frame.type === "sent" && request?.isSend) this.#arrived(this.#own(frame, request), true);
     else if (frame.type === "status") this.#told(frame);
     else if (frame.type === "typing") this.#typed(frame.on ? frame.from : null);
     else if (request && frame.ref === this.#pageRef) this.#paged(frame);
     this.#connection.holding = !this.#timeline.caughtUp;
-    this.#emit("frame", frame);
+    if (timeline === this.#timeline) this.#emit("frame", frame);
   }
 
   #typed(from) {
@@ -349,7 +351,7 @@ export class RingbackClient {
   #told(frame) {
     const { unread } = this.status;
     this.status = statusOf(frame, frame.badge_seq);
-    if (frame.read_seq < this.#read) Object.assign(this.status, { readSeq: this.#read, unread }); // our read is on its way
+    if (frame.read_seq < this.#read) Object.assign(this.status, { readSeq: this.#read, unread }); // ours is on its way
     this.#read = this.status.readSeq;
     this.#emit("status", this.status);
   }
@@ -412,7 +414,9 @@ export class RingbackClient {
     const seq = Math.max(rest.seq, this.seq);
     this.status = { ...rest, seq, readSeq, unread: unread + counted };
     if (fresh.some((message) => message.kind === "chat")) this.status.live = true;
+    const timeline = this.#timeline;
     for (const message of fresh) {
+      if (timeline !== this.#timeline) return; // signed out meanwhile
       if (message.from.role !== "customer") this.#typed(null);
       this.#emit("message", message);
     }
@@ -427,10 +431,6 @@ export class RingbackClient {
 
   // Who looks
 
-  get #visible() {
-    return call(this.#env.visible) ?? true;
-  }
-
   #attend() {
     const { state } = this;
     const changed = state !== this.#state && this.connected;
@@ -438,7 +438,7 @@ export class RingbackClient {
       this.#state = state;
       this.#connection.note({ type: "state", state });
     }
-    if (state === "active") this.markRead(); // with no network too: the next welcome tells it
+    if (state === "active") this.markRead(); // away too: the next welcome tells it
     if (changed) this.#emit("state", state);
   }
 
@@ -459,7 +459,7 @@ export class RingbackClient {
       this.#emit("pending", this.pending);
       throw error;
     });
-    settled.catch(() => {}); // who does not wait for it sees it in `pending`
+    settled.catch(() => {}); // who does not wait sees it in `pending`
     this.#emit("pending", this.pending);
     if (this.phase === "ended") this.#end(send, this.endCode);
     return settled;

@@ -604,6 +604,20 @@ test("a sign-out forgets what another tab of the same customer kept, and nothing
   }
 });
 
+test("signed out while several messages are handed over, nothing more of them is told", async () => {
+  const world = new World();
+  const { it, messages } = await world.started();
+  const frames = [];
+  it.on("frame", ({ type }) => frames.push(type));
+  it.on("message", ({ seq }) => seq === 2 && it.signOut());
+  await world.says(messageFrame(3)); // a gap
+  const { ref } = last(world.socket, "history");
+  await world.says({ type: "history", ref, more: false, messages: [1, 2, 3].map((seq) => messageFrame(seq)) });
+  assert.deepEqual(messages, [1, 2]);
+  assert.deepEqual(frames, ["message"]); // that of the gap
+  assert.deepEqual(it.messages, []);
+});
+
 test("signed out, a retry fails again and neither swallows the message nor signs anybody in", async () => {
   const world = new World();
   const { it } = await world.started();
