@@ -46,15 +46,20 @@ export interface Platform {
 }
 
 export interface ConnectionOptions {
+  /** the WebSocket's address */
   url: string;
   token: Token;
   /** gets each token before the connection that is made with it */
   onToken?(token: string): void;
   /** makes the rest of the hello */
   hello?(): Record<string, unknown>;
+  /** gets the welcome frame, before anything else of its session */
   onWelcome?(frame: Frame): void;
+  /** gets each later frame, and the request that it answers, if any */
   onFrame?(frame: Frame, request?: { ref: string; frame: Frame; isSend: boolean }): void;
+  /** is told of each change of `phase` */
   onChange?(phase: Phase, detail: { wait?: number; code?: number | null }): void;
+  /** gets what a token callback threw */
   onError?(error: unknown): void;
 }
 

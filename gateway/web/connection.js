@@ -272,17 +272,7 @@ export class Connection {
   /** The close code after which the client stays away, while it does. */
   endCode = null;
 
-  /**
-   * @param options.url       the WebSocket's address
-   * @param options.token     a JWT, or what is asked for one, and again when it has expired
-   * @param options.onToken   gets each token before the connection that is made with it
-   * @param options.hello     makes the rest of the hello
-   * @param options.onWelcome gets the welcome frame, before anything else of its session
-   * @param options.onFrame   gets each later frame, and the request that it answers, if any
-   * @param options.onChange  is told of each change of `phase`: (phase, {wait, code})
-   * @param options.onError   gets what a token callback threw
-   * @param environment       replaces parts of `platform`
-   */
+  /** The options are in `connection.d.ts`; `environment` replaces parts of `platform`. */
   constructor(options, environment = {}) {
     if (!/^wss?:\/\//.test(options.url)) {
       throw new TypeError(`url: ${options.url} is not the address of a WebSocket (wss://…)`);

@@ -1,15 +1,15 @@
 /**
  * The customer's client: one conversation, the sends on their way, what the phone is told.
  *
- * The socket is `connection.js`, what is held `timeline.js`. No DOM here: `environment` has visibility,
- * activity, storage, HTTP and the socket (`browser.js` a browser's), so that the same module serves
- * pages, React Native and Node.
+ * The socket is `connection.js`, what is held `timeline.js`. Nothing here touches the DOM:
+ * visibility, activity, storage, HTTP and the socket come in `environment` (see `browser.js` for a
+ * browser's), so that the same module serves pages, React Native and Node.
  *
  * In chat means: chat on screen (`show`), page visible, and somebody there (a key, a pointer, within
  * `idleAfter`). Only then is the session `active`; else it is `background`, and the phone rings.
  *
  * A send is kept in storage until it is answered, under its ref: it survives a reload, and coming
- * twice it is still one message.
+ * twice it is still one message. A deregistration is kept with its key until the server has it.
  */
 
 import { Connection, ConnectionEnded, OutboxFull, RequestFailed, call, claimsOf, platform } from "./connection.js";
