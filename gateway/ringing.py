@@ -85,7 +85,7 @@ class Ringing:
                 self._skip(tx, c, device, decision.reason, upto, facts.badge_is_high)
                 return None
             case Action.CANCEL:
-                self._cancel(tx, c, device, decision.reason)
+                self._cancel(tx, c, device, decision.reason, facts.badge_is_high)
                 return None
             case Action.RETRY:
                 ring = msgspec.json.decode(device.ring or "", type=Ring)
@@ -255,8 +255,14 @@ class Ringing:
         )
         return device, ring
 
-    def _cancel(self, tx: Transaction, c: Conversation, device: Device, reason: Reason) -> None:
-        """End the ring in hand without another call; look again at once for what else is owed."""
+    def _cancel(
+        self, tx: Transaction, c: Conversation, device: Device, reason: Reason, correct: bool
+    ) -> None:
+        """End the ring in hand without another call; look again at once for what else is owed.
+
+        After a wish for nothing but that, or for the number on the icon (`correct`): such a look
+        would say that all is acknowledged.
+        """
         if reason is Reason.EXPIRED:
             self._bury(tx, c, device, Cause.EXPIRED, device.verdict, None)
         settled = reason in (Reason.ACKED, Reason.READ, *WISHES)
@@ -268,7 +274,9 @@ class Ringing:
         if reason not in WISHES:
             tx.put(c.with_device(ended))
             return
-        ended = replace(ended, unrung=_unrung(c, device, reason))
+        owes = correct or covered.ord < owed
+        wake, unrung = tx.now if owes else None, _unrung(c, device, reason)
+        ended = replace(ended, owes=owes, wake_at=wake, unrung=unrung)
         self._owing.settle_undeliverable(tx, tx.put(c.with_device(ended)))
 
     # The verdict

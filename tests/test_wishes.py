@@ -227,6 +227,23 @@ async def test_a_ring_in_hand_is_not_repeated_once_the_customer_mutes(tmp_path: 
         assert [call.ring["seq"] for call in it.backend.calls[calls:]] == [2]
 
 
+async def test_of_a_ring_cancelled_for_a_wish_nothing_is_said_to_be_acknowledged(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, push={"retry_first": 0.2, "retry_max": 0.2}) as it:
+        it.backend.otherwise = 503
+        await it.register()
+        await it.write()
+        await it.backend.take()
+        await wish(it, muted_until=FOREVER)
+        await it.settled(1, "undeliverable")
+        await wish(it)
+        it.backend.otherwise = 200
+        await it.write()
+        await it.settled(2, "pushed")
+        assert looks(await it.outcome(1))[-1] == ("cancel", "muted")
+
+
 async def test_the_number_on_an_icon_is_corrected_for_who_has_muted(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
