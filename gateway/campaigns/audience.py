@@ -148,6 +148,8 @@ def _plain(value: Any, name: str) -> str:
             raise BadRecipient(f"{name}: must not contain NUL")
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not -(2**63) < value < 2**64:  # a longer one was rounded as it was read
+            raise BadRecipient(f"{name}: numbers must fit in 64 bits; give it as a string")
         return str(value)
     missing = "missing; " if value is None else ""
     raise BadRecipient(f"{name}: {missing}must be a string or a number")

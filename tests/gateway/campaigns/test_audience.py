@@ -140,6 +140,7 @@ def test_a_recipient_keeps_the_fields_that_are_wanted(
         ({"customer": "c-1", "name": True}, "name: must be a string or a number"),
         ({"customer": "c-1", "name": ["secret"]}, "name: must be a string or a number"),
         ({"customer": "c-1", "name": "a\0b"}, "name: must not contain NUL"),
+        ({"customer": "c-1", "name": 2**64}, "name: numbers must fit in 64 bits; give"),
         (
             {"customer": "c-1", "name": "x" * 8_000},
             "text: would have 8006 characters, at most 8000",
@@ -238,6 +239,14 @@ def test_json_lines_are_ids_or_objects_and_a_bad_one_is_named() -> None:
         (6, [1]),
     ]
     assert [line.number for line in found if line.problem is not None] == [4, 5]
+
+
+@pytest.mark.parametrize("number", ["12345678901234567890123", "-9223372036854775809", "1e30"])
+def test_a_number_that_would_be_told_as_another_is_refused(number: str) -> None:
+    data = b'{"customer": "c-1", "name": %s}' % number.encode()
+    (line,) = lines(File(Format.JSON_LINES), data)
+    with pytest.raises(BadRecipient, match="name: numbers must fit in 64 bits"):
+        audience.entry(line.value, NAMED, CUSTOMER_LIMITS)
 
 
 def test_an_empty_file_of_json_lines_has_no_lines() -> None:
