@@ -272,7 +272,10 @@ class File:
         try:
             (cells,) = csv.reader([text], strict=True, delimiter=self._separator)
         except (csv.Error, ValueError):
-            problem = "not CSV: quotes stand around a whole cell, and are doubled within it"
+            problem = (
+                "not CSV: quotes stand around a whole cell, and are doubled within it; lines end"
+                " with LF or CRLF"
+            )
             if self.columns is None:
                 self._refuse(self._first, problem)
             return (Line(self._first, problem=problem),)
@@ -286,7 +289,11 @@ class File:
 
     def _header(self, columns: list[str]) -> None:
         if CUSTOMER not in columns:
-            self._refuse(self._first, "the first line names the columns; one must be customer")
+            self._refuse(
+                self._first,
+                "the first line names the columns; one must be customer, with commas or"
+                " semicolons between them",
+            )
         named = [column for column in columns if column]
         if len(named) != len(set(named)):
             self._refuse(self._first, "two columns have the same name")
@@ -294,7 +301,11 @@ class File:
 
     def _check_bound(self, size: int, line: int) -> None:
         if size > LINE_BYTES:
-            self._refuse(line, f"longer than {LINE_BYTES} bytes; perhaps a quote is not closed")
+            self._refuse(
+                line,
+                f"longer than {LINE_BYTES} bytes; perhaps a quote is not closed, or lines end with"
+                " CR alone",
+            )
 
     def _refuse(self, line: int, problem: str) -> None:
         raise FrameError(ErrorCode.BAD_FRAME, f"recipients: line {line}: {problem}")

@@ -197,9 +197,23 @@ def test_a_semicolon_separates_where_the_first_line_has_no_comma() -> None:
         (b"", "line 1: the file is empty"),
         (b"\n\n", "line 1: the file is empty"),
         (b"c-1\nc-2\n", "line 1: the first line names the columns; one must be customer"),
+        (
+            b"customer\tname\nc-1\tAnn\n",
+            "line 1: the first line names the columns; one must be customer, with commas or"
+            " semicolons between them",
+        ),
         (b"customer,a,a\n", "line 1: two columns have the same name"),
         (b"customer,\xff\n", "line 1: not UTF-8"),
         (b'customer,"a"b\n', "line 1: not CSV"),
+        (
+            b"customer,name\rc-1,Ann\r",
+            "line 1: not CSV: quotes stand around a whole cell, and are doubled within it;"
+            " lines end with LF or CRLF",
+        ),
+        (
+            b"customer,name\r" + b"c-1,Ann\r" * 10_000,
+            "line 1: longer than 65536 bytes; perhaps a quote is not closed, or lines end with CR",
+        ),
         (b'customer\nc-1\n"c-2\nc-3\n', "line 3: a quote"),
         (b"customer\n" + b"x" * 70_000, "line 2: longer than 65536 bytes"),
         (b"customer\n" + b"x" * 70_000 + b"\n", "line 2: longer than 65536 bytes"),
