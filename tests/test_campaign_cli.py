@@ -247,6 +247,7 @@ async def test_the_same_key_is_the_same_campaign(tmp_path: Path, people: str) ->
         (["send", "people.csv", "--text", "hi", "--rate", "0"], "rate: must be a number from 0.01"),
         (["send", "people.csv", "--text", "hi", "--send-at", "noon"], "send_at: must be an RFC"),
         (["send", "people.csv", "--text", "hi", "--key", "a\nb"], "--key: must be UTF-8 without"),
+        (["send", "people.csv", "--text", "hi", "--key", ""], "Idempotency-Key: give 1 to 64"),
         (["send", "people.csv", "--text", "hi", "--key", "\udce9"], "--key: must be UTF-8 without"),
         (["show", "cp_none"], "this tenant has no such campaign"),
         (["show", "\udce9"], "this tenant has no such campaign"),

@@ -92,7 +92,7 @@ def send(
         told: dict[str, Any] = {"text": text, "rate": rate, "unknown": unknown.value}
         optional = {"title": title, "send_at": send_at, "expires_at": expires_at}
         told |= {name: value for name, value in optional.items() if value is not None}
-        key = key or f"cli-{secrets.token_hex(8)}"
+        key = f"cli-{secrets.token_hex(8)}" if key is None else key
         to = access(config_path, tenant, url, token)
         file = _File(recipients) if recipients is not None else None
         try:
