@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
-from gateway.protocol import Role
+from gateway.protocol import Role, timestamp
 from tests.running import PATIENCE, PATIENT, Running, running
 from tests.test_cli import RINGBACK, Ended, environ_of, ringback
 
@@ -228,6 +229,19 @@ async def test_it_is_paused_resumed_cancelled_and_reported(tmp_path: Path, peopl
         told = json.loads((await campaign(it, "report", id, "--json")).out)
         assert told["skipped"] == {"cancelled": 1}
         assert "cancelled" in (await campaign(it, "show", id)).out
+
+
+async def test_one_that_has_yet_to_begin_is_followed_to_its_end(
+    tmp_path: Path, people: str
+) -> None:
+    async with running(tmp_path) as it:
+        soon = timestamp(time.time() + 3.0)
+        id = await sent(it, people, "--send-at", soon)
+        ended = await campaign(it, "show", id, "--follow")
+        assert ended.code == 0, ended
+        assert f"It begins at {soon}." in ended.err
+        counts = dict(line.rsplit(maxsplit=1) for line in ended.out.splitlines())
+        assert (counts["recipients"], counts["  left"]) == ("2", "0")
 
 
 async def test_the_same_key_is_the_same_campaign(tmp_path: Path, people: str) -> None:

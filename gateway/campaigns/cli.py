@@ -106,7 +106,8 @@ def send(
                     f" again with --key {key} to see: nobody gets it twice."
                 )
             raise typer.Exit(INTERRUPTED) from None
-        _follow(to, campaign, wait=wait, as_json=as_json)
+        begun = campaign["state"] != "scheduled"
+        _follow(to, campaign, wait=wait and begun, as_json=as_json)
 
 
 def _format(path: Path) -> Format:
@@ -196,7 +197,7 @@ def _follow(
     id = campaign["id"]
     try:
         _describe(campaign)
-        if wait and campaign["state"] != "scheduled":
+        if wait:
             campaign = run(_until_over(to, campaign))
             if not as_json:
                 _show_report(run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report")))
