@@ -392,7 +392,7 @@ async def test_a_message_that_used_the_campaigns_id_as_its_key_is_not_overwritte
     [
         ({}, "audience: missing"),
         ({"audience": []}, "recipients: there are none"),
-        ({"audience": "devices", "text": "Hi {name}"}, "the file has no column name"),
+        ({"audience": "devices", "text": "Hi {name}"}, "nothing is known but {customer}"),
         ({"audience": ["c-1"], "text": "Hi {name"}, "text: at character 4"),
         ({"audience": ["c-1"], "text": "Hi {name}"}, "entry 1: name: missing"),
         ({"audience": ["c-1", "", "c-2"]}, "recipients: entry 2: customer: must be"),

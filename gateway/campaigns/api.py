@@ -157,7 +157,12 @@ class CampaignCalls:
                 " recipients of a multipart/form-data body",
             )
         if body.audience == "devices":
-            audience.check_columns((), said)
+            if said.fields:
+                raise FrameError(
+                    ErrorCode.BAD_FRAME,
+                    "text, title: of an audience of devices nothing is known but {customer}; for"
+                    " other fields give a list or a file",
+                )
             return _Taken(body, said, self._devices(tenant))
         return _Taken(body, said, self._list(body.audience, said, tenant))
 
