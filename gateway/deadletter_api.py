@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway import protocol
+from gateway import decoding, protocol
 from gateway.api import Api, as_json, page_size
 from gateway.deadletters import DeadLetters
 from gateway.protocol import ErrorCode, FrameError, ReplayDeadLetters, Role
@@ -33,8 +33,9 @@ class DeadLetterCalls:
         who = self._api.who(request, Role.SERVICE)
         limit = page_size(request)
         query = request.query
+        customer = query.get("customer")
         wanted = Wanted(
-            query.get("customer"),
+            None if customer is None else decoding.check_id(customer, "customer"),
             _cause(query.get("cause")),
             *protocol.span(
                 _moment(query.get("since"), "since"), _moment(query.get("until"), "until")

@@ -489,6 +489,7 @@ async def test_what_was_forgotten_between_two_pages_does_not_begin_them_anew(
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
+        ("?customer=", "customer: must be a string of 1 to 128 characters"),
         ("?cause=boredom", "cause: give one of refused, expired"),
         ("?since=noon", "since: give an RFC 3339 time"),
         ("?since=2026-11-24T09:00:00+01:00", "zone, such as 2026-11-24T08:00:00Z"),
