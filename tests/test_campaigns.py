@@ -283,6 +283,24 @@ async def test_it_goes_on_after_a_restart_and_nobody_gets_it_twice(tmp_path: Pat
     assert audit(tmp_path / "ringback.db", time.time()).findings == []
 
 
+async def test_it_does_not_go_on_before_the_grace_after_a_start_is_over(tmp_path: Path) -> None:
+    people = [f"c-{i}" for i in range(10)]
+    delivery = QUICK | {"restart_grace": 1.0}
+    async with running(tmp_path, delivery=delivery) as it:
+        id = await begin(it, audience=people, rate=5)
+        await until(it, id, lambda told: told["sent"] >= 1)
+    async with running(tmp_path, delivery=delivery) as it:
+        await over(it, id)
+        grace = it.gateway.core.context.quiet_until
+        times = []
+        for customer in people:
+            path = f"/v1/customers/{customer}/messages"
+            _, page = await it.call("GET", path, Role.SERVICE)
+            times += [message["at"] for message in page["messages"]]
+    assert len(times) == len(people)
+    assert not [at for at in times if timestamp(grace - 1.0) <= at < timestamp(grace)]
+
+
 async def test_a_tenant_s_campaign_stands_still_while_the_tenant_is_not_configured(
     tmp_path: Path,
 ) -> None:
