@@ -71,11 +71,16 @@ class Listener:
         if server is None or not self._has_room(server):
             self._rejected()
             return _OneTooMany()
-        # Unpacking takes the loop from everybody, of whoever sends it: a megabyte is a gigabyte.
-        options: dict[str, Any] = {"access_log": None, "auto_decompress": False}
-        options["keepalive_timeout"] = IDLE
-        options |= dict.fromkeys(("max_line_size", "max_field_size"), LINE)
-        return _Connection(server, loop=asyncio.get_running_loop(), **options)
+        return _Connection(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            # It takes the loop from everybody, of whoever sends it: a megabyte is a gigabyte.
+            auto_decompress=False,
+            keepalive_timeout=IDLE,
+            max_line_size=LINE,
+            max_field_size=LINE,
+        )
 
     def _has_room(self, server: web.Server) -> bool:
         """Whether one more may be connected, in the place of another if need be."""
@@ -173,11 +178,6 @@ class _Connection(web.RequestHandler):
             answer = problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
         answer.force_close()
         return answer
-
-    def log_exception(self, *args: Any, **told: Any) -> None:
-        """An error that was nobody's: of a body that was not read, say, and is no gzip."""
-        super().log_exception(*args, **told)
-        forget_frames(told.get("exc_info"))
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
