@@ -66,7 +66,10 @@ class Store:
     """Changes in one commit at the most, where all that wait are one tenant's: the loop does
     nothing else while they are judged, and who comes meanwhile waits for two such commits."""
     LATER = 32
-    """Of what nobody in chat waits for, so many beside changes of those who do."""
+    """Of what nobody in chat waits for, so many in a commit while there are those who do."""
+    CHATTING = 100
+    """Commits, from one with somebody's change in chat, for which there are such: who comes while a
+    full `BATCH` of what may wait is judged would wait for all of it."""
     SHARED = 16
     LATER_SHARED = 2
     """In one commit, where several tenants are about, so many changes of all of them together, and
@@ -92,6 +95,7 @@ class Store:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._turn = 0  # commits that were tried
+        self._chatting = 0  # commits, for which there is still somebody in chat
         self._about: OrderedDict[str, int] = OrderedDict()  # tenants, by when they last came
         self._known = Known(database)
         self._next_conversation = 1
@@ -261,7 +265,8 @@ class Store:
         about = self._about.keys() | self._queue.tenants | self._later.tenants
         if len(about - {""}) <= 1:
             chat = self._queue.take(self.BATCH)
-            return chat + self._later.take(self.LATER if chat else self.BATCH)
+            self._chatting = self.CHATTING if chat else max(self._chatting - 1, 0)
+            return chat + self._later.take(self.LATER if self._chatting else self.BATCH)
         chat = self._queue.take(self.SHARED)
         return chat + self._later.take(max(self.LATER_SHARED, self.SHARED - len(chat)))
 

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -1180,6 +1181,22 @@ async def test_what_may_wait_holds_up_nobody_and_is_never_forgotten(path: Path) 
         # Of the commit that runs, which began when nobody waited in chat, and of its own.
         assert max(waits) <= store.BATCH + store.LATER
         assert len(done) == 6 * store.BATCH + 3
+
+
+async def test_between_those_who_chat_a_commit_does_no_more_of_what_may_wait(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "CHATTING", 3)
+    judged = list[Transaction]()
+    async with Database(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        for _ in range(3 * store.LATER + store.BATCH):
+            store.enqueue(judged.append, Needs(), lambda value, error: None, later=True)
+        await store.submit(judged.append, Needs())
+        await store.stop()
+    sizes = [len(list(batch)) for _, batch in groupby(judged)]
+    assert sizes == [1 + store.LATER, store.LATER, store.LATER, store.BATCH]
 
 
 async def test_a_backlog_of_what_may_wait_refuses_no_chat(
