@@ -246,8 +246,11 @@ def tell_why(
         typer.Option(help=f"Say what another policy would have decided: {', '.join(Policy)}."),
     ] = None,
     after: Annotated[
-        float, typer.Option(min=0.0, help="Seconds, for the policy unread_after.")
-    ] = UNREAD_AFTER,
+        float | None,
+        typer.Option(
+            min=0.0, help=f"Seconds, for the policy unread_after; {UNREAD_AFTER:.0f} without it."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what became of a message, and why. The gateway may be running.
@@ -258,6 +261,8 @@ def tell_why(
         settings = load(config_path)
         key = Key(tenant_of(settings, tenant), customer)
         dry = _policy(policy)
+        if after is not None and dry is not Policy.UNREAD_AFTER:
+            fail(f"--after: is for --policy {Policy.UNREAD_AFTER} only")
         told = asyncio.run(_told(settings.storage, key, seq))
         if told is None:
             fail(f"tenant {key.tenant} has no message {seq} of customer {customer}")
@@ -265,7 +270,8 @@ def tell_why(
         answer = why.deliveries(told, now)
         if dry is not None:
             backends = backends_of(settings.tenants[key.tenant].push)
-            answer["policy"] = dry_run(told, dry, now=now, backends=backends, after=after)
+            seconds = UNREAD_AFTER if after is None else after
+            answer["policy"] = dry_run(told, dry, now=now, backends=backends, after=seconds)
         if as_json:
             print(json.dumps(answer))
         else:

@@ -109,6 +109,7 @@ class WebPages:
         for path, name in PAGES.items():
             if name in self._files:
                 yield web.get(path, self.page)
+                yield web.get(f"{path}/", _without_slash)
 
     async def module(self, request: web.Request) -> web.StreamResponse:
         """A script, a style or a picture; any page may import it."""
@@ -140,6 +141,11 @@ class WebPages:
         name = PAGES[request.path]
         body = self._files[name].replace(CHAT.encode(), html.escape(chat).encode())
         return _answer(request, name, body, {**_PAGE, "Content-Security-Policy": _policy(chat)})
+
+
+async def _without_slash(request: web.Request) -> web.Response:
+    name = request.path.rstrip("/").rpartition("/")[2]
+    return web.Response(status=308, headers={**_ALWAYS, "Location": f"../{name}"})
 
 
 def _policy(chat: str) -> str:

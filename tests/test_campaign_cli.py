@@ -259,6 +259,7 @@ async def test_the_same_key_is_the_same_campaign(tmp_path: Path, people: str) ->
         (["send", "people.csv", "--text", "Hi {nmae}"], "the file has no column nmae"),
         (["send", "people.csv", "--text", "Hi {name"], "text: at character 4: a field is written"),
         (["send", "people.csv", "--text", "hi", "--rate", "0"], "rate: must be a number from 0.01"),
+        (["send", "people.csv", "--text", "hi", "--rate", "nan"], "--rate: give a number"),
         (["send", "people.csv", "--text", "hi", "--send-at", "noon"], "send_at: must be an RFC"),
         (["send", "people.csv", "--text", "hi", "--key", "a\nb"], "--key: must be UTF-8 without"),
         (["send", "people.csv", "--text", "hi", "--key", ""], "Idempotency-Key: give 1 to 64"),

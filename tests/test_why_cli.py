@@ -166,6 +166,15 @@ async def test_an_unknown_policy_names_the_known_ones(tmp_path: Path) -> None:
         assert all(policy in said for policy in Policy), said
 
 
+@pytest.mark.parametrize("policy", [(), ("--policy", "default")])
+async def test_seconds_without_a_policy_that_has_them_are_not_ignored(
+    tmp_path: Path, policy: tuple[str, ...]
+) -> None:
+    async with running(tmp_path):
+        line = (await ringback(tmp_path, *WHY, "1", *policy, "--after", "60")).refused()
+    assert line == "ringback: --after: is for --policy unread_after only"
+
+
 # What is recorded
 
 

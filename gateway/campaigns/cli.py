@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -86,6 +87,8 @@ def send(
     with clearly():
         if (recipients is None) is not all_devices:
             fail("give a file of recipients, or --all-devices, and not both")
+        if not math.isfinite(rate):  # JSON has no such number
+            fail("--rate: give a number of recipients per second")
         if key is not None and UNFIT.search(key):
             fail("--key: must be UTF-8 without control characters")
         form = _format(recipients) if recipients is not None else None

@@ -16,6 +16,7 @@ import ipaddress
 import math
 import re
 import secrets
+import socket
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -96,10 +97,15 @@ _ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\s:/\[\]]+)):(
 
 
 def is_host(text: str) -> bool:
-    """Whether a name can be looked up at all: with an empty or too long label it is never asked."""
+    """Whether a name can be looked up at all: with an empty or too long label it is never asked.
+
+    What ends in a number is an IPv4 address (URL Standard, "ends in a number"), or nothing.
+    """
     try:
         text.encode("idna")
-    except UnicodeError:
+        if text.rpartition(".")[2].isdigit():
+            socket.inet_aton(text)
+    except (UnicodeError, OSError):
         return False
     return True
 

@@ -90,6 +90,12 @@ async def test_a_page_names_all_that_a_browser_asks_for_and_all_of_it_is_there(
                 assert answer.status == 200, path
 
 
+@pytest.mark.parametrize("page", ["/console", "/console/ops"])
+async def test_a_page_is_found_with_a_slash_behind_its_name(tmp_path: Path, page: str) -> None:
+    async with running(tmp_path) as it, it.http.get(it.url(f"{page}/")) as answer:
+        assert (answer.status, answer.url.path) == (200, page)
+
+
 async def _raw(it: Running, path: str) -> tuple[int, bytes]:
     """A request whose path nobody tidies up."""
     reader, writer = await asyncio.open_connection("127.0.0.1", it.gateway.ports["http"])

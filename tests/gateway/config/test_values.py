@@ -147,6 +147,7 @@ def test_equal_secrets_are_equal_and_only_to_secrets() -> None:
         (PUSH, 'endpoint = "https://a.example:port/"', "is not a URL", "https://push"),
         (PUSH, 'endpoint = "https://[::1/"', "is not a URL", "https://push"),
         (PUSH, 'endpoint = "https://a..example/"', "has a host name that", "https://push"),
+        (PUSH, 'endpoint = "https://10.0.0.300/"', "has a host name that", "https://push"),
         (PUSH, f'endpoint = "https://{"a" * 64}/"', "has a host name that", "https://push"),
         (PUSH, 'endpoint = "https://u:p@a.example/"', "has a user name", "https://push"),
         (PUSH, 'endpoint = "https://a.example/#x"', "has a fragment", "https://push"),
