@@ -144,7 +144,10 @@ class Api:
             case web.HTTPUnsupportedMediaType():
                 return problem(FrameError(ErrorCode.BAD_FRAME, error.text or ""), 415)
             case web.HTTPNotFound():
-                return problem(FrameError(ErrorCode.NOT_FOUND, "there is no such call"))
+                told = "there is no such call"
+                if request.path in (protocol.CUSTOMER_PATH, protocol.AGENT_PATH):
+                    told = "WebSockets connect to another port, that of server.chat"
+                return problem(FrameError(ErrorCode.NOT_FOUND, told))
             case web.HTTPMethodNotAllowed():
                 allowed = ", ".join(sorted(error.allowed_methods))
                 return problem(

@@ -101,7 +101,8 @@ class Sockets:
 
     def refusal(self, path: str, origins: list[str]) -> tuple[int, str] | None:
         if path not in ROLES:
-            return 404, f"no such place; connect to {' or '.join(ROLES)}\n"
+            places = " or ".join(ROLES)
+            return 404, f"no such place; connect to {places} (calls go to server.http's port)\n"
         known = self._origins
         if ROLES[path] is Role.AGENT:
             known |= self._sessions.console

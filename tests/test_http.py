@@ -105,6 +105,16 @@ async def test_an_unknown_path_or_method_is_a_problem(
             assert ("Allow" in answer.headers) is (status == 405)
 
 
+async def test_who_asks_the_wrong_port_learns_of_the_right_one(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        for place in ("/v1/chat", "/v1/agent"):
+            _, problem = await it.call("GET", place)
+            assert "server.chat" in problem["detail"]
+        chat = f"http://127.0.0.1:{it.gateway.ports['chat']}"
+        async with it.http.put(f"{chat}/v1/devices/phone-1") as answer:
+            assert (answer.status, "server.http" in await answer.text()) == (404, True)
+
+
 # Messages
 
 
