@@ -15,7 +15,6 @@ from gateway import protocol
 from gateway.delivery import Patience, Reason, Timing
 from gateway.hub import Hub
 from gateway.protocol import ErrorCode, FrameError, Limits
-from gateway.session import CustomerSession
 from gateway.telling import Telling
 from gateway.wishes import House, quiet_until
 from push.backends import Backend
@@ -115,11 +114,6 @@ def known(tx: Transaction, key: Key) -> Conversation:
     if conversation is None:
         raise no_such_customer()
     return conversation
-
-
-def who(session: CustomerSession) -> dict[str, str | None]:
-    """How events name a session: its id, and its installation if the app told it."""
-    return {"session": session.id, "installation": session.installation}
 
 
 def no_such_customer() -> FrameError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway import delivery
-from gateway.context import Change, Context, due_moved, known, who
+from gateway.context import Change, Context, due_moved, known
 from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError, ReceiptState
 from gateway.session import CustomerSession
@@ -44,14 +44,14 @@ class Marks:
 
         def change(tx: Transaction) -> None:
             c = known(tx, key)
-            cut = self._cut(tx, c, seq)
+            cut = self._mark(tx, c, seq).cut
             before = c
-            c = self.acknowledge(tx, c, cut, seq, session)
+            c = self.acknowledge(tx, c, cut, session)
             c = tx.mark_read(c, cut)
             if c.read_seq == before.read_seq:
                 return
             if c.unread != before.unread:
-                tx.event(c, before.read_seq + 1, c.read_seq, "read", **who(session))
+                tx.event(c, before.read_seq + 1, c.read_seq, "read", **_who(session))
                 c = self._correct_badges(tx, c, session.installation)
             tx.after_commit(lambda: self._tell.read(before, c, tx.now))
 
@@ -60,11 +60,11 @@ class Marks:
     def received(
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
     ) -> Conversation:
-        cut = self._cut(tx, c, seq)
+        cut = self._mark(tx, c, seq).cut
         if not session.active:
             session.noted = max(session.noted, cut)
             return c
-        return self.acknowledge(tx, c, cut, seq, session)
+        return self.acknowledge(tx, c, cut, session)
 
     def _note_too(
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
@@ -74,7 +74,7 @@ class Marks:
             return
         upto = min(seq, c.acked_seq)
         if upto > session.acked:
-            tx.event(c, session.acked + 1, upto, "acked_too", **who(session))
+            tx.event(c, session.acked + 1, upto, "acked_too", **_who(session))
         self._note(tx, session, seq)
 
     def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
@@ -82,9 +82,6 @@ class Marks:
         if seq > session.acked:
             tx.undo(lambda before=session.acked: setattr(session, "acked", before))  # type: ignore[misc]
             session.acked = seq
-
-    def _cut(self, tx: Transaction, c: Conversation, seq: int) -> Cut:
-        return self._mark(tx, c, seq).cut
 
     def _mark(self, tx: Transaction, c: Conversation, seq: int) -> Mark:
         mark = tx.mark(c, seq)
@@ -95,24 +92,24 @@ class Marks:
         return mark
 
     def acknowledge(
-        self, tx: Transaction, c: Conversation, cut: Cut, seq: int, session: CustomerSession
+        self, tx: Transaction, c: Conversation, cut: Cut, session: CustomerSession
     ) -> Conversation:
         before = c
         if cut.ord <= c.acked_ord:
-            self._note_too(tx, c, session, seq)
+            self._note_too(tx, c, session, cut.seq)
             return tx.acknowledge(c, cut)[0]
         oldest = None
         if cut.ord < c.last_ord:
-            mark = tx.mark(c, seq)
+            mark = tx.mark(c, cut.seq)
             oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
         due = delivery.due_after_ack(c.push_due_at, oldest, self._context.timing.ack_timeout)
         held = c.hold_from
         if held is not None and oldest is not None:
             held = max(held, oldest)  # what joins held of others takes nothing from the rest
         c, _ = tx.acknowledge(c, cut, push_due_at=due, hold_from=held)
-        tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **who(session))
+        tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **_who(session))
         if session.installation is not None:
-            self._note(tx, session, seq)
+            self._note(tx, session, cut.seq)
         for span in before.settled:
             if span.outcome is Outcome.PUSHED and span.lo_ord < c.acked_ord:
                 lo = max(span.lo_seq, before.acked_seq) + 1
@@ -178,3 +175,8 @@ class Marks:
         if said > before.agent_acked_said:
             tx.after_commit(lambda: self._tell.agents_marks(c))
         return c
+
+
+def _who(session: CustomerSession) -> dict[str, str | None]:
+    """How events name a session: its id, and its installation if the app told it."""
+    return {"session": session.id, "installation": session.installation}

@@ -200,8 +200,7 @@ class Presence:
             session.state = state
             c = tx.conversation(session.key)
             if session.active and c is not None:
-                noted = session.noted
-                c = self._marks.acknowledge(tx, c, noted, noted.seq, session)
+                c = self._marks.acknowledge(tx, c, session.noted, session)
                 self._hold(tx, c)
                 tx.after_commit(lambda: self._tell.presence(session.key, c, was_in_chat))
             else:
