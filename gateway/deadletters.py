@@ -19,7 +19,6 @@ from itertools import chain
 from typing import NamedTuple
 
 import msgspec
-import orjson
 
 from gateway import delivery
 from gateway.context import Context
@@ -130,8 +129,8 @@ def _due_again(
         m
         for m in unacked
         if lo.ord < m.ord <= hi.ord
-        and (m.expires_at is None or m.expires_at > now)
-        and any(span.lo_ord < m.ord <= span.hi_ord for span in spans)
+        and not m.has_expired(now)
+        and any(span.has(m) for span in spans)
     ]
 
 
@@ -202,7 +201,7 @@ class DeadLetters:
         for one in (letter, *await self._rows.later(letter)):
             told = await self._store.told(one.key, one.seq)
             events = told.events if told is not None else []
-            details = [orjson.loads(e.detail or "{}") for e in events if e.event == "attempt"]
+            details = [e.details for e in events if e.event == "attempt"]
             answered = {d["attempt"] for d in details if d["ring"] == one.id and "status" in d}
             if answered != set(range(1, one.attempts + 1)):
                 return False

@@ -191,11 +191,9 @@ class Devices:
         rung = [d for d in c.live_devices if self._owing.backend(c.tenant, d) is not None]
         covered = min((device.covered_ord for device in rung), default=0)
         for message in tx.unacked(c):
-            if message.ord <= covered:
+            if message.ord <= covered or message.has_expired(tx.now):
                 continue
-            if message.expires_at is not None and message.expires_at <= tx.now:
-                continue
-            if any(span.lo_ord < message.ord <= span.hi_ord for span in spans):
+            if any(span.has(message) for span in spans):
                 c, _ = tx.transition(c, message.before, message.cut, Trigger.REGISTRATION)
                 if message.expires_at is not None:
                     soonest = min(message.expires_at, soonest or message.expires_at)

@@ -14,13 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import orjson
-
 from gateway.delivery import WISHES, Action, Reason
 from gateway.policies import UNREAD_AFTER, Facts, Policy, decide
 from gateway.protocol import Route
 from push.backends import Backend, choose
-from storage.records import Device, DeviceState, Event, Outcome, fingerprint
+from storage.records import Device, DeviceState, Outcome, fingerprint
 from storage.store import Told
 
 _GIVEN_UP = {DeviceState.DEAD: Reason.TOKEN_DEAD, DeviceState.QUARANTINED: Reason.QUARANTINED}
@@ -69,16 +67,12 @@ def dry_run(
     answer: dict[str, Any] = {"name": policy.value}
     if policy is Policy.UNREAD_AFTER:
         answer["after"] = after
-    history = [_fact(place, event) for place, event in enumerate(told.events)]
+    history = [_Fact(n, e.at, e.event, e.details) for n, e in enumerate(told.events)]
     answer["devices"] = [
         _entry(told, history, target, policy, now, backends, after)
         for target in (_targets(told, history) if told.outcome is not None else ())
     ]
     return answer
-
-
-def _fact(place: int, event: Event) -> _Fact:
-    return _Fact(place, event.at, event.event, orjson.loads(event.detail) if event.detail else {})
 
 
 def _targets(told: Told, history: list[_Fact]) -> Iterator[_Target]:
@@ -149,7 +143,7 @@ def _facts(told: Told, history: list[_Fact], target: _Target, now: float) -> Fac
         known = [fact for fact in history if fact.place <= last or fact.at <= due]
         at = fanned.at if fanned is not None else due
         judged = fanned is not None or now >= due
-    expired = message.expires_at is not None and message.expires_at <= at
+    expired = message.has_expired(at)
     if look is None and judged:
         expired = expired or told.outcome is Outcome.EXPIRED
     return Facts(
@@ -165,14 +159,13 @@ def _facts(told: Told, history: list[_Fact], target: _Target, now: float) -> Fac
 
 def _later(told: Told, history: list[_Fact], target: _Target, at: float, now: float) -> Facts:
     """What was known at a moment of the policy's own."""
-    expires_at = told.message.expires_at
     fanned = next((fact for fact in history if fact.event == "due" and fact.at <= at), None)
     return Facts(
         unringable=_unringable(target, fanned, at),
         judged=now >= at,
         in_chat=told.message.route == Route.SOCKET,
         read=any(fact.event == "read" and fact.at <= at for fact in history),
-        expired=expires_at is not None and expires_at <= at,
+        expired=told.message.has_expired(at),
     )
 
 

@@ -46,7 +46,7 @@ class Owing:
 
     def come_due(self, tx: Transaction, c: Conversation) -> Conversation:
         """Do what the times in the row say by now: expire, fan out; and mend what cannot be."""
-        if c.expires_at is not None and c.expires_at <= tx.now:
+        if c.is_expiring(tx.now):
             c = self.expire(tx, c)
         if c.push_due_at is not None:
             due = delivery.within_reason(c.push_due_at, tx.now, self._context.timing)
@@ -62,7 +62,7 @@ class Owing:
         waiting = [
             (m, m.expires_at)
             for m in tx.unacked(c)
-            if m.expires_at is not None and any(s.lo_ord < m.ord <= s.hi_ord for s in spans)
+            if m.expires_at is not None and any(s.has(m) for s in spans)
         ]
         for message, expires_at in waiting:
             if expires_at <= tx.now:
@@ -99,7 +99,7 @@ class Owing:
         to which nothing would lead, it is as if it had just been registered: a backend for it may
         be new, or there were more messages than one look sees.
         """
-        if c.expires_at is not None and c.expires_at <= tx.now and tx.knows_unacked(c):
+        if c.is_expiring(tx.now) and tx.knows_unacked(c):
             c = self.expire(tx, c)
         waiting = outcomes.pending(c)
         if not waiting:  # what joins held before holds nothing of what comes, or is pending again

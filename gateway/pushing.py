@@ -109,7 +109,7 @@ class Book:
             found = tx.conversation(key)
             if found is None or self._context.draining:
                 return
-            if _is_expiring(found, tx.now) and not tx.knows_unacked(found):
+            if found.is_expiring(tx.now) and not tx.knows_unacked(found):
                 # Something expired while this waited for its turn: asked for again, with them.
                 tx.after_commit(lambda: self.watch(found))
                 return
@@ -129,7 +129,7 @@ class Book:
             self.alarms.judged(key)
 
         c = self._store.peek(key)
-        expiring = c is None or _is_expiring(c, self._clock())
+        expiring = c is None or c.is_expiring(self._clock())
         needs = Needs(keys=(key,), unacked=key if expiring else None)
         try:
             self._store.enqueue(change, needs, done, later=True)
@@ -207,10 +207,6 @@ class Book:
 
 def _has_expired(c: Conversation | None, ring: Ring) -> bool:
     """Whether some of what the ring covers may have expired before it was claimed, noted or not."""
-    if c is None or _is_expiring(c, ring.claimed_at):
+    if c is None or c.is_expiring(ring.claimed_at):
         return True
     return any(s.outcome is Outcome.EXPIRED and s.hi_seq >= ring.since for s in c.settled)
-
-
-def _is_expiring(c: Conversation, now: float) -> bool:
-    return c.expires_at is not None and c.expires_at <= now

@@ -369,7 +369,7 @@ class Ringing:
         ring = msgspec.json.decode(device.ring or "", type=Ring)
         covered, upto = device.covered, device.ring_to
         c = tx.put(c.with_device(_over(tx, device)))
-        if c.expires_at is not None and c.expires_at <= ring.claimed_at:
+        if c.is_expiring(ring.claimed_at):
             c = self._owing.expire(tx, c)  # its own turn is late
         if upto.ord > covered.ord:
             if upto.ord <= c.acked_ord:
@@ -388,10 +388,11 @@ class Ringing:
         """
         expired = [s for s in outcomes.segments(c) if s.outcome is Outcome.EXPIRED]
         pushed = [(span.lo, span.hi) for span in outcomes.pending(c)]
-        for m in tx.unacked(c):
-            lately = m.expires_at is None or m.expires_at > ring.claimed_at
-            if lately and any(s.lo_ord < m.ord <= s.hi_ord for s in expired):
-                pushed.append((m.before, m.cut))
+        pushed += [
+            (m.before, m.cut)
+            for m in tx.unacked(c)
+            if not m.has_expired(ring.claimed_at) and any(s.has(m) for s in expired)
+        ]
         for begin, end in pushed:
             if max(lo, begin) < min(hi, end):
                 c, _ = self._owing.move(tx, c, max(lo, begin), min(hi, end), Trigger.ACCEPTANCE)

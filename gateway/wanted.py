@@ -42,11 +42,7 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
         return Wanted()
     if not sees_each(c, tx.now, patience):  # then all was asked for
         return Wanted(newest, c.last)
-    fresh = [
-        m
-        for m in tx.unacked(c)
-        if m.ord > behind and (m.expires_at is None or m.expires_at > tx.now)
-    ]
+    fresh = [m for m in tx.unacked(c) if m.ord > behind and not m.has_expired(tx.now)]
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
     if wanted and wanted[0].ord > device.owed_ord:
@@ -96,7 +92,7 @@ def sees_each(c: Conversation, now: float, patience: Patience | None) -> bool:
     Asked before the look, to have them read, and again when it is judged: time has passed.
     """
     newest = c.newest_counted
-    expired = newest is None or (newest.expires_at is not None and newest.expires_at <= now)
+    expired = newest is None or newest.has_expired(now)
     some = any(device.owes and device.owed_ord < c.last_ord for device in c.devices)
     return patience is not None or expired or some or opted_out(c)
 

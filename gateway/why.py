@@ -97,14 +97,14 @@ def _waiting_device(device: Device, told: Told, asleep: bool) -> dict[str, Any] 
 
 def _is_answered(told: Told, ring: str, attempt: int) -> bool:
     """Its next attempt is due, and waits for its turn."""
-    details = (orjson.loads(e.detail or "{}") for e in told.events if e.event == "attempt")
+    details = (e.details for e in told.events if e.event == "attempt")
     return any((d["ring"], d["attempt"]) == (ring, attempt) for d in details)
 
 
 def _is_paused(told: Told, device: str) -> bool:
     """The last that was decided of the device is that it waits for its endpoint."""
     for event in reversed(told.events):
-        detail = orjson.loads(event.detail) if event.detail else {}
+        detail = event.details
         if detail.get("device") == device:
             return detail.get("reason") in PAUSES and event.event == "look"
     return False
@@ -138,8 +138,7 @@ def decided_at(told: Told) -> float | None:
     if told.outcome is Outcome.PENDING:
         return None
     for event in reversed(told.events):
-        detail = orjson.loads(event.detail) if event.detail else {}
-        if event.event == "outcome" and detail.get("outcome") == told.outcome:
+        if event.event == "outcome" and event.details.get("outcome") == told.outcome:
             return event.at
         if event.event == "acked" and told.outcome is Outcome.ACKED:
             return event.at
@@ -168,5 +167,4 @@ def _sessions(message: Message) -> list[dict[str, str]]:
 
 
 def _event(event: Event) -> dict[str, Any]:
-    detail = orjson.loads(event.detail) if event.detail else {}
-    return {"at": timestamp(event.at), "event": event.event, **detail}
+    return {"at": timestamp(event.at), "event": event.event, **event.details}

@@ -67,6 +67,9 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
         """Recipients who were neither sent to nor skipped."""
         return self.total - self.sent - self.skipped
 
+    def has_expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
     def __repr__(self) -> str:
         return f"Campaign(id={self.id!r}, state={self.state.value!r}, left={self.left})"
 

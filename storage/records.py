@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+import orjson
 
 
 class Key(NamedTuple):
@@ -69,6 +70,10 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
     def count(self) -> int:
         return self.hi_ord - self.lo_ord
 
+    def has(self, message: Message) -> bool:
+        """Whether this counted message is one of them."""
+        return self.lo_ord < message.ord <= self.hi_ord
+
 
 def is_counted(role: str, kind: str) -> bool:
     """Whether the company owes the customer what this role writes in this kind."""
@@ -111,6 +116,9 @@ class Message(msgspec.Struct, frozen=True):
     def before(self) -> Cut:
         """The place before it, of a counted message."""
         return _tuple(Cut, (self.seq - 1, self.ord - 1))
+
+    def has_expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
 
     def __repr__(self) -> str:
         return f"Message(id={self.id!r}, seq={self.seq}, kind={self.kind!r})"
@@ -294,6 +302,10 @@ class Conversation(msgspec.Struct, frozen=True):
     def live_devices(self) -> tuple[Device, ...]:
         return tuple([d for d in self.devices if d.live])
 
+    def is_expiring(self, now: float) -> bool:
+        """Whether the time of some of what is pending has come."""
+        return self.expires_at is not None and self.expires_at <= now
+
     def left_from(self, device: Device) -> int:
         """The first place that is neither acknowledged nor covered on `device`."""
         return max(device.covered_seq, self.acked_seq) + 1
@@ -325,3 +337,9 @@ class Event(msgspec.Struct, frozen=True):
     at: float
     event: str
     detail: str | None = None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What `detail` says."""
+        told: dict[str, Any] = orjson.loads(self.detail or "{}")
+        return told

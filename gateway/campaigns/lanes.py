@@ -67,8 +67,3 @@ class Lane:
             self.failing, self.sent = waiting.failing, 0
         more = waiting.failing - self.failing
         return waiting.working > BUSY or more > max(BUSY, self.sent / 2)
-
-
-def is_over(campaign: Campaign, now: float) -> bool:
-    """Whether its time has passed."""
-    return campaign.expires_at is not None and campaign.expires_at <= now

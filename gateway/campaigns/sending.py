@@ -35,7 +35,7 @@ import structlog
 
 from gateway.campaigns import audience
 from gateway.campaigns.audience import Words
-from gateway.campaigns.lanes import Lane, Run, Waiting, is_over
+from gateway.campaigns.lanes import Lane, Run, Waiting
 from gateway.campaigns.reports import not_found, told_of
 from gateway.chat import Chat, Posting
 from gateway.context import Context
@@ -184,15 +184,15 @@ class Campaigns:
         while not self._context.draining:
             lane.wake.clear()
             now, runs = self._context.clock(), lane.runs.values()
-            over = [r for r in runs if is_over(r.campaign, now) and r.due_at <= now]
-            run = min(over or runs, key=lambda run: run.due_at, default=None)
+            expired = [r for r in runs if r.campaign.has_expired(now) and r.due_at <= now]
+            run = min(expired or runs, key=lambda run: run.due_at, default=None)
             early = float("inf") if run is None else run.due_at - now
             if early > CALM:
                 lane.calm()
             if run is None or early == float("inf"):
                 await lane.wake.wait()
                 continue
-            if early > 0 or (not over and lane.is_held_up(self._waiting(tenant))):
+            if early > 0 or (not expired and lane.is_held_up(self._waiting(tenant))):
                 await _either(lane.wake, min(early, LONGEST) if early > 0 else AGAIN)
                 continue
             began = self._context.clock()
@@ -239,7 +239,7 @@ class Campaigns:
             now = tx.campaign(c.id)
             if now is None or now.state not in OPEN or now.cursor != c.cursor:
                 return now
-            if is_over(now, tx.now):
+            if now.has_expired(tx.now):
                 ended = replace(now, state=CampaignState.EXPIRED, ended_at=tx.now)
                 return tx.put_campaign(ended)
             if now.state is not CampaignState.RUNNING:

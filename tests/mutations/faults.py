@@ -364,8 +364,8 @@ FAULTS = (
     Fault(
         "what expired long ago is pushed by the next ring",
         "gateway/ringing.py",
-        "            lately = m.expires_at is None or m.expires_at > ring.claimed_at\n",
-        "            lately = True\n",
+        "            if not m.has_expired(ring.claimed_at) and ",
+        "            if ",
     ),
     Fault(
         "acks of older messages lengthen the hold of the rest (rule 5)",
@@ -392,7 +392,7 @@ FAULTS = (
     Fault(
         "a due time puts off an expiry that passed while it waited",
         "gateway/pushing.py",
-        "            if _is_expiring(found, tx.now) and not tx.knows_unacked(found):\n",
+        "            if found.is_expiring(tx.now) and not tx.knows_unacked(found):\n",
         "            if False:\n",
         ("tests/simulation/test_scenarios.py",),
         also=(NOBODY_IS_MADE_TO_LOOK,),

@@ -12,6 +12,7 @@ from storage.records import (
     Device,
     DeviceState,
     Draft,
+    Event,
     Key,
     Message,
     Outcome,
@@ -93,6 +94,25 @@ def test_what_is_left_for_a_device_is_neither_acknowledged_nor_covered(
 def test_a_span_counts_its_counted_messages() -> None:
     span = Span(2, 1, 9, 4, Outcome.PUSHED)
     assert (span.lo, span.hi, span.count) == (Cut(2, 1), Cut(9, 4), 3)
+
+
+@pytest.mark.parametrize(("ord", "has"), [(1, False), (2, True), (4, True), (5, False)])
+def test_a_span_has_the_messages_after_its_beginning_up_to_its_end(ord: int, has: bool) -> None:
+    assert Span(2, 1, 9, 4, Outcome.PUSHED).has(message(ord=ord)) is has
+
+
+@pytest.mark.parametrize(("expires_at", "over"), [(None, False), (9.0, True), (9.1, False)])
+def test_what_expires_has_expired_at_its_time(expires_at: float | None, over: bool) -> None:
+    assert message(expires_at=expires_at).has_expired(9.0) is over
+    c = msgspec.structs.replace(CONVERSATION, expires_at=expires_at)
+    assert c.is_expiring(9.0) is over
+
+
+def test_an_event_says_its_details_if_it_has_any() -> None:
+    assert Event(1, 8, 9, 0.5, "due", '{"reason":"not_in_chat"}').details == {
+        "reason": "not_in_chat"
+    }
+    assert Event(1, 8, 9, 0.5, "due").details == {}
 
 
 @pytest.mark.parametrize(
