@@ -71,11 +71,11 @@ def page(messages: list[Message], room: int, *, more: bool) -> tuple[list[Messag
     return messages, more
 
 
-def sent(message: Message, ref: str, *, duplicate: bool) -> Any:
+def sent(message: Message, *, duplicate: bool) -> Any:
     """The answer to a customer's send."""
     told: dict[str, Any] = {
         "type": "sent",
-        "ref": ref,
+        "ref": message.ref,
         "seq": message.seq,
         "id": message.id,
         "at": timestamp(message.at),
@@ -85,9 +85,9 @@ def sent(message: Message, ref: str, *, duplicate: bool) -> Any:
     return told
 
 
-def agent_sent(message: Message, ref: str, customer: str, *, duplicate: bool) -> Any:
+def agent_sent(message: Message, customer: str, *, duplicate: bool) -> Any:
     """The answer to an agent's send: also where the message went at its commit."""
-    return sent(message, ref, duplicate=duplicate) | {
+    return sent(message, duplicate=duplicate) | {
         "customer": customer,
         "route": message.route,
         "reason": message.reason,

@@ -39,12 +39,11 @@ class Telling:
         duplicate: bool,
     ) -> None:
         """Answer the sender, in the order of seq."""
-        ref = message.ref or ""
         if isinstance(sender, AgentSession):
-            answer = frames.agent_sent(message, ref, key.customer, duplicate=duplicate)
+            answer = frames.agent_sent(message, key.customer, duplicate=duplicate)
             sender.deliver(key, protocol.encode(answer))
         else:
-            answer = frames.sent(message, ref, duplicate=duplicate)
+            answer = frames.sent(message, duplicate=duplicate)
             sender.deliver(protocol.encode(answer))
 
     def customer_typing(self, session: CustomerSession, on: bool) -> None:

@@ -169,19 +169,19 @@ def test_a_page_is_measured_in_bytes_with_the_data() -> None:
 
 
 def test_the_answer_to_a_send_names_its_place() -> None:
-    answer = told(frames.sent(MESSAGE, "r-1", duplicate=False))
-    assert answer == {"type": "sent", "ref": "r-1", "seq": 9, "id": "m_9", "at": AT_TEXT}
+    answer = told(frames.sent(MESSAGE, duplicate=False))
+    assert answer == {"type": "sent", "ref": "r-9", "seq": 9, "id": "m_9", "at": AT_TEXT}
 
 
 def test_the_answer_to_a_repeated_send_says_so() -> None:
-    first = told(frames.sent(MESSAGE, "r-1", duplicate=False))
-    assert told(frames.sent(MESSAGE, "r-1", duplicate=True)) == first | {"duplicate": True}
+    first = told(frames.sent(MESSAGE, duplicate=False))
+    assert told(frames.sent(MESSAGE, duplicate=True)) == first | {"duplicate": True}
 
 
 @pytest.mark.parametrize("duplicate", [False, True])
 def test_an_agent_is_also_answered_where_the_message_went(duplicate: bool) -> None:
-    answer = told(frames.agent_sent(MESSAGE, "r-1", "c-1", duplicate=duplicate))
-    assert answer == told(frames.sent(MESSAGE, "r-1", duplicate=duplicate)) | {
+    answer = told(frames.agent_sent(MESSAGE, "c-1", duplicate=duplicate))
+    assert answer == told(frames.sent(MESSAGE, duplicate=duplicate)) | {
         "customer": "c-1",
         "route": "push",
         "reason": "not_in_chat",
@@ -288,8 +288,8 @@ def test_presence_tells_the_number_of_sessions() -> None:
     [
         (frames.for_customer(MESSAGE, "c-1"), protocol.Message),
         (frames.for_agent(MESSAGE, "c-1", "a-1"), protocol.AgentMessage),
-        (frames.sent(MESSAGE, "r", duplicate=True), protocol.Sent),
-        (frames.agent_sent(MESSAGE, "r", "c-1", duplicate=True), protocol.AgentSent),
+        (frames.sent(MESSAGE, duplicate=True), protocol.Sent),
+        (frames.agent_sent(MESSAGE, "c-1", duplicate=True), protocol.AgentSent),
         (frames.status(CONVERSATION), protocol.Status),
         (frames.entry(CONVERSATION, in_chat=True), protocol.ConversationEntry),
         (frames.inbox_update(CONVERSATION, in_chat=True), protocol.InboxUpdate),
