@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Callable
 from random import Random
 
+import msgspec
 import structlog
 
 from gateway import protocol
@@ -105,7 +106,7 @@ class Core:
         self.campaign_loading = Loading(context, campaign_rows, self.campaigns)
         self.campaign_reports = Reports(campaign_rows, clock)
         self.preferences = Preferences(context, owing)
-        self.inbox = Inbox(context, agent_limits(config))
+        self.inbox = Inbox(context, agent_limits(config).as_field())
         limits = config.limits
         self.rates = Rates(
             {
@@ -262,14 +263,12 @@ def wire_limits(config: Config) -> protocol.Limits:
     )
 
 
-def agent_limits(config: Config) -> dict[str, object]:
+def agent_limits(config: Config) -> protocol.Limits:
     """The `limits` that agents are told."""
     ours = config.limits
-    return {
-        **wire_limits(config).as_field(),
-        "sends_per_minute": ours.agent_sends_per_minute,
-        "burst": ours.agent_burst,
-    }
+    return msgspec.structs.replace(
+        wire_limits(config), sends_per_minute=ours.agent_sends_per_minute, burst=ours.agent_burst
+    )
 
 
 def _rules(push: Push | None) -> TenantRules:

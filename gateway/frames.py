@@ -11,11 +11,11 @@ from gateway.protocol import ReceiptState, timestamp
 from storage.records import Conversation, Message
 
 
-def author(message: Message) -> Any:
-    """Who wrote a message, as `from`."""
-    told = {"role": message.role, "id": message.author}
-    if message.name is not None:
-        told["name"] = message.name
+def author(role: str, id: str, name: str | None) -> protocol.Author:
+    """Who wrote, or types, as `from`."""
+    told: protocol.Author = {"role": role, "id": id}
+    if name is not None:
+        told["name"] = name
     return told
 
 
@@ -27,7 +27,7 @@ def message(message: Message, *, ref: bool = False, customer: str | None = None)
     told |= {
         "seq": message.seq,
         "id": message.id,
-        "from": author(message),
+        "from": author(message.role, message.author, message.name),
         "text": message.text,
         "kind": message.kind,
         "at": timestamp(message.at),
@@ -112,9 +112,9 @@ def status(conversation: Conversation) -> Any:
     return {"type": "status", **facts(conversation)}
 
 
-def entry(conversation: Conversation, *, in_chat: bool) -> Any:
+def entry(conversation: Conversation, *, in_chat: bool) -> protocol.ConversationEntry:
     """A conversation as an inbox shows it."""
-    told: dict[str, Any] = {
+    told: protocol.ConversationEntry = {
         "customer": conversation.customer,
         "live": conversation.live,
         "in_chat": in_chat,
@@ -132,7 +132,7 @@ def entry(conversation: Conversation, *, in_chat: bool) -> Any:
     return told
 
 
-def inbox_update(conversation: Conversation, *, in_chat: bool) -> Any:
+def inbox_update(conversation: Conversation, *, in_chat: bool) -> protocol.InboxUpdate:
     """An `inbox_update` frame."""
     return {"type": "inbox_update", "conversation": entry(conversation, in_chat=in_chat)}
 
@@ -144,14 +144,14 @@ def receipt(
     state: ReceiptState,
     at: float,
     reason: str | None = None,
-) -> Any:
+) -> protocol.Receipt:
     """A `receipt` frame for the agents' messages from `from_seq` to `seq`."""
-    told: dict[str, Any] = {
+    told: protocol.Receipt = {
         "type": "receipt",
         "customer": customer,
         "from_seq": from_seq,
         "seq": seq,
-        "state": state.value,
+        "state": state,
         "at": timestamp(at),
     }
     if reason is not None:
@@ -159,14 +159,14 @@ def receipt(
     return told
 
 
-def presence(customer: str, *, in_chat: bool, sessions: int) -> Any:
+def presence(customer: str, *, in_chat: bool, sessions: int) -> protocol.Presence:
     """A `presence` frame."""
     return {"type": "presence", "customer": customer, "in_chat": in_chat, "sessions": sessions}
 
 
-def error(error: protocol.FrameError) -> Any:
+def error(error: protocol.FrameError) -> protocol.Error:
     """An `error` frame."""
-    told: dict[str, Any] = {"type": "error", "code": error.code.value, "message": error.message}
+    told: protocol.Error = {"type": "error", "code": error.code, "message": error.message}
     if error.ref is not None:
         told["ref"] = error.ref
     if error.retry_after is not None:

@@ -14,6 +14,7 @@ import asyncio
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gateway import frames, protocol
@@ -39,7 +40,7 @@ class _Asked(NamedTuple):
 class Inbox:
     """Look-ups for sessions and for the HTTP API."""
 
-    def __init__(self, context: Context, agent_limits: Any) -> None:
+    def __init__(self, context: Context, agent_limits: Mapping[str, int | float]) -> None:
         self._context = context
         self._limits = agent_limits
         self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -48,7 +49,7 @@ class Inbox:
     def arrive(self, session: AgentSession, ref: str | None) -> None:
         """Welcome an agent."""
         self._context.hub.arrive(session)
-        welcome: Any = {
+        welcome: protocol.AgentWelcome = {
             "type": "welcome",
             "session": session.id,
             "agent": session.identity.sub,
@@ -70,7 +71,7 @@ class Inbox:
         # As they are in this turn of the loop: of what changed since, updates have told.
         found = [self._context.store.peek(c.key) or c for c in found]
         shown = _within(found[: frame.limit], self._context.room)
-        answer: dict[str, Any] = {
+        answer: protocol.InboxPage = {
             "type": "inbox",
             "ref": frame.ref,
             "conversations": [
@@ -104,14 +105,24 @@ class Inbox:
         """Answer with a page of a conversation's past."""
         await _pace(session)
         c, messages, more = await self.past(key, frame.before, frame.limit)
-        answer: dict[str, Any] = {"type": "history", "ref": frame.ref, "more": more}
+        page: protocol.HistoryPage | protocol.AgentHistoryPage
         if isinstance(session, AgentSession):
-            answer["customer"] = c.customer
             sub = session.identity.sub
-            answer["messages"] = [frames.for_agent(m, c.customer, sub) for m in messages]
+            page = {
+                "type": "history",
+                "ref": frame.ref,
+                "customer": c.customer,
+                "messages": [frames.for_agent(m, c.customer, sub) for m in messages],
+                "more": more,
+            }
         else:
-            answer["messages"] = [frames.for_customer(m, c.customer) for m in messages]
-        session.send(answer)
+            page = {
+                "type": "history",
+                "ref": frame.ref,
+                "messages": [frames.for_customer(m, c.customer) for m in messages],
+                "more": more,
+            }
+        session.send(page)
 
     async def past(
         self, key: Key, before: int | None, limit: int

@@ -149,7 +149,7 @@ class Presence:
 
     def _welcome(self, session: CustomerSession, joined: Joined, ref: str | None) -> None:
         c = joined.conversation
-        welcome: Any = {
+        welcome: protocol.Welcome = {
             "type": "welcome",
             "session": session.id,
             "customer": c.customer,

@@ -765,6 +765,7 @@ ToAgent = (
     | Pong
     | Error
 )
+ServerFrame = ToCustomer | ToAgent
 
 CUSTOMER_FRAMES: Final[Mapping[str, type[Struct]]] = {
     str(frame.__struct_config__.tag): frame for frame in get_args(CustomerFrame)
@@ -779,7 +780,7 @@ SERVER_FRAMES: Final[Mapping[Role, Mapping[str, Any]]] = {
 """What the server sends to each role: frame type to TypedDict."""
 
 
-def encode(frame: ToCustomer | ToAgent) -> bytes:
+def encode(frame: ServerFrame) -> bytes:
     """`frame` as a text frame has it, in UTF-8. For many receivers: encode once, send many."""
     return orjson.dumps(frame)
 

@@ -228,7 +228,7 @@ class Session:
             self.expiry.cancel()
         self.expiry = expiry
 
-    def send(self, frame: Any) -> None:
+    def send(self, frame: protocol.ServerFrame) -> None:
         """Send one frame to this session alone."""
         self.write(protocol.encode(frame))
 
@@ -237,7 +237,7 @@ class Session:
         if not self.closed:
             self.out.send(data)
 
-    async def stream(self, frame: Any) -> None:
+    async def stream(self, frame: protocol.ServerFrame) -> None:
         """Send one of many frames, at the pace at which the peer reads."""
         if not self.closed:
             await self.out.stream(protocol.encode(frame))
@@ -286,7 +286,7 @@ class CustomerSession(Session):
         """How a message's row names the session: `id:state`, or `id:state:installation`."""
         return f"{self.id}:{self.state.value}{self._phone}"
 
-    def send(self, frame: Any) -> None:
+    def send(self, frame: protocol.ServerFrame) -> None:
         """Send one frame to this session alone, behind a replay if one is running: whoever has an
         answer has what was there when it was asked for."""
         self.deliver(protocol.encode(frame))

@@ -552,7 +552,7 @@ def _out_of_place(frame: Any) -> FrameError:
 
 
 def _pong(session: Session, frame: protocol.Ping) -> None:
-    pong: dict[str, Any] = {"type": "pong"}
+    pong: protocol.Pong = {"type": "pong"}
     if frame.ref is not None:
         pong["ref"] = frame.ref
     session.send(pong)

@@ -7,7 +7,6 @@ rising seq. A frame is encoded once and written to many.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from gateway import frames, protocol
 from gateway.hub import Hub
@@ -49,16 +48,20 @@ class Telling:
     def customer_typing(self, session: CustomerSession, on: bool) -> None:
         """Tell the agents; never stored."""
         if self._hub.watched(session.key):
-            who = _who("customer", session)
-            frame: Any = {"type": "typing", "customer": session.key.customer, "from": who, "on": on}
+            frame: protocol.AgentTypingNotice = {
+                "type": "typing",
+                "customer": session.key.customer,
+                "from": _who(session),
+                "on": on,
+            }
             self._hub.tell_watchers(session.key, protocol.encode(frame))
 
     def agent_typing(self, session: AgentSession, key: Key, *, on: bool) -> None:
         """Tell the customer and the other agents; never stored."""
-        frame: Any = {"type": "typing", "from": _who("agent", session), "on": on}
+        frame: protocol.TypingNotice = {"type": "typing", "from": _who(session), "on": on}
         self._hub.deliver(key, protocol.encode(frame))
-        frame["customer"] = key.customer
-        self._hub.tell_watchers(key, protocol.encode(frame), session)
+        theirs: protocol.AgentTypingNotice = {**frame, "customer": key.customer}
+        self._hub.tell_watchers(key, protocol.encode(theirs), session)
 
     def message(
         self,
@@ -134,8 +137,6 @@ class Telling:
             self.inboxes(c)
 
 
-def _who(role: str, session: Session) -> dict[str, str]:
-    who = {"role": role, "id": session.identity.sub}
-    if session.identity.name is not None:
-        who["name"] = session.identity.name
-    return who
+def _who(session: Session) -> protocol.Author:
+    identity = session.identity
+    return frames.author(identity.role.value, identity.sub, identity.name)
