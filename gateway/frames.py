@@ -164,11 +164,12 @@ def presence(customer: str, *, in_chat: bool, sessions: int) -> protocol.Presenc
     return {"type": "presence", "customer": customer, "in_chat": in_chat, "sessions": sessions}
 
 
-def error(error: protocol.FrameError) -> protocol.Error:
-    """An `error` frame."""
+def error(error: protocol.FrameError, ref: str | None = None) -> protocol.Error:
+    """An `error` frame, under the error's own `ref` if it has one, else under this."""
     told: protocol.Error = {"type": "error", "code": error.code, "message": error.message}
-    if error.ref is not None:
-        told["ref"] = error.ref
+    ref = error.ref or ref
+    if ref is not None:
+        told["ref"] = ref
     if error.retry_after is not None:
         told["retry_after"] = round(error.retry_after, 3)
     return told

@@ -27,7 +27,7 @@ from gateway.devices import Devices, Registration
 from gateway.inbox import Inbox
 from gateway.marks import Marks
 from gateway.presence import Joined, Presence
-from gateway.protocol import CloseCode, ErrorCode, FrameError, Role, SessionState
+from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import AgentSession, CustomerSession, Hangup, Out, Pace, Rates, Session
 from storage.errors import Unavailable
 from storage.records import Key
@@ -300,11 +300,9 @@ class Sessions:
         try:
             new = self._verifier.verify(frame.token, self._wall())
         except TokenRejected:
-            raise FrameError(
-                ErrorCode.UNAUTHORIZED, "the new token was not accepted", frame.ref
-            ) from None
+            raise FrameError(ErrorCode.UNAUTHORIZED, "the new token was not accepted") from None
         if (new.tenant, new.role, new.sub) != (old.tenant, old.role, old.sub):
-            raise FrameError(ErrorCode.FORBIDDEN, "the new token is for somebody else", frame.ref)
+            raise FrameError(ErrorCode.FORBIDDEN, "the new token is for somebody else")
         session.identity = new
         self._expire_in_time(session)
         session.send({"type": "ok", "ref": frame.ref})
@@ -323,8 +321,7 @@ class Sessions:
             case protocol.Typing():
                 self._paced(session, session.typing, frame.on, tell.customer_typing)
             case protocol.State():
-                state = SessionState(frame.state)
-                self._paced(session, session.states, state, self._presence.set_state)
+                self._paced(session, session.states, frame.state, self._presence.set_state)
             case protocol.History():
                 return self._history(session, frame)
             case protocol.RegisterDevice():
@@ -426,13 +423,16 @@ class Sessions:
     def _common_frame(self, session: Session, frame: Any) -> None:
         match frame:
             case protocol.Ping():
-                _pong(session, frame)
+                pong: protocol.Pong = {"type": "pong"}
+                if frame.ref is not None:
+                    pong["ref"] = frame.ref
+                session.send(pong)
             case protocol.Refresh():
                 self._refresh(session, frame)
             case protocol.Bye():
                 raise _Goodbye
             case _:
-                raise _out_of_place(frame)
+                raise FrameError(ErrorCode.BAD_FRAME, "hello comes once, first")
 
 
 class _Talk(Generic[S]):
@@ -502,15 +502,15 @@ class _Talk(Generic[S]):
             self._refuse(frame, error)
 
     def _refuse(self, frame: Any, error: Exception) -> None:
-        ref = getattr(frame, "ref", None)
         if isinstance(error, FrameError):
-            refusal = _with_ref(error, ref)
+            refusal = error
         elif isinstance(error, Unavailable):
-            refusal = _unavailable(ref)
+            told = "not confirmed; try again with the same ref"
+            refusal = FrameError(ErrorCode.UNAVAILABLE, told)
         else:
             self._fault("a change failed", error)
-            refusal = FrameError(ErrorCode.INTERNAL, "internal fault", ref)
-        self._session.send(frames.error(refusal))
+            refusal = FrameError(ErrorCode.INTERNAL, "internal fault")
+        self._session.send(frames.error(refusal, getattr(frame, "ref", None)))
 
 
 async def _over(task: asyncio.Task[None]) -> None:
@@ -535,24 +535,3 @@ def _posting(session: Session, key: Key, frame: protocol.Send | protocol.AgentSe
         data=frame.data,
         ref=frame.ref,
     )
-
-
-def _with_ref(error: FrameError, ref: str | None) -> FrameError:
-    if error.ref is None and ref is not None:
-        return FrameError(error.code, error.message, ref, retry_after=error.retry_after)
-    return error
-
-
-def _unavailable(ref: str | None) -> FrameError:
-    return FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same ref", ref)
-
-
-def _out_of_place(frame: Any) -> FrameError:
-    return FrameError(ErrorCode.BAD_FRAME, "hello comes once, first", getattr(frame, "ref", None))
-
-
-def _pong(session: Session, frame: protocol.Ping) -> None:
-    pong: protocol.Pong = {"type": "pong"}
-    if frame.ref is not None:
-        pong["ref"] = frame.ref
-    session.send(pong)

@@ -203,6 +203,13 @@ def test_an_error_tells_the_ref_and_when_to_try_again() -> None:
     assert (frame["ref"], frame["retry_after"]) == ("r-1", 0.333)
 
 
+def test_an_error_without_a_ref_is_told_under_that_of_its_request() -> None:
+    error = FrameError(ErrorCode.FORBIDDEN, "for somebody else")
+    assert told(frames.error(error, "r-2"))["ref"] == "r-2"
+    named = FrameError(ErrorCode.CONFLICT, "used before", "r-1")
+    assert told(frames.error(named, "r-2"))["ref"] == "r-1"
+
+
 def test_an_error_that_may_be_retried_at_once_says_zero() -> None:
     error = FrameError(ErrorCode.RATE_LIMITED, "too fast", retry_after=0.0)
     assert told(frames.error(error))["retry_after"] == 0
