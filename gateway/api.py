@@ -219,8 +219,7 @@ class Api:
         bucket = self._rates.bucket(who)
         wait = bucket.take(self._context.clock())
         if wait is not None:
-            told = f"too many messages: at most {bucket.per_minute:g} a minute"
-            raise FrameError(ErrorCode.RATE_LIMITED, told, retry_after=wait)
+            raise bucket.refusal("messages", wait)
 
     async def messages(self, request: web.Request) -> web.Response:
         """A page of history."""
@@ -254,7 +253,7 @@ class Api:
     async def status(self, request: web.Request) -> web.Response:
         """A customer's status, for agents and services."""
         who = self.who(request, Role.SERVICE, Role.AGENT)
-        return as_json(self._status(await self._known(_key(request, who))))
+        return as_json(self._status(await self._context.existing(_key(request, who))))
 
     async def my_status(self, request: web.Request) -> web.Response:
         """The customer's own status; zeros for one whom nobody has written to yet."""
@@ -264,12 +263,6 @@ class Api:
 
     def _status(self, c: Conversation) -> dict[str, Any]:
         return {**frames.facts(c), "in_chat": self._context.hub.is_in_chat(c.key)}
-
-    async def _known(self, key: Key) -> Conversation:
-        c = await self._context.store.conversation(key)
-        if c is None:
-            raise no_such_customer()
-        return c
 
     # Devices
 
@@ -298,7 +291,7 @@ class Api:
     async def list_devices(self, request: web.Request) -> web.Response:
         """A customer's registrations; tokens only as fingerprints."""
         who = self.who(request, Role.SERVICE)
-        c = await self._known(_key(request, who))
+        c = await self._context.existing(_key(request, who))
         return as_json({"devices": [_device(device) for device in c.devices]})
 
     async def sign_out(self, request: web.Request) -> web.Response:

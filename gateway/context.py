@@ -93,6 +93,13 @@ class Context:
         until = self.hub.quiet_until(key, now)
         return Patience(self.timing.ack_timeout, until) if until > now else None
 
+    async def existing(self, key: Key) -> Conversation:
+        """The conversation as last committed. Raises `FrameError` `not_found`."""
+        c = await self.store.conversation(key)
+        if c is None:
+            raise no_such_customer()
+        return c
+
     def new_id(self) -> str:
         """16 hex digits that nothing else has."""
         if not self._ids:

@@ -99,8 +99,7 @@ class Devices:
         bucket = self._rates.of(key.tenant, Role.CUSTOMER, key.customer)
         wait = bucket.take(self._context.clock())
         if wait is not None:
-            problem = f"too many registrations: at most {PER_MINUTE:g} a minute"
-            raise FrameError(ErrorCode.RATE_LIMITED, problem, retry_after=wait)
+            raise bucket.refusal("registrations", wait)
 
         def change(tx: Transaction) -> int:
             if session is not None and session.revoked:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gateway import frames, protocol
-from gateway.context import Context, no_such_customer
+from gateway.context import Context
 from gateway.protocol import ErrorCode, FrameError
 from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Conversation, Key, Message
@@ -128,9 +128,7 @@ class Inbox:
         self, key: Key, before: int | None, limit: int
     ) -> tuple[Conversation, list[Message], bool]:
         """A conversation and its messages before `before`. Raises `FrameError` `not_found`."""
-        c = await self._context.store.conversation(key)
-        if c is None:
-            raise no_such_customer()
+        c = await self._context.existing(key)
         found, more = await self._context.store.history(c, before, limit)
         messages, more = frames.page(found, self._context.room, more=more)
         return c, messages, more

@@ -65,6 +65,11 @@ class TokenBucket:
             return None
         return (1 - self.level) * 60 / self.per_minute
 
+    def refusal(self, what: str, wait: float, ref: str | None = None) -> FrameError:
+        """What is said to who has to `wait` so many seconds."""
+        told = f"too many {what}: at most {self.per_minute:g} a minute"
+        return FrameError(ErrorCode.RATE_LIMITED, told, ref, retry_after=wait)
+
     def owe(self, now: float) -> float | None:
         """Take one that is not refused, beforehand if need be: then the seconds until it is due."""
         self._fill(now)
@@ -214,12 +219,7 @@ class Session:
         if isinstance(frame, _SENDS):
             wait = self.bucket.take(now)
             if wait is not None:
-                raise FrameError(
-                    ErrorCode.RATE_LIMITED,
-                    f"too many messages: at most {self.bucket.per_minute:g} a minute",
-                    frame.ref,
-                    retry_after=wait,
-                )
+                raise self.bucket.refusal("messages", wait, frame.ref)
         return frame
 
     def expire_with(self, expiry: Timer | None) -> None:
