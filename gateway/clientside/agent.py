@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from gateway.clientside.base import Client
-from gateway.clientside.errors import NotUnderstood, OutboxFull
+from gateway.clientside.errors import NotUnderstood
 from gateway.clientside.link import Link
 from gateway.clientside.outbox import Request
 from gateway.clientside.tokens import Token
@@ -75,16 +75,12 @@ class AgentClient(Client):
     ) -> InboxPage:
         """A page of the tenant's conversations; from then on `inbox_update` frames come."""
         frame: Frame = {"type": "inbox", "limit": limit, "filter": InboxFilter(filter)}
-        self._inbox = dict(frame)
-        if cursor is not None:
-            frame["cursor"] = cursor
-        return understood(await self._link.ask(frame), InboxPage)
+        self._inbox = frame
+        return understood(await self._link.ask({**frame, "cursor": cursor}), InboxPage)
 
     async def open(self, customer: str, after: int | None = None) -> Opened:
         """Follow a conversation; with the messages after `after`, or the newest 50."""
-        frame: Frame = {"type": "open", "customer": customer}
-        if after is not None:
-            frame["after"] = after
+        frame = {"type": "open", "customer": customer, "after": after}
         return understood(await self._link.ask(frame), Opened)
 
     async def close_conversation(self, customer: str) -> None:
@@ -96,9 +92,8 @@ class AgentClient(Client):
         self, customer: str, text: str, data: Mapping[str, Any] | None = None
     ) -> AgentSent:
         """Send a message; returns once it is on the server's disk, and where it went."""
-        frame: Frame = {"type": "send", "customer": customer, "text": text}
-        if data is not None:
-            frame["data"] = dict(data)
+        given = None if data is None else dict(data)
+        frame = {"type": "send", "customer": customer, "text": text, "data": given}
         return understood(await self._link.ask(frame, is_send=True), AgentSent)
 
     async def ack(self, customer: str, seq: int) -> None:
@@ -121,9 +116,7 @@ class AgentClient(Client):
         self, customer: str, before: int | None = None, limit: int = HISTORY_DEFAULT
     ) -> Page:
         """The `limit` messages (1 to 200) before `before`, or the newest."""
-        frame: Frame = {"type": "history", "customer": customer, "limit": limit}
-        if before is not None:
-            frame["before"] = before
+        frame = {"type": "history", "customer": customer, "limit": limit, "before": before}
         return understood(await self._link.ask(frame), Page)
 
     async def end(self, customer: str) -> None:
@@ -138,19 +131,13 @@ class AgentClient(Client):
         for customer in self._open:
             self._reopen(customer)
         if self._inbox is not None:
-            self._quietly(self._inbox)
+            self._link.ask_quietly(self._inbox)
         return self.welcome.limits
 
     def _reopen(self, customer: str) -> None:
         self._reopening.add(customer)
         after = self._open[customer]
-        self._quietly({"type": "open", "customer": customer, "after": after})
-
-    def _quietly(self, frame: Frame) -> None:
-        try:
-            self._link.put(frame, quiet=True)
-        except OutboxFull:
-            self._link.drop()
+        self._link.ask_quietly({"type": "open", "customer": customer, "after": after})
 
     def _received(self, frame: Frame, request: Request | None) -> None:
         kind, customer = frame.get("type"), frame.get("customer")

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from gateway.clientside.base import Client
-from gateway.clientside.errors import NotUnderstood, OutboxFull
+from gateway.clientside.errors import NotUnderstood
 from gateway.clientside.link import Link
 from gateway.clientside.outbox import Request
 from gateway.clientside.timeline import Reloaded, Taken, Timeline
@@ -106,9 +106,7 @@ class CustomerClient(Client):
 
     async def send(self, text: str, data: Mapping[str, Any] | None = None) -> Sent:
         """Send a message; returns once it is on the server's disk, however long that takes."""
-        frame: Frame = {"type": "send", "text": text}
-        if data is not None:
-            frame["data"] = dict(data)
+        frame = {"type": "send", "text": text, "data": None if data is None else dict(data)}
         return understood(await self._link.ask(frame, is_send=True), Sent)
 
     async def ack(self, seq: int) -> None:
@@ -143,9 +141,7 @@ class CustomerClient(Client):
 
     async def history(self, before: int | None = None, limit: int = HISTORY_DEFAULT) -> Page:
         """The `limit` messages (1 to 200) before `before`, or the newest."""
-        frame: Frame = {"type": "history", "limit": limit}
-        if before is not None:
-            frame["before"] = before
+        frame = {"type": "history", "limit": limit, "before": before}
         return understood(await self._link.ask(frame), Page)
 
     async def register_device(
@@ -160,15 +156,16 @@ class CustomerClient(Client):
         time_zone: str | None = None,
     ) -> str:
         """Register this installation's device token; returns the deregistration key."""
-        told = {
+        frame = {
+            "type": "register_device",
+            "installation": installation,
+            "token": token,
             "platform": platform,
             "app": app,
             "environment": environment,
             "locale": locale,
             "time_zone": time_zone,
         }
-        frame: Frame = {"type": "register_device", "installation": installation, "token": token}
-        frame |= {name: value for name, value in told.items() if value is not None}
         return understood(await self._link.ask(frame), Device).deregistration_key
 
     async def deregister_device(self, installation: str) -> None:
@@ -271,13 +268,8 @@ class CustomerClient(Client):
         self._link.settle(message.ref or "", {**answer, "ref": message.ref, "duplicate": True})
 
     def _ask_for_page(self, before: int | None) -> None:
-        frame: Frame = {"type": "history", "limit": HISTORY_DEFAULT}
-        if before is not None:
-            frame["before"] = before
-        try:
-            self._reload_ref = self._link.put(frame, quiet=True)
-        except OutboxFull:
-            self._link.drop()
+        frame = {"type": "history", "limit": HISTORY_DEFAULT, "before": before}
+        self._reload_ref = self._link.ask_quietly(frame)
 
     def _reload(self, frame: Frame) -> None:
         if frame.get("type") != "history":

@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from gateway.clientside.comeback import Backoff, End, after_end
-from gateway.clientside.errors import ConnectionEnded, NotUnderstood, RequestFailed
+from gateway.clientside.errors import ConnectionEnded, NotUnderstood, OutboxFull, RequestFailed
 from gateway.clientside.marks import Marks
 from gateway.clientside.outbox import RETRIED, Outbox, Request
 from gateway.clientside.tokens import NoToken, Token, Tokens
@@ -311,7 +311,7 @@ class Link:
             raise RuntimeError("start the client first")
         if self.ended is not None:
             raise ConnectionEnded(*self.ended)
-        ref = self.put(frame, is_send=is_send)
+        ref = self._put(frame, is_send=is_send)
         future: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._futures[ref] = future
         try:
@@ -321,10 +321,19 @@ class Link:
                 self._futures.pop(ref, None)
                 self._outbox.withdraw(ref)
 
-    def put(self, frame: Frame, *, is_send: bool = False, quiet: bool = False) -> str:
-        """Put a request on its way, and tell its ref; `quiet` ones die with the socket."""
+    def ask_quietly(self, frame: Frame) -> str | None:
+        """Ask for what the client itself wants; its ref. It dies with the socket: that is dropped,
+        to begin anew, if too many requests wait."""
+        try:
+            return self._put(frame, quiet=True)
+        except OutboxFull:
+            self.drop()
+            return None
+
+    def _put(self, frame: Frame, *, is_send: bool = False, quiet: bool = False) -> str:
+        """Put a request on its way, and tell its ref. What is None in it is not said."""
         ref = str(uuid4())
-        frame = {**frame, "ref": ref}
+        frame = {name: value for name, value in frame.items() if value is not None} | {"ref": ref}
         data = orjson.dumps(frame)
         if len(data) > self._limits.frame_bytes:
             # The server would close the socket, and again for every attempt.
