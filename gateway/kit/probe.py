@@ -56,7 +56,7 @@ def claim_of(ring: Ring, token: str, tenant: str) -> Claim:
     return Claim(DeviceRef(tenant, ring.customer, 0), 0, ring, target, 1)
 
 
-def masks(endpoint: Endpoint, *tokens: str) -> dict[str, str]:
+def _masks(endpoint: Endpoint, *tokens: str) -> dict[str, str]:
     """Return what is to be masked wherever it turns up, and what is shown for it."""
     credentials = endpoint.credentials
     secret = (
@@ -84,7 +84,19 @@ def _segment(segment: str, hidden: Mapping[str, str]) -> str:
     return segment if masked == plain else masked
 
 
-def sent(exchange: Exchange, endpoint: Endpoint, hidden: dict[str, str]) -> list[str]:
+def told(exchange: Exchange, endpoint: Endpoint, *tokens: str) -> dict[str, Any]:
+    """Return one call as it may be shown: without the endpoint's secrets and these tokens."""
+    hidden = _masks(endpoint, *tokens)
+    return {
+        "sent": _sent(exchange, endpoint, hidden),
+        "came": _came(exchange, hidden),
+        "ms": round(exchange.ms, 1),
+        "verdict": exchange.verdict.kind.value,
+        "reason": exchange.verdict.reason,
+    }
+
+
+def _sent(exchange: Exchange, endpoint: Endpoint, hidden: dict[str, str]) -> list[str]:
     """Return the request as lines, masked, each cut to a bearable length."""
     url = endpoint.url if exchange.sent is None else str(exchange.sent.url)
     lines = [f"POST {address(url, hidden)}"]
@@ -94,7 +106,7 @@ def sent(exchange: Exchange, endpoint: Endpoint, hidden: dict[str, str]) -> list
     return [line if len(line) <= WIDTH else f"{line[:WIDTH]}… ({len(line)})" for line in lines]
 
 
-def came(exchange: Exchange, hidden: dict[str, str]) -> list[str]:
+def _came(exchange: Exchange, hidden: dict[str, str]) -> list[str]:
     """Return the answer as lines, masked; or why there is none."""
     answer = exchange.came
     if not isinstance(answer, Answer):

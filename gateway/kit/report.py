@@ -76,14 +76,7 @@ def _show_call(console: Console, call: Exchange, bench: Bench) -> None:
 def as_call(call: Exchange, bench: Bench) -> dict[str, Any]:
     """One call, secrets masked."""
     tokens = [token for token in (bench.token, bench.dead_token) if token is not None]
-    hidden = probe.masks(bench.endpoint, *tokens)
-    return {
-        "sent": probe.sent(call, bench.endpoint, hidden),
-        "came": probe.came(call, hidden),
-        "ms": round(call.ms, 1),
-        "verdict": call.verdict.kind.value,
-        "reason": call.verdict.reason,
-    }
+    return probe.told(call, bench.endpoint, *tokens)
 
 
 def as_json(found: Found, bench: Bench) -> dict[str, Any]:

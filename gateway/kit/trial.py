@@ -83,13 +83,11 @@ async def ring(endpoint: Endpoint, ring: Ring, token: str) -> Exchange:
 
 def show(exchange: Exchange, endpoint: Endpoint, to: Recipient) -> None:
     """Print request, answer, verdict and what to do."""
-    hidden = probe.masks(endpoint, to.token)
+    told = probe.told(exchange, endpoint, to.token)
     if to.device is not None and not to.device.live:
         print(f"note: this registration is {to.device.state}: a real ring would not be sent to it")
-    for title, lines in (
-        ("sent", probe.sent(exchange, endpoint, hidden)),
-        (f"came, after {exchange.ms:.0f} ms", probe.came(exchange, hidden)),
-    ):
+    came = f"came, after {exchange.ms:.0f} ms"
+    for title, lines in (("sent", told["sent"]), (came, told["came"])):
         print(title)
         print("".join(f"  {line}".rstrip() + "\n" for line in lines), end="")
     verdict = exchange.verdict
@@ -100,14 +98,9 @@ def show(exchange: Exchange, endpoint: Endpoint, to: Recipient) -> None:
 
 def as_json(exchange: Exchange, endpoint: Endpoint, to: Recipient) -> dict[str, object]:
     """The same for machines."""
-    hidden = probe.masks(endpoint, to.token)
     verdict = exchange.verdict
     return {
-        "sent": probe.sent(exchange, endpoint, hidden),
-        "came": probe.came(exchange, hidden),
-        "ms": round(exchange.ms, 1),
-        "verdict": verdict.kind.value,
-        "reason": verdict.reason,
+        **probe.told(exchange, endpoint, to.token),
         "status": verdict.status,
         "todo": what_to_do(verdict),
         "accepted": verdict.kind is VerdictKind.ACCEPTED,
