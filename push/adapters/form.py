@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 import msgspec
 import orjson
-from msgspec import NODEFAULT, Struct
+from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import fields
 
 from push import verdicts
@@ -100,6 +100,8 @@ def collapse_id(ring: Ring) -> str:
     return ring.id if ring.kind is RingKind.PROACTIVE else f"ringback-{ring.kind.value}"
 
 
+Words = Annotated[str, Meta(min_length=1, max_length=256, description="a text that is not empty")]
+"""What an option is that may say anything."""
 _S = TypeVar("_S", bound=Struct)
 
 

@@ -8,18 +8,16 @@ Answers differ in one thing: 403 says that this device cannot be rung, not that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from push import verdicts
-from push.adapters.form import Adapter, Request, json_request, known, options_as
+from push.adapters.form import Adapter, Request, Words, json_request, known, options_as
 from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
 from push.verdicts import Answer, Failure
 
 _SERVICES: Final = {"ios": (1, "apn"), "android": (2, "fcm"), "huawei": (3, "huawei")}
-
-Words = Annotated[str, Meta(min_length=1, max_length=256, description="a text that is not empty")]
 
 
 class Options(Struct, frozen=True, kw_only=True):

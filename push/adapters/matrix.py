@@ -12,10 +12,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from push.adapters.form import Adapter, Request, json_request, known, options_as
+from push.adapters.form import Adapter, Request, Words, json_request, known, options_as
 from push.ring import Endpoint, Ring, RingKind, Target
 
-Words = Annotated[str, Meta(min_length=1, max_length=256, description="a text that is not empty")]
 AppId = Annotated[
     str, Meta(min_length=1, max_length=64, description='an app id such as "com.acme.app"')
 ]

@@ -42,7 +42,8 @@ from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
 from push.verdicts import Answer, Failure
 
 DEPTH: Final = 32
-_KEYS: Final = ("path", "headers", "body", "badge", "verdicts")
+_REQUEST: Final = ("path", "headers", "body")
+_KEYS: Final = (*_REQUEST, "badge", "verdicts")
 
 Value = str | int | bool | None
 _Get = Callable[[Ring, Target, Endpoint], Value]
@@ -99,14 +100,13 @@ class _Template:
 def make(options: Mapping[str, Any]) -> Adapter:
     """Return the adapter of one template. Raises `OptionError` with the place of what is wrong."""
     _refuse_unknown(options, _KEYS, "")
-    loud = _template({k: options[k] for k in ("path", "headers", "body") if k in options}, "")
-    silent = loud
+    shared = {name: options[name] for name in _REQUEST if name in options}
+    loud = silent = _template(shared, "")
     if "badge" in options:
         over = options["badge"]
         if not isinstance(over, dict):
             raise OptionError("badge", f"is {shown(over)}", "an object with path, headers or body")
-        _refuse_unknown(over, ("path", "headers", "body"), "badge.")
-        shared = {k: options[k] for k in ("path", "headers", "body") if k in options}
+        _refuse_unknown(over, _REQUEST, "badge.")
         silent = _template({**shared, **over}, "badge.")
     meant = _meant(options.get("verdicts", {}))
 
