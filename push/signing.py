@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import secrets
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -25,6 +26,11 @@ class SigningSecretError(PushError):
     def __init__(self, problem: str) -> None:
         super().__init__(f"signing secret: {problem}")
         self.problem = problem
+
+
+def new_secret() -> str:
+    """Return a secret that nobody knows."""
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 @lru_cache(maxsize=256)  # every ring asks

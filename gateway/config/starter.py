@@ -6,11 +6,11 @@ writing the file (for its owner only: it holds secrets) and what the keys mean i
 
 from __future__ import annotations
 
-import base64
 import secrets
 from typing import Final
 
 from gateway.config.values import fresh_key
+from push.signing import new_secret
 
 _TEXT: Final = """\
 # Ringback's configuration. Every key, with its default: docs/configuration.md
@@ -66,5 +66,5 @@ def config_text(tenant: str = "acme") -> str:
         secret=secrets.token_urlsafe(48),
         encryption_key=fresh_key(),
         auth_token=secrets.token_urlsafe(24),
-        signing_secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
+        signing_secret=new_secret(),
     )

@@ -6,7 +6,6 @@ leaves through the caller and the adapter that ring for real.
 
 from __future__ import annotations
 
-import base64
 import secrets
 import time
 from collections.abc import Callable
@@ -119,11 +118,6 @@ def rang(call: Exchange) -> int | None:
         return None
     told = next((v for k, v in call.came.headers.items() if k.lower() == probe.RANG), "")
     return int(told) if told.isascii() and told.isdigit() else None
-
-
-def new_secret() -> str:
-    """Return a signing secret that nobody knows."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def brief(call: Exchange) -> str:

@@ -15,7 +15,7 @@ import orjson
 from msgspec.structs import replace as replace_fields
 
 from gateway.kit.advice import what_to_do
-from gateway.kit.bench import Bench, Finding, Result, brief, new_secret, rang
+from gateway.kit.bench import Bench, Finding, Result, brief, rang
 from push import signing
 from push.caller import Exchange, Signed
 from push.ring import RingKind, VerdictKind
@@ -108,7 +108,7 @@ async def rotation(bench: Bench) -> Finding:
     if not bench.signs:
         return _UNSIGNED
     current = bench.endpoint.signing_secrets
-    orders = ((new_secret(), *current), (*current, new_secret()))
+    orders = ((signing.new_secret(), *current), (*current, signing.new_secret()))
     calls = [
         await bench.call(bench.a_ring("rotation"), signing_secrets=secrets) for secrets in orders
     ]

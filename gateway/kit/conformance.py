@@ -12,8 +12,9 @@ from functools import partial
 from typing import Final
 
 from gateway.kit import checks
-from gateway.kit.bench import Bench, Finding, Result, new_secret
+from gateway.kit.bench import Bench, Finding, Result
 from push.ring import RingKind
+from push.signing import new_secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import time
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from push.signing import SigningSecretError, decode_secret, headers
+from push.signing import SigningSecretError, decode_secret, headers, new_secret
 from tests.push.scripted import OLD_SECRET, SECRET
 
 BODY = '{"deviceToken":"t","text":"grüße ☃"}'.encode()
@@ -68,6 +68,12 @@ def test_a_secret_without_prefix_or_padding_is_the_same_secret() -> None:
     encoded = base64.b64encode(key).decode()
     assert decode_secret("whsec_" + encoded) == key
     assert decode_secret(encoded.rstrip("=")) == key
+
+
+def test_a_new_secret_is_one_that_nobody_has_had() -> None:
+    assert len(decode_secret(new_secret())) == 32
+    assert new_secret() != new_secret()
+    assert new_secret().startswith("whsec_")
 
 
 @pytest.mark.parametrize(
