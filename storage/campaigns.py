@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from storage import sql
 from storage.sql import Statement
+
+if TYPE_CHECKING:
+    from storage.database import Database
 
 
 class CampaignState(StrEnum):
@@ -138,8 +141,7 @@ _REMOVE = "DELETE FROM campaigns WHERE id = ?"
 
 def campaign_put(campaign: Campaign) -> Statement:
     """Writes the campaign's row, new or not."""
-    values = (getattr(campaign, name) for name in COLUMNS)
-    return _PUT, [value.value if isinstance(value, StrEnum) else value for value in values]
+    return _PUT, msgspec.structs.astuple(campaign)
 
 
 def recipients_add(id: str, recipients: Iterable[Recipient]) -> Statement:
@@ -211,22 +213,10 @@ def to_campaign(row: Sequence[Any]) -> Campaign:
     return Campaign(**values)
 
 
-class Reading(Protocol):
-    """What is needed of a database to ask it something; `scan` for what may take long."""
-
-    async def read(
-        self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = ""
-    ) -> list[tuple[Any, ...]]: ...
-
-    async def scan(
-        self, sql: str, parameters: tuple[Any, ...] = (), tenant: str = ""
-    ) -> list[tuple[Any, ...]]: ...
-
-
 class CampaignRows:
     """What is asked of campaigns, from what is committed. Changing goes through the store."""
 
-    def __init__(self, database: Reading) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def one(self, tenant: str, id: str) -> Campaign | None:

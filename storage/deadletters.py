@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from storage.campaigns import Reading
 from storage.records import Cut, Key
 from storage.sql import Statement
+
+if TYPE_CHECKING:
+    from storage.database import Database
 
 
 class Cause(StrEnum):
@@ -93,8 +95,7 @@ STRETCH = 2_000  # letters that one read looks at: others wait for the same conn
 
 def dead_letter_put(letter: DeadLetter) -> Statement:
     """Writes a new dead letter."""
-    values = (getattr(letter, name) for name in COLUMNS)
-    return _PUT, [value.value if isinstance(value, StrEnum) else value for value in values]
+    return _PUT, msgspec.structs.astuple(letter)
 
 
 def dead_letter_replayed(id: str, at: float) -> Statement:
@@ -119,7 +120,7 @@ class Wanted(msgspec.Struct, frozen=True):
 class DeadLetterRows:
     """What is asked of dead letters, from what is committed."""
 
-    def __init__(self, database: Reading) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def one(self, tenant: str, id: str) -> DeadLetter | None:
