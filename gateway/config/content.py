@@ -5,13 +5,12 @@ Decides: what of it can be used. Leaves to others: the words themselves (`push.c
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Final
 
 from msgspec import Struct
 
-from gateway.config.values import Count, FromEnvironment, Wrong, meta, must_be_text, shown
+from gateway.config.values import Count, FromEnvironment, Wrong, meta, must_be_text, shown, table
 from push import content
 from push.content import Mode
 
@@ -20,20 +19,16 @@ LONGEST: Final = 500  # characters of a text; of what is longer a phone shows th
 
 def _by_language(raw: object, base: Path) -> dict[str, str]:
     """A table of texts by language tag; from the environment, the same as JSON."""
-    if isinstance(raw, FromEnvironment):
-        try:
-            raw = json.loads(raw)
-        except ValueError:
-            raise ValueError("is not JSON") from None
-    if not isinstance(raw, dict) or not raw:
+    given = table(raw) if isinstance(raw, FromEnvironment | dict) else {}
+    if not given:
         raise ValueError("is not a table with an entry")
-    table = {content.language_tag(name): must_be_text(text) for name, text in raw.items()}
-    for name, text in table.items():
+    told = {content.language_tag(name): must_be_text(text) for name, text in given.items()}
+    for name, text in told.items():
         if not name or content.is_blank(name):
             raise ValueError("has an entry without a language")
         if content.is_blank(text) or len(text) > LONGEST:
             raise ValueError(f"has for {shown(name)} a text that is blank or too long")
-    return table
+    return told
 
 
 def _title(raw: object, base: Path) -> str:

@@ -6,7 +6,6 @@ and what it looks like in a request (`push.credentials`).
 
 from __future__ import annotations
 
-import json
 import re
 import ssl
 from pathlib import Path
@@ -26,6 +25,7 @@ from gateway.config.values import (
     Wrong,
     meta,
     must_be_text,
+    table,
 )
 from push import credentials, tls
 from push.guard import Network, meant_by
@@ -33,16 +33,9 @@ from push.guard import Network, meant_by
 
 def _headers(raw: object, base: Path) -> dict[str, Secret]:
     """A table of texts, or a JSON object as text. What is wrong is told by the header's name."""
-    table = raw
-    if isinstance(raw, str):
-        try:
-            table = json.loads(raw)
-        except (ValueError, RecursionError):
-            raise ValueError("is not JSON") from None
-    if not isinstance(table, dict):
-        raise ValueError("is not a table")
+    given = table(raw)
     known: set[str] = set()
-    for name, value in table.items():
+    for name, value in given.items():
         if credentials.HEADER_NAME.fullmatch(name) is None:
             raise ValueError("has a name that no header can have")
         if credentials.is_ours(name) or name.lower() == "content-type":
@@ -52,7 +45,7 @@ def _headers(raw: object, base: Path) -> dict[str, Secret]:
         if name.lower() in known:  # of two, one alone would be sent
             raise ValueError(f"has {name} twice, in two spellings")
         known.add(name.lower())
-    return {name: Secret(value) for name, value in table.items()}
+    return {name: Secret(value) for name, value in given.items()}
 
 
 def _file(raw: object, base: Path) -> Path:

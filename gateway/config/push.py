@@ -6,7 +6,6 @@ turning it into what the push worker wants (`gateway.core`).
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64decode
 from pathlib import Path
@@ -36,6 +35,7 @@ from gateway.config.values import (
     networks,
     read_secret,
     shown,
+    table,
 )
 from gateway.wishes import QuietHours, quiet_hours, zone
 from push import signing
@@ -92,34 +92,10 @@ def _zone(raw: object, base: Path) -> str:
 
 def _options(raw: object, base: Path) -> str:
     """A table, or a JSON object as text: as JSON text."""
-    table = raw
-    if isinstance(raw, str):
-        try:
-            table = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
-        except json.JSONDecodeError as error:
-            where = f"line {error.lineno} column {error.colno}"
-            raise ValueError(f"is not JSON ({where}: {error.msg})") from None
-        except RecursionError:
-            raise ValueError("is not JSON (nested too deeply)") from None
-    if not isinstance(table, dict):
-        raise ValueError("is not a table")
     try:
-        return orjson.dumps(table).decode()
+        return orjson.dumps(table(raw)).decode()
     except TypeError as error:
         raise ValueError(f"cannot be written as JSON ({error})") from None
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object, if no name comes twice in it."""
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"has {shown(twice)} twice in one object")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"is not JSON ({name} is no JSON number)")
 
 
 _OPTIONS = "a table, or the text of a JSON object"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import json
 import math
 import re
 import secrets
@@ -140,6 +141,34 @@ def must_be_text(raw: object) -> str:
     if any("\ud800" <= character <= "\udfff" for character in raw):
         raise ValueError("is not UTF-8")  # from the environment: the file is checked as a whole
     return str(raw)
+
+
+def table(raw: object) -> dict[str, Any]:
+    """A table, or a JSON object as text. What is wrong is told by its place, not quoted."""
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            where = f"line {error.lineno} column {error.colno}"
+            raise ValueError(f"is not JSON ({where}: {error.msg})") from None
+        except RecursionError:
+            raise ValueError("is not JSON (nested too deeply)") from None
+    if not isinstance(raw, dict):
+        raise ValueError("is not a table")
+    return raw
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, if no name comes twice in it."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"has {shown(twice)} twice in one object")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"is not JSON ({name} is no JSON number)")
 
 
 def _address(raw: object, base: Path) -> Address:

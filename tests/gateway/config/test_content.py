@@ -45,6 +45,9 @@ def test_from_the_environment_a_table_is_json(tmp_path: Path) -> None:
     push = push_of(read(tmp_path, GOOD, {variable: '{"en": "Hi"}'}))
     assert content_of(push.content, "t").texts == {"en": "Hi"}
     assert "is not JSON" in str(refused(tmp_path, GOOD, {variable: "{en"}))
+    twice = '{"en": "Hi", "en": "Ho"}'
+    assert "has 'en' twice" in str(refused(tmp_path, GOOD, {variable: twice}))
+    assert "nested too deeply" in str(refused(tmp_path, GOOD, {variable: "[" * 1_000_000}))
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def test_a_client_certificate_has_its_key_there_or_beside_it(
         (["headers = {X = 5}"], "headers", "has X with a value that is no", "a table"),
         (['headers = {X = "hüsh"}'], "headers", "has X with a value that is no", "a table"),
         (['headers = {X = "a\\nb"}'], "headers", "has X with a value that is no", "a table"),
+        (['headers = \'{"X": "a", "X": "b"}\''], "headers", "has 'X' twice", "a table"),
         (['headers = {X-A = "a", x-a = "b"}'], "headers", "has x-a twice", "a table such as"),
         (['bearer = "hush hush"'], "bearer", "has a space or is not ASCII", "a token of"),
         (['basic_user = "u"'], "basic_password", "is missing", "together"),

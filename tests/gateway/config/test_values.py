@@ -1,5 +1,6 @@
 """What a setting's value may be, and in which words another is refused."""
 
+import re
 from base64 import b64encode
 from ipaddress import ip_network
 from pathlib import Path
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 import trustme
 
-from gateway.config.values import Address, Secret, fresh_key
+from gateway.config.values import Address, Secret, fresh_key, table
 from tests.gateway.configured import GOOD, push_of, read, refused, refused_line, with_line
 
 PUSH, AUTH = "tenants.acme.push", "tenants.acme.auth"
@@ -25,6 +26,27 @@ PUSH, AUTH = "tenants.acme.push", "tenants.acme.auth"
 def test_an_address_is_read_and_shown(text: str, host: str, port: int, shown: str) -> None:
     assert Address.parse(text) == Address(host, port)
     assert str(Address.parse(text)) == shown
+
+
+def test_a_table_may_be_given_as_the_text_of_a_json_object() -> None:
+    assert table({"a": 1}) == {"a": 1}
+    assert table('{"a": {"b": 1}}') == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (5, "is not a table"),
+        ("[1]", "is not a table"),
+        ('{"a": 1,}', "is not JSON (line 1 column 9: Expecting property name"),
+        ('{"a": NaN}', "is not JSON (NaN is no JSON number)"),
+        ('{"a": {"b": 1, "b": 2}}', "has 'b' twice in one object"),
+        ("[" * 1_000_000, "is not JSON (nested too deeply)"),
+    ],
+)
+def test_what_is_no_table_is_told_without_being_quoted(raw: object, problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        table(raw)
 
 
 @pytest.mark.parametrize(
