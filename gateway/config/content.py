@@ -23,6 +23,8 @@ def _by_language(raw: object, base: Path) -> dict[str, str]:
     if not given:
         raise ValueError("is not a table with an entry")
     told = {content.language_tag(name): must_be_text(text) for name, text in given.items()}
+    if len(told) < len(given):  # of two, one would be said
+        raise ValueError("has a language twice, in two spellings")
     for name, text in told.items():
         if not name or content.is_blank(name):
             raise ValueError("has an entry without a language")

@@ -61,6 +61,7 @@ def test_from_the_environment_a_table_is_json(tmp_path: Path) -> None:
         ('texts = { en = " " }', "texts", "for 'en' a text that is blank"),
         (f'texts = {{ en = "{"x" * 501}" }}', "texts", "too long"),
         ("texts = { en = 1 }", "texts", "is not a text"),
+        ('titles = { de-AT = "a", de_at = "b" }', "titles", "a language twice, in two spellings"),
         ('texts = { "" = "hi" }', "texts", "without a language"),
         ('texts = { " " = "hi" }', "texts", "without a language"),
         ('texts = { de = "hallo" }', "locale", "is 'en'; expected one that texts has: de"),
