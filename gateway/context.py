@@ -54,7 +54,7 @@ class Context:
         limits: Limits,
         tenants: Mapping[str, TenantRules],
         clock: Callable[[], float],
-        room: int = 512 * 1024,
+        room: int,
     ) -> None:
         self.room = room
         """Bytes that one page of messages may take: half of what may wait for a session."""

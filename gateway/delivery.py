@@ -63,14 +63,14 @@ PAUSES = frozenset({Reason.ENDPOINT_DOWN, Reason.SUSPENDED})
 """Why an endpoint is not called at present."""
 
 
-class Timing(msgspec.Struct, frozen=True):
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """The delays of the rule, in seconds."""
 
-    ack_timeout: float = 5.0
-    disconnect_grace: float = 1.0
-    restart_window: float = 5.0
-    restart_grace: float = 10.0
-    max_hold: float = 30.0
+    ack_timeout: float
+    disconnect_grace: float
+    restart_window: float
+    restart_grace: float
+    max_hold: float
 
 
 class Patience(NamedTuple):

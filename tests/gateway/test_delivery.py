@@ -423,9 +423,9 @@ def test_a_due_time_that_no_rule_can_have_set_is_brought_near(due: float, expect
 @pytest.mark.parametrize(
     "timing",
     [
-        Timing(ack_timeout=50.0, max_hold=40.0),
-        Timing(disconnect_grace=50.0),
-        Timing(restart_grace=50.0),
+        msgspec.structs.replace(TIMING, ack_timeout=50.0, max_hold=40.0),
+        msgspec.structs.replace(TIMING, disconnect_grace=50.0),
+        msgspec.structs.replace(TIMING, restart_grace=50.0),
     ],
 )
 def test_what_a_rule_can_set_is_left_as_it_is(timing: Timing) -> None:

@@ -347,8 +347,15 @@ async def test_an_ack_of_the_background_counts_though_the_turn_to_active_overtak
     async with Noticed(tmp_path / "ringback.db") as database:
         store = Store(database, clock)
         await store.start()
-        rules = {"acme": TenantRules()}
-        context = Context(store, Hub(), Timing(), protocol.CUSTOMER_LIMITS, rules, clock)
+        timing = Timing(
+            ack_timeout=5.0,
+            disconnect_grace=1.0,
+            restart_window=5.0,
+            restart_grace=10.0,
+            max_hold=30.0,
+        )
+        rules, limits = {"acme": TenantRules()}, protocol.CUSTOMER_LIMITS
+        context = Context(store, Hub(), timing, limits, rules, clock, 512 * 1024)
         await asyncio.gather(post(store, draft("one")), post(store, draft("two")))
         session, _ = customer(state=SessionState.BACKGROUND)
         marks = Marks(context)
