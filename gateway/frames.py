@@ -19,38 +19,35 @@ def author(role: str, id: str, name: str | None) -> protocol.Author:
     return told
 
 
-def message(message: Message, *, ref: bool = False, customer: str | None = None) -> Any:
+def message(m: Message, *, ref: bool = False, customer: str | None = None) -> Any:
     """A message frame. `ref` for the sender's own sessions; `customer` for agents."""
     told: dict[str, Any] = {"type": "message"}
     if customer is not None:
         told["customer"] = customer
     told |= {
-        "seq": message.seq,
-        "id": message.id,
-        "from": author(message.role, message.author, message.name),
-        "text": message.text,
-        "kind": message.kind,
-        "at": timestamp(message.at),
+        "seq": m.seq,
+        "id": m.id,
+        "from": author(m.role, m.author, m.name),
+        "text": m.text,
+        "kind": m.kind,
+        "at": timestamp(m.at),
     }
-    if message.data is not None:
-        told["data"] = orjson.Fragment(message.data)
-    if ref and message.ref is not None:
-        told["ref"] = message.ref
+    if m.data is not None:
+        told["data"] = orjson.Fragment(m.data)
+    if ref and m.ref is not None:
+        told["ref"] = m.ref
     return told
 
 
-def for_customer(message: Message, customer: str) -> Any:
+def for_customer(m: Message, customer: str) -> Any:
     """A message as the customer's sessions get it: with `ref` if the customer wrote it."""
-    return _message(message, ref=message.role == "customer" and message.author == customer)
+    return message(m, ref=m.role == "customer" and m.author == customer)
 
 
-def for_agent(message: Message, customer: str, agent: str) -> Any:
+def for_agent(m: Message, customer: str, agent: str) -> Any:
     """A message as an agent's sessions get it: with `ref` if this agent wrote it."""
-    own = message.role == "agent" and message.author == agent
-    return _message(message, ref=own, customer=customer)
-
-
-_message = message
+    own = m.role == "agent" and m.author == agent
+    return message(m, ref=own, customer=customer)
 
 
 def weight(message: Message) -> int:
