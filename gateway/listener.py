@@ -140,7 +140,7 @@ class _Connection(web.RequestHandler):
         if not self._rest:
             super()._resume_transport_reading()
         elif self._next is None:  # what came is read before more comes
-            self._next = self._loop.call_soon(self._read_on)
+            self._next = asyncio.get_running_loop().call_soon(self._read_on)
 
     @property
     def _is_full(self) -> bool:
@@ -152,7 +152,7 @@ class _Connection(web.RequestHandler):
         waiter = self._waiter
         if waiter is None or waiter.done() or self.transport is None:
             return math.inf
-        return self._next_keepalive_close_time - self._keepalive_timeout
+        return self._next_keepalive_close_time - self.keepalive_timeout
 
     def handle_error(
         self,

@@ -121,7 +121,7 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         answering: Callable[..., ResponseHandler] = _Answering
-        self._factory = partial(answering, loop=self._loop)
+        self._factory = partial(answering, loop=asyncio.get_running_loop())
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
