@@ -6,7 +6,6 @@ words by `gateway.sentences`; what is broken in a database is found by `storage.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -62,8 +61,7 @@ def show_audit(audit: Audit) -> None:
 
 def audit_as_json(audit: Audit) -> bytes:
     """The same for machines."""
-    encode: Callable[[Any], bytes] = msgspec.json.encode
-    return encode(
+    return msgspec.json.encode(
         {
             "holds": audit.holds,
             "conversations": audit.conversations,
