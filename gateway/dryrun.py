@@ -104,11 +104,12 @@ def _entry(
     backends: tuple[Backend, ...],
     after: float,
 ) -> dict[str, Any]:
-    facts = _facts(told, history, target, now)
-    if policy is Policy.UNREAD_AFTER:
-        facts = _later(told, history, target, told.message.at + after, now)
     if not _has_endpoint(told, target, backends):
         facts = Facts(endpoint=False)
+    elif policy is Policy.UNREAD_AFTER:
+        facts = _later(told, history, target, told.message.at + after, now)
+    else:
+        facts = _facts(told, history, target, now)
     decision = decide(policy, facts)
     entry: dict[str, Any] = {"device": target.fingerprint}
     if target.installation is not None:
