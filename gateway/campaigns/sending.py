@@ -224,8 +224,8 @@ class Campaigns:
         c = run.campaign
         if not run.ahead:
             run.ahead.extend(await self._rows.recipients(c.tenant, c.id, c.cursor, AHEAD))
-        size = max(1, min(CHUNK, int(c.rate * 0.1), len(run.ahead)))
-        chunk = [run.ahead.popleft() for _ in range(min(size, len(run.ahead)))]
+        size = min(max(1, int(c.rate * 0.1)), CHUNK, len(run.ahead))
+        chunk = [run.ahead.popleft() for _ in range(size)]
         now = self._context.clock()
         run.next_at = max(run.next_at, now - CATCH_UP) + len(chunk) / c.rate
         parts = [self._part(c, run.words, recipient) for recipient in chunk]
