@@ -134,7 +134,7 @@ class Ringing:
                 current=ring.unread == c.unread,
                 unwanted=all_unwanted(tx, c, device),
             )
-        silent = backend is not None and backend.silent
+        tells_badges = backend is not None and backend.silent
         behind = device.owed_ord - max(device.covered_ord, c.acked_ord)
         return Facts(
             endpoint=backend is not None,
@@ -146,7 +146,7 @@ class Ringing:
             all_expired=wanted.newest is None and not wanted.unwanted,
             too_soon=wanted.due_at is not None,
             all_read=c.read_ord == c.last_ord,
-            badge_is_high=device.badge is not None and device.badge > c.unread and silent,
+            badge_is_high=device.badge is not None and device.badge > c.unread and tells_badges,
             paused=None if pause is None else Reason(pause),
             muted=is_muted(c.wishes, tx.now),
             unwanted=wanted.newest is None,

@@ -54,7 +54,7 @@ class PushError(Exception):
 class BookUnavailable(PushError):
     """The book cannot write now (disk full, locked, closing). Nothing was changed.
 
-    `reason` is a short stable word for logs, such as "disk_full".
+    `reason` is for logs, in one line.
     """
 
     def __init__(self, reason: str = "unavailable") -> None:
@@ -89,7 +89,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 
     Survives `msgspec.json` in both directions unchanged, so that a retry after a restart sends
     the same bytes. `title` and `text` are those of the newest covered message (None for `badge`),
-    `seq` is that message's place (for `badge`: the read mark or newest seq, as the book chose),
+    `seq` is that message's place (for `badge`: the newest of all),
     `since` the first that was neither acknowledged nor rung for by then (0: not kept), `unread` was
     exact at the claim, times are epoch seconds. `platform` to `installation` are what the app had
     told of its installation by then: registering anew concerns the next ring.
