@@ -20,8 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -37,7 +37,6 @@ from gateway.client import ClientError
 from gateway.config.reading import load
 from gateway.config.sections import Delivery
 from gateway.protocol import Role
-from storage.database import Database
 from storage.records import Key
 from storage.store import Store, Told
 
@@ -485,7 +484,8 @@ class Stage:
 
     async def told(self, customer: str, seq: int) -> Told:
         """What is recorded of a message, read as `ringback why` reads it."""
-        async with self._recorded() as store:
+        storage = self.config.storage
+        async with Store.beside(storage.path, storage.keys) as store:
             told = await store.told(Key(TENANT, customer), seq)
         if told is None:
             raise DemoFailed(f"nothing is recorded of {customer}'s message {seq}")
@@ -494,22 +494,14 @@ class Stage:
     async def lately(self, customer: str, limit: int) -> list[Told]:
         """The same of the agents' messages among the newest `limit`, rising."""
         key = Key(TENANT, customer)
-        async with self._recorded() as store:
+        storage = self.config.storage
+        async with Store.beside(storage.path, storage.keys) as store:
             conversation = await store.conversation(key)
             if conversation is None:
                 return []
             messages, _ = await store.history(conversation, None, limit)
             told = [await store.told(key, m.seq) for m in messages if m.role != Role.CUSTOMER]
         return [one for one in told if one is not None]
-
-    @asynccontextmanager
-    async def _recorded(self) -> AsyncIterator[Store]:
-        """The gateway's database, whether the gateway runs or not."""
-        database = await Database(self.config.storage.path).open_to_read()
-        try:
-            yield await Store(database, time.time, self.config.storage.keys).read_only()
-        finally:
-            await database.close()
 
     async def counters(self) -> dict[str, int]:
         """How many messages have come to which outcome, from /metrics."""

@@ -286,12 +286,8 @@ def _policy(name: str | None) -> Policy | None:
 
 
 async def _told(storage: Storage, key: Key, seq: int) -> Told | None:
-    database = await Database(storage.path).open_to_read(one_moment=True)
-    try:
-        store = await Store(database, lambda: 0.0, storage.keys).read_only()
+    async with Store.beside(storage.path, storage.keys) as store:
         return await store.told(key, seq)
-    finally:
-        await database.close()
 
 
 DatabasePath = Annotated[

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -141,6 +142,19 @@ class Store:
         """Instead of `start`, for who only reads. Raises `CannotOpen` if the keys do not fit."""
         self._known.vault = await unlock(self._database, self._keys)
         return self
+
+    @classmethod
+    @asynccontextmanager
+    async def beside(cls, path: Path, keys: Keys) -> AsyncIterator[Self]:
+        """All that is committed at one moment, beside a running gateway or none: for reading.
+
+        Raises `CannotOpen`.
+        """
+        database = await Database(path).open_to_read(one_moment=True)
+        try:
+            yield await cls(database, lambda: 0.0, keys).read_only()
+        finally:
+            await database.close()
 
     async def renew_epoch(self) -> None:
         """Make what clients remember void: what was restored may lack what they have seen.

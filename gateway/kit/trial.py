@@ -14,7 +14,6 @@ from gateway.kit import probe
 from gateway.kit.advice import what_to_do
 from push.caller import Caller, Exchange
 from push.ring import Endpoint, Ring, RingKind, VerdictKind
-from storage.database import Database
 from storage.records import Device
 from storage.store import Store
 
@@ -41,12 +40,8 @@ async def recipient(storage: Storage, tenant: str, installation: str) -> Recipie
 
     Raises `NoDevice`, and `storage.errors.CannotOpen`.
     """
-    database = await Database(storage.path).open_to_read(one_moment=True)
-    try:
-        store = await Store(database, lambda: 0.0, storage.keys).read_only()
+    async with Store.beside(storage.path, storage.keys) as store:
         c = await store.owner_of(tenant, installation)
-    finally:
-        await database.close()
     if c is None:
         raise NoDevice(f"tenant {tenant} has no installation {installation!r}")
     device = next(d for d in c.devices if d.installation == installation)
