@@ -1,24 +1,23 @@
 """Sessions: from an accepted socket to a session, and from its frames to the use cases.
 
 Decides who may talk (hello, token, role, Origin) and what each frame calls; the rules behind the
-frames are in `gateway.presence`, `gateway.marks` and `gateway.chat`. Knows sockets only as the
-`Socket` below: the WebSockets themselves, and who may connect at all, are in `gateway.sockets`.
+frames are in `gateway.presence`, `gateway.marks` and `gateway.chat`. How frame follows frame is in
+`gateway.talk`, who may connect at all in `gateway.sockets`.
 
-Bounds (I9): sends of one session that wait for their commit, pages that it asked for amid a replay,
-and its frames in a minute; beyond them its frames wait too, and so the peer's TCP is held back.
+Bound (I9): pages that a session asked for amid a replay; beyond it its frames wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
-from gateway import decoding, frames, protocol
+from gateway import decoding, protocol
 from gateway.auth import Identity, TokenRejected, Verifier
 from gateway.chat import Chat, Posting
 from gateway.config.sections import Config
@@ -28,64 +27,16 @@ from gateway.inbox import Inbox
 from gateway.marks import Marks
 from gateway.presence import Joined, Presence
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
-from gateway.session import AgentSession, CustomerSession, Hangup, Out, Pace, Rates, Session
+from gateway.session import AgentSession, CustomerSession, Hangup, Pace, Rates, Session
+from gateway.talk import Act, Closed, Goodbye, Later, S, Socket, Talk
 from storage.errors import Unavailable
 from storage.records import Key
-from storage.store import Store
 
-_sleep = asyncio.sleep
-IN_FLIGHT = 256  # sends of one session that wait for their commit, before its frames wait too
 PAGES_BEHIND = 8  # pages that it asked for amid a replay, before its frames wait for the end of it
 YEAR = 365 * 86_400.0
 
-S = TypeVar("S", bound=Session)
 T = TypeVar("T")
-Later = Callable[[], Awaitable[None]]
-"""What of a frame takes longer: to be called, and awaited before the next frame is taken."""
-Take = Callable[[str | bytes], Later | None]
-Act = Callable[[S, Any], Change[Any] | Later | None]
-"""What a frame asks for: a change, what takes longer, or nothing more."""
 _log = structlog.get_logger("gateway.sessions")
-
-
-class Closed(Exception):
-    """The socket has ended, whoever ended it."""
-
-
-class _Goodbye(Exception):
-    """The peer said bye."""
-
-
-class Socket(Out, Protocol):
-    """One accepted WebSocket. `recv`, `converse` and `stream` raise `Closed`."""
-
-    @property
-    def bearer(self) -> str | None:
-        """The token of the handshake's Authorization header."""
-        ...
-
-    @property
-    def origin(self) -> str | None:
-        """The web page that connects, if a browser said so."""
-        ...
-
-    @property
-    def code(self) -> int | None:
-        """The close code: ours if we closed, else the peer's; None if it just broke off."""
-        ...
-
-    async def recv(self) -> str | bytes:
-        """The next frame."""
-        ...
-
-    async def converse(self, take: Take) -> NoReturn:
-        """Give frame after frame to `take`, until the end. Raises what `take` raises, too."""
-        ...
-
-    async def hang_up(self, code: CloseCode, detail: str = "") -> None:
-        """Close, and wait until it is closed; a peer that does not take it is cut off. `detail` is
-        told behind the meaning of the code."""
-        ...
 
 
 class Sessions:
@@ -272,10 +223,10 @@ class Sessions:
         What it had asked for before is answered first: with 1000 it does not come back.
         """
         self._expire_in_time(session)
-        talk = _Talk(session, act, self._context.store, self._clock, self._fault)
+        talk = Talk(session, act, self._context.store, self._clock, self._fault)
         try:
             await socket.converse(talk.take)
-        except _Goodbye:
+        except Goodbye:
             await talk.settled()
             return True
         except Closed:
@@ -430,98 +381,13 @@ class Sessions:
             case protocol.Refresh():
                 self._refresh(session, frame)
             case protocol.Bye():
-                raise _Goodbye
+                raise Goodbye
             case _:
                 raise FrameError(ErrorCode.BAD_FRAME, "hello comes once, first")
 
 
-class _Talk(Generic[S]):
-    """Takes the frames of one session; what one asks for is queued, or over, before the next."""
-
-    def __init__(
-        self,
-        session: S,
-        act: Act[S],
-        store: Store,
-        clock: Callable[[], float],
-        fault: Callable[[str, Exception], None],
-    ) -> None:
-        self._session = session
-        self._act = act
-        self._store = store
-        self._clock = clock
-        self._fault = fault
-        self._in_flight = 0
-        self._room: asyncio.Future[None] | None = None  # made by who waits for those in flight
-
-    def take(self, raw: str | bytes) -> Later | None:
-        """Raises `Hangup` and `_Goodbye`."""
-        wait = self._session.frames.owe(self._clock())
-        later = self._act_on(raw)
-        return later if wait is None else partial(_rest, wait, later)
-
-    def _act_on(self, raw: str | bytes) -> Later | None:
-        if self._session.revoked and self._session.closed:
-            return None
-        frame = None
-        try:
-            frame = self._session.receive(raw, self._clock())
-            asked = self._act(self._session, frame)
-            if isinstance(asked, tuple):
-                self._store.enqueue(*asked, partial(self._settled, frame))
-                self._in_flight += 1
-                return self._wait_for_room if self._in_flight >= IN_FLIGHT else None
-            return None if asked is None else partial(self._finish, frame, asked)
-        except (FrameError, Unavailable) as error:
-            self._refuse(frame, error)
-            return None
-
-    async def _finish(self, frame: Any, asked: Later) -> None:
-        try:
-            await asked()
-        except (FrameError, Unavailable) as error:
-            self._refuse(frame, error)
-
-    async def _wait_for_room(self) -> None:
-        if self._in_flight >= IN_FLIGHT:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
-
-    async def settled(self) -> None:
-        """Return when nothing is in flight any more."""
-        while self._in_flight:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
-
-    def _settled(self, frame: Any, value: Any, error: Exception | None) -> None:
-        """Answer a change that failed; one that did not was answered in its commit's order."""
-        self._in_flight -= 1
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        if error is not None:
-            self._refuse(frame, error)
-
-    def _refuse(self, frame: Any, error: Exception) -> None:
-        if isinstance(error, FrameError):
-            refusal = error
-        elif isinstance(error, Unavailable):
-            told = "not confirmed; try again with the same ref"
-            refusal = FrameError(ErrorCode.UNAVAILABLE, told)
-        else:
-            self._fault("a change failed", error)
-            refusal = FrameError(ErrorCode.INTERNAL, "internal fault")
-        self._session.send(frames.error(refusal, getattr(frame, "ref", None)))
-
-
 async def _over(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
-
-
-async def _rest(seconds: float, later: Later | None) -> None:
-    """Before the next frame is taken: who sends so many waits, and its TCP is held back."""
-    if later is not None:
-        await later()
-    await _sleep(seconds)
 
 
 def _posting(session: Session, key: Key, frame: protocol.Send | protocol.AgentSend) -> Posting:

@@ -35,7 +35,7 @@ from websockets.typing import Subprotocol
 
 from gateway import protocol
 from gateway.config.sections import Limits
-from gateway.sessions import Closed, Later, Take
+from gateway.talk import Closed, Later, Take
 from push.failures import forget_frames
 
 SUBPROTOCOL = Subprotocol(protocol.SUBPROTOCOL)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway import sessions, sockets
+from gateway import sessions, sockets, talk
 from gateway.protocol import Role
 from gateway.sockets import Peer
 from storage.errors import Unavailable
@@ -46,7 +46,7 @@ async def test_beyond_the_burst_sends_are_refused_with_the_time_to_wait(tmp_path
 async def test_behind_so_many_unconfirmed_sends_a_session_waits_and_loses_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "IN_FLIGHT", 3)
+    monkeypatch.setattr(talk, "IN_FLIGHT", 3)
     async with running(tmp_path, delivery=PATIENT, limits=PLENTY | {"burst": 100}) as it:
         customer = await it.customer()
         database, store = it.gateway.core.database, it.gateway.core.store
@@ -793,7 +793,7 @@ def few_frames(monkeypatch: pytest.MonkeyPatch, *, at_once: float) -> list[float
 
     monkeypatch.setattr("gateway.session.FRAMES_PER_MINUTE", 1.0)
     monkeypatch.setattr("gateway.session.FRAMES_AT_ONCE", at_once)
-    monkeypatch.setattr("gateway.sessions._sleep", note)
+    monkeypatch.setattr(talk, "_sleep", note)
     return waits
 
 

@@ -575,7 +575,7 @@ FAULTS = (
     ),
     Fault(
         "a session may have any number of sends unconfirmed",
-        "gateway/sessions.py",
+        "gateway/talk.py",
         "self._wait_for_room if self._in_flight >= IN_FLIGHT else None",
         "None",
         ("tests/test_limits.py",),

@@ -1,6 +1,6 @@
 """The peers: customers' apps and agents, as they see the world, on lines without sockets.
 
-A `Line` is the `gateway.sessions.Socket` of one connection. A peer believes nothing but the frames
+A `Line` is the `gateway.talk.Socket` of one connection. A peer believes nothing but the frames
 that it gets, checks each against the protocol's promises (I4, I5, I8), and remembers what it said:
 that is the evidence for an outcome of `acked`.
 """
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import orjson
 
 from gateway.protocol import CloseCode
-from gateway.sessions import Closed, Take
+from gateway.talk import Closed, Take
 from storage.records import Wishes
 from tests.simulation.virtual import Process
 
