@@ -200,10 +200,6 @@ class PushWorker:
         for lane in self._all():
             self._fill(lane)
 
-    def load(self, tenant: str, backend: str = "") -> Load:
-        """Return how much work one endpoint has here, and how it is."""
-        return _load(self._lanes[tenant][backend])
-
     def loads(self) -> dict[tuple[str, str], Load]:
         """Return the load of every endpoint by tenant and backend, for metrics."""
         return {

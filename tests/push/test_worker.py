@@ -76,7 +76,7 @@ class Rig:
 
     async def until_idle(self, tenant: str = "acme") -> None:
         """Let the loop turn until the tenant has nothing waiting and nothing working."""
-        while self.worker.load(tenant) != Load(0, 0):
+        while self.worker.loads()[tenant, ""] != Load(0, 0):
             await asyncio.sleep(0)
 
 
@@ -135,7 +135,7 @@ async def test_wakes_before_the_start_are_kept_and_are_one() -> None:
     ref = rig.book.owes(a_claim())
     for _ in range(3):
         rig.worker.wake(ref)
-    assert rig.worker.load("acme") == Load(waiting=1, working=0)
+    assert rig.worker.loads()["acme", ""] == Load(waiting=1, working=0)
     await asyncio.sleep(0)
     assert rig.book.seen == []
     rig.worker.start()
@@ -153,7 +153,7 @@ async def test_any_wakes_during_the_work_cause_one_more_look_afterwards() -> Non
         await rig.backend.until_called(1)
         for _ in range(5):
             rig.worker.wake(ref)
-        assert rig.worker.load("acme") == Load(waiting=0, working=1)
+        assert rig.worker.loads()["acme", ""] == Load(waiting=0, working=1)
         await rig.backend.release("acme")
         await rig.book.until(lambda: rig.book.count("look", ref) == 2)
         await rig.until_idle()
@@ -202,7 +202,7 @@ async def test_a_tenant_has_at_most_in_flight_calls_and_the_rest_wait_in_order()
         for claim in claims:
             rig.worker.wake(rig.book.owes(claim))
         await rig.backend.until_called(3)
-        assert rig.worker.load("acme") == Load(waiting=17, working=3)
+        assert rig.worker.loads()["acme", ""] == Load(waiting=17, working=3)
         await rig.backend.release("acme")
         await rig.book.until_settled(20)
         assert rig.backend.most_in_flight == {"acme": 3}
@@ -218,7 +218,7 @@ async def test_a_tenant_s_backlog_does_not_delay_another_tenant() -> None:
         rig.worker.wake(rig.book.owes(a_claim(tenant="bolt")))
         await rig.book.until_settled(1)
         assert rig.book.settled[0][0].ref.tenant == "bolt"
-        assert rig.worker.load("acme") == Load(waiting=48, working=2)
+        assert rig.worker.loads()["acme", ""] == Load(waiting=48, working=2)
 
 
 async def test_a_device_that_is_woken_again_and_again_does_not_starve_the_others() -> None:
@@ -371,7 +371,7 @@ async def test_a_device_whose_work_breaks_rests_and_is_looked_at_again() -> None
             rig.worker.wake(ref)
             await rig.clock.asleep()
             rig.worker.wake(ref)  # is no reason to cut the rest short
-            assert rig.worker.load("acme") == Load(0, 0)
+            assert rig.worker.loads()["acme", ""] == Load(0, 0)
             rig.worker.wake(rig.book.owes(a_claim(2)))
             await rig.book.until_settled(1)  # the others go on meanwhile
             rig.clock.tick(REST_FIRST)
@@ -486,7 +486,7 @@ async def test_while_an_endpoint_fails_its_rings_wait_and_no_attempt_is_burnt() 
         await rig.book.until(lambda: rig.book.count("endpoint_down", a_claim(99).ref) == 1)
         await rig.until_quiet()
         assert len(rig.backend.calls) == 2
-        assert rig.worker.load("acme") == Load(waiting=29, working=0, open=True)
+        assert rig.worker.loads()["acme", ""] == Load(waiting=29, working=0, open=True)
         for _ in range(3):  # nobody is told twice, however often it is woken
             rig.worker.wake(a_claim(99).ref)
         await rig.until_quiet()
@@ -513,7 +513,7 @@ async def test_one_ring_tries_and_when_it_gets_through_all_go_in_their_order() -
         await rig.backend.release("acme")
         await rig.book.until_settled(30)
         assert [claim.ref.device for claim in rig.backend.calls] == list(range(30))
-        assert rig.worker.load("acme") == Load(0, 0)
+        assert rig.worker.loads()["acme", ""] == Load(0, 0)
 
 
 async def test_each_probe_that_fails_doubles_the_wait_for_the_next_and_is_another_device() -> None:
@@ -563,7 +563,7 @@ async def test_one_device_alone_does_not_stop_the_others() -> None:
         for number in range(5):
             rig.worker.wake(rig.book.owes(a_claim(1)))
             await rig.book.until_settled(number + 1)
-        assert not rig.worker.load("acme").open
+        assert not rig.worker.loads()["acme", ""].open
 
 
 async def test_operators_are_told_that_it_fails_and_that_it_works_again() -> None:
@@ -585,13 +585,13 @@ async def test_after_a_long_failure_it_is_suspended_with_what_to_do_and_a_probe_
             await rig.book.until_settled(3)
             rig.worker.wake(rig.book.owes(a_claim(99)))
             await rig.book.until(lambda: rig.book.count("suspended", a_claim(99).ref) == 1)
-            assert rig.worker.load("acme").suspended
+            assert rig.worker.loads()["acme", ""].suspended
             rig.clock.tick(SUSPENDED_PROBE - 1.0)
             await rig.until_quiet()
             assert len(rig.backend.calls) == 3
             rig.clock.tick(1.0)
             await rig.book.until_settled(31)
-            assert not rig.worker.load("acme").suspended
+            assert not rig.worker.loads()["acme", ""].suspended
     assert [entry["log_level"] for entry in logs] == ["error", "info"]
     assert "ringback push test" in logs[0]["advice"]
     assert logs[0]["hours"] == 2.0
@@ -600,7 +600,7 @@ async def test_after_a_long_failure_it_is_suspended_with_what_to_do_and_a_probe_
 async def test_a_drain_ends_the_wait_for_an_endpoint() -> None:
     async with failing() as rig:
         assert await rig.worker.drain(1000.0) == 0
-        assert rig.worker.load("acme") == Load(0, 0, open=True)
+        assert rig.worker.loads()["acme", ""] == Load(0, 0, open=True)
         rig.clock.tick(1000.0)
         await rig.until_quiet()
         assert len(rig.backend.calls) == 2
@@ -662,7 +662,7 @@ async def test_a_device_that_changes_sides_waits_no_longer_for_the_other_backend
         rig.worker.wake(ref)
         await rig.book.until_settled(3)
         assert rig.backend.endpoints[-1].backend.name == ""
-        assert rig.worker.load("acme", "qa").waiting == 0
+        assert rig.worker.loads()["acme", "qa"].waiting == 0
 
 
 async def test_a_device_that_changes_sides_while_it_is_worked_on_is_looked_at_there_after() -> None:
@@ -675,7 +675,7 @@ async def test_a_device_that_changes_sides_while_it_is_worked_on_is_looked_at_th
         await rig.backend.release("acme")
         await rig.book.until(lambda: rig.book.count("endpoint_down", first.ref) == 1)
         await rig.until_quiet()
-        assert rig.worker.load("acme", "qa").waiting == 1
+        assert rig.worker.loads()["acme", "qa"].waiting == 1
 
 
 async def test_what_was_claimed_for_another_backend_by_the_time_it_was_looked_at_goes_there() -> (
@@ -738,13 +738,13 @@ async def test_a_drain_starts_nothing_and_lets_what_is_out_finish_and_settle() -
     await rig.backend.until_called(1)
     drain = await drained(rig)
     rig.worker.wake(rig.book.owes(a_claim(3)))
-    assert rig.worker.load("acme") == Load(waiting=0, working=1)
+    assert rig.worker.loads()["acme", ""] == Load(waiting=0, working=1)
     await rig.backend.release("acme")
     assert await drain == 0
     assert [claim for claim, _ in rig.book.settled] == [out]
     assert rig.backend.calls == [out]
     assert rig.book.count("look", waiting.ref) == 0
-    assert rig.worker.load("acme") == Load(0, 0)
+    assert rig.worker.loads()["acme", ""] == Load(0, 0)
 
 
 async def test_a_call_that_waited_for_the_book_before_has_the_drain_s_time_too() -> None:
@@ -833,7 +833,7 @@ async def test_a_device_that_had_a_slot_but_was_not_looked_at_yet_is_left_by_a_d
     rig.worker.start()
     ref = rig.book.owes(a_claim())
     rig.worker.wake(ref)
-    assert rig.worker.load("acme") == Load(waiting=0, working=1)
+    assert rig.worker.loads()["acme", ""] == Load(waiting=0, working=1)
     assert await rig.worker.drain(1000.0) == 0
     assert rig.book.seen == []
 
@@ -904,20 +904,20 @@ async def test_new_settings_forget_the_failures_of_the_old_and_what_waited_goes_
         for ref in waiting:
             rig.worker.wake(ref)
         await rig.until_quiet()
-        assert rig.worker.load("acme").open
+        assert rig.worker.loads()["acme", ""].open
         rig.backend.verdicts.clear()
         settled = len(rig.book.settled)
         rig.book.owes(a_claim(50), ref=waiting[0])
         rig.book.owes(a_claim(51), ref=waiting[1])
         rig.worker.take_up([an_endpoint(auth_token="another", breaker_after=2)])
         await rig.book.until_settled(settled + 2)
-        assert not rig.worker.load("acme").open
+        assert not rig.worker.loads()["acme", ""].open
 
 
 async def test_the_same_settings_again_change_nothing() -> None:
     async with failing() as rig:
         rig.worker.take_up([an_endpoint(breaker_after=2, in_flight=2)])
-        assert rig.worker.load("acme").open
+        assert rig.worker.loads()["acme", ""].open
 
 
 async def test_a_tenant_that_gets_an_endpoint_while_running_is_rung() -> None:
