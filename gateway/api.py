@@ -54,7 +54,7 @@ class Api:
         inbox: Inbox,
         rates: Rates,
         wall: Callable[[], float],
-        origins: frozenset[str] = frozenset(),
+        origins: frozenset[str],
     ) -> None:
         self._verifier = verifier
         self._context = context

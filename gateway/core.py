@@ -48,7 +48,7 @@ from gateway.session import Rates
 from gateway.sessions import Sessions
 from gateway.wishes import House
 from push.adapters import adapter_named
-from push.backends import OWN, Backend
+from push.backends import Backend
 from push.guard import meant_by
 from push.ring import DeviceRef, Endpoint
 from push.worker import BackendCalls, PushWorker
@@ -310,7 +310,7 @@ def endpoints_of(tenant: str, push: Push) -> tuple[Endpoint, ...]:
     return tuple(endpoint_of(tenant, calls, backend) for calls, backend in pairs)
 
 
-def endpoint_of(tenant: str, push: Calls, backend: Backend = OWN) -> Endpoint:
+def endpoint_of(tenant: str, push: Calls, backend: Backend) -> Endpoint:
     """How the push worker calls one of that tenant's backends."""
     secrets = (push.signing_secret, push.previous_signing_secret)
     return Endpoint(

@@ -99,7 +99,7 @@ def route(
     endpoint: bool,
     live_devices: int,
     otherwise: Reason,
-    unwanted: Reason | None = None,
+    unwanted: Reason | None,
 ) -> Routing:
     """Where a counted message goes now. `otherwise` says why no device is live, if none is;
     `unwanted` why the customer does not want to be rung for it, if so.

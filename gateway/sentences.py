@@ -170,7 +170,7 @@ def _receipt(events: list[Any]) -> str:
     return f"{said}; {len(rings) or 'no'} ring{'s' if len(rings) > 1 else ''} sent for it"
 
 
-def waits(entry: Mapping[str, Any], last: str = "") -> str:
+def waits(entry: Mapping[str, Any], last: str) -> str:
     """One thing that a pending message waits for; `last` is the time of its last event."""
     until = clock(entry["until"], last) if "until" in entry else ""
     at = f" at {until}" if until else ""

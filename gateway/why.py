@@ -59,7 +59,7 @@ def deliveries(told: Told, now: float, quiet_until: float = 0.0) -> dict[str, An
     return answer
 
 
-def waiting(told: Told, now: float, quiet_until: float = 0.0) -> list[dict[str, Any]]:
+def waiting(told: Told, now: float, quiet_until: float) -> list[dict[str, Any]]:
     """What a pending message waits for: [{`for`, `until?`, `device?`, `ring?`, `attempt?`, …}]."""
     due = told.conversation.push_due_at
     found: list[dict[str, Any]] = []

@@ -164,7 +164,7 @@ class AddressRefused(OSError):
 AddrInfo = tuple[Any, Any, int, str, tuple[Any, ...]]  # as of `socket.getaddrinfo`
 
 
-def socket_of(info: AddrInfo, allowed: Iterable[Network] = ()) -> socket.socket:
+def socket_of(info: AddrInfo, allowed: Iterable[Network]) -> socket.socket:
     """Open the socket for one resolved address, unconnected. Raises `AddressRefused`."""
     family, kind, protocol, _, address = info
     why = refusal(str(address[0]), allowed)

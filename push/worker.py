@@ -119,13 +119,13 @@ class PushWorker:
         clock: Callable[[], float],
         rng: Random,
         on_attempt: Callable[[Claim, Attempt], None],
+        wall: Callable[[], float],
+        on_fault: Callable[[], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        wall: Callable[[], float] | None = None,
-        on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the seams: `clock` in epoch s; `on_attempt` hears of every settled attempt.
 
-        `wall` dates what the backend compares with its own clock; it is `clock` unless given.
+        `wall` dates what the backend compares with its own clock.
         `on_fault` hears of every time that the work on a device broke.
         """
         self._book = book
@@ -134,7 +134,7 @@ class PushWorker:
         self._rng = rng
         self._on_attempt = on_attempt
         self._sleep = sleep
-        self._wall = wall or clock
+        self._wall = wall
         self._on_fault = on_fault
         self._lanes: dict[str, dict[str, Lane]] = {}
         for one in endpoints:

@@ -81,8 +81,8 @@ class Transaction:
         loaded: Loaded,
         next_conversation: int,
         next_device: int,
-        next_event: int = 1,
-        vault: Vault | None = None,
+        next_event: int,
+        vault: Vault,
     ) -> None:
         self.now = now
         self.next_conversation = next_conversation
@@ -92,7 +92,7 @@ class Transaction:
         self.callbacks: list[Callable[[], None]] = []
         self.changed: dict[Key, Conversation] = {}
         self._committed = committed
-        self._vault = vault or Vault()
+        self._vault = vault
         self._loaded = loaded
         self._messages: list[Message] = []
         self._events: list[tuple[Key, Event]] = []

@@ -245,7 +245,7 @@ async def test_an_unreadable_key_file_is_one_line(tmp_path: Path) -> None:
 async def _changed(directory: Path, by: str, key: str) -> Ended:
     """What `check-config` says of init's file with one line changed; it changes nothing."""
     file = directory / "ringback.toml"
-    lines = config_text().split("\n")
+    lines = config_text("acme").split("\n")
     assert sum(line.startswith(f"{key} = ") for line in lines) == 1
     file.write_text("\n".join(by if x.startswith(f"{key} = ") else x for x in lines))
     before = _files(directory)

@@ -190,9 +190,7 @@ def _describe(campaign: dict[str, Any]) -> None:
 # Following
 
 
-def _follow(
-    to: Access, campaign: dict[str, Any], *, wait: bool = True, as_json: bool = False
-) -> None:
+def _follow(to: Access, campaign: dict[str, Any], *, wait: bool = True, as_json: bool) -> None:
     """Say what it is, show how far it is until it is over, then the report.
 
     For machines there is the campaign itself, as it is when this ends.

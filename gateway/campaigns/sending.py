@@ -95,7 +95,7 @@ class Campaigns:
         context: Context,
         chat: Chat,
         rows: CampaignRows,
-        waiting: Callable[[str], Waiting] = lambda tenant: Waiting(),
+        waiting: Callable[[str], Waiting],
     ) -> None:
         """`waiting` tells how many devices of a tenant wait."""
         self._context = context

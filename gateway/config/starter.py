@@ -54,7 +54,7 @@ expires_after = "24h"          # a message that could not be pushed for so long 
 """
 
 
-def config_text(tenant: str = "acme") -> str:
+def config_text(tenant: str) -> str:
     """A commented TOML configuration for one tenant. Secrets are new with every call.
 
     `tenant` is 1 to 128 of `a-z 0-9 . _ -`, as the configuration requires.

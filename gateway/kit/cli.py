@@ -245,9 +245,7 @@ async def _conform(
         return await conformance.run(bench), bench
 
 
-def _endpoint(
-    settings: Config, tenant: str | None, backend: str | None = None
-) -> tuple[str, Endpoint]:
+def _endpoint(settings: Config, tenant: str | None, backend: str | None) -> tuple[str, Endpoint]:
     """The tenant, and how one of its backends is called: its own unless one is named."""
     name = tenant_of(settings, tenant)
     push = settings.tenants[name].push

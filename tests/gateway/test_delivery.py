@@ -61,7 +61,11 @@ def test_a_message_goes_to_the_chat_else_to_a_device_else_nowhere_with_the_reaso
     otherwise: Reason,
 ) -> None:
     decided = delivery.route(
-        in_chat=in_chat, endpoint=endpoint, live_devices=devices, otherwise=otherwise
+        in_chat=in_chat,
+        endpoint=endpoint,
+        live_devices=devices,
+        otherwise=otherwise,
+        unwanted=None,
     )
     assert decided == Routing(route, otherwise if reason is None else reason)
 

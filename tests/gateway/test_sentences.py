@@ -285,7 +285,7 @@ def test_an_answer_in_words_has_a_summary_and_words_for_each_event() -> None:
     ],
 )
 def test_a_pending_message_says_what_it_waits_for(entry: dict[str, Any], said: str) -> None:
-    assert sentences.waits(entry) == said
+    assert sentences.waits(entry, "") == said
     told = {"outcome": "pending", "events": [], "waiting": [entry]}
     assert sentences.summary(told)[-1] == f"It waits for {said}."
 

@@ -9,6 +9,7 @@ import pytest
 from gateway.wanted import all_unwanted
 from storage.records import Conversation, Device, Key, Message, Wishes
 from storage.transaction import Loaded, Transaction
+from storage.vault import Vault
 
 
 def message(ord: int, kind: str) -> Message:
@@ -49,5 +50,5 @@ def test_a_ring_is_unwanted_only_if_all_that_it_covers_is_known_to_be(
         1, key, last_seq=9, last_ord=9, devices=(device,), wishes=Wishes(proactive=False)
     )
     loaded = Loaded(unacked={key: [message(ord, kind) for ord, kind in read.items()]}, asked={key})
-    tx = Transaction(1.0, {key: c}, loaded, 2, 2)
+    tx = Transaction(1.0, {key: c}, loaded, 2, 2, 1, Vault())
     assert all_unwanted(tx, c, device) is unwanted

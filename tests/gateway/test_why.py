@@ -289,7 +289,7 @@ PAUSED = event(5, "look", action="wait", reason="endpoint_down", **PHONE)
 def test_a_device_waits_for_its_endpoint_if_that_is_the_last_that_was_decided_of_it(
     stands: dict[str, Any], events: list[Event], what: str
 ) -> None:
-    (waits,) = why.waiting(told(*events, devices=(device(**stands),)), AT)
+    (waits,) = why.waiting(told(*events, devices=(device(**stands),)), AT, 0.0)
     assert waits["for"] == what
 
 
@@ -297,7 +297,7 @@ def test_a_retry_that_is_due_waits_for_its_turn_and_for_no_answer() -> None:
     failed = event(5, "attempt", ring="r_1", attempt=1, **PHONE)
     stands = {"ring": RING, "ring_ord": 4, "wake_at": AT}
     for attempt, what in ((1, "retry"), (2, "answer")):
-        (waits,) = why.waiting(told(failed, devices=(device(**stands, attempt=attempt),)), AT)
+        (waits,) = why.waiting(told(failed, devices=(device(**stands, attempt=attempt),)), AT, 0.0)
         assert (waits["for"], waits["attempt"]) == (what, attempt)
 
 

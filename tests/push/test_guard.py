@@ -193,7 +193,7 @@ def test_a_socket_is_opened_for_an_address_that_may_be_called() -> None:
 def test_no_socket_is_opened_for_an_address_that_may_not_be_called() -> None:
     info = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("fe80::1", 443, 0, 2))
     with pytest.raises(AddressRefused, match="fe80::1 may not be called: link_local") as caught:
-        socket_of(info)
+        socket_of(info, ())
     assert (caught.value.address, caught.value.why) == ("fe80::1", Refusal.LINK_LOCAL)
 
 

@@ -61,8 +61,9 @@ class Rig:
             self.clock,
             Random(7),
             lambda claim, attempt: self.heard.append((claim, attempt)),
-            self.clock.sleep,
+            wall=self.clock,
             on_fault=lambda: self.faults.append(self.clock.now),
+            sleep=self.clock.sleep,
         )
 
     async def until_quiet(self) -> None:
@@ -890,7 +891,16 @@ async def test_with_a_real_caller_and_the_loop_s_own_sleep_it_needs_nothing_more
     endpoint = an_endpoint()
     backend.post(endpoint.url, status=202, response_class=Answered)
     book = Book()
-    worker = PushWorker(book, [endpoint], caller, time.time, Random(7), lambda *_: None)
+    worker = PushWorker(
+        book,
+        [endpoint],
+        caller,
+        time.time,
+        Random(7),
+        lambda *_: None,
+        wall=time.time,
+        on_fault=lambda: None,
+    )
     worker.start()
     worker.wake(book.owes(BookUnavailable(), a_claim()))
     await book.until_settled(1)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.core import endpoint_of
+from push.backends import OWN
 from push.credentials import ClientCertificate, Credentials, OAuth
 from push.guard import LOOPBACK
 from tests.gateway.configured import GOOD, push_of, read, refused
@@ -33,7 +34,7 @@ def with_credentials(*lines: str) -> str:
 
 
 def credentials(directory: Path, text: str, environ: dict[str, str] | None = None) -> Credentials:
-    return endpoint_of("acme", push_of(read(directory, text, environ))).credentials
+    return endpoint_of("acme", push_of(read(directory, text, environ)), OWN).credentials
 
 
 @pytest.fixture

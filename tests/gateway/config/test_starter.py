@@ -32,14 +32,14 @@ def test_the_text_is_a_configuration_for_the_tenant(tmp_path: Path, tenant: str)
 
 
 def test_what_is_written_out_are_the_defaults(tmp_path: Path) -> None:
-    config = loaded(tmp_path, config_text())
+    config = loaded(tmp_path, config_text("acme"))
     assert (config.server, config.delivery, config.limits) == (Server(), Delivery(), Limits())
     assert config.storage.path == tmp_path / "ringback.db"
     assert push_of(config, "acme").expires_after == 24 * 3600
 
 
 def test_every_call_has_its_own_secrets(tmp_path: Path) -> None:
-    one, two = loaded(tmp_path, config_text()), loaded(tmp_path, config_text())
+    one, two = loaded(tmp_path, config_text("acme")), loaded(tmp_path, config_text("acme"))
     secrets = [
         secret
         for config in (one, two)
@@ -53,7 +53,7 @@ def test_every_call_has_its_own_secrets(tmp_path: Path) -> None:
 
 
 def test_the_sections_are_those_of_the_readme_and_each_line_is_short() -> None:
-    text = config_text()
+    text = config_text("acme")
     assert re.findall(r"^\[(.+?)\]", text, re.M) == [
         "server",
         "storage",
