@@ -57,7 +57,7 @@ def rotate(config_path: ConfigPath = None) -> None:
 
 
 async def _counted(storage: Storage) -> list[str]:
-    database = await Database(storage.path).open_to_read(one_moment=True)
+    database = await Database(storage.path).open_to_read()
     try:
         await unlock(database, storage.keys)
         counts = await sealed_by(database)

@@ -104,10 +104,10 @@ class Database:
             raise
         return self
 
-    async def open_to_read(self, *, one_moment: bool = False) -> Self:
+    async def open_to_read(self) -> Self:
         """Open beside a process that writes, or when none does. Raises `CannotOpen`.
 
-        With `one_moment`, all that is read until it is closed is as it was at the first reading.
+        All that is read until it is closed is as it was at the first reading.
         """
         existing(self.path)
         try:
@@ -116,8 +116,7 @@ class Database:
             )
             ((version,),) = await self._reader.execute_fetchall("PRAGMA user_version")
             ((owner,),) = await self._reader.execute_fetchall("PRAGMA application_id")
-            if one_moment:
-                await self._reader.execute_fetchall("BEGIN")
+            await self._reader.execute_fetchall("BEGIN")
             _readable(self.path, owner, version)
         except BaseException as error:
             await self.close()

@@ -150,7 +150,7 @@ class Store:
 
         Raises `CannotOpen`.
         """
-        database = await Database(path).open_to_read(one_moment=True)
+        database = await Database(path).open_to_read()
         try:
             yield await cls(database, lambda: 0.0, keys).read_only()
         finally:

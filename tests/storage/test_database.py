@@ -537,7 +537,10 @@ async def test_the_database_can_be_read_beside_the_process_that_writes(path: Pat
         beside = await Database(path).open_to_read()
         assert await beside.read("SELECT name FROM meta") == [("a",)]
         await db.write([(NOTE, ("b", "1"))])
-        assert await beside.read("SELECT name FROM meta ORDER BY 1") == [("a",), ("b",)]
+        assert await beside.read("SELECT name FROM meta ORDER BY 1") == [("a",)]  # one moment
+        later = await Database(path).open_to_read()
+        assert await later.read("SELECT name FROM meta ORDER BY 1") == [("a",), ("b",)]
+        await later.close()
         with pytest.raises(Unavailable):
             await beside.write([(NOTE, ("c", "1"))])
         with pytest.raises(Unavailable, match="readonly"):
