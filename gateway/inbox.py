@@ -1,7 +1,7 @@
 """What agents and clients look up: the inbox, histories, and the page that says who is welcome.
 
-Reading only; every change is in `gateway.chat`. An inbox's cursor is `updated_at` and the id of the
-conversation shown that changed longest ago, opaque to clients.
+Reading only. An inbox's cursor is `updated_at` and the id of the conversation shown that changed
+longest ago, opaque to clients.
 
 A page of an inbox costs a look at all of a tenant's conversations. So of each tenant one is looked
 for at a time, and who asks for the same before that has begun shares it: after a restart a hundred

@@ -3,7 +3,7 @@
 Decides which headers a request's credentials are. They combine: static headers, one `Authorization`
 (a bearer token, a user with a password, or an OAuth2 token), a client certificate. Leaves the
 signature to `push.signing`, getting OAuth2 tokens to `push.oauth` and `push.tokens`, TLS to
-`push.caller`. Pure.
+`push.tls`. Pure.
 """
 
 from __future__ import annotations

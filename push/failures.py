@@ -1,7 +1,7 @@
 """Which failure a broken call was, from the exception that it ended with.
 
-Decides the word for it (`push.verdicts.Failure`). Leaves to the verdict what that means for the
-ring, and to `push.caller` the call.
+Decides the word for it (`push.verdicts.Failure`), and what of an exception may be said and kept.
+Leaves to the verdict what that means for the ring, and to `push.caller` the call.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ is on its way (`resumed`) or must be loaded with `history`; a gap must be loaded
                         │   gap, or not resumed │ enough pages
                         └────> reloading ───────┘
 
-To ask for the pages, and to tell the program, is left to `gateway.client`.
+To ask for the pages, and to tell the program, is left to `gateway.clientside.customer`.
 
 Bound (I9): `KEPT` messages are held; the oldest go first and come again with `history`.
 """
