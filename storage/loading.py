@@ -18,7 +18,7 @@ import msgspec
 
 from storage import campaigns, outcomes, sql
 from storage.database import Database
-from storage.records import Conversation, Cut, Key
+from storage.records import Conversation, Cut, Key, Message
 from storage.transaction import Loaded, Mark, Owner
 from storage.vault import Vault
 
@@ -98,7 +98,7 @@ class Known:
             spans[id].append(sql.to_span(span))
         wanted = {(row[0], seq) for row in rows for seq in (row[at["last_seq"]], row[-1]) if seq}
         messages = {
-            (row[0], row[1]): sql.to_message(row)
+            (row[0], row[1]): Message(*row)
             for row in await read(sql.LOAD_MESSAGES, sql.rows(wanted))
         }
         return [
@@ -151,7 +151,7 @@ class Known:
             return
         wanted = [window for c in behind.values() for window in self._windows(c)]
         for row in await self._database.read_for_write(sql.LOAD_UNACKED, sql.rows(wanted)):
-            m = sql.to_message(row)
+            m = Message(*row)
             loaded.unacked.setdefault(behind[m.conversation].key, []).append(m)
 
     def _windows(self, c: Conversation) -> Iterator[tuple[int, int, int, int, int]]:
@@ -221,7 +221,7 @@ class Known:
             return
         wanted = [(committed[k].id, role, who, ref) for k, role, who, ref in refs if k in committed]
         for row in await self._database.read_for_write(sql.LOAD_REFS, sql.rows(wanted)):
-            m = sql.to_message(row)
+            m = Message(*row)
             loaded.refs[names[m.conversation], m.role, m.author, m.ref or ""] = m
 
     def _known_marks(

@@ -294,10 +294,6 @@ INBOX = """
 """
 
 
-def to_message(row: Sequence[Any]) -> Message:
-    return Message(*row)
-
-
 def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
     """A registration with its token opened; one whose token does not open is dead."""
     values = list(row)
@@ -328,10 +324,6 @@ def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
 def to_span(row: Sequence[Any]) -> Span:
     lo_seq, lo_ord, hi_seq, hi_ord, outcome, reason = row
     return Span(lo_seq, lo_ord, hi_seq, hi_ord, Outcome(outcome), reason)
-
-
-def to_event(row: Sequence[Any]) -> Event:
-    return Event(*row)
 
 
 def to_conversation(

@@ -417,7 +417,7 @@ class Store:
         top = conversation.last_seq + 1 if before is None else before
         asked = (conversation.id, top, limit + 1)
         rows = await self._database.read(sql.HISTORY, asked, conversation.tenant)
-        found = [sql.to_message(row) for row in rows]
+        found = [Message(*row) for row in rows]
         return found[:limit][::-1], len(found) > limit
 
     async def after(self, conversation: Conversation, seq: int, upto: int) -> list[Message]:
@@ -426,7 +426,7 @@ class Store:
             return []
         asked = (conversation.id, seq, upto, upto - seq)
         rows = await self._database.read(sql.AFTER, asked, conversation.tenant)
-        return [sql.to_message(row) for row in rows]
+        return [Message(*row) for row in rows]
 
     async def inbox(
         self, tenant: str, which: str, before: tuple[float, int], limit: int
@@ -447,7 +447,7 @@ class Store:
         rows = await self._database.read(sql.ONE_MESSAGE, asked, key.tenant)
         if not rows:
             return None
-        message = sql.to_message(rows[0])
+        message = Message(*rows[0])
         outcome: Outcome | None = None
         reason = None
         if is_counted(message.role, message.kind):
@@ -455,7 +455,7 @@ class Store:
         # From its own last event: those of a commit that came meanwhile are not of this state.
         chain = (conversation.last_event, seq, seq)
         events = await self._database.scan(sql.EVENTS_OF, chain, key.tenant)
-        return Told(message, conversation, outcome, reason, [sql.to_event(row) for row in events])
+        return Told(message, conversation, outcome, reason, [Event(*row) for row in events])
 
     async def _outcome(self, c: Conversation, seq: int) -> tuple[Outcome, str | None]:
         """In this state: what is stored of what was acknowledged in it changes no more."""

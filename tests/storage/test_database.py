@@ -753,9 +753,9 @@ async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:
     old.close()
     async with Database(path) as db:
         found = [await db.read(sql.AFTER, (id, 0, 2, 2)) for id in (1, 2)]
-        assert [sql.to_message(row) for rows in found for row in rows] == messages
+        assert [Message(*row) for rows in found for row in rows] == messages
         by_ref = await db.read(sql.LOAD_REFS, sql.rows([(2, "agent", "a-1", "r")]))
-        assert [sql.to_message(row) for row in by_ref] == [messages[2]]
+        assert [Message(*row) for row in by_ref] == [messages[2]]
         assert path.with_name(path.name + "-wal").stat().st_size == 0
         again = msgspec.structs.replace(messages[0], seq=3, id="m_5")
         with pytest.raises(RefTaken):
