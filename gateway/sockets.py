@@ -11,6 +11,8 @@ not even a handshake, is one of them: of more than can be told so, the rest is c
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -21,7 +23,7 @@ from gateway.config.values import Address
 from gateway.protocol import AGENT_PATH, CUSTOMER_PATH, CloseCode, Role
 from gateway.session import TokenBucket
 from gateway.sessions import Sessions
-from gateway.wire import CLOSE_TIMEOUT, Peer
+from gateway.wire import CLOSE_TIMEOUT, UNSENT, Peer
 
 __all__ = ["Peer", "Sockets"]
 
@@ -70,6 +72,9 @@ class Sockets:
         self._server = await loop.create_server(
             lambda: Peer(self), address.host, address.port, backlog=BACKLOG
         )
+        if sys.platform == "linux":
+            for listening in self._server.sockets:  # what is accepted has it from there
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         self._remind()
         return int(self._server.sockets[0].getsockname()[1])
 

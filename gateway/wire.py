@@ -10,16 +10,20 @@ and fails with 1011 if in time it neither answers nor reads of what waits before
 
 Bounds (I9): frames that were received and not yet taken (then the peer's TCP is held back); bytes
 that are read in one turn of the loop, which others want too; frames among them that bring nothing
-(beyond it the peer is cut off); and bytes that wait to be written: beyond `outbound_bytes` the peer
-is closed with 4001. Only a replay is written at the pace of its reader.
+(beyond it the peer is cut off); bytes that the kernel keeps beyond what is on its way; and bytes
+that wait to be written: beyond `outbound_bytes` the peer is closed with 4001. Only a replay is
+written at the pace of its reader, and of pages one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import math
 import secrets
+import sys
+import termios
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -48,6 +52,7 @@ RECEIVED = 64  # frames that wait to be taken, before the peer's TCP is held bac
 TURN = 16_384  # bytes that are read in one turn of the loop: of the smallest frames 2,700
 NOTHING = 256  # frames among them that bring no message: pings, fragments of a few bytes
 HIGH_WATER = 32_768  # bytes that wait to be written, before a replay waits too
+UNSENT = 32_768  # bytes that the kernel keeps for a peer beyond what is on its way (Linux)
 TOGETHER = 32_768  # bytes that wait for the end of the loop's turn, to be written in one call
 
 
@@ -99,6 +104,7 @@ class Peer(asyncio.Protocol):
         "_taker",
         "_transport",
         "_unflushed",
+        "_unread",
         "_writable",
         "bearer",
         "due",
@@ -114,6 +120,7 @@ class Peer(asyncio.Protocol):
         self.due = math.inf
         """When, by the loop's clock, `remind` is to be called."""
         self._ping: bytes | None = None  # what was sent and not yet answered
+        self._unread = 0  # bytes before it, or fewer that were unread at a look since
         self._code: int | None = None
         self._closing = False
         self._over = False
@@ -156,13 +163,15 @@ class Peer(asyncio.Protocol):
         self._send(data)
 
     async def stream(self, data: bytes) -> None:
-        core = self._core
         self._send(data)
         if not self._unflushed:  # so much was written at once: now it is the others' turn
             await asyncio.sleep(0)
+        await self.has_read()
+
+    async def has_read(self) -> None:
         while self._writable is not None:
             await asyncio.shield(self._writable)
-        if core.state is not OPEN:
+        if self._core.state is not OPEN:
             await self.ended()  # only then is the close code known
             raise Closed
 
@@ -204,13 +213,18 @@ class Peer(asyncio.Protocol):
         if core.state is not OPEN:
             self._transport.abort()
             self.due = math.inf
-        elif self._ping is not None:
-            core.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
-            self._flush()
-        else:
+        elif self._ping is None:
+            self._unread = _unread(self._transport)
             self._ping = secrets.token_bytes(4)
             self.due = now + self._listener.limits.ping_timeout
             core.send_ping(self._ping)
+            self._flush()
+        elif (unread := _unread(self._transport)) < self._unread:
+            # It reads: the ping, and so its answer, is behind what waits.
+            self._unread = unread
+            self.due = now + self._listener.limits.ping_timeout
+        else:
+            core.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
             self._flush()
 
     async def ended(self) -> None:
@@ -304,7 +318,7 @@ class Peer(asyncio.Protocol):
             self._writable.set_result(None)
             self._writable = None
         if self._ping is not None and not self._closing:
-            # It reads: the ping, and so its answer, is behind what waited.
+            # As in `remind`: of a replay there are soon as many bytes again.
             self.due = _now() + self._listener.limits.ping_timeout
 
     # Within
@@ -431,6 +445,15 @@ class _Core(ServerProtocol):
 def _framed(text: bytes) -> bytes:
     """One text for many peers, one after the other, is framed once."""
     return Frame(TEXT, text).serialize(mask=False)
+
+
+def _unread(transport: asyncio.Transport) -> int:
+    """Bytes that the peer's TCP has not acknowledged; elsewhere than on Linux, that wait here."""
+    unread = transport.get_write_buffer_size()
+    if sys.platform == "linux":
+        tcp = transport.get_extra_info("socket").fileno()
+        unread += int.from_bytes(fcntl.ioctl(tcp, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return unread
 
 
 def _now() -> float:

@@ -521,6 +521,28 @@ async def test_who_reads_what_waits_stays_though_the_ping_is_behind_it(tmp_path:
         assert await line.closed() == 1011, "it has read everything, and answers no ping"
 
 
+@pytest.mark.parametrize("kernel", [wire.UNSENT, 2**31 - 1])
+async def test_who_reads_one_long_frame_slowly_stays_though_the_ping_is_behind_it(
+    tmp_path: Path, kernel: int
+) -> None:
+    """Wherever the rest of it waits: in the gateway, in its kernel or in the network."""
+    async with listening(tmp_path, ping_interval=0.05, ping_timeout=0.3) as it:
+        line, peer = await it.open()
+        ours = peer._transport.get_extra_info("socket")
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, kernel)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2_000_000)
+        theirs = line.writer.get_extra_info("socket")
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        peer.send(b"x" * 1_000_000)
+        left = 1_000_010
+        while left:
+            left -= len(await line.reader.read(min(left, 20_000)))
+            assert not peer._closing
+            await asyncio.sleep(0.02)
+        assert await line.frame() == (PING, peer._ping)
+        assert await line.closed() == 1011, "it has read everything, and answers no ping"
+
+
 async def test_an_idle_connection_has_one_task(tmp_path: Path) -> None:
     async with listening(tmp_path) as it:
         before = len(asyncio.all_tasks())
@@ -779,9 +801,38 @@ async def test_a_stream_waits_for_its_reader_and_is_held_to_no_bound(tmp_path: P
         assert peer.code is None
 
 
+async def test_an_answer_waits_behind_no_more_of_a_stream_than_is_on_its_way(
+    tmp_path: Path,
+) -> None:
+    """A client that reads slowly and asks whether the gateway lives waits for no megabytes."""
+    async with listening(tmp_path) as it:
+        line, peer = await it.open()
+        sent = 0
+
+        async def streaming() -> None:
+            nonlocal sent
+            for _ in range(200):
+                await peer.stream(b"x" * 32_768)
+                sent += 1
+
+        replay = asyncio.create_task(streaming())
+        before = -1
+        while sent != before:
+            before = sent
+            await asyncio.sleep(0.05)
+        await line.write(frame(PING, b"there?"))
+        read = 0
+        while (told := await line.frame()) != (PONG, b"there?"):
+            read += len(told[1])
+        assert read < 500_000
+        replay.cancel()
+
+
 async def test_a_stream_that_its_reader_takes_gives_others_their_turns(tmp_path: Path) -> None:
     async with listening(tmp_path) as it:
         _, peer = await it.open()
+        kernel = peer._transport.get_extra_info("socket")  # takes all, as if it were read at once
+        kernel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2**31 - 1)
         loop = asyncio.get_running_loop()
         turns = 0
 
