@@ -229,6 +229,7 @@ class Chat:
             session.opened[key] = Held(session.bound)
             self._hub.watch(session, key)
 
+        await session.out.has_read()  # as for pages: several openings would be more than may wait
         try:
             c = await self._store.submit(change, Needs(keys=(key,)))
             messages, more = await self._opening(c, frame.after)

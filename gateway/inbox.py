@@ -151,7 +151,9 @@ def _within(found: list[Conversation], room: int) -> list[Conversation]:
 
 
 async def _pace(session: Session) -> None:
-    """Who pages through everything waits, and so does not take the loop from those who chat."""
+    """Who pages through everything waits, and so does not take the loop from those who chat; and
+    for who reads slowly one page is written at a time: several would be more than may wait."""
+    await session.out.has_read()
     now = asyncio.get_running_loop().time()
     wait = session.page_at - now
     session.page_at = max(now, session.page_at) + 1 / PAGES

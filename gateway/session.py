@@ -33,7 +33,11 @@ class Out(Protocol):
     def send(self, data: bytes) -> None: ...
 
     async def stream(self, data: bytes) -> None:
-        """Send when the peer has read enough of what came before."""
+        """Send, and wait as `has_read` does."""
+        ...
+
+    async def has_read(self) -> None:
+        """Wait until the peer has read most of what was sent."""
         ...
 
     def close(self, code: CloseCode) -> None: ...
@@ -255,8 +259,8 @@ class CustomerSession(Session):
     """A customer's session. `noted` is the furthest ack that came while in the background.
 
     `acked` is how far this session itself has acknowledged, from where it resumed, or else from the
-    read mark; `replaying` is there until the replay has ended, and with it the `pages` of history
-    that were asked for meanwhile.
+    read mark; `streaming` is there until the replay has ended, and with it the `pages` of history
+    that were asked for meanwhile, and then for each page that is asked for.
     """
 
     state: SessionState = SessionState.ACTIVE
@@ -266,7 +270,7 @@ class CustomerSession(Session):
     held: Held | None = None
     states: Pace[SessionState] = field(default_factory=Pace)
     typing: Pace[bool] = field(default_factory=Pace)
-    replaying: Any = None  # a task
+    streaming: Any = None  # a task
     pages: list[protocol.History] = field(default_factory=list)
     unwritten: int | None = None  # how far it had acknowledged when the disk refused its coming
     key: Key = field(init=False)

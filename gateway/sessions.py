@@ -4,7 +4,7 @@ Decides who may talk (hello, token, role, Origin) and what each frame calls; the
 frames are in `gateway.presence`, `gateway.marks` and `gateway.chat`. How frame follows frame is in
 `gateway.talk`, who may connect at all in `gateway.sockets`.
 
-Bound (I9): pages that a session asked for amid a replay; beyond it its frames wait.
+Bound (I9): pages that a customer's session waits for; beyond it its frames wait.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from gateway import decoding, protocol
+from gateway import decoding, frames, protocol
 from gateway.auth import Identity, TokenRejected, Verifier
 from gateway.chat import Chat, Posting
 from gateway.config.sections import Config
@@ -28,11 +28,11 @@ from gateway.marks import Marks
 from gateway.presence import Joined, Presence
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import AgentSession, CustomerSession, Hangup, Pace, Rates, Session
-from gateway.talk import Act, Closed, Goodbye, Later, S, Socket, Talk
+from gateway.talk import Act, Closed, Goodbye, Later, S, Socket, Talk, refusal
 from storage.errors import Unavailable
 from storage.records import Key
 
-PAGES_BEHIND = 8  # pages that it asked for amid a replay, before its frames wait for the end of it
+PAGES_BEHIND = 8  # pages that a customer asked for, before the session's frames wait for them
 YEAR = 365 * 86_400.0
 
 T = TypeVar("T")
@@ -153,16 +153,16 @@ class Sessions:
         try:
             joined = await self._presence.join(session, hello.resume, hello.ref)
             # What it says while it reads is taken: it may acknowledge, leave, or say goodbye.
-            session.replaying = asyncio.create_task(self._replay(session, joined), name="replay")
+            session.streaming = asyncio.create_task(self._stream(session, joined), name="replay")
             said_bye = await self._converse(socket, session, self._customer_frame)
         except Unavailable:
             await socket.hang_up(CloseCode.SERVER_FAULT)
         finally:
             session.closed = not said_bye
             self._presence.leave(session, CloseCode.GOODBYE if said_bye else socket.code)
-            if session.replaying is not None and not said_bye:
-                session.replaying.cancel()
-                session.replaying = None  # one that has not begun does not end by itself
+            if session.streaming is not None and not said_bye:
+                session.streaming.cancel()
+                session.streaming = None  # one that has not begun does not end by itself
         if said_bye:
             # Left first: a peer that vanishes after its bye keeps nobody waiting. Answers to what
             # it sent wait behind the replay; it may come back for them if it does not read that.
@@ -170,28 +170,36 @@ class Sessions:
             session.closed = True
             await socket.hang_up(CloseCode.GOODBYE if read else CloseCode.SLOW_READER)
 
-    async def _replay(self, session: CustomerSession, joined: Joined) -> None:
+    async def _stream(self, session: CustomerSession, joined: Joined | None = None) -> None:
+        """Send what leaves at the pace of its reader: the replay, then pages of history."""
         try:
-            await self._presence.replay(session, joined)
+            if joined is not None:
+                await self._presence.replay(session, joined)
             while session.pages:
-                await self._inbox.history(session, session.key, session.pages.pop(0))
+                await self._page(session, session.pages.pop(0))
         except Closed:
             pass
         except Unavailable:
             session.close(CloseCode.SERVER_FAULT)
         except Exception as error:
-            self._fault("a replay failed", error)
+            self._fault("a replay or a page failed", error)
             session.close(CloseCode.SERVER_FAULT)
         finally:
-            session.replaying = None
+            session.streaming = None
+
+    async def _page(self, session: CustomerSession, frame: protocol.History) -> None:
+        try:
+            await self._inbox.history(session, session.key, frame)
+        except (FrameError, Unavailable) as error:
+            session.send(frames.error(refusal(error), frame.ref))
 
     async def _has_been_read(self, session: CustomerSession) -> bool:
-        """Wait for the end of the replay, as long as for a pong; False if it was cut off."""
-        if session.replaying is None:
+        """Wait for the end of a replay and its pages, as long as for a pong; False if cut off."""
+        if session.streaming is None:
             return True
-        _, late = await asyncio.wait([session.replaying], timeout=self._limits.ping_timeout)
-        for replaying in late:
-            replaying.cancel()
+        _, late = await asyncio.wait([session.streaming], timeout=self._limits.ping_timeout)
+        for streaming in late:
+            streaming.cancel()
         return not late
 
     def take_up(self, config: Config) -> None:
@@ -314,12 +322,13 @@ class Sessions:
             act(session, newest)
 
     def _history(self, session: CustomerSession, frame: protocol.History) -> Later | None:
-        """A page; amid a replay it is not read before the end of it: pages that wait behind it
-        would be too much. What else the session says is taken meanwhile."""
-        if session.replaying is None:
-            return partial(self._inbox.history, session, session.key, frame)
+        """A page: not looked for before the replay and the pages before it are written, as fast as
+        they are read, since together they would be too much. What else the session says is taken
+        meanwhile."""
         session.pages.append(frame)
-        return None if len(session.pages) < PAGES_BEHIND else partial(_over, session.replaying)
+        if session.streaming is None:
+            session.streaming = asyncio.create_task(self._stream(session), name="pages")
+        return None if len(session.pages) < PAGES_BEHIND else partial(_over, session.streaming)
 
     async def _register(self, session: CustomerSession, frame: protocol.RegisterDevice) -> None:
         told = Registration.of(frame, frame.installation)

@@ -42,7 +42,7 @@ class Goodbye(Exception):
 
 
 class Socket(Out, Protocol):
-    """One accepted WebSocket. `recv`, `converse` and `stream` raise `Closed`."""
+    """One accepted WebSocket. What waits raises `Closed`, but for `hang_up`."""
 
     @property
     def bearer(self) -> str | None:
@@ -140,15 +140,19 @@ class Talk(Generic[S]):
             self._refuse(frame, error)
 
     def _refuse(self, frame: Any, error: Exception) -> None:
-        if isinstance(error, FrameError):
-            refusal = error
-        elif isinstance(error, Unavailable):
-            told = "not confirmed; try again with the same ref"
-            refusal = FrameError(ErrorCode.UNAVAILABLE, told)
+        if isinstance(error, FrameError | Unavailable):
+            told = refusal(error)
         else:
             self._fault("a change failed", error)
-            refusal = FrameError(ErrorCode.INTERNAL, "internal fault")
-        self._session.send(frames.error(refusal, getattr(frame, "ref", None)))
+            told = FrameError(ErrorCode.INTERNAL, "internal fault")
+        self._session.send(frames.error(told, getattr(frame, "ref", None)))
+
+
+def refusal(error: FrameError | Unavailable) -> FrameError:
+    """What the peer is told of a frame that failed so."""
+    if isinstance(error, Unavailable):
+        return FrameError(ErrorCode.UNAVAILABLE, "not confirmed; try again with the same ref")
+    return error
 
 
 async def _rest(seconds: float, later: Later | None) -> None:

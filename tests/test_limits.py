@@ -233,13 +233,17 @@ async def test_who_does_not_read_is_closed_with_4001_and_resumes_without_a_gap(
 
 async def _with_a_small_window(it: Running, ttl: float = 600.0) -> Wire:
     """A customer whose kernel takes little, so that the server's buffer fills soon."""
-    tcp = socket.socket()
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    tcp.connect(("127.0.0.1", it.gateway.ports["chat"]))
-    wire = await it.raw("/v1/chat", sock=tcp)
+    wire = await it.raw("/v1/chat", sock=_small_socket(it))
     await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42", ttl=ttl))
     wire.welcome = await wire.take("welcome")
     return wire
+
+
+def _small_socket(it: Running) -> socket.socket:
+    tcp = socket.socket()
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    tcp.connect(("127.0.0.1", it.gateway.ports["chat"]))
+    return tcp
 
 
 def _given_up(it: Running) -> bool:
@@ -432,6 +436,49 @@ async def test_a_token_ends_while_the_replay_comes(tmp_path: Path) -> None:
 
 
 # Pages
+
+
+async def test_pages_asked_for_at_once_come_all_and_hold_up_nothing_that_is_said(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for _ in range(100):
+            await it.write(text="x" * 8_000)
+        before = await it.customer()
+        await before.send("read", seq=100)
+        await it.settled(100, "acked")
+        customer = await _with_a_small_window(it)
+        customer.socket.transport.pause_reading()
+        for n in range(sessions.PAGES_BEHIND - 1):
+            await customer.send("history", ref=f"h{n}")
+        await it.write()
+        await customer.send("read", seq=101)
+        await it.settled(101, "acked")
+        customer.socket.transport.resume_reading()
+        for n in range(sessions.PAGES_BEHIND - 1):
+            assert len((await customer.take("history", ref=f"h{n}"))["messages"]) == 50
+
+
+async def test_conversations_opened_at_once_come_all_however_slowly_they_are_read(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for n in range(6 * 50):
+            await it.write(f"c-{n % 6}", text="x" * 8_000)
+        agent = await it.raw("/v1/agent", sock=_small_socket(it))
+        await agent.send("hello", token=it.token(Role.AGENT, "a-1"))
+        await agent.take("welcome")
+        agent.socket.transport.pause_reading()
+        for n in range(6):
+            await agent.send("open", ref=f"o{n}", customer=f"c-{n}")
+        await agent.send("send", ref="behind", customer="c-0", text="hello")
+        other = await it.agent()  # whoever reads has all of them meanwhile
+        for n in range(6):
+            await other.ask("open", "conversation", customer=f"c-{n}")
+        agent.socket.transport.resume_reading()
+        for n in range(6):
+            assert len((await agent.take("conversation", ref=f"o{n}"))["messages"]) == 50
+        await agent.take("sent", ref="behind")
 
 
 async def test_an_inbox_page_ends_where_it_would_be_too_large(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ class Desk:
     async def stream(self, data: bytes) -> None:
         raise NotImplementedError
 
+    async def has_read(self) -> None:
+        raise NotImplementedError
+
     def close(self, code: CloseCode) -> None:
         raise NotImplementedError
 

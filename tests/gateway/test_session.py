@@ -48,6 +48,9 @@ class Wire:
     async def stream(self, data: bytes) -> None:
         self.out.append(data)
 
+    async def has_read(self) -> None:
+        raise NotImplementedError
+
     def close(self, code: CloseCode) -> None:
         self.out.append(code)
 

@@ -115,6 +115,10 @@ class Line:
             raise Closed
         self.send(data)
 
+    async def has_read(self) -> None:
+        if self.over:
+            raise Closed
+
     def close(self, code: CloseCode) -> None:
         if self._code is None:
             self._code = code.value
