@@ -585,11 +585,11 @@ export class Connection {
 
   // A socket that lives, a token that lasts
 
-  #watch() {
-    this.#after("silence", PING_AFTER, () => {
-      const silent = this.#env.monotonic() - this.#heard;
+  #watch(silent = 0) {
+    this.#after("silence", PING_AFTER - silent, () => {
+      silent = this.#env.monotonic() - this.#heard;
       if (silent >= PING_AFTER) this.#probe(PONG_WITHIN);
-      this.#watch();
+      this.#watch(silent < PING_AFTER ? silent : 0);
     });
   }
 

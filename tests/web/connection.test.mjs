@@ -321,6 +321,18 @@ test("a silent socket is asked for a sign of life, and left when none comes", as
   assert.equal(it.phase, "waiting");
 });
 
+test("a socket that dies right after it was heard is left as soon as any other", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  await stage.pass(1_000);
+  stage.socket.says({ type: "typing", on: true, from: {} });
+  stage.socket.answersPings = false;
+  await stage.pass(29_000);
+  assert.equal(it.phase, "connected");
+  await stage.pass(1_000);
+  assert.equal(it.phase, "waiting");
+});
+
 test("a clock that is set back delays neither a repeated send nor the look at a silent socket", async () => {
   const stage = new Stage();
   const { it } = await connected(stage);
