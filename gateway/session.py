@@ -40,6 +40,10 @@ class Out(Protocol):
         """Wait until the peer has read most of what was sent."""
         ...
 
+    def answered(self) -> None:
+        """The peer has said that it has what was sent to it: it lives, as who answers a ping."""
+        ...
+
     def close(self, code: CloseCode) -> None: ...
 
 
@@ -266,6 +270,7 @@ class CustomerSession(Session):
     state: SessionState = SessionState.ACTIVE
     installation: str | None = None
     noted: Cut = field(default=Cut(0, 0))
+    said: int = 0  # the furthest that it said it has, counted or not
     acked: int = 0
     held: Held | None = None
     states: Pace[SessionState] = field(default_factory=Pace)
@@ -284,6 +289,12 @@ class CustomerSession(Session):
     @property
     def active(self) -> bool:
         return self.state is SessionState.ACTIVE
+
+    def has(self, seq: int) -> None:
+        """It says that it has everything up to `seq`: if that is new, it has just been read."""
+        if seq > self.said:
+            self.said = seq
+            self.out.answered()
 
     @property
     def label(self) -> str:

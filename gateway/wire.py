@@ -6,7 +6,8 @@ that sessions see. It has no task and no timer of its own: what a peer has to ha
 in `due`, which the listener looks at for all of them together.
 
 A handshake that is not finished in time, and a closing one, are cut off; an open peer is pinged,
-and fails with 1011 if in time it neither answers nor reads of what waits before the ping.
+and fails with 1011 if in time it neither answers, nor reads of what waits before the ping, nor says
+that it has more of what was sent.
 
 Bounds (I9): frames that were received and not yet taken (then the peer's TCP is held back); bytes
 that are read in one turn of the loop, which others want too; frames among them that bring nothing
@@ -175,6 +176,10 @@ class Peer(asyncio.Protocol):
             await self.ended()  # only then is the close code known
             raise Closed
 
+    def answered(self) -> None:
+        if self._ping is not None and not self._closing:  # the ping is on its way behind the rest
+            self.due = _now() + self._listener.limits.ping_timeout
+
     def close(self, code: protocol.CloseCode, detail: str = "") -> None:
         if self._code is None:
             self._code = code.value
@@ -317,9 +322,7 @@ class Peer(asyncio.Protocol):
         if self._writable is not None:
             self._writable.set_result(None)
             self._writable = None
-        if self._ping is not None and not self._closing:
-            # As in `remind`: of a replay there are soon as many bytes again.
-            self.due = _now() + self._listener.limits.ping_timeout
+        self.answered()  # it reads; of a replay there are soon as many bytes again
 
     # Within
 

@@ -430,6 +430,21 @@ async def test_who_says_goodbye_and_does_not_read_is_cut_off(tmp_path: Path) -> 
                 await asyncio.sleep(0.01)
 
 
+async def test_who_acknowledges_more_and_more_of_a_replay_is_not_cut_off_as_dead(
+    tmp_path: Path,
+) -> None:
+    """Where a proxy holds megabytes, the gateway sees nothing of its reader but this."""
+    quick = {"ping_interval": 0.1, "ping_timeout": 0.5}
+    async with _a_long_replay(tmp_path, limits=quick) as (it, customer):
+        (session,) = it.gateway.core.hub.sessions(Key("acme", "c-42"))
+        assert isinstance(session.out, Peer)
+        for seq in range(1, 31):
+            await customer.send("ack", seq=seq)
+            await asyncio.sleep(0.05)
+            assert not session.out._closing
+        await _in_chat(it, False)  # it says nothing more, and answers no ping
+
+
 async def test_a_token_ends_while_the_replay_comes(tmp_path: Path) -> None:
     async with _a_long_replay(tmp_path, ttl=3.0) as (it, _):
         await _in_chat(it, False)

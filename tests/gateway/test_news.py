@@ -38,6 +38,9 @@ class Desk:
     async def has_read(self) -> None:
         raise NotImplementedError
 
+    def answered(self) -> None:
+        raise NotImplementedError
+
     def close(self, code: CloseCode) -> None:
         raise NotImplementedError
 

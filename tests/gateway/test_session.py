@@ -41,6 +41,7 @@ class Wire:
     """Where a session's frames go in these tests, in order, closes included."""
 
     out: list[bytes | CloseCode] = field(default_factory=list)
+    answers: int = 0
 
     def send(self, data: bytes) -> None:
         self.out.append(data)
@@ -50,6 +51,9 @@ class Wire:
 
     async def has_read(self) -> None:
         raise NotImplementedError
+
+    def answered(self) -> None:
+        self.answers += 1
 
     def close(self, code: CloseCode) -> None:
         self.out.append(code)
@@ -251,6 +255,15 @@ def test_what_came_before_the_replay_is_read_is_in_it_and_frees_its_place() -> N
     session.deliver(b"1" * BOUND)
     session.release()
     assert wire.out == [b"1" * BOUND]
+
+
+def test_who_says_that_it_has_more_than_it_said_before_has_answered() -> None:
+    session, wire = customer()
+    told = []
+    for seq in (3, 3, 2, 4):
+        session.has(seq)
+        told.append(wire.answers)
+    assert told == [1, 1, 1, 2]
 
 
 def test_releasing_without_a_replay_sends_nothing() -> None:
