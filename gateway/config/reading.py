@@ -49,7 +49,7 @@ def _read_toml(path: Path) -> Table:
         raise ConfigError(str(path), f"cannot be read ({error.strerror})", expected) from None
     except UnicodeDecodeError:
         raise ConfigError(str(path), "is not UTF-8", expected) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, too
         raise ConfigError(str(path), f"is not TOML ({error})", expected) from None
 
 

@@ -200,6 +200,7 @@ def test_a_key_that_cannot_be_used_is_refused_by_the_key_that_named_it(
         (b"[server", "is not TOML ("),
         (b"a = 1\na = 2", "is not TOML ("),
         (b"a = " + b"[" * 20_000, "is not TOML ("),
+        (b"a = " + b"9" * 5_000, "is not TOML ("),
         (b"# \xff", "is not UTF-8"),
         (None, "cannot be read (No such file or directory)"),
     ],
