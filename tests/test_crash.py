@@ -21,10 +21,10 @@ async def test_a_message_confirmed_before_a_kill_rings_once_after_the_restart(
             await it.register()
             await it.customer()
             agent = await it.agent()
-            await agent.ask("send", "sent", customer="c-42", text="confirmed")
+            await agent.ask("send", "sent", customer="c-42", text="an offer")
             await it.kill()
         async with process(tmp_path, ears, delivery=QUICK) as it:
-            assert (await ears.take()).body["payload"]["aps"]["alert"]["body"] == "confirmed"
+            assert (await ears.take()).body["payload"]["aps"]["alert"]["body"] == "an offer"
             while (await it.outcome(1))["outcome"] != "pushed":
                 await asyncio.sleep(0)
             assert len(ears.calls) == 1

@@ -395,7 +395,7 @@ async def test_what_was_committed_before_a_stop_rings_after_the_start(tmp_path: 
         await it.register()
         customer = await it.customer()
         agent = await it.agent()
-        await agent.ask("send", "sent", customer="c-42", text="before")
+        await agent.ask("send", "sent", customer="c-42", text="an offer")
         await customer.take("message")
         assert it.backend.calls == []
     async with running(tmp_path) as it:
@@ -623,18 +623,18 @@ async def test_who_signs_out_while_a_call_is_awaited_is_undeliverable_at_once(
 
 async def test_a_second_phone_is_rung_though_the_first_one_s_call_hangs(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
-        await it.register(installation="phone", token="phone")
+        await it.register(installation="phone", token="device-1")
         await it.register(installation="tablet", token="tablet")
         gate = Gate()
 
         async def answer(call: Call) -> web.StreamResponse:
-            return await gate(call) if call.body["deviceToken"] == "phone" else web.Response()
+            return await gate(call) if call.body["deviceToken"] == "device-1" else web.Response()
 
         it.backend.otherwise = answer
         for seq in (1, 2, 3):
             await it.write()
             await it.settled(seq, "pushed")
-        assert [call.body["deviceToken"] for call in it.backend.calls].count("phone") == 1
+        assert [call.body["deviceToken"] for call in it.backend.calls].count("device-1") == 1
         gate.open.set()
 
 
