@@ -61,6 +61,7 @@ from storage.store import Store
 HOUSEKEEPING = 60.0  # seconds between two rounds
 STALE_EVERY = 60  # rounds between two looks for tokens that were not registered again
 KEEP_DEAD = 7 * 86_400.0  # seconds for which a dead registration is kept, so that it can be undone
+CLOCK_SET = 30.0  # seconds by which the machine's clock has moved: less is in no token's way either
 
 _log = structlog.get_logger("gateway.core")
 
@@ -214,7 +215,9 @@ class Core:
         await self.database.close()
 
     async def _keep_house(self) -> None:
+        was_set = False
         for number in itertools.count():
+            was_set = self._tell_of_clock(was_set)
             self.hub.forget_graces(self.clock())
             try:
                 await self.devices.forget(self.clock() - KEEP_DEAD)
@@ -227,6 +230,19 @@ class Core:
             except Exception as error:
                 self._failed(error)
             await asyncio.sleep(HOUSEKEEPING)
+
+    def _tell_of_clock(self, told: bool) -> bool:
+        """Whether the machine's clock was set since the start; one warning, unless it was told."""
+        moved = self.wall() - self.clock()
+        if abs(moved) < CLOCK_SET:
+            return False
+        if not told:
+            _log.warning(
+                "the machine's clock was set: the times of messages, expiry and quiet hours go by"
+                " the old one until a restart",
+                seconds=round(moved),
+            )
+        return True
 
     def _wake(self, ref: DeviceRef, backend: str) -> None:
         if self._worker is not None:

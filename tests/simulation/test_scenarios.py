@@ -49,6 +49,10 @@ def due_in_chat(world: World, since: float) -> float:
     return since + world.timing.ack_timeout - 1e-6
 
 
+def off_by(clock: Callable[[], float], seconds: float) -> Callable[[], float]:
+    return lambda: clock() + seconds
+
+
 def rung(day: Day) -> list[Heard]:
     return [heard for heard in day.world.ears.log if heard.kind != "badge"]
 
@@ -455,6 +459,17 @@ def test_lifted_quiet_hours_hold_nothing_back_any_more(day: Day) -> None:
     reload(day, quiet_hours=None)
     world.run(world.timing.max_hold + 5.0)
     assert [heard.seq for heard in rung(day)] == [1]
+
+
+def test_a_clock_that_was_set_while_we_run_is_told_once_until_it_is_right_again(day: Day) -> None:
+    core = day.world.core
+    assert core is not None
+    with structlog.testing.capture_logs() as logged:
+        for off in (20.0, 7_200.0, 7_260.0, 0.5, -7_200.0):
+            core.wall = off_by(core.clock, off)
+            day.world.run(130.0)
+    told = [(line["log_level"], line["seconds"]) for line in logged if "clock" in line["event"]]
+    assert told == [("warning", 7_200), ("warning", -7_200)]
 
 
 def test_who_has_more_unacknowledged_than_one_look_sees_is_rung_for_all(
