@@ -80,6 +80,7 @@ class Database:
         self._scanner: Connection | None = None
         self._reads, self._scans = InTurn(), InTurn()
         self._lock: int | None = None
+        self._file: tuple[int, int] | None = None  # which one it is, whatever it is called
         self._written = 0  # values since the log was last folded back
 
     async def open(self) -> Self:
@@ -91,6 +92,7 @@ class Database:
         try:
             self._lock = _take_lock(self.path)
             _refuse_log_of_another(self.path)
+            self._file = _which(self.path)
             self._writer = await self._connect()
             await self._migrate(self._writer)
             await _durable(self._writer)
@@ -256,21 +258,22 @@ class Database:
 
     async def _writing(self) -> Connection:
         """The writing connection; a new one if the last was given up."""
-        if self._writer is not None:
-            return self._writer
         if self._lock is None:
             raise Unavailable("the database is not open")
         try:
-            writer = await self._connect()
-            try:
-                await _durable(writer)
-            except BaseException:
-                await writer.close()
-                raise
+            if _which(self.path) != self._file:  # SQLite would go on in a file that is no more
+                raise CannotOpen(f"{self.path} was removed or replaced meanwhile: put it back")
+            if self._writer is None:
+                writer = await self._connect()
+                try:
+                    await _durable(writer)
+                except BaseException:
+                    await writer.close()
+                    raise
+                self._writer = writer
         except (sqlite3.Error, OSError, CannotOpen) as error:
             raise Unavailable(f"the database cannot be opened again: {error}") from error
-        self._writer = writer
-        return writer
+        return self._writer
 
     async def _abandon(self, writer: Connection, error: Exception) -> None:
         """Roll back; after an I/O error give the connection up (its page cache may lie)."""
@@ -429,6 +432,15 @@ def _refuse_log_of_another(path: Path) -> None:
             f"{wal} is of another database, which was in the place of {path}: remove it, and the"
             " -shm beside it"
         )
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    """The file of that name, as the system knows it; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _sync_directory(path: Path) -> None:

@@ -290,6 +290,31 @@ class Noting(Failing):
 FOLD = "PRAGMA wal_checkpoint(PASSIVE)"
 
 
+async def test_nothing_is_confirmed_in_a_file_that_was_removed_or_replaced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there as long as it is open: what went into it then would be gone at the next start."""
+    aside = path.with_name("aside.db")
+    async with Database(path) as db:
+        await db.write([(NOTE, ("a", "1"))])
+        path.rename(aside)
+        with pytest.raises(Unavailable, match="was removed or replaced"):
+            await db.write([(NOTE, ("b", "2"))])
+        aside.rename(path)
+        await db.write([(NOTE, ("c", "3"))])
+        assert db._writer is not None
+        monkeypatch.setattr(db, "_writer", Failing(db._writer, "COMMIT"))
+        with pytest.raises(Unavailable):
+            await db.write([(NOTE, ("d", "4"))])
+        path.rename(aside)
+        path.write_bytes(aside.read_bytes())  # a backup, say
+        with pytest.raises(Unavailable, match="was removed or replaced"):
+            await db.write([(NOTE, ("e", "5"))])
+        aside.rename(path)
+        await db.write([(NOTE, ("f", "6"))])
+    assert rows(path, "SELECT name FROM meta ORDER BY name") == [("a",), ("c",), ("f",)]
+
+
 async def test_the_log_is_folded_back_between_commits_large_or_small(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
