@@ -327,3 +327,28 @@ async def test_a_call_that_waits_for_its_credentials_while_the_phone_changes_han
             assert rung == expected
     finally:
         await runner.cleanup()
+
+
+@pytest.mark.parametrize("ends", ["signed_out", "deregistered"])
+async def test_a_phone_signed_out_during_a_call_and_registered_again_is_rung_under_another_id(
+    tmp_path: Path, ends: str
+) -> None:
+    """The request that is out cannot be called back, and its answer changes nothing any more."""
+    async with running(tmp_path) as it:
+        await it.register()
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.write()
+        first = await it.backend.take()
+        if ends == "signed_out":
+            await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        else:
+            await it.call("DELETE", "/v1/devices/phone", Role.CUSTOMER, "c-42")
+        await it.register()
+        second = await it.backend.take()
+        assert second.body["deviceToken"] == first.body["deviceToken"]
+        assert second.ring["seq"] == first.ring["seq"] == 1
+        assert second.ring["id"] != first.ring["id"]
+        assert first.status is None
+        gate.open.set()
+        await it.settled(1, "pushed")
