@@ -451,7 +451,7 @@ async def busy(directory: Path, **push: Any) -> AsyncIterator[tuple[Running, Gat
     async with running(directory, push={"in_flight": 1, **push}) as it:
         gate = Gate()
         it.backend.answers.append(gate)
-        await it.register("c-1", installation="another", token="another")
+        await it.register("c-1", installation="another", token="token-of-c-1")
         await it.write("c-1")
         await it.backend.take()
         yield it, gate
