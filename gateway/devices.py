@@ -119,7 +119,7 @@ class Devices:
             c = self._make_room(tx, tx.move_token(c, device), device)
             c = self._owing.reconsider(tx, c, before)
             c = self._owing.settle_undeliverable(tx, c)
-            self._rearm(tx, c)
+            _begin(tx, self._rearm(tx, c), before, device)
             return device.id
 
         needs = Needs(keys=(key,), unacked=key, device=(key.tenant, told.installation, told.token))
@@ -178,7 +178,7 @@ class Devices:
         if settle:
             self._owing.settle_undeliverable(tx, c)
 
-    def _rearm(self, tx: Transaction, c: Conversation) -> None:
+    def _rearm(self, tx: Transaction, c: Conversation) -> Conversation:
         """Messages that lacked a device, and have not expired, are pending again."""
         spans = [
             span
@@ -200,7 +200,8 @@ class Devices:
             due = c.push_due_at
             if due is None:
                 due = tx.now + self._context.timing.ack_timeout
-            tx.put(replace(c, push_due_at=due, expires_at=soonest))
+            c = tx.put(replace(c, push_due_at=due, expires_at=soonest))
+        return c
 
     async def deregister(self, key: Key, installation: str) -> None:
         """Remove the customer's own registration of this installation, if there is one."""
@@ -312,6 +313,21 @@ class Devices:
         secret = bytes.fromhex(self._store.meta["secret"])
         digest = hmac.digest(secret, f"deregister:{tenant}:{id}".encode(), hashlib.sha256)
         return urlsafe_b64encode(digest[:18]).decode()
+
+
+def _begin(tx: Transaction, c: Conversation, before: Conversation, device: Device) -> None:
+    """What had its outcome before this registration, on others, is not rung for on it: of `before`
+    it was not there, or dead, and nothing was asked of it."""
+    old = before.device(device.id)
+    renewed = old is not None and old.generation == device.generation
+    if renewed or device.owed_ord > device.covered_ord:
+        return
+    waiting = outcomes.pending(c)
+    upto = max(device.covered, waiting[0].lo if waiting else c.last)
+    begun = c.device(device.id)
+    if begun is not None and begun.covered < upto:
+        told = {"covered_seq": upto.seq, "covered_ord": upto.ord, "owed_ord": upto.ord}
+        tx.put(c.with_device(replace(begun, **told)))
 
 
 def _gone(tx: Transaction, c: Conversation, device: Device, why: str) -> Conversation:

@@ -433,3 +433,27 @@ async def test_what_was_refused_stays_so_beside_what_was_then_opted_out_of(tmp_p
         await looked(it, await it.write(), "skip", "opted_out")
         gone.set()
         assert (await it.settled(chat, "undeliverable"))["reason"] == "refused"
+
+
+@pytest.mark.parametrize("phone", ["the same again", "another"])
+async def test_a_new_registration_is_not_rung_for_what_was_rung_before_it(
+    tmp_path: Path, phone: str
+) -> None:
+    """What comes then is not wanted: it leads back to nothing older."""
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.write(text="hello", kind="chat")
+        await it.settled(1, "pushed")
+        if phone == "another":
+            await it.register(installation="tablet", token="tablet-token")
+        else:
+            await it.call("DELETE", "/v1/devices/phone", Role.CUSTOMER, "c-42")
+            await it.register()
+        await wish(it, proactive=False)
+        await it.write(text="buy!")
+        told = await it.settled(2, "undeliverable")
+        assert told["reason"] == "opted_out"
+        await it.write(text="are you there?", kind="chat")
+        await it.settled(3, "pushed")
+        assert {call.ring["seq"] for call in it.backend.calls} == {1, 3}
+        assert len([call for call in it.backend.calls if call.ring["seq"] == 1]) == 1
