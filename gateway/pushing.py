@@ -153,7 +153,7 @@ class Book:
             c = tx.conversation(key)
             device = c.device(ref.device) if c is not None else None
             claim: Claim | Pause | None = None
-            if c is None or device is None or device.wake_at is None:
+            if c is None or device is None or device.wake_at is None or self._context.draining:
                 pass
             elif self._sees_each(c, tx.now) and not tx.knows_unacked(c):
                 pass  # a wish, or an expiry, since the look was asked for: it is asked for again
@@ -166,8 +166,6 @@ class Book:
                 tx.after_commit(lambda: self._let_go(ref, tx.conversation(key)))
             return claim
 
-        if self._context.draining:
-            return None
         c = self._store.peek(key)
         each = c is None or self._sees_each(c, self._clock())
         try:

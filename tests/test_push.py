@@ -13,6 +13,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from gateway.protocol import Role
+from push.ring import DeviceRef
 from storage.loading import Known
 from storage.records import Key
 from storage.store import Needs
@@ -662,3 +663,20 @@ async def test_who_comes_into_chat_while_a_call_is_awaited_is_held(tmp_path: Pat
         assert call.ring["seq"] == 1
         assert told["reason"] == "ack_timeout"
         assert [e["reason"] for e in told["events"] if e["event"] == "due_moved"] == ["held"]
+
+
+async def test_a_look_that_waits_for_the_writer_when_draining_starts_rings_nobody(
+    tmp_path: Path,
+) -> None:
+    async with busy(tmp_path) as (it, gate):
+        await it.register()
+        await it.write()
+        core, key = it.gateway.core, Key("acme", "c-42")
+        while (c := core.store.peek(key)) is None or not c.devices[0].owes:
+            await asyncio.sleep(0)
+        look = asyncio.create_task(core.book.look(DeviceRef("acme", "c-42", c.devices[0].id)))
+        await asyncio.sleep(0)  # it has its place in the queue
+        core.drain()
+        assert await look is None
+        gate.open.set()
+    assert len(it.backend.calls) == 1
