@@ -245,9 +245,16 @@ FAULTS = (
     Fault(
         "a registration re-arms nothing",
         "gateway/devices.py",
-        "            self._rearm(tx, c)\n            return device.id",
-        "            return device.id",
+        "_begin(tx, self._rearm(tx, c), before, device)",
+        "_begin(tx, c, before, device)",
         ("tests/test_push.py", "tests/test_transitions.py"),
+    ),
+    Fault(
+        "a new registration is rung for what was rung before it",
+        "gateway/devices.py",
+        "            _begin(tx, self._rearm(tx, c), before, device)\n",
+        "            self._rearm(tx, c)\n",
+        ("tests/test_wishes.py",),
     ),
     Fault(
         "a look does not see that the customer has read meanwhile (I3)",
