@@ -245,6 +245,21 @@ async def test_what_was_pushed_before_a_letter_keeps_it_from_nothing(tmp_path: P
         await it.settled(2, "pushed")
 
 
+async def test_what_was_pushed_before_a_phone_registered_keeps_its_letter_from_nothing(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register(installation="old", token="old-token")
+        await it.settled(await it.write(), "pushed")
+        await it.call("DELETE", "/v1/devices/old", Role.CUSTOMER, "c-42")
+        await it.register()
+        id = await refused(it)
+        (letter,) = await letters(it)
+        assert (letter["from_seq"], letter["seq"]) == (2, 2)
+        assert await replay(it, id) == "replayed"
+        await it.settled(2, "pushed")
+
+
 async def test_an_older_letter_takes_along_what_was_refused_after_it(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
