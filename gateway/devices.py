@@ -316,8 +316,8 @@ class Devices:
 
 
 def _begin(tx: Transaction, c: Conversation, before: Conversation, device: Device) -> None:
-    """What had its outcome before this registration, on others, is not rung for on it: of `before`
-    it was not there, or dead, and nothing was asked of it."""
+    """A registration that is new, or was dead (`before`), begins behind what has its outcome by
+    now: for that it is not rung. What was asked of it already it owes still."""
     old = before.device(device.id)
     renewed = old is not None and old.generation == device.generation
     if renewed or device.owed_ord > device.covered_ord:
