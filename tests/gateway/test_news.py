@@ -96,10 +96,20 @@ async def test_what_is_not_much_is_told_at_once_change_by_change() -> None:
     assert it.told == another.told == [("c-1", 1), ("c-1", 2), ("c-2", 1), ("c-1", 3)]
 
 
+async def test_of_a_conversation_without_a_message_nothing_is_told() -> None:
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    told.changed(changed(1, 0))
+    told.changed(changed(2))
+    assert it.told == [("c-2", 1)]
+
+
+@pytest.mark.parametrize("frames", [3, 4])
 async def test_beyond_some_frames_a_change_waits_and_leaves_together_with_the_others(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, frames: int
 ) -> None:
-    monkeypatch.setattr(news, "AT_ONCE", 3)
+    monkeypatch.setattr(news, "AT_ONCE", frames)
     monkeypatch.setattr(news, "EVERY", 60)
     hub = Hub()
     it, another = desk(hub), desk(hub)
@@ -240,6 +250,20 @@ async def test_tenants_that_broadcast_at_once_share_the_frames_and_nobody_else_w
     told.changed(changed(1, tenant="quiet"))
     assert other.told == [("c-1", 1)]
     assert [len(await it.has(9)) for it in desks] == [9] * 4
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_broadcast_that_is_over_leaves_all_the_frames_to_the_next() -> None:
+    hub = Hub()
+    it = desk(hub)
+    told = News(hub)
+    for number in range(6):
+        told.changed(changed(number))
+    await it.has(6)
+    told._tenants["acme"].at -= news.EVERY
+    for number in range(6, 10):
+        told.changed(changed(number))
+    assert it.told[6:] == [(f"c-{n}", 1) for n in range(6, 10)]
 
 
 @pytest.mark.usefixtures("few")
