@@ -109,13 +109,14 @@ async def test_on_the_wire_it_is_plain_http_without_cookies_or_compression(
     async with serving(
         saying(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: sid=1; Path=/\r\n\r\n"), "go on", seen)
     ) as server:
-        await verdict_of(caller, local(server))
-        await verdict_of(caller, local(server))
+        by_name = an_endpoint(url=f"http://localhost:{server.port}/")  # of an address none is kept
+        await verdict_of(caller, by_name)
+        await verdict_of(caller, by_name)
         assert server.connections == 1  # kept alive
     assert len(seen) == 2
     assert seen[0] == seen[1]
     head = seen[1].split(b"\r\n\r\n")[0].lower()
-    assert head.startswith(b"post /ring http/1.1\r\n")
+    assert head.startswith(b"post / http/1.1\r\n")
     assert b"accept-encoding: identity" in head
     assert b"user-agent: ringback" in head
     assert b"cookie" not in head
@@ -289,6 +290,19 @@ async def test_who_says_what_is_no_answer_without_end_is_hung_up_on(
         verdict = await verdict_of(caller, local(server, timeout=2.0))
         assert kind_and_reason(verdict) == ("retry", "bad_http")
         await server.closed.wait()
+
+
+async def test_who_goes_on_and_on_after_an_answer_is_hung_up_on(caller: Caller) -> None:
+    async def chatty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(OK)
+        while True:
+            await writer.drain()
+            writer.write(b"\r\n" * 1000)
+
+    async with serving(chatty) as server:
+        assert (await verdict_of(caller, local(server))).kind is VerdictKind.ACCEPTED
+        await asyncio.wait_for(server.closed.wait(), 10)
 
 
 async def test_what_one_answer_may_have_each_on_a_connection_may(caller: Caller) -> None:
