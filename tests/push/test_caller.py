@@ -122,6 +122,19 @@ async def test_on_the_wire_it_is_plain_http_without_cookies_or_compression(
     assert b"cookie" not in head
 
 
+async def test_of_a_call_that_was_not_made_the_adapter_is_not_asked(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asapp = calling.adapter_named("asapp", "{}")
+    dead = Verdict(VerdictKind.TOKEN_DEAD, "http_200", 200)
+    strict = replace(asapp, verdict=lambda outcome, token, now: dead)
+    monkeypatch.setattr(calling, "adapter_named", lambda name, options: strict)
+    async with serving(saying(OK)) as server:
+        claim = replace(a_claim(), stands=lambda: False)
+        verdict, _ = await caller.call(local(server), claim, time.time())
+    assert kind_and_reason(verdict) == ("retry", "moved")
+
+
 async def test_a_claim_that_no_longer_stands_when_it_is_connected_is_not_called(
     caller: Caller,
 ) -> None:

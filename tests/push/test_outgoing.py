@@ -215,6 +215,24 @@ async def test_calls_at_the_same_time_are_not_taken_for_one_another() -> None:
     assert {verdict.reason for verdict in verdicts[20:]} == {"connect"}
 
 
+async def test_a_call_is_not_taken_for_one_before_it(inside: Server) -> None:
+    gone = an_endpoint(url="http://gone.example:1/", allow_networks=LOOPBACK)
+    async with Caller(Dns(["127.0.0.1"])) as caller:
+        assert await verdict_of(caller, to(inside)) == FORBIDDEN
+        assert (await verdict_of(caller, gone)).reason == "connect"
+
+
+async def test_an_address_that_is_still_refused_after_a_reload_is_told_again(
+    inside: Server,
+) -> None:
+    async with Caller() as caller:
+        with capture_logs() as logs:
+            for _ in range(2):
+                await verdict_of(caller, to(inside, "127.0.0.1"))
+                caller.read_files_anew()
+    assert [entry["why"] for entry in logs] == ["loopback"] * 2
+
+
 async def test_the_operator_is_told_the_address_once_and_what_to_do(inside: Server) -> None:
     async with Caller(Dns(["10.1.2.3"])) as caller:
         with capture_logs() as logs:

@@ -1077,6 +1077,8 @@ def test_an_opt_out_settles_nothing_of_what_came_after_and_is_not_yet_due(day: D
     assert rings[0].at >= due_in_chat(world, written)
     looks = "SELECT count(*) FROM events WHERE event = 'look' AND seq <= 2 AND conversation = ?"
     assert world.look(looks, (1,)) == [(2,)]
+    unwanted = "SELECT from_seq, seq FROM events WHERE detail LIKE '%opted_out%' AND event = 'look'"
+    assert world.look(unwanted) == [(1, 1)]
 
 
 def test_in_chat_what_nobody_rings_for_has_its_own_time_too(day: Day) -> None:
