@@ -168,13 +168,15 @@ async def test_a_name_that_turns_to_loopback_after_it_was_looked_up_is_refused(
     assert inside.connections == 0
 
 
-async def test_each_backend_of_a_tenant_is_told_of_with_its_address(inside: Server) -> None:
-    qa = replace(to(inside, "127.0.0.1"), backend=Backend("qa", "sandbox"))
+async def test_each_backend_of_each_tenant_is_told_of_with_its_address(inside: Server) -> None:
+    own, bolt = to(inside, "127.0.0.1"), to(inside, "127.0.0.1", tenant="bolt")
+    qa = replace(own, backend=Backend("qa", "sandbox"))
     async with Caller() as caller:
         with capture_logs() as logs:
-            for endpoint in (to(inside, "127.0.0.1"), qa, qa):
+            for endpoint in (own, qa, qa, bolt):
                 assert await verdict_of(caller, endpoint) == FORBIDDEN
-    assert [entry.get("backend") for entry in logs] == [None, "qa"]
+    told = [(entry["tenant"], entry.get("backend")) for entry in logs]
+    assert told == [("acme", None), ("acme", "qa"), ("bolt", None)]
 
 
 async def test_the_allowlist_lets_its_network_through(inside: Server) -> None:
@@ -190,6 +192,13 @@ async def test_of_several_addresses_only_those_that_may_be_called_are_tried(
     async with Caller(Dns(["10.1.2.3", "127.0.0.1", "::ffff:127.0.0.1"])) as caller:
         verdict = await verdict_of(caller, to(inside, allow_networks=LOOPBACK))
     assert verdict.kind is VerdictKind.ACCEPTED
+
+
+async def test_what_an_address_that_may_be_called_answers_is_not_laid_to_another() -> None:
+    async with serving(saying(b"what?\r\n\r\n")) as server:
+        async with Caller(Dns(["10.1.2.3", "127.0.0.1"])) as caller:
+            verdict = await verdict_of(caller, to(server, allow_networks=LOOPBACK))
+    assert (verdict.kind, verdict.reason) == (VerdictKind.RETRY, "bad_http")
 
 
 async def test_a_connection_that_one_tenant_may_have_is_not_lent_to_another() -> None:
