@@ -121,6 +121,8 @@ class Listening:
         self.roles.append(role)
         self.peers.put_nowait(peer)
         await peer.ended()
+        for _ in range(20):  # its leave is written down
+            await asyncio.sleep(0)
         self.over.append(peer)
 
     async def dial(self) -> Line:
@@ -903,6 +905,15 @@ async def test_while_draining_what_is_open_stays_and_nothing_new_comes(tmp_path:
             await it.dial()
         await line.write(frame(TEXT, b"still here"))
         assert await peer.recv() == "still here"
+
+
+async def test_a_connection_that_came_when_listening_ended_is_closed_at_once(
+    tmp_path: Path,
+) -> None:
+    async with listening(tmp_path, hello_timeout=600.0) as it:
+        it.sockets.draining = True
+        late = await it.dial()
+        assert await late.rest() == b""
 
 
 async def test_stopping_closes_what_is_open_and_waits_for_every_handler(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import deque
 from pathlib import Path
 
@@ -69,7 +70,9 @@ async def test_an_error_is_for_who_asked_and_the_next_are_asked() -> None:
     assert await asyncio.gather(*others) == ["q1", "q2"]
 
 
-async def test_what_nobody_waits_for_is_not_asked_and_keeps_its_place_if_it_was() -> None:
+async def test_what_nobody_waits_for_is_not_asked_and_keeps_its_place_if_it_was(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     it = Slow()
     queries = await it.ask("acme", "q0", "broken", "q2", "q3", "q4")
     for n in (0, 1, 2):
@@ -81,6 +84,8 @@ async def test_what_nobody_waits_for_is_not_asked_and_keeps_its_place_if_it_was(
     for _ in range(3):
         await it.answer()
     assert await asyncio.gather(*queries[3:]) == ["q3", "q4"]
+    gc.collect()
+    assert caplog.records == [], "nor is it a fault that nobody takes the answer"
 
 
 async def test_a_history_does_not_wait_for_the_many_pages_of_another_tenant(tmp_path: Path) -> None:
