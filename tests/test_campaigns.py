@@ -676,6 +676,17 @@ def test_what_waited_before_a_campaign_began_does_not_hold_it_up() -> None:
     assert lane.is_held_up(Waiting(0, 300 + BUSY + 1))
 
 
+def test_what_was_sent_while_no_more_came_to_wait_does_not_make_up_for_those_who_do() -> None:
+    lane = Lane()
+    assert not lane.is_held_up(Waiting(BUSY, 100))
+    lane.sent += 1_000
+    assert not lane.is_held_up(Waiting(BUSY, 100))
+    assert lane.is_held_up(Waiting(0, 100 + BUSY + 1))
+    lane.sent += 1_000
+    assert not lane.is_held_up(Waiting(0, 600))
+    assert lane.is_held_up(Waiting(0, 601))
+
+
 async def test_a_beginning_that_has_passed_is_refused(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         for late, status in ((30.0, 201), (3_600.0, 400)):

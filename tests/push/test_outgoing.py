@@ -195,9 +195,9 @@ async def test_of_several_addresses_only_those_that_may_be_called_are_tried(
 
 
 async def test_what_an_address_that_may_be_called_answers_is_not_laid_to_another() -> None:
-    async with serving(saying(b"what?\r\n\r\n")) as server:
-        async with Caller(Dns(["10.1.2.3", "127.0.0.1"])) as caller:
-            verdict = await verdict_of(caller, to(server, allow_networks=LOOPBACK))
+    dns = Dns(["10.1.2.3", "127.0.0.1"])
+    async with serving(saying(b"what?\r\n\r\n")) as server, Caller(dns) as caller:
+        verdict = await verdict_of(caller, to(server, allow_networks=LOOPBACK))
     assert (verdict.kind, verdict.reason) == (VerdictKind.RETRY, "bad_http")
 
 
