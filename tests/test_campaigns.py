@@ -16,12 +16,12 @@ import pytest
 
 from gateway.auth import Identity
 from gateway.campaigns import api, audience, sending
-from gateway.campaigns.lanes import BUSY, Lane, Waiting
+from gateway.campaigns.lanes import BUSY, Lane, Run, Waiting
 from gateway.campaigns.loading import Source
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role, timestamp
 from gateway.server import Gateway
 from storage.audit import audit
-from storage.campaigns import _WITH_DEVICE, CampaignState
+from storage.campaigns import _WITH_DEVICE, Campaign, CampaignState
 from storage.errors import Unavailable
 from storage.store import Needs
 from tests import recount
@@ -674,6 +674,15 @@ def test_what_waited_before_a_campaign_began_does_not_hold_it_up() -> None:
     lane.calm()  # it was over; meanwhile a backend began to fail, for those who chat
     assert not lane.is_held_up(Waiting(0, 300))
     assert lane.is_held_up(Waiting(0, 300 + BUSY + 1))
+
+
+def test_a_campaign_whose_end_could_not_be_written_is_not_tried_on_and_on() -> None:
+    about: Any = dict.fromkeys(Campaign.__struct_fields__)
+    paused = Campaign(**{**about, "state": CampaignState.PAUSED, "expires_at": 100.0})
+    run = Run(paused, audience.words("hello", None), next_at=0.0)
+    assert run.due_at == 100.0
+    run.next_at = 105.0  # the disk refused it
+    assert run.due_at == 105.0
 
 
 def test_what_was_sent_while_no_more_came_to_wait_does_not_make_up_for_those_who_do() -> None:

@@ -1053,6 +1053,27 @@ def test_what_expired_while_its_device_waited_takes_nothing_along_within_a_grace
     assert 1.0 <= rings[0].at - left < 2.0
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_a_ring_that_is_given_up_says_whether_it_was_read_or_only_acknowledged(
+    day: Day, read: bool
+) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(2.0)
+    visit = comes(world, anna)
+    world.run(1.0)
+    (visit.read if read else visit.ack)(1)
+    world.run(60.0)
+    given_up = (
+        "SELECT json_extract(detail, '$.reason') FROM events WHERE event = 'look'"
+        " AND json_extract(detail, '$.action') = 'cancel'"
+    )
+    assert world.look(given_up) == [("read" if read else "acked",)]
+
+
 def test_an_opt_out_settles_nothing_of_what_came_after_and_is_not_yet_due(day: Day) -> None:
     world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
     world.ears.rng = Takes(4.0)
