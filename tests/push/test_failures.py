@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from push.failures import failure_of
+from push.failures import failure_of, forget_frames
 from push.verdicts import Failure
 
 
@@ -27,3 +27,22 @@ def test_an_alert_about_a_certificate_is_about_ours(reason: str, failure: Failur
     broken.__cause__ = error
     assert failure_of(broken) is failure
     assert failure_of(error) is failure
+
+
+def test_of_an_error_and_of_what_it_came_from_no_frames_are_kept() -> None:
+    def fail() -> None:
+        try:
+            try:
+                raise KeyError("first")
+            except KeyError:
+                raise ValueError("while it was handled")  # noqa: B904
+        except ValueError as error:
+            raise OSError("because of it") from error
+
+    with pytest.raises(OSError, match="because of it") as caught:
+        fail()
+    last = caught.value
+    chain = [last, last.__cause__, last.__cause__ and last.__cause__.__context__]
+    assert [type(error) for error in chain] == [OSError, ValueError, KeyError]
+    forget_frames(last)
+    assert [error and error.__traceback__ for error in chain] == [None] * 3

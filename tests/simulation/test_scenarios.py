@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 import structlog
 
@@ -241,6 +242,28 @@ def test_what_waited_before_takes_nothing_from_the_hold_of_a_new_message(day: Da
     while not (told := [heard for heard in rung(day) if heard.seq == 2]):
         world.run(0.1)
     assert told[0].at >= due_in_chat(world, came)
+
+
+def test_a_number_on_the_icon_that_is_out_of_date_is_not_told_any_more(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    for _ in range(2):
+        world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    visit = world.visit(anna, active=False, acks=False, resume=False, ttl=9999.0)
+    assert visit is not None
+    for seq in (1, 2):
+        world.run(15.0)
+        visit.read(seq)
+    world.run(60.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(400.0)
+    badges = [heard for heard in world.ears.log if heard.kind == "badge"]
+    told = [(heard.took, orjson.loads(heard.body)["payload"]["aps"]["badge"]) for heard in badges]
+    assert (False, 1) in told
+    assert [number for took, number in told if took] == [0]
 
 
 def test_a_phone_that_dies_beside_one_that_was_muted_leaves_no_word_of_a_refusal(day: Day) -> None:

@@ -144,6 +144,13 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
     refused_line(tmp_path, section, line, problem, expected)
 
 
+def test_what_may_be_as_much_as_another_may_be_as_much(tmp_path: Path) -> None:
+    config = read(tmp_path, with_line("delivery", "max_hold = 5"))
+    assert config.delivery.max_hold == config.delivery.ack_timeout == 5.0
+    config = read(tmp_path, with_line("limits", "outbound_bytes = 65536"))
+    assert config.limits.outbound_bytes == config.limits.frame_bytes == 65536
+
+
 def test_a_configuration_cannot_be_changed(tmp_path: Path) -> None:
     config = read(tmp_path)
     with pytest.raises(AttributeError):

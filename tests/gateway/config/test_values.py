@@ -51,7 +51,14 @@ def test_what_is_no_table_is_told_without_being_quoted(raw: object, problem: str
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("45s", 45), ("30m", 1800), ("24h", 86400), ("7d", 604800), ("1.5h", 5400)],
+    [
+        ("45s", 45),
+        ("30m", 1800),
+        ("24h", 86400),
+        ("7d", 604800),
+        ("1.5h", 5400),
+        ("36525d", 3_155_760_000),
+    ],
 )
 def test_a_duration_is_read_as_seconds(tmp_path: Path, text: str, seconds: float) -> None:
     config = read(tmp_path, with_line("tenants.acme.push", f'expires_after = "{text}"'))
