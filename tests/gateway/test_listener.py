@@ -165,6 +165,30 @@ async def test_a_fault_of_an_application_is_a_problem_without_a_word_of_it() -> 
         assert json.loads(body)["detail"] == "internal fault"
 
 
+async def test_who_stops_lets_a_call_end_and_closes_the_connection() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def call(request: web.Request) -> web.Response:
+        begun.set()
+        await go_on.wait()
+        return web.Response(body=b"done")
+
+    app = web.Application()
+    app.router.add_get("/", call)
+    it = Listener(app, 1, lambda: None)
+    peer = Line(*await asyncio.open_connection("127.0.0.1", await it.start(LOOPBACK)))
+    peer.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await begun.wait()
+    stopping = asyncio.create_task(it.stop())
+    await asyncio.wait([stopping], timeout=0.05)
+    assert not stopping.done()
+    go_on.set()
+    assert (await peer.answer())[::2] == (200, b"done")
+    assert await peer.ended() == b""
+    await stopping
+    await peer.close()
+
+
 async def test_what_is_no_http_leaves_nothing_behind() -> None:
     """Its exception held the connection and megabytes of what came, until a rare collection."""
     gc.collect()
