@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from push.failures import failure_of, forget_frames
+from push.failures import failure_of, forget_frames, where
 from push.verdicts import Failure
 
 
@@ -46,3 +46,19 @@ def test_of_an_error_and_of_what_it_came_from_no_frames_are_kept() -> None:
     assert [type(error) for error in chain] == [OSError, ValueError, KeyError]
     forget_frames(last)
     assert [error and error.__traceback__ for error in chain] == [None] * 3
+
+
+def test_a_fault_is_told_by_the_innermost_places() -> None:
+    def fall(deep: int) -> None:
+        if deep == 0:
+            strike()
+        fall(deep - 1)
+
+    def strike() -> None:
+        raise ZeroDivisionError("customer c-42")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        fall(5)
+    told = where(caught.value)
+    assert [place.split(" in ")[1] for place in told.split(" < ")] == ["strike", "fall", "fall"]
+    assert "c-42" not in told

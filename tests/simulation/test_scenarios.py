@@ -266,6 +266,28 @@ def test_a_number_on_the_icon_that_is_out_of_date_is_not_told_any_more(day: Day)
     assert [number for took, number in told if took] == [0]
 
 
+def test_a_number_on_the_icon_that_is_right_is_not_told_again(day: Day) -> None:
+    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
+    world.ears.rng = Takes(4.0)
+    reload(day, in_flight=1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.register(ben, "phone-2", "TOKEN-2")
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(15.0)
+    visit = comes(world, anna)
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(4.5)
+    world.ears.mood = Mood.SLOW
+    world.write(ben, MessageKind.CHAT, None)
+    world.run(2.0)  # anna's second message is due, and its look waits for the only slot
+    visit.ack(2)
+    visit.read(1)
+    world.run(30.0)
+    assert [heard.kind for heard in world.ears.log if heard.customer == "anna"] == ["proactive"]
+
+
 def test_a_phone_that_dies_beside_one_that_was_muted_leaves_no_word_of_a_refusal(day: Day) -> None:
     """The reason is that of the phone that is left: it was muted, and no backend refused."""
     world, anna = day.world, day.world.person(*ANNA)
