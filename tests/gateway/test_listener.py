@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -280,6 +281,18 @@ async def test_a_body_in_any_pieces_is_taken_whole_at_whatever_pace() -> None:
             peer.say(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n{body}")
             digest = sha256(body.encode("latin-1")).hexdigest().encode()
             assert (await peer.answer())[::2] == (200, digest)
+
+
+async def test_a_packed_body_is_not_unpacked() -> None:
+    packed = gzip.compress(bytes(1_000_000))
+
+    async def take(request: web.Request) -> bytes:
+        return await request.content.read()
+
+    async with taking(take) as (peer, _):
+        head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(packed)}\r\n"
+        peer.say(head + "Content-Encoding: gzip\r\n\r\n" + packed.decode("latin-1"))
+        assert (await peer.answer())[::2] == (200, packed)
 
 
 async def test_calls_that_come_in_one_piece_are_answered_in_their_order() -> None:
