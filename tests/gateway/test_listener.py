@@ -304,3 +304,16 @@ async def test_calls_that_come_in_one_piece_are_answered_in_their_order() -> Non
         peer.say("".join(f"POST /{i} {head}{i:0500}" for i in range(1_000)))
         for i in range(1_000):
             assert await peer.answer() == (200, ANY, f"/{i}{i:0500}".encode())
+
+
+async def test_what_comes_while_a_piece_is_read_is_read_behind_it() -> None:
+    async def take(request: web.Request) -> bytes:
+        return request.path.encode() + await request.read()
+
+    async with taking(take) as (peer, connection):
+        head = "HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n"
+        whole = "".join(f"POST /{i} {head}{i:0500}" for i in range(100)).encode()
+        for begin, end in ((0, 2 * TURN), (2 * TURN, 2 * TURN + 100), (2 * TURN + 100, len(whole))):
+            connection.data_received(whole[begin:end])
+        for i in range(100):
+            assert await peer.answer() == (200, ANY, f"/{i}{i:0500}".encode())
