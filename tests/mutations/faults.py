@@ -671,4 +671,32 @@ FAULTS = (
         "        if found := await self._rows.with_device(tenant, after, size):\n",
         ("tests/test_campaigns.py",),
     ),
+    Fault(
+        "a broadcast that is over leaves less for the next",
+        "gateway/news.py",
+        "        self._waiting -= 1\n",
+        "",
+        ("tests/gateway/test_news.py",),
+    ),
+    Fault(
+        "a number on the icon that is out of date is told on and on",
+        "gateway/ringing.py",
+        "current=ring.unread == c.unread",
+        "current=True",
+        ("tests/simulation/test_scenarios.py",),
+    ),
+    Fault(
+        "a call that is under way when the gateway stops is cut off",
+        "gateway/listener.py",
+        "        await self._runner.cleanup()\n",
+        "",
+        ("tests/gateway/test_listener.py",),
+    ),
+    Fault(
+        "a backend that goes on and on after its answer is heard for ever",
+        "push/caller.py",
+        "            self.transport.abort()\n",
+        "",
+        ("tests/push/test_caller.py",),
+    ),
 )
