@@ -448,13 +448,18 @@ async def test_every_changed_conversation_is_told_before_the_callbacks(path: Pat
         assert told == [("c-1", 1), ("c-2", 1), "callback"]
 
 
-async def test_an_answer_that_nobody_waits_for_any_more_holds_nobody_up(path: Path) -> None:
+async def test_an_answer_that_nobody_waits_for_any_more_holds_nobody_up_and_is_no_fault(
+    path: Path,
+) -> None:
+    faults: list[Exception] = []
     async with opened(path) as (store, _):
+        store.failed = faults.append
         first = store.submit(Post(draft("one")), Needs(keys=(KEY,)))
         second = store.submit(Post(draft("two")), Needs(keys=(KEY,)))
         first.cancel()
         assert (await second).seq == 2
         assert rows(path, "SELECT text FROM messages") == [("one",), ("two",)]
+    assert faults == []
 
 
 async def test_a_change_that_writes_nothing_is_answered_without_a_commit(path: Path) -> None:
