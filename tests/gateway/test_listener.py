@@ -260,6 +260,8 @@ async def test_of_what_a_call_brings_in_one_piece_others_wait_for_a_part_only() 
         turns = 0
         head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.data_received(head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        assert connection.transport is not None
+        assert not connection.transport.is_reading(), "or all that is sent would wait in memory"
         while not whole.is_set():
             turns += 1
             await asyncio.sleep(0)

@@ -26,7 +26,7 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from push import caller as calling
-from push.adapters import Adapter, Request
+from push.adapters import Adapter, Request, adapter_named
 from push.caller import ANSWER_BYTES, Caller, Signed
 from push.content import BOUND
 from push.ring import Claim, Endpoint, Ring, Target, Verdict, VerdictKind
@@ -125,7 +125,7 @@ async def test_on_the_wire_it_is_plain_http_without_cookies_or_compression(
 async def test_of_a_call_that_was_not_made_the_adapter_is_not_asked(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asapp = calling.adapter_named("asapp", "{}")
+    asapp = adapter_named("asapp", "{}")
     dead = Verdict(VerdictKind.TOKEN_DEAD, "http_200", 200)
     strict = replace(asapp, verdict=lambda outcome, token, now: dead)
     monkeypatch.setattr(calling, "adapter_named", lambda name, options: strict)
