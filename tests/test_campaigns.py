@@ -253,10 +253,10 @@ async def test_every_field_that_is_told_of_a_campaign_is_on_the_page(tmp_path: P
 async def test_a_pause_stops_a_chunk_that_already_waits_for_its_commit(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         them = it.gateway.core.campaigns
-        people = [f"c-{i}" for i in range(3)]
+        people = [f"c-{i}" for i in range(sending.CHUNK + 3)]
         id = await begin(it, audience=people, send_at=timestamp(time.time() + 60.0))
         run = them._lanes["acme"].runs[id]
-        run.ahead.extend(await them._rows.recipients("acme", id, 0, 3))
+        run.ahead.extend(await them._rows.recipients("acme", id, 0, len(people)))
         chunk = asyncio.create_task(them._send(run))
         await asyncio.sleep(0)  # the chunk is in the writer's queue now
         paused = await them.step("acme", id, sending.Step.PAUSE)
@@ -264,7 +264,7 @@ async def test_a_pause_stops_a_chunk_that_already_waits_for_its_commit(tmp_path:
         assert (paused.sent, (await ask(it, id))[1]["sent"]) == (0, 0)
         run.next_at = 0.0
         await ask(it, id, "/resume", "POST")
-        assert (await over(it, id))["sent"] == 3
+        assert (await over(it, id))["sent"] == len(people)
 
 
 async def test_it_goes_on_after_a_restart_and_nobody_gets_it_twice(tmp_path: Path) -> None:

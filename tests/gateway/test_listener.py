@@ -269,6 +269,35 @@ async def test_of_what_a_call_brings_in_one_piece_others_wait_for_a_part_only() 
         assert (await peer.answer())[0] == 200
 
 
+async def test_of_a_body_that_its_call_does_not_read_no_more_is_read_than_it_may_hold() -> None:
+    begin = asyncio.Event()
+
+    async def take(request: web.Request) -> bytes:
+        await begin.wait()
+        return await request.content.read()
+
+    async with taking(take) as (peer, connection):
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.data_received(head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert isinstance(connection, listener._Connection)
+        assert len(connection._rest) > 400_000
+        begin.set()
+        assert (await peer.answer())[::2] == (200, b"x" * 100_000)
+
+
+async def test_a_long_head_in_one_piece_is_read_to_its_end() -> None:
+    async def take(request: web.Request) -> bytes:
+        return request.headers["Last"].encode()
+
+    async with taking(take) as (peer, connection):
+        lines = "".join(f"X-{i}: {'x' * 8_000}\r\n" for i in range(20))
+        head = f"POST / HTTP/1.1\r\nHost: x\r\n{lines}Last: y\r\nContent-Length: 0\r\n\r\n"
+        connection.data_received(head.encode())
+        assert (await peer.answer())[::2] == (200, b"y")
+
+
 async def test_a_body_in_any_pieces_is_taken_whole_at_whatever_pace() -> None:
     async def take(request: web.Request) -> bytes:
         digest = sha256()

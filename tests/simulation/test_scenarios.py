@@ -266,6 +266,20 @@ def test_a_number_on_the_icon_that_is_out_of_date_is_not_told_any_more(day: Day)
     assert [number for took, number in told if took] == [0]
 
 
+def test_who_leaves_one_of_two_chats_has_not_left(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    visit, _ = comes(world, anna), comes(world, anna)
+    world.run(15.0)
+    written = world.process.loop.time()
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    visit.line.end(ABNORMAL)
+    world.run(15.0)
+    assert rung(day)[0].at >= due_in_chat(world, written)
+    assert world.look("SELECT count(*) FROM events WHERE event = 'due_moved'") == [(0,)]
+
+
 def test_a_number_on_the_icon_that_is_right_is_not_told_again(day: Day) -> None:
     world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
     world.ears.rng = Takes(4.0)

@@ -520,6 +520,15 @@ async def test_who_comes_in_the_middle_of_a_flood_waits_for_no_commit_of_its_alo
         assert sizes == [2, 2, 10, 10, 6]  # about for three commits, its own too
 
 
+async def test_who_comes_on_and_on_keeps_nobody_else_about(path: Path) -> None:
+    async with opened(path) as (store, _):
+        store.ABOUT = 3
+        other = Key("other", KEY.customer)
+        for key in (KEY, other, *[KEY] * 6):
+            await store.submit(Post(draft("hello"), key), Needs(keys=(key,)))
+        assert list(store._about) == ["acme"]
+
+
 def note_commit(store: Store, commits: list[int]) -> Callable[[Any, Exception | None], None]:
     return lambda value, error: commits.append(store.commits)
 
