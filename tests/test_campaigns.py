@@ -267,6 +267,18 @@ async def test_a_pause_stops_a_chunk_that_already_waits_for_its_commit(tmp_path:
         assert (await over(it, id))["sent"] == len(people)
 
 
+async def test_after_a_long_wait_it_makes_up_for_no_more_than_a_moment_of_its_pace(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        them = it.gateway.core.campaigns
+        id = await begin(it, audience=["c-1"], send_at=timestamp(time.time() + 60.0), rate=10)
+        run = them._lanes["acme"].runs[id]
+        run.next_at = before = time.time() - 3_600.0
+        await them._send(run)
+        assert run.next_at > before + 3_600.0 - sending.CATCH_UP
+
+
 async def test_it_goes_on_after_a_restart_and_nobody_gets_it_twice(tmp_path: Path) -> None:
     people = [f"c-{i}" for i in range(40)]
     async with running(tmp_path) as it:
@@ -327,7 +339,7 @@ async def test_nothing_is_sent_before_its_time(tmp_path: Path) -> None:
 async def test_what_is_not_sent_when_it_expires_is_skipped(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         id = await begin(
-            it, audience=["c-1", "c-2"], rate=3, expires_at=timestamp(time.time() + 0.2)
+            it, audience=["c-1", "c-2"], rate=0.5, expires_at=timestamp(time.time() + 1.0)
         )
         told = await until(it, id, lambda told: told["state"] == "expired")
         assert (told["sent"], told["left"]) == (1, 1)

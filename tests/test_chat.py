@@ -77,6 +77,23 @@ async def test_in_chat_a_message_is_acked_and_the_backend_gets_nothing(tmp_path:
         assert it.backend.calls == []
 
 
+async def test_an_ack_that_says_nothing_new_is_told_to_nobody(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        customer = await it.customer()
+        agent = await it.agent(open="c-42")
+        for text in ("one", "two"):
+            await agent.ask("send", "sent", customer="c-42", text=text)
+        for seq in (1, 1, 2, 2, 1):
+            await customer.send("ack", seq=seq)
+        await customer.send("read", seq=2)
+        told = [await agent.take("receipt") for _ in range(3)]
+        assert [(r["state"], r["from_seq"], r["seq"]) for r in told] == [
+            ("delivered", 1, 1),
+            ("delivered", 2, 2),
+            ("read", 1, 2),
+        ]
+
+
 async def test_in_the_background_a_message_rings_with_unread_1(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=QUICK) as it:
         await it.register()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import sessions, sockets, talk
 from gateway.protocol import Role
@@ -164,6 +165,30 @@ async def test_one_attempt_too_many_from_an_address_is_closed_with_4003(tmp_path
         await other.send("hello", token=it.token(Role.CUSTOMER, "c-1"))
         assert (await other.take("welcome"))["customer"] == "c-1"
         await customer.ask("ping", "pong")
+
+
+@pytest.mark.parametrize(("pause", "told"), [(60.0, 1), (0.0, 3)])
+async def test_that_an_address_comes_too_often_is_told_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float, told: int
+) -> None:
+    monkeypatch.setattr(sockets, "COMPLAIN_EVERY", pause)
+    async with running(tmp_path, delivery=PATIENT, limits={"attempts_per_minute": 1}) as it:
+        await it.customer()
+        with capture_logs() as logs:
+            for _ in range(3):
+                assert await (await it.raw("/v1/chat")).closed() == 4003
+    logged = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert [entry["address"] for entry in logged] == ["127.0.0.1"] * told
+
+
+async def test_of_so_many_addresses_attempts_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "ADDRESSES", 2)
+    async with running(tmp_path, delivery=PATIENT) as it:
+        for number in range(1, 6):
+            await it.raw("/v1/chat", local_addr=(f"127.0.0.{number}", 0))
+        assert len(it.gateway.sockets._attempts) <= 2
 
 
 async def test_behind_a_trusted_proxy_attempts_count_to_the_client_that_it_names(

@@ -494,6 +494,24 @@ async def test_an_ack_after_the_push_is_a_fact_beside_it(tmp_path: Path) -> None
         assert (await it.outcome(1))["outcome"] == "pushed"
 
 
+async def test_what_is_read_on_a_phone_while_its_ring_is_tried_again_corrects_its_icon(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.write(text="one")
+        assert (await it.backend.take()).badge == 1
+        await it.settled(1, "pushed")
+        it.backend.answers += [503]
+        await it.write(text="two")
+        assert (await it.backend.take()).badge == 2
+        customer = await it.customer(state="background", installation="phone")
+        await customer.send("read", seq=1)
+        assert (await it.backend.take()).badge == 2, "under its id nothing changes any more"
+        corrected = await it.backend.take()
+        assert (corrected.ring["kind"], corrected.badge) == ("badge", 1)
+
+
 async def test_a_form_without_a_number_makes_no_silent_ring(tmp_path: Path) -> None:
     async with running(tmp_path, push={"adapter": "zendesk"}) as it:
         await it.register()

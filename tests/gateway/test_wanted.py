@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.wanted import all_unwanted
+from gateway.delivery import Patience
+from gateway.wanted import all_unwanted, to_ring
 from storage.records import Conversation, Device, Key, Message, Wishes
 from storage.transaction import Loaded, Transaction
 from storage.vault import Vault
@@ -52,3 +54,18 @@ def test_a_ring_is_unwanted_only_if_all_that_it_covers_is_known_to_be(
     loaded = Loaded(unacked={key: [message(ord, kind) for ord, kind in read.items()]}, asked={key})
     tx = Transaction(1.0, {key: c}, loaded, 2, 2, 1, Vault())
     assert all_unwanted(tx, c, device) is unwanted
+
+
+@pytest.mark.parametrize(("at", "due_at"), [(100.0, 105.0), (104.9, 109.9), (105.1, None)])
+def test_a_message_of_a_time_that_is_yet_to_come_is_not_waited_for(
+    at: float, due_at: float | None
+) -> None:
+    """The clock was set back after it came."""
+    device = Device(1, "phone", "token", 1, 0.0, owes=True, owed_ord=1)
+    key = Key("acme", "c-1")
+    newest = msgspec.structs.replace(message(1, "chat"), at=at)
+    c = Conversation(1, key, last_seq=1, last_ord=1, devices=(device,), newest_counted=newest)
+    tx = Transaction(104.95, {key: c}, Loaded(unacked={key: [newest]}, asked={key}), 2, 2)
+    wanted = to_ring(tx, c, device, Patience(5.0))
+    assert wanted.newest == newest
+    assert wanted.due_at == due_at

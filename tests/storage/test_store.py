@@ -520,6 +520,13 @@ async def test_who_comes_in_the_middle_of_a_flood_waits_for_no_commit_of_its_alo
         assert sizes == [2, 2, 10, 10, 6]  # about for three commits, its own too
 
 
+async def test_what_comes_with_every_turn_of_the_loop_puts_off_no_commit(path: Path) -> None:
+    async with opened(path) as (store, _):
+        while store.commits < 3:
+            store.enqueue(lambda tx: tx.touch(), Needs(), lambda value, error: None)
+            await asyncio.sleep(0)
+
+
 async def test_who_comes_on_and_on_keeps_nobody_else_about(path: Path) -> None:
     async with opened(path) as (store, _):
         store.ABOUT = 3
