@@ -1220,6 +1220,34 @@ async def test_between_those_who_chat_a_commit_does_no_more_of_what_may_wait(
     assert sizes == [1 + store.LATER, store.LATER, store.LATER, store.BATCH]
 
 
+async def test_where_nobody_chats_a_commit_does_a_full_batch_of_what_may_wait(path: Path) -> None:
+    async with opened(path) as (store, _):
+        store.BATCH, store.LATER = 10, 2
+        commits: list[int] = []
+        for n in range(30):
+            told = note_commit(store, commits)
+            store.enqueue(Post(draft(str(n))), Needs(keys=(KEY,)), told, later=True)
+        await store.stop()
+        assert [commits.count(number) for number in sorted(set(commits))] == [10, 10, 10]
+
+
+async def test_what_one_tenant_may_wait_for_has_a_small_part_beside_another_who_chats(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        store.SHARED, store.LATER_SHARED = 4, 2
+        other = Key("other", KEY.customer)
+        chat: list[int] = []
+        later: list[int] = []
+        for n in range(12):
+            store.enqueue(Post(draft(str(n))), Needs(keys=(KEY,)), note_commit(store, chat))
+            told = note_commit(store, later)
+            store.enqueue(Post(draft(str(n)), other), Needs(keys=(other,)), told, later=True)
+        await store.stop()
+        assert [chat.count(number) for number in sorted(set(chat))] == [4, 4, 4]
+        assert [later.count(number) for number in sorted(set(later))] == [2, 2, 2, 4, 2]
+
+
 async def test_a_backlog_of_what_may_wait_refuses_no_chat(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
