@@ -494,6 +494,20 @@ async def test_an_ack_after_the_push_is_a_fact_beside_it(tmp_path: Path) -> None
         assert (await it.outcome(1))["outcome"] == "pushed"
 
 
+async def test_a_phone_on_which_it_is_read_is_not_told_of_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        await it.write(text="one")
+        await it.backend.take()
+        await it.settled(1, "pushed")
+        customer = await it.customer(state="background", installation="phone")
+        await customer.send("read", seq=1)
+        await customer.take("status", read_seq=1)
+        await it.write(text="two")
+        call = await it.backend.take()
+        assert (call.ring["kind"], call.badge) == ("proactive", 1)
+
+
 async def test_what_is_read_on_a_phone_while_its_ring_is_tried_again_corrects_its_icon(
     tmp_path: Path,
 ) -> None:

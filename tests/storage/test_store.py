@@ -1231,6 +1231,29 @@ async def test_where_nobody_chats_a_commit_does_a_full_batch_of_what_may_wait(pa
         assert [commits.count(number) for number in sorted(set(commits))] == [10, 10, 10]
 
 
+async def test_what_the_gateway_itself_asks_makes_no_tenant_of_it(path: Path) -> None:
+    async with opened(path) as (store, _):
+        store.BATCH, store.SHARED = 10, 2
+        commits: list[int] = []
+        checking = asyncio.ensure_future(store.check())
+        await asyncio.sleep(0)
+        for n in range(20):
+            store.enqueue(Post(draft(str(n))), Needs(keys=(KEY,)), note_commit(store, commits))
+        await store.stop()
+        await checking
+        assert [commits.count(number) for number in sorted(set(commits))] == [5, 10, 5]
+
+
+async def test_in_one_commit_who_chats_comes_before_what_may_wait(path: Path) -> None:
+    async with opened(path) as (store, _):
+        done: list[str] = []
+        for name in ("later", "chat"):
+            told = partial(lambda name, value, error: done.append(name), name)
+            store.enqueue(lambda tx: tx.touch(), Needs(keys=(KEY,)), told, later=name == "later")
+        await store.stop()
+        assert (done, store.commits) == (["chat", "later"], 1)
+
+
 async def test_what_one_tenant_may_wait_for_has_a_small_part_beside_another_who_chats(
     path: Path,
 ) -> None:
