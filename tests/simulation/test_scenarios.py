@@ -266,6 +266,19 @@ def test_a_number_on_the_icon_that_is_out_of_date_is_not_told_any_more(day: Day)
     assert [number for took, number in told if took] == [0]
 
 
+def test_after_an_expiry_nobody_looks_before_the_next(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, 5.0)
+    world.write(anna, MessageKind.CHAT, 60.0)
+    world.run(20.0)
+    assert world.model.outcomes == {(1, 1): "expired", (1, 2): "pending"}
+    latest = "SELECT max(expires_at) FROM messages"
+    assert world.look("SELECT expires_at FROM conversations") == world.look(latest)
+
+
 def test_who_leaves_one_of_two_chats_has_not_left(day: Day) -> None:
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
