@@ -94,6 +94,19 @@ async def test_an_ack_that_says_nothing_new_is_told_to_nobody(tmp_path: Path) ->
         ]
 
 
+async def test_of_what_came_in_the_background_the_furthest_ack_counts(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        customer = await it.customer(state="background")
+        agent = await it.agent(open="c-42")
+        for text in ("one", "two"):
+            await agent.ask("send", "sent", customer="c-42", text=text)
+        for seq in (2, 1):
+            await customer.send("ack", seq=seq)
+        await customer.send("state", state="active")
+        receipt = await agent.take("receipt", state="delivered")
+        assert (receipt["from_seq"], receipt["seq"]) == (1, 2)
+
+
 async def test_in_the_background_a_message_rings_with_unread_1(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=QUICK) as it:
         await it.register()

@@ -1250,8 +1250,10 @@ async def test_in_one_commit_who_chats_comes_before_what_may_wait(path: Path) ->
         for name in ("later", "chat"):
             told = partial(lambda name, value, error: done.append(name), name)
             store.enqueue(lambda tx: tx.touch(), Needs(keys=(KEY,)), told, later=name == "later")
+        telling = lambda tx: tx.after_commit(lambda: done.append("told"))  # noqa: E731
+        store.enqueue(telling, Needs(keys=(KEY,)), lambda value, error: done.append("answered"))
         await store.stop()
-        assert (done, store.commits) == (["chat", "later"], 1)
+        assert (done, store.commits) == (["told", "chat", "answered", "later"], 1)
 
 
 async def test_what_one_tenant_may_wait_for_has_a_small_part_beside_another_who_chats(
