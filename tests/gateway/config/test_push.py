@@ -134,7 +134,7 @@ def test_an_old_signing_secret_needs_a_present_one(tmp_path: Path) -> None:
 def test_the_first_retry_may_be_the_longest_and_connecting_may_take_the_whole_time(
     tmp_path: Path,
 ) -> None:
-    lines = 'retry_first = "5s"\nretry_max = "5s"\nconnect_timeout = "8s"\ntimeout = "8s"'
+    lines = "retry_first = 5\nretry_max = 5\nconnect_timeout = 8\ntimeout = 8"
     push = push_of(read(tmp_path, GOOD.replace("auth_token =", f"{lines}\nauth_token =")))
     assert (push.retry_first, push.retry_max) == (5.0, 5.0)
     assert (push.connect_timeout, push.timeout) == (8.0, 8.0)
