@@ -107,6 +107,7 @@ class Listening:
         self.peers: asyncio.Queue[Peer] = asyncio.Queue()
         self.roles: list[Role] = []
         self.over: list[Peer] = []
+        self.leaving = 0  # turns of the loop until its leave is written down
         self.rejected: list[str] = []
         self.sockets = Sockets(
             settings(directory, None, limits=limits),
@@ -121,7 +122,7 @@ class Listening:
         self.roles.append(role)
         self.peers.put_nowait(peer)
         await peer.ended()
-        for _ in range(20):  # its leave is written down
+        for _ in range(self.leaving):
             await asyncio.sleep(0)
         self.over.append(peer)
 
@@ -918,6 +919,7 @@ async def test_a_connection_that_came_when_listening_ended_is_closed_at_once(
 
 async def test_stopping_closes_what_is_open_and_waits_for_every_handler(tmp_path: Path) -> None:
     async with listening(tmp_path) as it:
+        it.leaving = 20
         line, peer = await it.open()
         deaf, other = await it.open()
         silent = await it.dial()
