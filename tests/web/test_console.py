@@ -961,6 +961,29 @@ async def option(at: Desk, code: str, key: str, *, control: bool = False) -> Non
     await devtools.send("Input.dispatchKeyEvent", {"type": "keyUp", **told})
 
 
+async def test_the_keys_that_compose_a_word_do_nothing_else(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        for sub in ("c-1", "c-2"):
+            await customer(it, sub, name=sub)
+        await at.sign_in()
+        await at.open("c-1")
+        devtools = await at.page.context.new_cdp_session(at.page)
+
+        async def compose(text: str) -> None:
+            told = {"text": text, "selectionStart": len(text), "selectionEnd": len(text)}
+            await devtools.send("Input.imeSetComposition", told)
+
+        await compose("にほん")
+        await at.page.keyboard.press("Escape")  # back to what was typed
+        await expect(at.page.locator("#draft")).to_be_focused()
+        await expect(at.page.locator("#draft")).to_have_value("にほん")
+        await at.page.keyboard.press("Alt+s")
+        await compose("C-2")
+        await at.page.keyboard.press("Enter")
+        await expect(at.page.locator("#list .row")).to_have_count(1)
+        await expect(at.page.locator("#name")).to_have_text("c-1")
+
+
 async def test_canned_replies_are_edited_and_kept(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await customer(it)

@@ -1,5 +1,6 @@
 /** The list of conversations: filters, search, and a row for each. */
 
+import { composes } from "../elements.js";
 import { $, avatar, h, place, time } from "./dom.js";
 import { MOST, ago } from "./state.js";
 
@@ -27,7 +28,7 @@ export class InboxView {
     }
     $("search").addEventListener("input", () => actions.show());
     $("search").addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && this.listed.length) actions.select(this.listed[0].customer);
+      if (event.key === "Enter" && !composes(event) && this.listed.length) actions.select(this.listed[0].customer);
     });
     $("list").addEventListener("scroll", ({ target }) => {
       const left = target.scrollHeight - target.scrollTop - target.clientHeight;

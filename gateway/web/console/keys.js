@@ -4,6 +4,7 @@
  * text field it does, and shortcuts take Control besides.
  */
 
+import { composes } from "../elements.js";
 import { $, h } from "./dom.js";
 
 const KEYS = [
@@ -30,7 +31,7 @@ const OTHERS = [
 export function listenForKeys(actions) {
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]") || $("app").hidden) return;
-    if (event.key === "Escape" && !event.defaultPrevented) return actions.leave();
+    if (event.key === "Escape" && !event.defaultPrevented && !composes(event)) return actions.leave();
     if (!event.altKey || (event.ctrlKey && !MAC) || event.metaKey || writes(event)) return undefined;
     const digit = /^Digit([1-9])$/.exec(event.code);
     const [, , action] = KEYS.find(([code]) => code === event.code) ?? [];

@@ -212,13 +212,14 @@ export class ThreadView {
   }
 
   #key(event) {
+    if (composes(event)) return;
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (this.#choosing && step && !event.altKey) {
       event.preventDefault();
       const options = $("replies").children.length;
       this.#choice = (this.#choice + step + options) % options;
       this.#showReplies();
-    } else if (event.key === "Enter" && !event.shiftKey && !composes(event)) {
+    } else if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       this.#submit();
     } else if (event.key === "Tab" && this.#choosing && !event.shiftKey) {
