@@ -961,6 +961,54 @@ async def option(at: Desk, code: str, key: str, *, control: bool = False) -> Non
     await devtools.send("Input.dispatchKeyEvent", {"type": "keyUp", **told})
 
 
+HEARD = """() => {
+  window.heard = [];
+  const regions = "[role=log], [role=status], [role=alert], [aria-live]";
+  const hear = new MutationObserver((changes) => changes.forEach(({ addedNodes }) =>
+    addedNodes.forEach(({ textContent }) => textContent && heard.push(textContent))));
+  for (const it of document.querySelectorAll(regions)) {
+    hear.observe(it, { childList: true, subtree: true });
+  }
+}"""
+
+
+async def test_a_screen_reader_is_told_what_is_new_and_that_once(tmp_path: Path) -> None:
+    async with scene(tmp_path, limits={"text_chars": 100}) as (it, at):
+        mira = await customer(it)
+        for number in range(3):
+            await mira.ask("send", "sent", text=f"and {number}")
+        await at.sign_in()
+        await at.row().wait_for()
+        await at.page.evaluate(HEARD)
+
+        async def heard() -> list[str]:
+            told: list[str] = await at.page.evaluate("heard.splice(0)")
+            return told
+
+        await at.open()
+        await expect(at.messages()).to_have_count(4)
+        assert await heard() == ["Loading…", "The conversation begins here"]
+        for text in ("One moment.", "Here it is."):
+            await at.write(text)
+            told = await mira.take("message", text=text)
+            mark = at.messages().last.locator(".mark")
+            await expect(mark).to_have_text("✓ Sent, in chat")
+            assert await heard() == ["Sent, in chat"]
+        await mira.send("ack", seq=told["seq"])
+        await expect(mark).to_have_text("✓✓ Delivered")
+        await mira.send("read", seq=told["seq"])
+        await expect(mark).to_have_text("✓✓ Read")
+        assert await heard() == ["Delivered", "Read"]
+        await mira.ask("send", "sent", text="Thanks")
+        zoe = await it.agent("a-2", name="Zoe", open="c-42")
+        await zoe.ask("send", "sent", customer="c-42", text="Good bye")
+        await expect(at.messages()).to_have_count(8)
+        assert await heard() == ["Mira: Thanks", "Zoe: Good bye\nSent"]
+        await at.write("x" * 101)
+        await expect(at.messages().last.get_by_text("Not sent")).to_be_visible()
+        assert await heard() == ["Not sent: text: 101 characters, at most 100 are allowed"]
+
+
 async def test_the_keys_that_compose_a_word_do_nothing_else(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         for sub in ("c-1", "c-2"):

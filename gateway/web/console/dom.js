@@ -50,6 +50,11 @@ export function ask(dialog) {
   });
 }
 
+/** To a live region; a screen reader reads what is written again, also if it is the same. */
+export function tell(region, text) {
+  if (region.textContent !== text) region.textContent = text;
+}
+
 export function initials(name) {
   const parts = name.trim().split(/[\s._-]+/).filter(Boolean);
   return [...(parts[0] ?? "?")][0].toUpperCase() + ([...(parts[1] ?? "")][0] ?? "").toUpperCase();

@@ -5,7 +5,7 @@
 
 import { Connection, ConnectionEnded, claimsOf } from "../connection.js";
 import { Desktop } from "./desktop.js";
-import { $, ask, tab } from "./dom.js";
+import { $, ask, tab, tell } from "./dom.js";
 import { InboxView } from "./inbox.js";
 import { listenForKeys } from "./keys.js";
 import { Panel } from "./panel.js";
@@ -133,8 +133,7 @@ class Console {
   #changed(phase, { code } = {}) {
     const away = phase !== "connected";
     document.body.classList.toggle("away", away);
-    $("link").textContent = away
-      ? "Connecting… what you write is kept, and sent when the gateway is back." : "";
+    tell($("link"), away ? "Connecting… what you write is kept, and sent when the gateway is back." : "");
     if (away) this.#fresh.clear();
     if (away) this.#coming = null;
     if (code === 4002) {

@@ -1,7 +1,7 @@
 /** One conversation: its messages with their marks, its past on scrolling up, and the composer. */
 
 import { composes, linked, Newest } from "../elements.js";
-import { $, ask, avatar, browser, day, h, place, time } from "./dom.js";
+import { $, ask, avatar, browser, day, h, place, tell, time } from "./dom.js";
 import { REPLIES, filled, fittingReplies, readReplies } from "./state.js";
 
 const LINES = "ringback console replies";
@@ -22,6 +22,7 @@ export class ThreadView {
   #choice = 0;
   #refused = false; // the replies that fit the draft were closed: it is meant as it stands
   #newest = new Newest($("scroll"));
+  #told = null; // {newest, answer, mark, failed}: what a screen reader knows of the thread, once it is here
 
   constructor(actions) {
     this.#actions = actions;
@@ -60,7 +61,9 @@ export class ThreadView {
     this.#notTyping();
     this.#thread = thread;
     this.#rows.clear();
+    this.#told = null;
     $("messages").replaceChildren();
+    tell($("said"), "");
     $("nothing").hidden = true;
     $("conversation").hidden = false;
     this.problem = "";
@@ -90,14 +93,33 @@ export class ThreadView {
     const stick = this.#stick || this.atEnd;
     if (stick) this.#place(thread);
     else this.#newest.still(() => this.#place(thread));
-    $("past").textContent = thread.problem ?? (!thread.loaded ? "Loading…" : thread.more
-      ? "Scroll up for more" : thread.messages.length ? "The conversation begins here" : "Nothing has been said yet");
+    tell($("past"), thread.problem ?? (!thread.loaded ? "Loading…" : thread.more
+      ? "Scroll up for more" : thread.messages.length ? "The conversation begins here" : "Nothing has been said yet"));
     if (stick) this.#newest.show();
     this.#stick = !thread.loaded;
     this.#older();
     const typing = thread.typing && Date.now() - thread.typing < TYPING_ENDS;
-    $("typing").textContent = typing ? `${entry?.name || "The customer"} is writing…` : "";
+    tell($("typing"), typing ? `${entry?.name || "The customer"} is writing…` : "");
     if (typing) setTimeout(() => this.show(thread, entry), TYPING_ENDS);
+    if (thread.loaded) this.#tell(thread);
+  }
+
+  /** A screen reader is told what is new, once: who wrote what, what was not sent, how far the newest answer came. */
+  #tell(thread) {
+    const before = this.#told;
+    const { newest, messages } = thread;
+    const answer = messages.findLast((message) => thread.mark(message));
+    const mark = answer && said(thread.mark(answer));
+    const failed = thread.pending.filter((send) => send.failed);
+    this.#told = { newest, answer, mark, failed };
+    if (before === null) return;
+    const written = messages.filter(({ seq, ref }) => seq > before.newest && !this.#rows.has(ref)); // what was sent here is known
+    const news = [
+      ...written.map((message) => `${this.#author(message)}: ${message.text}`),
+      ...failed.filter((send) => !before.failed.includes(send)).map(notSent),
+      ...(answer === before.answer && mark === before.mark ? [] : [mark]),
+    ];
+    if (news.length) $("said").textContent = news.join("\n");
   }
 
   // Messages
@@ -120,7 +142,7 @@ export class ThreadView {
   #message(message, mark, follows) {
     const { from, text, at, kind, seq } = message;
     const ours = from.role !== "customer";
-    const author = from.name ?? (ours ? from.id : this.#name || from.id);
+    const author = this.#author(message);
     return h("li", { className: `message ${ours ? "ours" : "theirs"} ${kind}${follows ? " follows" : ""}`, "data-seq": seq },
       ours ? null : avatar(author, false),
       h("div", { className: "bubble" },
@@ -131,21 +153,26 @@ export class ThreadView {
         mark === null ? null : this.#mark(seq, mark)));
   }
 
-  #mark(seq, { state, label, detail }) {
-    const said = detail ? `${label}, ${detail}` : label;
-    const button = h("button", { type: "button", className: `mark ${state}`, title: "Why?", "aria-label": `${said}: why?` },
-      h("span", { "aria-hidden": "true" }, `${SIGNS[state]} ${said}`));
+  #author({ from }) {
+    return from.name ?? (from.role === "customer" && this.#name ? this.#name : from.id);
+  }
+
+  #mark(seq, mark) {
+    const { state } = mark;
+    const button = h("button", { type: "button", className: `mark ${state}`, title: "Why?", "aria-label": `${said(mark)}: why?` },
+      h("span", { "aria-hidden": "true" }, `${SIGNS[state]} ${said(mark)}`));
     button.addEventListener("click", () => this.#actions.why(seq));
     return button;
   }
 
-  #pending({ ref, text, failed }) {
+  #pending(send) {
+    const { ref, text, failed } = send;
     return this.#row(ref, failed ?? "", () => {
       const buttons = failed ? [this.#button("Try again", () => this.#actions.again(ref)),
         this.#button("Edit", () => this.#actions.edit(ref))] : [];
       return h("li", { className: "message ours pending" },
         h("div", { className: "bubble" }, h("p", { className: "text", dir: "auto" }, ...linked(text))),
-        h("p", { className: failed ? "meta error" : "meta" }, failed ? `Not sent: ${failed} ` : "Waiting to be sent…", ...buttons));
+        h("p", { className: failed ? "meta error" : "meta" }, failed ? `${notSent(send)} ` : "Waiting to be sent…", ...buttons));
     });
   }
 
@@ -298,4 +325,12 @@ export class ThreadView {
     if ((await ask($("editing"))) === "save") browser.setItem(LINES, $("lines").value);
     return this.focus();
   }
+}
+
+function said({ label, detail }) {
+  return detail ? `${label}, ${detail}` : label;
+}
+
+function notSent({ failed }) {
+  return `Not sent: ${failed}`;
 }
