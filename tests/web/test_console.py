@@ -343,6 +343,23 @@ async def test_what_became_of_a_message_is_known_after_a_reload(tmp_path: Path) 
         await expect(mark).to_have_text("! Not delivered, no device")
 
 
+async def test_what_became_of_every_message_is_known_however_many_and_however_old(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, delivery=QUICK) as (it, at):
+        await it.register()
+        for number in range(70):
+            seq = await it.write(text=f"Offer {number}")
+        await it.settled(seq, "pushed")
+        await at.sign_in()
+        await at.page.locator("[data-filter=all]").click()
+        await at.open()
+        marks = at.page.locator(".message.ours .mark")
+        await expect(marks).to_have_text(["↗ Pushed"] * 50)
+        await at.page.locator("#scroll").evaluate("(it) => it.scrollTo(0, 0)")
+        await expect(marks).to_have_text(["↗ Pushed"] * 70)
+
+
 async def test_the_inbox_has_the_unanswered_first_and_its_filters(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await at.sign_in()

@@ -15,7 +15,6 @@ import { ThreadView } from "./thread.js";
 const TOKEN = "ringback console token";
 const PAGE = 100; // conversations a page
 const ACK_WITHIN = 200; // ms in which what came is acknowledged together
-const UNTOLD = 10; // messages whose outcome is asked for when a thread is opened
 const TITLE = document.title;
 const ENDED = {
   1000: "",
@@ -319,7 +318,10 @@ class Console {
     const thread = this.#threads.get(customer);
     const before = thread.messages[0]?.seq;
     const told = await this.#request({ type: "history", customer, before, limit: 50 });
-    if (told.type === "history") thread.past(told);
+    if (told.type === "history") {
+      thread.past(told);
+      this.#untold(thread, before);
+    }
     if (customer === this.#selected) this.#showThread();
   }
 
@@ -419,13 +421,14 @@ class Console {
     if (customer === this.#selected) this.#showThread();
   }
 
-  async #untold(thread) {
-    for (const { seq } of thread.untold(UNTOLD)) {
+  /** What became of the messages that came without saying so, those in sight first. */
+  async #untold(thread, before) {
+    for (const { seq } of thread.untold(before)) {
       const told = await this.#deliveries(thread.customer, seq);
       if (told.problem) return;
       thread.deliveries(told);
+      if (thread.customer === this.#selected) this.#showThread();
     }
-    if (thread.customer === this.#selected) this.#showThread();
   }
 
   /** The last push is that of the newest message that has one. */

@@ -227,10 +227,9 @@ export class Thread {
     return { state, label: LABELS[state], detail };
   }
 
-  /** The newest messages whose outcome may have come while nobody here was told. */
-  untold(most) {
-    const open = this.messages.filter((message) => this.mark(message)?.state === "sent");
-    return open.slice(-most);
+  /** The messages before `before` whose outcome may have come while nobody here was told, the newest first. */
+  untold(before = Infinity) {
+    return this.messages.filter((message) => message.seq < before && this.mark(message)?.state === "sent").reverse();
   }
 
   #tell(seq, told) {
