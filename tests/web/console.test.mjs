@@ -196,7 +196,7 @@ test("what was opened late is asked for, and marked as the answer says", () => {
   assert.deepEqual(thread.untold(5).map(({ seq }) => seq), [3, 2]);
   thread.deliveries({ seq: 5, outcome: "expired", events: [{ event: "committed", route: "none" }] });
   assert.equal(thread.mark(thread.messages.at(-1)).label, "Expired");
-  assert.deepEqual(thread.untold().map(({ seq }) => seq), [3, 2]);
+  assert.deepEqual(thread.untold().map(({ seq }) => seq), [5, 3, 2]); // one that has expired may still be pushed
   assert.equal(thread.mark(thread.messages[0]).label, "Delivered");
 });
 

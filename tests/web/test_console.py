@@ -360,6 +360,26 @@ async def test_what_became_of_every_message_is_known_however_many_and_however_ol
         await expect(marks).to_have_text(["↗ Pushed"] * 70)
 
 
+async def test_what_was_not_delivered_and_was_pushed_while_the_console_was_away_is_pushed(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, delivery=QUICK) as (it, at):
+        sockets = await switchable(at)
+        mira = await customer(it)
+        await mira.send("bye")
+        await at.sign_in()
+        await at.open()
+        await at.write("No phone of yours")
+        mark = at.page.locator(".message.ours .mark")
+        await expect(mark).to_have_text("! Not delivered, no device")
+        await sockets.cut()
+        await it.register()
+        await it.settled(2, "pushed")
+        sockets.up = True
+        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await expect(mark).to_have_text("↗ Pushed")
+
+
 async def test_the_inbox_has_the_unanswered_first_and_its_filters(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await at.sign_in()

@@ -123,6 +123,7 @@ export function isNews(before, entry) {
 // Threads
 
 const RANK = { sent: 0, undeliverable: 1, expired: 1, pushed: 1, delivered: 2, read: 3 };
+const OPEN = new Set(["sent", "expired", "undeliverable"]); // it may still be delivered, or pushed
 const LABELS = {
   sent: "Sent", pushed: "Pushed", delivered: "Delivered", read: "Read", expired: "Expired",
   undeliverable: "Not delivered",
@@ -229,7 +230,7 @@ export class Thread {
 
   /** The messages before `before` whose outcome may have come while nobody here was told, the newest first. */
   untold(before = Infinity) {
-    return this.messages.filter((message) => message.seq < before && this.mark(message)?.state === "sent").reverse();
+    return this.messages.filter((message) => message.seq < before && OPEN.has(this.mark(message)?.state)).reverse();
   }
 
   #tell(seq, told) {
