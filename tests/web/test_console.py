@@ -966,6 +966,23 @@ async def test_the_chosen_conversation_is_in_sight_and_a_filter_begins_at_its_to
         await expect(rows.first).to_be_in_viewport()
 
 
+async def test_what_is_chosen_is_seen_where_the_system_forces_its_colours(tmp_path: Path) -> None:
+    looks = """(all) => all.map((it) => {
+      const { backgroundColor, borderInlineStartWidth } = getComputedStyle(it);
+      return `${backgroundColor.match(/\\d+/g).slice(0, 3)} ${borderInlineStartWidth}`;
+    })"""
+    async with scene(tmp_path, forced_colors="active") as (it, at):
+        for sub in ("c-1", "c-2", "c-3"):
+            await customer(it, sub)
+        await at.sign_in()
+        await at.page.locator("[data-filter=all]").click()
+        await at.open("c-3")
+        await at.page.keyboard.type("/")
+        for choice in ("[data-filter]", "#replies li", "#list .row"):
+            seen = await at.page.locator(choice).evaluate_all(looks)
+            assert sorted(map(seen.count, set(seen))) == [1, len(seen) - 1], (choice, seen)
+
+
 async def test_on_a_mac_what_option_writes_is_written_and_control_makes_it_a_shortcut(
     tmp_path: Path,
 ) -> None:
