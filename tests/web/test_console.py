@@ -1182,10 +1182,40 @@ async def test_the_desktop_is_told_of_what_came_while_there_was_no_connection(
         assert sorted(told) == [["Anna", "for the first time"], ["Jonas", "meanwhile"]]
 
 
+async def test_where_a_page_may_show_no_notification_none_is_offered_and_nothing_breaks(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        await at.page.add_init_script(ON_A_PHONE)
+        sockets = await switchable(at)
+        await at.sign_in()
+        await expect(at.page.locator("#list-state")).to_contain_text("All quiet")
+        await expect(at.page.locator("#bell")).to_be_hidden()
+        await at.page.evaluate("Notification.permission = 'granted'")  # of an earlier visit
+        await at.page.evaluate("localStorage['ringback console notifications'] = 'yes'")
+        await customer(it, "c-1", name="Mira")
+        await at.row("c-1").wait_for()
+        await sockets.cut()
+        await customer(it, "c-2", name="Anna")
+        sockets.up = True
+        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await at.row("c-2").wait_for()
+
+
 NOTIFICATIONS = """window.told = []; window.Notification = class extends EventTarget {
   static permission = "default";
   static async requestPermission() { return (this.permission = "granted"); }
-  constructor(title, {body}) { super(); told.push([title, body]); } };"""
+  constructor(title, {body} = {}) {
+    super();
+    if (Notification.permission === "granted") told.push([title, body]);
+  }
+};"""
+
+ON_A_PHONE = """window.Notification = class {
+  static permission = "default";
+  static async requestPermission() { return (this.permission = "granted"); }
+  constructor() { throw new TypeError("Illegal constructor"); }
+};"""  # as Chromium on Android has it
 
 
 async def bell(at: Desk) -> None:
