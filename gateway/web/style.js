@@ -12,8 +12,6 @@ const CSS = `
   --alarm: var(--ringback-alarm, light-dark(#b3261e, #ff9d94));
   --radius: var(--ringback-radius, 18px);
   color-scheme: light dark;
-  font: 15px/1.45 var(--ringback-font, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif);
-  color: var(--text);
 }
 :host([theme=light]) { color-scheme: light; }
 :host([theme=dark]) { color-scheme: dark; }
@@ -43,6 +41,9 @@ svg { width: 24px; height: 24px; fill: currentColor; flex: none; }
   text-align: center; color: #fff; background: #c4281f; box-shadow: 0 0 0 2px var(--ground);
 }
 .panel {
+  all: initial; color-scheme: inherit; visibility: inherit; -webkit-locale: inherit;
+  font: 15px/1.45 var(--ringback-font, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif);
+  color: var(--text); box-sizing: border-box;
   position: fixed; inset-block-end: calc(var(--ringback-bottom, 20px) + 76px);
   inset-inline-end: var(--ringback-side, 20px); z-index: var(--ringback-layer, 2147483000);
   display: flex; flex-direction: column; width: min(392px, calc(100vw - 40px));

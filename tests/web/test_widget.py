@@ -576,6 +576,33 @@ async def test_the_newest_message_stays_in_sight_when_the_page_changes_its_size(
             await expect(texts(page).last).to_be_in_viewport(ratio=1)
 
 
+async def test_what_a_page_says_of_all_its_texts_is_not_said_of_those_in_the_chat(
+    tmp_path: Path,
+) -> None:
+    looks = """(it) => {
+      const kept = ["color", "fontFamily", "fontSize", "fontWeight", "letterSpacing", "lineHeight",
+        "textAlign", "textIndent", "textTransform", "whiteSpace", "webkitLocale"];
+      const style = getComputedStyle(it);
+      return kept.map((name) => `${name}: ${style[name]}`);
+    }"""
+    hostile = """(css) => {
+      const sheet = new CSSStyleSheet();
+      sheet.replaceSync(css);
+      document.adoptedStyleSheets = [sheet];
+    }"""
+    css = """* { color: red; font: italic 700 9px/1 cursive; letter-spacing: 4px;
+      text-align: center; text-indent: 9px; text-transform: uppercase; white-space: nowrap }"""
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        agent = await stage.it.agent(open="c-42", name="Ada")
+        await agent.ask("send", "sent", customer="c-42", text="One moment.")
+        shown = [page.locator(f"ringback-chat {it}") for it in (".text", ".author", ".live", "h2")]
+        before = [await it.evaluate(looks) for it in shown]
+        assert 'webkitLocale: "en"' in before[0]
+        await page.evaluate(hostile, css)
+        assert [await it.evaluate(looks) for it in shown] == before
+
+
 async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         page = await stage.visit.page()
