@@ -114,7 +114,7 @@ li.day, li.system { align-self: center; align-items: center; max-width: 92%; mar
 .problem:not(:empty) { padding: 6px 20px; font-size: 13px; color: var(--alarm); }
 form { display: flex; align-items: flex-end; gap: 8px; padding: 10px 12px 12px; border-top: 1px solid var(--line); }
 textarea {
-  flex: 1; min-height: 44px; max-height: 140px; padding: 10px 14px; resize: none; font: inherit;
+  flex: 1; min-height: 44px; max-height: 30dvh; padding: 10px 14px; resize: none; font: inherit;
   font-size: 16px; line-height: 1.4; color: inherit; background: var(--raised);
   border: 1px solid transparent; border-radius: 22px;
 }
@@ -126,7 +126,7 @@ textarea:focus-visible { outline-offset: 0; }
 :host([inline]) { display: block; height: 100%; min-height: 320px; }
 :host([inline]) .panel { position: static; width: 100%; height: 100%; min-height: inherit; animation: none; box-shadow: none; }
 :host([inline]) .launcher, :host([inline]) .close { display: none; }
-@media (max-width: 480px) {
+@media (max-width: 480px), (max-height: 480px) {
   :host([open]:not([inline])) .panel { inset: 0; width: 100%; height: 100dvh; border: 0; border-radius: 0; }
   :host([open]) .launcher { display: none; }
   form { padding-bottom: max(12px, env(safe-area-inset-bottom)); }

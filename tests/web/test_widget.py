@@ -603,6 +603,20 @@ async def test_what_a_page_says_of_all_its_texts_is_not_said_of_those_in_the_cha
         assert [await it.evaluate(looks) for it in shown] == before
 
 
+async def test_a_long_draft_leaves_room_for_the_chat_on_a_page_that_is_low(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        for width, height in ((667, 331), (640, 256), (320, 256), (568, 232)):
+            await page.set_viewport_size({"width": width, "height": height})
+            await field(page).fill("word " * 200)
+            for part in ("Close chat", "Send"):
+                button = page.get_by_role("dialog").get_by_role("button", name=part)
+                await expect(button).to_be_in_viewport(ratio=1)
+            thread = await page.get_by_role("region", name="Messages").bounding_box()
+            assert thread is not None
+            assert thread["height"] > 60, (width, height)
+
+
 async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         page = await stage.visit.page()
