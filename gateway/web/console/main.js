@@ -15,6 +15,7 @@ import { ThreadView } from "./thread.js";
 const TOKEN = "ringback console token";
 const PAGE = 100; // conversations a page
 const ACK_WITHIN = 200; // ms in which what came is acknowledged together
+const UNTOLD = 10; // messages whose outcomes are asked for, and shown, at once
 const TITLE = document.title;
 const ENDED = {
   1000: "",
@@ -423,10 +424,12 @@ class Console {
 
   /** What became of the messages that came without saying so, those in sight first. */
   async #untold(thread, before) {
-    for (const { seq } of thread.untold(before)) {
-      const told = await this.#deliveries(thread.customer, seq);
-      if (told.problem) return;
-      thread.deliveries(told);
+    const untold = thread.untold(before);
+    while (untold.length) {
+      const some = untold.splice(0, UNTOLD).map(({ seq }) => this.#deliveries(thread.customer, seq));
+      const told = await Promise.all(some);
+      if (told.some(({ problem }) => problem)) return;
+      for (const one of told) thread.deliveries(one);
       if (thread.customer === this.#selected) this.#showThread();
     }
   }
