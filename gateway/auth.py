@@ -400,8 +400,11 @@ def _role(claims: _Claims) -> Role:
 
 
 def _name(claims: _Claims) -> str | None:
-    """An empty or null display name is none."""
-    return _text(claims, "name") if claims.get("name") not in (None, "") else None
+    """A display name that is empty, blank or null is none."""
+    if claims.get("name") in (None, ""):
+        return None
+    name = _text(claims, "name")
+    return None if name.isspace() else name
 
 
 def _text(claims: _Claims, name: str) -> str:
