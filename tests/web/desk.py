@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page
 
+from gateway.clock import Clock
 from gateway.protocol import Role
 from tests.running import Running
 from tests.web.pages import NETWORK, VIOLATIONS
@@ -69,3 +70,17 @@ async def desk(browser: Browser, it: Running, **options: Any) -> AsyncIterator[D
         await at.check()
     finally:
         await context.close()
+
+
+@contextmanager
+def earlier(it: Running, *, days: float) -> Iterator[None]:
+    """The gateway dates what is done within so long ago."""
+    clock = it.gateway.core.clock
+    assert isinstance(clock, Clock)
+    clock._offset -= days * 86_400
+    it.gateway.core.context.quiet_until = 0.0  # the start was long ago, too
+    it.gateway.core.book.alarms.floor = 0.0
+    try:
+        yield
+    finally:
+        clock._offset += days * 86_400

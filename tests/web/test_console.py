@@ -8,6 +8,7 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from examples.stage import free_ports
 from gateway.protocol import Role
 from tests.faults.process import process
 from tests.running import PATIENT, QUICK, Running, Wire, backend, running
-from tests.web.desk import Desk, desk
+from tests.web.desk import Desk, desk, earlier
 from tests.web.pages import NO_STORAGE, chromium
 from tests.web.test_widget import PLACE
 
@@ -303,6 +304,32 @@ async def test_a_push_is_marked_and_the_timeline_says_why(tmp_path: Path) -> Non
         await at.page.keyboard.press("Escape")
         await expect(panel).to_be_hidden()
         await expect(at.page.locator("#draft")).to_be_focused()
+
+
+async def test_what_was_long_ago_says_the_day_and_the_year(tmp_path: Path) -> None:
+    async with scene(tmp_path, delivery=QUICK, timezone_id="UTC", locale="en-GB") as (it, at):
+        midnight = 400 + time.time() % 86_400 / 86_400
+        with earlier(it, days=midnight + 0.05):
+            seq = await it.write(text="Your parcel is on its way")
+            await it.settled(seq, "undeliverable")
+            then = (await it.outcome(seq))["events"][0]["at"]
+        with earlier(it, days=midnight - 0.05):
+            await it.register()
+            told = await it.settled(seq, "pushed")
+        day = date.fromisoformat(then[:10])
+        await at.sign_in()
+        await at.page.locator("[data-filter=all]").click()
+        await at.open()
+        heading = f"{day:%A}{day.day}{day:%B%Y}"
+        shown = await at.page.locator(".day").inner_text()
+        assert shown.replace(",", "").replace(" ", "") == heading
+        await at.page.locator(".mark").click()
+        times = await at.page.locator(".timeline time").all_inner_texts()
+        days = [event["at"][:10] for event in told["events"]]
+        assert [text[:10] for text in times if " " in text] == sorted(set(days))
+        await at.page.keyboard.press("Alt+i")
+        panel = at.page.locator("#panel")
+        await expect(panel).to_contain_text(f"accepted, {day + timedelta(days=1):%A}")
 
 
 async def test_an_answer_that_comes_late_is_not_shown_as_anothers(tmp_path: Path) -> None:

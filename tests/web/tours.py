@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from playwright.async_api import Page, Route, expect
 from gateway.clock import Clock
 from gateway.protocol import Role
 from tests.running import PATIENCE, QUICK, Running, Wire
+from tests.web.desk import earlier
 from tests.web.test_console import customer
 from tests.web.test_console import scene as console_scene
 from tests.web.test_demo_page import ask, played, say, turn
@@ -57,20 +58,6 @@ const slow = setTimeout;
 window.setTimeout = (run, ms) => slow(run, ms / 40);
 """
 HELD = 2.0  # seconds of ours for which the page's next look waits for the gateway's time to pass
-
-
-@contextmanager
-def earlier(it: Running, *, days: float) -> Iterator[None]:
-    """The gateway dates what is done within so long ago."""
-    clock = it.gateway.core.clock
-    assert isinstance(clock, Clock)
-    clock._offset -= days * 86_400
-    it.gateway.core.context.quiet_until = 0.0  # the start was long ago, too
-    it.gateway.core.book.alarms.floor = 0.0
-    try:
-        yield
-    finally:
-        clock._offset += days * 86_400
 
 
 async def colleague(it: Running) -> Wire:

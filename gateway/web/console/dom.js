@@ -67,12 +67,12 @@ export function avatar(name, inChat) {
 }
 
 const TIME = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
-const DAY = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
+const DAY = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 
 export const time = (at) => TIME.format(new Date(at));
 
-/** As the sentences of the timeline say times: UTC, to the millisecond. */
-export const exact = (at) => at.slice(11, 23);
+/** As the sentences of the timeline say times: UTC, to the millisecond, with the date if it is another than `beside`'s. */
+export const exact = (at, beside = "") => (at.slice(0, 10) === beside.slice(0, 10) ? "" : `${at.slice(0, 10)} `) + at.slice(11, 23);
 
 export function day(at, now = new Date()) {
   const days = Math.round((midnight(now) - midnight(new Date(at))) / 86_400_000);

@@ -1,6 +1,6 @@
 /** Beside the thread: the customer, or why a message went the way it went. */
 
-import { $, avatar, exact, h, time } from "./dom.js";
+import { $, avatar, day, exact, h, time } from "./dom.js";
 import { words } from "./state.js";
 
 export class Panel {
@@ -60,7 +60,7 @@ export class Panel {
         ["Unread", facts.unread ?? "–"],
         ["Conversation", facts.live ? "live" : "ended"],
         ["Messages", facts.seq === undefined ? "–" : Math.max(facts.seq, thread.newest)],
-        ["Last push", push ? `${words(push.verdict)}, ${time(push.at)}` : thread.askedForPush ? "none lately" : "…"],
+        ["Last push", push ? `${words(push.verdict)}, ${day(push.at)} ${time(push.at)}` : thread.askedForPush ? "none lately" : "…"],
       ]),
       h("p", { className: "muted" }, "The mark below each message says what became of it; choose it to see why."));
   }
@@ -83,8 +83,8 @@ export class Panel {
       $("panel-body").replaceChildren(quote,
         ...told.summary.map((line) => h("p", { className: "summary" }, unbroken(line))),
         h("h3", {}, "What happened, in UTC"),
-        h("ol", { className: "timeline" }, told.events.map((event) => h("li", { className: [event.event, event.verdict ?? event.outcome].join(" ") },
-          h("p", {}, h("b", {}, words(event.event)), " ", h("time", { dateTime: event.at }, exact(event.at))),
+        h("ol", { className: "timeline" }, told.events.map((event, i) => h("li", { className: [event.event, event.verdict ?? event.outcome].join(" ") },
+          h("p", {}, h("b", {}, words(event.event)), " ", h("time", { dateTime: event.at }, exact(event.at, told.events[i - 1]?.at))),
           h("p", {}, event.words)))));
     }
   }
