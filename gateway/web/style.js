@@ -131,6 +131,7 @@ textarea:focus-visible { outline-offset: 0; }
   :host([open]) .launcher { display: none; }
   form { padding-bottom: max(12px, env(safe-area-inset-bottom)); }
 }
+@media print { :host(:not([inline])) { display: none } }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 @media (forced-colors: active) { .text, .launcher, .send, .down, textarea { border: 1px solid; } }
 `;

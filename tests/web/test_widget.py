@@ -617,6 +617,16 @@ async def test_a_long_draft_leaves_room_for_the_chat_on_a_page_that_is_low(tmp_p
             assert thread["height"] > 60, (width, height)
 
 
+async def test_a_page_that_is_printed_has_no_chat_over_it(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await page.emulate_media(media="print")
+        await expect(launcher(page)).to_be_hidden()
+        await expect(page.get_by_role("dialog")).to_be_hidden()
+        await page.evaluate(f"{CHAT}.setAttribute('inline', '')")  # a part of the page
+        await expect(page.get_by_role("dialog")).to_be_visible()
+
+
 async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         page = await stage.visit.page()
