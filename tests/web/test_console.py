@@ -644,6 +644,57 @@ async def test_a_killed_gateway_costs_neither_a_draft_nor_a_message_nor_doubles_
             assert [m["text"] for m in told["messages"]] == ["hi", "before", "meanwhile"]
 
 
+async def test_who_is_in_chat_is_not_said_while_the_console_cannot_know(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        sockets = await switchable(at)
+        await at.sign_in()
+        mira = await customer(it)
+        await at.open()
+        await at.page.keyboard.press("Alt+i")
+        presence, panel = at.page.locator("#presence"), at.page.locator("#panel")
+        await mira.send("typing", on=True)
+        await expect(at.page.locator("#typing")).to_have_text("Mira is writing…")
+        await expect(presence).to_have_text("In chat now · live")
+        green = await dot(at)
+        await sockets.cut()
+        await expect(at.page.locator("#link")).to_contain_text("what you see may be old")
+        await expect(presence).to_have_text("In chat? Not known just now · live")
+        await expect(panel).not_to_contain_text("on screen now")
+        await expect(at.page.locator("#typing")).to_be_empty()
+        assert await dot(at) != green
+        sockets.up = True
+        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await expect(presence).to_have_text("In chat now · live")
+        await expect(panel).to_contain_text("on screen now")
+        assert await dot(at) == green
+
+
+async def dot(at: Desk) -> str:
+    """The colour that says whether the customer is in chat."""
+    colour = "(it) => getComputedStyle(it).backgroundColor"
+    told: str = await at.row().locator(".dot").evaluate(colour)
+    return told
+
+
+async def test_a_network_that_is_gone_is_noticed_when_the_system_says_so(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        through = True
+
+        async def arrive(socket: WebSocketRoute) -> None:
+            server = socket.connect_to_server()
+            socket.on_message(lambda data: server.send(data) if through else None)
+            server.on_message(lambda data: socket.send(data) if through else None)
+
+        await at.page.route_web_socket("**/v1/agent", arrive)
+        await at.page.reload()
+        await at.sign_in()
+        await customer(it)
+        await at.open()
+        through = False
+        await at.page.evaluate("dispatchEvent(new Event('offline'))")
+        await expect(at.page.locator("#link")).to_contain_text("is kept", timeout=10_000)
+
+
 async def test_what_others_ended_meanwhile_waits_no_more_and_stays_chosen_with_its_draft(
     tmp_path: Path,
 ) -> None:

@@ -133,9 +133,14 @@ class Console {
   #changed(phase, { code } = {}) {
     const away = phase !== "connected";
     document.body.classList.toggle("away", away);
-    tell($("link"), away ? "Connecting… what you write is kept, and sent when the gateway is back." : "");
-    if (away) this.#fresh.clear();
-    if (away) this.#coming = null;
+    tell($("link"), away ? "Connecting… what you see may be old; what you write is kept, and sent when the gateway is back." : "");
+    this.thread.away = this.panel.away = away;
+    if (away) {
+      this.#fresh.clear();
+      this.#coming = null;
+      for (const thread of this.#threads.values()) thread.typing = null;
+    }
+    this.#showThread();
     if (code === 4002) {
       this.#expired = true;
       this.#connection.stop();
@@ -486,7 +491,7 @@ class Console {
     $("end").addEventListener("click", () => this.#end());
     $("details").addEventListener("click", () => this.#togglePanel());
     $("help-button").addEventListener("click", () => $("help").showModal());
-    addEventListener("online", () => this.#connection?.nudge());
+    for (const type of ["online", "offline"]) addEventListener(type, () => this.#connection?.nudge()); // is the socket dead, then?
     addEventListener("focus", () => this.#seen());
     document.addEventListener("visibilitychange", () => this.#connection?.nudge());
     const listed = () => this.inbox.listed;

@@ -4,6 +4,7 @@ import { $, avatar, day, exact, h, time } from "./dom.js";
 import { words } from "./state.js";
 
 export class Panel {
+  away = false; // the connection is: who is in chat is not known
   #customer = null;
   #why = null; // {message, told}; null shows the customer
 
@@ -54,8 +55,8 @@ export class Panel {
       h("div", { className: "person" }, avatar(name, facts.in_chat), h("p", { className: "big", dir: "auto" }, name),
         h("p", { className: "muted id" }, thread.customer)),
       list([
-        ["Chat", facts.in_chat ? "on screen now" : "not on screen"],
-        ...(facts.sessions === undefined ? [] : [["Sessions", facts.sessions]]),
+        ["Chat", this.away ? "not known just now" : facts.in_chat ? "on screen now" : "not on screen"],
+        ...(this.away || facts.sessions === undefined ? [] : [["Sessions", facts.sessions]]),
         ["Devices", facts.devices === 0 ? "none: cannot be rung" : facts.devices ?? "–"],
         ["Unread", facts.unread ?? "–"],
         ["Conversation", facts.live ? "live" : "ended"],

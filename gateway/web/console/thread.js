@@ -22,6 +22,7 @@ export class ThreadView {
   #choice = 0;
   #refused = false; // the replies that fit the draft were closed: it is meant as it stands
   #newest = new Newest($("scroll"));
+  away = false; // the connection is: who is in chat is not known
   #told = null; // {newest, answer, mark, failed}: what a screen reader knows of the thread, once it is here
 
   constructor(actions) {
@@ -86,9 +87,10 @@ export class ThreadView {
     this.#name = entry?.name ?? "";
     $("name").textContent = entry?.name || thread.customer;
     const { in_chat, live } = { ...entry, ...thread.facts };
+    const presence = this.away ? "In chat? Not known just now" : in_chat ? "In chat now" : "Not in chat";
     $("presence").replaceChildren(
       h("i", { className: in_chat ? "dot on" : "dot", "aria-hidden": "true" }),
-      `${in_chat ? "In chat now" : "Not in chat"} · ${live ? "live" : "ended"}`);
+      `${presence} · ${live ? "live" : "ended"}`);
     $("end").disabled = !live;
     const stick = this.#stick || this.atEnd;
     if (stick) this.#place(thread);
