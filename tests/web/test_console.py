@@ -8,7 +8,7 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,18 @@ async def test_whose_clock_is_wrong_signs_in_all_the_same(tmp_path: Path) -> Non
         await customer(it)
         await at.sign_in()
         await expect(at.row()).to_be_visible()
+
+
+async def test_whose_clock_is_wrong_is_told_how_long_customers_wait_by_the_gateways(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        await at.page.clock.set_fixed_time(datetime.now(UTC) + timedelta(days=2))
+        await customer(it)
+        await at.sign_in()
+        await expect(at.row().locator("time")).to_have_text("now")
+        await at.open()
+        await expect(at.page.locator("#messages .day")).to_have_text("Today")
 
 
 async def test_a_token_stays_in_the_tab_and_out_of_the_address(tmp_path: Path) -> None:

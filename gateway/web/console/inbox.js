@@ -123,7 +123,7 @@ export class InboxView {
   }
 
   #row(entry, selected) {
-    const now = Date.now();
+    const now = this.#actions.now();
     const signature = JSON.stringify([entry, selected, ago(entry.updated_at, now)]);
     const [before, made] = this.#rows.get(entry.customer) ?? [];
     if (before === signature) return made;

@@ -45,6 +45,7 @@ class Console {
       select: (customer) => this.select(customer),
       show: () => this.#showInbox(),
       more: (filter) => this.#coming || this.#page(filter, this.#inbox),
+      now: () => this.#now,
     });
     this.thread = new ThreadView({
       send: (text) => this.#send(text),
@@ -55,6 +56,7 @@ class Console {
       past: () => this.#past(),
       why: (seq) => this.#why(seq),
       seen: () => this.#seen(),
+      now: () => this.#now,
     });
     this.panel = new Panel();
     this.desktop = new Desktop((customer) => this.select(customer));
@@ -62,6 +64,11 @@ class Console {
     const token = tab.getItem(TOKEN);
     if (token) this.signIn(token);
     else this.#ask("");
+  }
+
+  /** By the gateway's clock, which every time here is of; the agent's may be wrong. */
+  get #now() {
+    return this.#connection?.serverNow ?? Date.now();
   }
 
   // Signing in and out

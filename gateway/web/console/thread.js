@@ -128,10 +128,13 @@ export class ThreadView {
 
   *#messages(thread) {
     let before = null;
+    let heading = null;
+    const now = new Date(this.#actions.now());
     for (const message of thread.messages) {
-      const today = day(message.at);
-      if (before === null || day(before.at) !== today) {
+      const today = day(message.at, now);
+      if (heading !== today) {
         yield this.#row(`day ${today}`, "", () => h("li", { className: "day" }, h("span", {}, today)));
+        heading = today;
       }
       const mark = thread.mark(message);
       const follows = before?.from.id === message.from.id && before.from.role === message.from.role
