@@ -419,6 +419,14 @@ async def test_what_was_not_delivered_and_was_pushed_while_the_console_was_away_
         await expect(mark).to_have_text("↗ Pushed")
 
 
+async def test_no_field_is_so_small_that_a_phone_enlarges_the_page_for_it(tmp_path: Path) -> None:
+    size = "(all) => all.map((it) => parseFloat(getComputedStyle(it).fontSize))"
+    async with scene(tmp_path, viewport={"width": 375, "height": 667}) as (_, at):
+        sizes = await at.page.locator("input, textarea").evaluate_all(size)
+        assert len(sizes) == 4
+        assert min(sizes) >= 16
+
+
 async def test_the_inbox_has_the_unanswered_first_and_its_filters(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await at.sign_in()
