@@ -546,6 +546,22 @@ async def test_a_list_that_cannot_be_scrolled_gets_more_by_itself(tmp_path: Path
         await expect(at.page.locator("#list .row")).to_have_count(MORE + 1)
 
 
+async def test_the_page_itself_has_nothing_to_scroll_however_long_a_thread_is(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        for number in range(40):
+            await it.write(text=f"offer {number}")
+            await customer(it, f"d-{number}")
+        await customer(it)
+        await at.sign_in()
+        await at.open()
+        await expect(at.messages()).to_have_count(41)
+        for width, height in ((1280, 720), (375, 667)):
+            await at.page.set_viewport_size({"width": width, "height": height})
+            assert await at.page.evaluate("document.documentElement.scrollHeight") == height
+
+
 async def test_the_past_comes_with_scrolling(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         mira = await customer(it)
