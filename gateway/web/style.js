@@ -69,7 +69,7 @@ h2 { font-size: 17px; line-height: 1.3; font-weight: 650; letter-spacing: -.01em
 .notice button { min-height: 32px; font-weight: 600; color: var(--accent); text-decoration: underline; }
 .middle { position: relative; flex: 1; min-height: 0; display: flex; }
 .thread {
-  flex: 1; overflow-y: auto; overflow-anchor: none; overscroll-behavior: contain;
+  position: relative; flex: 1; overflow-y: auto; overflow-anchor: none; overscroll-behavior: contain;
   padding: 16px 16px 8px; scrollbar-width: thin;
 }
 .thread:focus-visible { outline-offset: -2px; }

@@ -617,6 +617,18 @@ async def test_a_long_draft_leaves_room_for_the_chat_on_a_page_that_is_low(tmp_p
             assert thread["height"] > 60, (width, height)
 
 
+async def test_nothing_but_the_thread_can_be_scrolled_however_long_it_is(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        for number in range(15):
+            await write(page, f"Number {number}")
+        await expect(page.locator("ringback-chat li.own .mark")).to_have_text(["Sent"])
+        await page.locator(".thread").evaluate("(it) => it.scrollTo(0, 0)")
+        panel = page.get_by_role("dialog")
+        await panel.evaluate("(it) => it.scrollTo(0, 1000)")  # as a search for a word would
+        assert await panel.evaluate("(it) => it.scrollTop") == 0
+
+
 async def test_a_page_that_is_printed_has_no_chat_over_it(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         page = await opened(stage)
