@@ -562,6 +562,23 @@ async def test_the_page_itself_has_nothing_to_scroll_however_long_a_thread_is(
             assert await at.page.evaluate("document.documentElement.scrollHeight") == height
 
 
+async def test_a_conversation_is_printed_whole_and_nothing_else(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        for number in range(40):
+            await it.write(text=f"offer {number}")
+        await customer(it)
+        await at.sign_in()
+        await at.open()
+        await expect(at.messages()).to_have_count(41)
+        await at.page.keyboard.press("Alt+i")
+        await at.page.emulate_media(media="print")
+        for gone in ("#bell", "#search", "#draft", "#panel", "#end"):
+            await expect(at.page.locator(gone)).to_be_hidden()
+        cut = "(it) => it.scrollHeight - it.clientHeight"
+        assert await at.page.locator("#scroll").evaluate(cut) == 0
+        await expect(at.page.locator("#name")).to_have_text("Mira")
+
+
 async def test_the_past_comes_with_scrolling(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         mira = await customer(it)
