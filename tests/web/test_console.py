@@ -890,6 +890,17 @@ async def test_a_refused_message_says_why_and_may_be_tried_again(tmp_path: Path)
         await expect(at.messages()).to_have_count(2)
 
 
+async def test_half_of_a_character_keeps_no_message_from_being_sent(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        await at.sign_in()
+        await at.open()
+        half = "(it) => { it.value = 'Thank you \\ud83d'; }"  # as a keyboard leaves of an emoji
+        await at.page.locator("#draft").evaluate(half)
+        await at.page.keyboard.press("Enter")
+        await mira.take("message", text="Thank you \ufffd")
+
+
 async def test_a_refused_message_is_shown_after_a_reload_and_not_sent_by_itself(
     tmp_path: Path,
 ) -> None:

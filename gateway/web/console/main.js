@@ -351,7 +351,7 @@ class Console {
 
   #send(text) {
     const send = { ref: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`,
-      customer: this.#selected, text };
+      customer: this.#selected, text: text.toWellFormed?.() ?? text };
     this.#kept.put(send);
     this.#kept.setDraft(this.#selected, "");
     this.#write(send);
