@@ -68,7 +68,7 @@ export class Newest {
     const seen = rows.filter(([, { bottom }]) => bottom > top);
     change();
     const [row, was] = seen.find(([{ isConnected }]) => isConnected) ?? [];
-    if (row) this.#box.scrollTop += row.getBoundingClientRect().top - was.top;
+    if (row) this.#box.scrollTop += row.getBoundingClientRect().bottom - was.bottom;
   }
 
   /** The box has scrolled; whether somebody did it: a new size scrolls by itself. */

@@ -239,6 +239,21 @@ async def test_messages_go_both_ways_with_typing_and_receipts(tmp_path: Path) ->
         await expect(at.page.locator("#presence")).to_contain_text("Not in chat")
 
 
+async def test_what_is_selected_stays_so_when_a_mark_changes(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        await at.sign_in()
+        await at.open()
+        await at.write("Your code is 4711")
+        told = await mira.take("message", text="Your code is 4711")
+        mark = at.page.locator(".message.ours .mark")
+        await expect(mark).to_have_text("✓ Sent, in chat")
+        await at.messages().last.locator(".text").select_text()
+        await mira.send("ack", seq=told["seq"])
+        await expect(mark).to_have_text("✓✓ Delivered")
+        assert await at.page.evaluate("getSelection().toString()") == "Your code is 4711"
+
+
 async def test_an_agent_who_goes_elsewhere_in_the_middle_of_a_word_writes_there_no_more(
     tmp_path: Path,
 ) -> None:

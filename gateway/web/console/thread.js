@@ -190,10 +190,7 @@ export class ThreadView {
   #row(key, signature, make) {
     const [before, made] = this.#rows.get(key) ?? [];
     if (before === signature) return made;
-    const row = make();
-    const focused = made?.contains(document.activeElement) ? row.querySelector("button") : null;
-    made?.replaceWith(row);
-    focused?.focus();
+    const row = made ? changed(made, make()) : make();
     this.#rows.set(key, [signature, row]);
     return row;
   }
@@ -330,6 +327,16 @@ export class ThreadView {
     if ((await ask($("editing"))) === "save") browser.setItem(LINES, $("lines").value);
     return this.focus();
   }
+}
+
+/** A row as `into` has it; only the parts that differ are touched, and what is selected or has the focus stays so. */
+function changed(row, into) {
+  const focused = row.contains(document.activeElement);
+  const parts = [...into.children];
+  row.className = into.className;
+  [...row.children].forEach((part, i) => part.isEqualNode(parts[i]) || part.replaceWith(parts[i]));
+  if (focused && !row.contains(document.activeElement)) row.querySelector("button")?.focus();
+  return row;
 }
 
 function said({ label, detail }) {
