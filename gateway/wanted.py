@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gateway.delivery import Patience, Reason
 from gateway.wishes import is_unwanted
 from storage import outcomes
-from storage.records import Conversation, Cut, Device, DeviceState, Message
+from storage.records import Conversation, Cut, Device, DeviceState, Message, Outcome
 from storage.transaction import Transaction
 
 
@@ -31,7 +31,8 @@ class Wanted(NamedTuple):
 
 
 def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience | None) -> Wanted:
-    """What the device was not rung for, has not expired, and the customer wants to be rung for.
+    """What the device was not rung for, has not expired or been given up, and the customer wants to
+    be rung for.
 
     `patience` is had in chat, and within a grace. What is due takes the rest along; if what a
     fan-out asked for has expired, there is no reason to ring for what came after it.
@@ -42,7 +43,12 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
         return Wanted()
     if not sees_each(c, tx.now, patience):  # then all was asked for
         return Wanted(newest, c.last)
-    fresh = [m for m in tx.unacked(c) if m.ord > behind and not m.has_expired(tx.now)]
+    given_up = [s for s in c.settled if s.outcome is Outcome.UNDELIVERABLE]
+    fresh = [
+        m
+        for m in tx.unacked(c)
+        if m.ord > behind and not m.has_expired(tx.now) and not any(s.has(m) for s in given_up)
+    ]
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
     if wanted and wanted[0].ord > device.owed_ord:

@@ -11,7 +11,7 @@ from typing import Any
 
 import trustme
 
-from gateway.protocol import timestamp
+from gateway.protocol import Role, timestamp
 from tests.running import PATIENCE, QUICK, Backend, Gate, Running, backend, busy, running, settings
 
 SLOW_PROBES = {"breaker_after": 2, "retry_first": 60.0, "retry_max": 60.0}
@@ -317,6 +317,29 @@ async def test_a_backend_that_is_taken_out_while_running_gives_up_what_waited_fo
                 told = await it.settled(1, "undeliverable", tester)
                 assert told["reason"] == "no_endpoint"
             assert it.backend.calls == []
+
+
+async def test_what_was_given_up_with_its_backend_is_not_rung_for_when_both_are_back(
+    tmp_path: Path,
+) -> None:
+    """Nor when something comes that the customer does not want, which leads back to it."""
+    async with backend() as qa:
+        push = {"backends": {"qa": a_backend(qa, "sandbox")}}
+        async with running(tmp_path, push=push) as it:
+            await it.register("tester", "phone-1", "t-1", environment="sandbox")
+            with_both = it.gateway.config
+            it.gateway.take_up(settings(tmp_path, it.backend.url))
+            told = await it.settled(
+                await it.write("tester", kind="chat"), "undeliverable", "tester"
+            )
+            assert told["reason"] == "no_endpoint"
+            it.gateway.take_up(with_both)
+            path = "/v1/customers/tester/preferences"
+            assert (await it.call("PUT", path, Role.SERVICE, json={"proactive": False}))[0] == 200
+            told = await it.settled(await it.write("tester"), "undeliverable", "tester")
+            assert told["reason"] == "opted_out"
+            await it.settled(await it.write("tester", kind="chat"), "pushed", "tester")
+            assert [call.ring["seq"] for call in qa.calls] == [3]
 
 
 async def test_a_reload_reads_certificates_anew(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def test_a_message_of_a_time_that_is_yet_to_come_is_not_waited_for(
     key = Key("acme", "c-1")
     newest = msgspec.structs.replace(message(1, "chat"), at=at)
     c = Conversation(1, key, last_seq=1, last_ord=1, devices=(device,), newest_counted=newest)
-    tx = Transaction(104.95, {key: c}, Loaded(unacked={key: [newest]}, asked={key}), 2, 2, 1, Vault())
+    loaded = Loaded(unacked={key: [newest]}, asked={key})
+    tx = Transaction(104.95, {key: c}, loaded, 2, 2, 1, Vault())
     wanted = to_ring(tx, c, device, Patience(5.0))
     assert wanted.newest == newest
     assert wanted.due_at == due_at
