@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from aiohttp import web
 from gateway.policies import Policy
 from gateway.protocol import Role, timestamp
 from storage.errors import Unavailable
-from tests.running import PATIENT, Running, Wire, running
+from tests.running import PATIENT, Call, Running, Wire, running
 from tests.test_cli import ringback
 
 WHY = ("why", "--config", "ringback.toml", "--tenant", "acme", "c-42")
@@ -66,18 +67,28 @@ async def after(it: Running, wire: Wire, seq: int) -> dict[str, Any]:
 async def test_another_phone_that_is_rung_later_changes_nothing_of_why_it_was_pushed(
     tmp_path: Path,
 ) -> None:
+    slow = asyncio.Event()
+
+    async def by_phone(call: Call) -> web.StreamResponse:
+        if call.body["deviceToken"] == "token-2":
+            await slow.wait()
+        return web.Response()
+
     async with running(tmp_path) as it:
+        it.backend.otherwise = by_phone
         await it.register(installation="phone-1", token="token-1")
-        await it.write()
-        first = await it.settled(1, "pushed")
         await it.register(installation="phone-2", token="token-2")
-        await it.customer(installation="phone-2")
         await it.write()
-        later = await recorded(it, 1, "claimed", 2)
-        out = (await ringback(tmp_path, *WHY, "1")).out
+        await it.settled(1, "pushed")
+        await it.write()
+        first = await it.settled(2, "pushed")
+        await it.customer(installation="phone-2")
+        slow.set()
+        later = await recorded(it, 2, "claimed", 2)
+        out = (await ringback(tmp_path, *WHY, "2")).out
     assert events(later, "look")[-1]["reason"] == "ack_timeout"
     assert (later["reason"], later["since"]) == (first["reason"], first["since"])
-    assert "message 1 of c-42: pushed (not_in_chat)" in out
+    assert "message 2 of c-42: pushed (not_in_chat)" in out
 
 
 async def test_why_tells_a_push_in_sentences(tmp_path: Path) -> None:
