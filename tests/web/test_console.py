@@ -720,6 +720,7 @@ async def test_who_is_in_chat_is_not_said_while_the_console_cannot_know(tmp_path
         await at.open()
         await at.page.keyboard.press("Alt+i")
         presence, panel = at.page.locator("#presence"), at.page.locator("#panel")
+        await expect(at.messages()).to_have_count(1)  # from here on it is told who writes
         await mira.send("typing", on=True)
         await expect(at.page.locator("#typing")).to_have_text("Mira is writing…")
         await expect(presence).to_have_text("In chat now · live")
