@@ -294,11 +294,7 @@ def test_who_leaves_one_of_two_chats_has_not_left(day: Day) -> None:
 
 
 def test_a_number_on_the_icon_that_is_right_is_not_told_again(day: Day) -> None:
-    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
-    world.ears.rng = Takes(4.0)
-    reload(day, in_flight=1)
-    world.register(anna, "phone-1", "TOKEN-1")
-    world.register(ben, "phone-2", "TOKEN-2")
+    world, (anna, ben) = day.world, two_with_one_slot(day)
     world.run(15.0)
     world.write(anna, MessageKind.PROACTIVE, None)
     world.run(15.0)
@@ -389,6 +385,17 @@ def reload(day: Day, **push: Any) -> None:
     assert acme.push is not None
     day.world.configure("acme", replace(acme.push, **push) if push else None, 0.0)
     day.world.run(0.1)
+
+
+def two_with_one_slot(day: Day) -> tuple[Customer, Customer]:
+    """Anna and Ben, each with a phone: the look at one waits for the call to the other's, of 4 s
+    where the backend is slow."""
+    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
+    world.ears.rng = Takes(4.0)
+    reload(day, in_flight=1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.register(ben, "phone-2", "TOKEN-2")
+    return anna, ben
 
 
 @pytest.mark.parametrize("mood", [Mood.ACCEPTS, Mood.FAILS])
@@ -1102,11 +1109,7 @@ def test_a_ring_in_hand_does_not_wait_for_quiet_hours_that_a_restart_lifted(day:
 
 def test_what_expired_while_its_device_waited_takes_nothing_along_within_a_grace(day: Day) -> None:
     """Found by day 1004078."""
-    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
-    world.ears.rng = Takes(4.0)
-    reload(day, in_flight=1)
-    world.register(anna, "phone-1", "TOKEN-1")
-    world.register(ben, "phone-2", "TOKEN-2")
+    world, (anna, ben) = day.world, two_with_one_slot(day)
     visit = comes(world, anna)
     world.run(15.0)
     world.write(anna, MessageKind.PROACTIVE, 6.0)
@@ -1147,11 +1150,7 @@ def test_a_ring_that_is_given_up_says_whether_it_was_read_or_only_acknowledged(
 
 
 def test_an_opt_out_settles_nothing_of_what_came_after_and_is_not_yet_due(day: Day) -> None:
-    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
-    world.ears.rng = Takes(4.0)
-    reload(day, in_flight=1)
-    world.register(anna, "phone-1", "TOKEN-1")
-    world.register(ben, "phone-2", "TOKEN-2")
+    world, (anna, ben) = day.world, two_with_one_slot(day)
     comes(world, anna)
     world.run(15.0)
     world.write(anna, MessageKind.PROACTIVE, None)

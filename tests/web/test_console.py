@@ -85,6 +85,10 @@ class Sockets:
         while self._open:
             await self._open.pop().close(code=1013)
 
+    async def mend(self, at: Desk) -> None:
+        self.up = True
+        await at.page.evaluate("dispatchEvent(new Event('online'))")
+
 
 async def switchable(at: Desk) -> Sockets:
     """Before anybody has signed in."""
@@ -429,8 +433,7 @@ async def test_what_was_not_delivered_and_was_pushed_while_the_console_was_away_
         await sockets.cut()
         await it.register()
         await it.settled(2, "pushed")
-        sockets.up = True
-        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await sockets.mend(at)
         await expect(mark).to_have_text("↗ Pushed")
 
 
@@ -731,8 +734,7 @@ async def test_who_is_in_chat_is_not_said_while_the_console_cannot_know(tmp_path
         await expect(panel).not_to_contain_text("on screen now")
         await expect(at.page.locator("#typing")).to_be_empty()
         assert await dot(at) != green
-        sockets.up = True
-        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await sockets.mend(at)
         await expect(presence).to_have_text("In chat now · live")
         await expect(panel).to_contain_text("on screen now")
         assert await dot(at) == green
@@ -1339,8 +1341,7 @@ async def test_the_desktop_is_told_of_what_came_while_there_was_no_connection(
         await expect(at.page.locator("#link")).to_contain_text("is kept")
         await jonas.ask("send", "sent", text="meanwhile")
         await customer(it, "c-3", name="Anna", text="for the first time")
-        sockets.up = True
-        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await sockets.mend(at)
         await expect(at.row("c-2")).to_contain_text("meanwhile")
         told = await at.page.evaluate("told")
         assert sorted(told) == [["Anna", "for the first time"], ["Jonas", "meanwhile"]]
@@ -1361,8 +1362,7 @@ async def test_where_a_page_may_show_no_notification_none_is_offered_and_nothing
         await at.row("c-1").wait_for()
         await sockets.cut()
         await customer(it, "c-2", name="Anna")
-        sockets.up = True
-        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await sockets.mend(at)
         await at.row("c-2").wait_for()
 
 
