@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import sessions, sockets, talk
+from gateway import inbox, sessions, sockets, talk
 from gateway.protocol import Role
 from gateway.sockets import Peer
 from storage.errors import Unavailable
@@ -494,6 +494,7 @@ async def test_pages_asked_for_at_once_come_all_and_hold_up_nothing_that_is_said
         await it.write()
         await customer.send("read", seq=101)
         await it.settled(101, "acked")
+        await asyncio.sleep(sessions.PAGES_BEHIND / inbox.PAGES)  # in which all could have left
         customer.socket.transport.resume_reading()
         for n in range(sessions.PAGES_BEHIND - 1):
             assert len((await customer.take("history", ref=f"h{n}"))["messages"]) == 50
