@@ -355,6 +355,7 @@ async def test_what_was_long_ago_says_the_day_and_the_year(tmp_path: Path) -> No
         shown = await at.page.locator(".day").inner_text()
         assert shown.replace(",", "").replace(" ", "") == heading
         await at.page.locator(".mark").click()
+        await expect(at.page.locator(".timeline")).to_be_visible()  # drawn at once, as a whole
         times = await at.page.locator(".timeline time").all_inner_texts()
         days = [event["at"][:10] for event in told["events"]]
         assert [text[:10] for text in times if " " in text] == sorted(set(days))
