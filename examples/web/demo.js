@@ -12,9 +12,6 @@ const GONE = "The demo’s server does not answer: is it still running?";
 const SERVERS = ["airplane", "killed", "broken"]; // switches that the server turns
 let turns = 0; // how many it had turned when it last answered: a state of before may still come
 
-const places = await (await fetch("/places")).json();
-const phone = new Phone(places);
-
 for (const name of SERVERS) {
   at(name).addEventListener("change", async ({ target }) => {
     target.disabled = true;
@@ -32,6 +29,9 @@ for (const name of SERVERS) {
 async function reason(answer) {
   return answer ? await answer.text() : GONE;
 }
+
+const places = await (await fetch("/places")).json();
+const phone = new Phone(places);
 
 let lost = false;
 const events = new EventSource("/events");

@@ -277,6 +277,23 @@ async def test_a_state_of_before_a_switch_was_turned_does_not_turn_it_back() -> 
         assert await page.get_by_label("Backend down").is_checked()
 
 
+async def test_a_switch_that_is_turned_before_the_rest_of_the_page_has_come_is_turned() -> None:
+    async with played() as page:
+        come = asyncio.Event()
+
+        async def late(route: Route) -> None:
+            await come.wait()
+            await route.continue_()
+
+        await page.route("**/places", late)
+        await page.reload()
+        async with page.expect_response("**/switch"):
+            await page.get_by_label("Backend down").check()
+        come.set()
+        await page.wait_for_selector("body[data-registered]")
+        await expect(page.get_by_label("Backend down")).to_be_checked()
+
+
 async def test_anns_newest_message_stays_in_sight_when_the_page_changes_its_width() -> None:
     async with played() as page:
         for number in range(4):
