@@ -1317,6 +1317,7 @@ async def test_the_desktop_is_told_of_what_nobody_looks_at(tmp_path: Path) -> No
         await at.page.reload()
         await at.sign_in()
         await bell(at)
+        await expect(at.page.locator("#list-state")).to_contain_text("All quiet")
         mira = await customer(it)
         await expect(at.row()).to_be_visible()
         assert await at.page.evaluate("told") == [["Mira", "hi"]]

@@ -652,6 +652,7 @@ async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
         await page.keyboard.type("line two")
         await page.keyboard.press("Enter")
         await expect(texts(page)).to_have_text(["line one\nline two"])
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
         await expect(field(page)).to_be_focused()
         await stage.it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
         await expect(page.locator(".notice")).to_contain_text("You were signed out.")
