@@ -541,6 +541,19 @@ async def test_whoever_has_waited_longest_is_on_top_however_many_wait(tmp_path: 
         await expect(at.page).to_have_title(f"({MORE + 1}) Ringback console")
 
 
+async def test_whoever_has_waited_longest_is_asked_for_before_the_connection_is_there(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        welcomes = await late(at, "welcome")
+        await customer(it)
+        await at.sign_in()
+        let_go = await welcomes.get()
+        await at.page.keyboard.press("Alt+u")
+        let_go()
+        await expect(at.page.locator("#name")).to_have_text("Mira")
+
+
 async def test_a_search_goes_on_until_it_has_found_or_seen_all(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         for sub in ("p-first", *crowd("p")):

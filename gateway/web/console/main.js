@@ -29,6 +29,7 @@ class Console {
   #inbox = new Inbox();
   #coming = null; // the inbox of a new connection, until it has come so far as to be shown
   #loaded = null; // a promise of that
+  #came = null; // keeps the promise of the first one, which is waited for before there is a connection
   #asking = new Set(); // filters whose next page is on its way
   #acks = new Acks();
   #acking = null; // the timer
@@ -124,6 +125,7 @@ class Console {
     this.#me = { role: "agent", id: claims.sub, ...(claims.name && { name: claims.name }) };
     this.#inbox = new Inbox();
     this.inbox.loading = true;
+    this.#loaded = new Promise((come) => (this.#came = come));
     $("search").value = "";
     this.#threads.clear();
     for (const { customer, ref, text, failed } of this.#kept.unsent) {
@@ -237,6 +239,7 @@ class Console {
     this.#coming = null;
     this.inbox.loading = false;
     this.#showInbox();
+    this.#came();
   }
 
   /** All who wait, since pages begin with the newest; of the others as many as were shown before. */
