@@ -327,20 +327,22 @@ async def test_a_tenant_s_campaign_stands_still_while_the_tenant_is_not_configur
 
 async def test_nothing_is_sent_before_its_time(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
-        soon = time.time() + 0.4
-        id = await begin(it, audience=["c-1"], send_at=timestamp(soon))
+        later = timestamp(time.time() + 60.0)
+        id = await begin(it, audience=["c-1"], send_at=later)
         _, told = await ask(it, id)
         assert (told["state"], told["sent"]) == ("scheduled", 0)
+        it.pass_time(60.0)
         await over(it, id)
         _, page = await it.call("GET", "/v1/customers/c-1/messages", Role.SERVICE)
-        assert page["messages"][0]["at"] >= timestamp(soon)
+        assert page["messages"][0]["at"] >= later
 
 
 async def test_what_is_not_sent_when_it_expires_is_skipped(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
-        id = await begin(
-            it, audience=["c-1", "c-2"], rate=0.5, expires_at=timestamp(time.time() + 1.0)
-        )
+        ends = timestamp(time.time() + 60.0)
+        id = await begin(it, audience=["c-1", "c-2"], expires_at=ends, **SLOW)
+        await until(it, id, lambda told: told["sent"] == 1)
+        it.pass_time(100.0)
         told = await until(it, id, lambda told: told["state"] == "expired")
         assert (told["sent"], told["left"]) == (1, 1)
         _, report = await ask(it, id, "/report")
@@ -398,7 +400,7 @@ async def test_a_message_that_used_the_campaigns_id_as_its_key_is_not_overwritte
 ) -> None:
     """A service may do this by mistake; then that recipient is skipped and the others are not."""
     async with running(tmp_path) as it:
-        id = await begin(it, audience=["c-1", "c-2"], send_at=timestamp(time.time() + 0.4))
+        id = await begin(it, audience=["c-1", "c-2"], send_at=timestamp(time.time() + 60.0))
         await it.call(
             "POST",
             "/v1/messages",
@@ -407,11 +409,13 @@ async def test_a_message_that_used_the_campaigns_id_as_its_key_is_not_overwritte
             headers={"Idempotency-Key": id},
             json={"customer": "c-1", "text": "something else"},
         )
+        it.pass_time(60.0)
         told = await over(it, id)
         assert (told["sent"], told["skipped"]) == (1, 1)
         _, report = await ask(it, id, "/report")
         assert report["skipped"] == {"ref_taken": 1}
-    assert audit(tmp_path / "ringback.db", time.time()).findings == []
+        now = it.gateway.core.clock()
+    assert audit(tmp_path / "ringback.db", now).findings == []
 
 
 # Refusals
@@ -635,12 +639,9 @@ async def test_a_campaign_that_waits_for_free_calls_ends_at_its_time(
     async with running(tmp_path) as it:
         busy = Waiting(BUSY + 1)
         monkeypatch.setattr(it.gateway.core.campaigns, "_waiting", lambda _: busy)
-        soon = timestamp(time.time() + 0.5)
-        told = await until(
-            it,
-            await begin(it, audience=["c-1"], expires_at=soon),
-            lambda told: told["state"] == "expired",
-        )
+        id = await begin(it, audience=["c-1"], expires_at=timestamp(time.time() + 60.0))
+        it.pass_time(60.0)
+        told = await until(it, id, lambda told: told["state"] == "expired")
         assert (told["sent"], told["left"]) == (0, 1)
 
 
@@ -717,10 +718,10 @@ async def test_a_beginning_that_has_passed_is_refused(tmp_path: Path) -> None:
 
 async def test_a_campaign_that_is_paused_ends_at_its_time(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
-        soon = timestamp(time.time() + 0.5)
-        begins = timestamp(time.time() + 0.4)
-        id = await begin(it, audience=["c-1"], send_at=begins, expires_at=soon)
+        begins, ends = (timestamp(time.time() + wait) for wait in (60.0, 120.0))
+        id = await begin(it, audience=["c-1"], send_at=begins, expires_at=ends)
         assert (await ask(it, id, "/pause", "POST"))[0] == 200
+        it.pass_time(120.0)
         told = await until(it, id, lambda told: told["state"] == "expired")
         assert (told["sent"], told["left"]) == (0, 1)
 

@@ -94,7 +94,8 @@ async def test_what_expires_while_the_endpoint_fails_is_not_rung_afterwards(
     async with running(tmp_path, push=QUICK_PROBES) as it:
         await fail(it)
         await it.register("c-3", installation="phone-3", token="t3")
-        await it.write(customer="c-3", expires_at=timestamp(time.time() + 0.5))
+        await it.write(customer="c-3", expires_at=timestamp(time.time() + 60.0))
+        it.pass_time(60.0)
         await it.settled(1, "expired", "c-3")
         it.backend.otherwise = 200
         for customer in ("c-1", "c-2"):

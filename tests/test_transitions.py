@@ -41,7 +41,9 @@ async def pending_acceptance(it: Running) -> dict[str, Any]:
 async def pending_expiry(it: Running) -> dict[str, Any]:
     await it.register()
     it.backend.answers.extend([503] * 100)
-    await it.write(expires_at=soon())
+    await it.write(expires_at=in_a_minute())
+    await it.backend.take()
+    it.pass_time(60.0)
     return await it.settled(1, "expired")
 
 
@@ -70,7 +72,9 @@ async def expired_acceptance(it: Running) -> dict[str, Any]:
 
     await it.register()
     it.backend.answers.append(late)
-    await it.write(expires_at=soon())
+    await it.write(expires_at=in_a_minute())
+    await it.backend.take()
+    it.pass_time(60.0)
     await it.settled(1, "expired")
     answer.set()
     return await it.settled(1, "pushed")
@@ -103,8 +107,8 @@ async def undeliverable_replay(it: Running) -> dict[str, Any]:
     return await it.settled(1, "pushed")
 
 
-def soon() -> str:
-    return timestamp(time.time() + 0.4)
+def in_a_minute() -> str:
+    return timestamp(time.time() + 60.0)
 
 
 PERFORMANCES: dict[tuple[Outcome, Trigger], Performance] = {

@@ -360,7 +360,9 @@ async def test_when_quiet_hours_are_lifted_what_waited_rings_at_once_and_once(
 async def test_expiry_holds_in_quiet_hours(tmp_path: Path) -> None:
     async with running(tmp_path, push={"quiet_hours": hours(*NOW_QUIET)}) as it:
         await it.register()
-        await it.write(expires_at=timestamp(time.time() + 0.5))
+        await it.write(expires_at=timestamp(time.time() + 60.0))
+        await looked(it, 1, "wait", "quiet_hours")
+        it.pass_time(60.0)
         told = await it.settled(1, "expired")
         assert set(looks(told)) == {("wait", "quiet_hours")}
         assert it.backend.calls == []
