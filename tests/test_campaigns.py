@@ -73,7 +73,7 @@ async def ask(
 async def until(
     it: Running, id: str, enough: Callable[[Any], bool], what: str = ""
 ) -> dict[str, Any]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(3 * PATIENCE):  # one of a thousand waits for the others, too
         while True:
             _, told = await ask(it, id, what)
             if enough(told):

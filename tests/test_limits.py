@@ -459,15 +459,23 @@ async def test_who_acknowledges_more_and_more_of_a_replay_is_not_cut_off_as_dead
     tmp_path: Path,
 ) -> None:
     """Where a proxy holds megabytes, the gateway sees nothing of its reader but this."""
-    quick = {"ping_interval": 0.1, "ping_timeout": 0.5}
-    async with _a_long_replay(tmp_path, limits=quick) as (it, customer):
+    limits = {"ping_interval": 600.0, "ping_timeout": 60.0}  # the test says when it is looked at
+    async with _a_long_replay(tmp_path, limits=limits) as (it, customer):
         (session,) = it.gateway.core.hub.sessions(Key("acme", "c-42"))
-        assert isinstance(session.out, Peer)
+        peer = session.out
+        assert isinstance(peer, Peer)
+        peer.remind(asyncio.get_running_loop().time())
         for seq in range(1, 31):
+            dead_at = peer.due
             await customer.send("ack", seq=seq)
-            await asyncio.sleep(0.05)
-            assert not session.out._closing
-        await _in_chat(it, False)  # it says nothing more, and answers no ping
+            await it.settled(seq, "acked")
+            assert peer.due > dead_at
+        assert not peer._closing
+        async with asyncio.timeout(PATIENCE):
+            while not peer._closing:  # it says nothing more, and answers no ping
+                peer.remind(peer.due)
+                await asyncio.sleep(0.01)
+        await _in_chat(it, False)
 
 
 async def test_a_token_ends_while_the_replay_comes(tmp_path: Path) -> None:

@@ -504,7 +504,7 @@ async def test_who_does_not_answer_a_ping_is_closed_with_1011(
 
 
 async def test_who_reads_what_waits_stays_though_the_ping_is_behind_it(tmp_path: Path) -> None:
-    async with listening(tmp_path, ping_interval=0.05, ping_timeout=0.3) as it:
+    async with listening(tmp_path, **LOOKED_AT_BY_THE_TEST) as it:
         line, peer = await it.open()
         for end, buffer in ((peer._transport, socket.SO_SNDBUF), (line.writer, socket.SO_RCVBUF)):
             end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, buffer, 16_384)
@@ -514,14 +514,30 @@ async def test_who_reads_what_waits_stays_though_the_ping_is_behind_it(tmp_path:
                 await peer.stream(b"x" * 32_768)
 
         replaying = asyncio.create_task(replay())
-        read = 0
-        while read < 40:
-            opcode, _ = await line.frame()
-            assert opcode != CLOSE
-            read += opcode == TEXT
-            await asyncio.sleep(0.03)
+        while peer._writable is None:
+            await asyncio.sleep(0)
+        peer.remind(asyncio.get_running_loop().time())
+        for _ in range(4):
+            dead_at = peer.due
+            read = 0
+            while read < 10:
+                opcode, _ = await line.frame()
+                assert opcode != CLOSE
+                read += opcode == TEXT
+            assert peer.due > dead_at
         await replaying
+        await silent(peer)
         assert await line.closed() == 1011, "it has read everything, and answers no ping"
+
+
+LOOKED_AT_BY_THE_TEST = {"ping_interval": 600.0, "ping_timeout": 60.0}
+
+
+async def silent(peer: Peer) -> None:
+    """Time passes, and passes again if there was something left to read."""
+    while not peer._closing:
+        peer.remind(peer.due)
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("kernel", [wire.UNSENT, 2**31 - 1])
@@ -529,7 +545,7 @@ async def test_who_reads_one_long_frame_slowly_stays_though_the_ping_is_behind_i
     tmp_path: Path, kernel: int
 ) -> None:
     """Wherever the rest of it waits: in the gateway, in its kernel or in the network."""
-    async with listening(tmp_path, ping_interval=0.05, ping_timeout=0.3) as it:
+    async with listening(tmp_path, **LOOKED_AT_BY_THE_TEST) as it:
         line, peer = await it.open()
         ours = peer._transport.get_extra_info("socket")
         ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, kernel)
@@ -537,12 +553,15 @@ async def test_who_reads_one_long_frame_slowly_stays_though_the_ping_is_behind_i
         theirs = line.writer.get_extra_info("socket")
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
         peer.send(b"x" * 1_000_000)
-        left = 1_000_010
-        while left:
-            left -= len(await line.reader.read(min(left, 20_000)))
+        while peer._unflushed:
+            await asyncio.sleep(0)
+        peer.remind(asyncio.get_running_loop().time())
+        for part in (200_000, 200_000, 200_000, 200_000, 200_010):
+            await line.reader.readexactly(part)
+            peer.remind(peer.due)
             assert not peer._closing
-            await asyncio.sleep(0.02)
         assert await line.frame() == (PING, peer._ping)
+        await silent(peer)
         assert await line.closed() == 1011, "it has read everything, and answers no ping"
 
 
