@@ -54,9 +54,9 @@ export class InboxView {
     row.focus();
   }
 
-  /** Scroll to a conversation, as far as needed. */
+  /** Scroll to a conversation, as far as needed: to its row, as what is in one out of sight is not laid out. */
   reveal(customer) {
-    this.#listed(customer)?.scrollIntoView({ block: "nearest" });
+    this.#rows.get(customer)?.[1].scrollIntoView({ block: "nearest" });
   }
 
   #listed(customer) {
