@@ -1089,6 +1089,18 @@ async def test_an_agent_serves_several_customers_by_keyboard_alone(tmp_path: Pat
         await expect(at.page.locator("#token")).to_be_focused()
 
 
+async def test_the_key_that_takes_the_first_found_writes_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it)
+        await at.sign_in()
+        await expect(at.row()).to_be_visible()
+        await at.page.keyboard.press("Alt+s")
+        await at.page.keyboard.type("mira")
+        await at.page.keyboard.press("Enter")
+        await expect(at.page.locator("#draft")).to_be_focused()
+        await expect(at.page.locator("#draft")).to_have_value("")
+
+
 async def test_the_focus_is_never_lost(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         for sub in ("c-1", "c-2"):

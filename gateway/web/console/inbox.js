@@ -28,7 +28,9 @@ export class InboxView {
     }
     $("search").addEventListener("input", () => actions.show());
     $("search").addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !composes(event) && this.listed.length) actions.select(this.listed[0].customer);
+      if (event.key !== "Enter" || composes(event) || !this.listed.length) return;
+      event.preventDefault(); // else it is written where the focus goes
+      actions.select(this.listed[0].customer);
     });
     $("list").addEventListener("scroll", ({ target }) => {
       const left = target.scrollHeight - target.scrollTop - target.clientHeight;
