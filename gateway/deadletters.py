@@ -124,13 +124,12 @@ def _due_again(
     c: Conversation, lo: Cut, hi: Cut, unacked: list[Message], now: float
 ) -> list[Message]:
     """The messages after `lo` up to `hi` that were refused and have not expired."""
-    spans = [s for s in _segments(c, lo, hi) if s.outcome is Outcome.UNDELIVERABLE]
     return [
         m
         for m in unacked
         if lo.ord < m.ord <= hi.ord
         and not m.has_expired(now)
-        and any(span.has(m) for span in spans)
+        and outcomes.outcome(c, m) is Outcome.UNDELIVERABLE
     ]
 
 

@@ -30,7 +30,7 @@ from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import CustomerSession, Rates
 from storage import outcomes
 from storage.outcomes import Trigger
-from storage.records import Conversation, Device, Key, Outcome
+from storage.records import Conversation, Device, Key
 from storage.store import Needs
 from storage.transaction import Owner, Transaction
 
@@ -180,11 +180,6 @@ class Devices:
 
     def _rearm(self, tx: Transaction, c: Conversation) -> Conversation:
         """Messages that lacked a device, and have not expired, are pending again."""
-        spans = [
-            span
-            for span in c.settled
-            if span.outcome is Outcome.UNDELIVERABLE and span.reason in LACKED_A_DEVICE
-        ]
         soonest = c.expires_at
         # What every phone has been rung for since stays so: the backend of one may have been new.
         rung = [d for d in c.live_devices if self._owing.backend(c.tenant, d) is not None]
@@ -192,7 +187,8 @@ class Devices:
         for message in tx.unacked(c):
             if message.ord <= covered or message.has_expired(tx.now):
                 continue
-            if any(span.has(message) for span in spans):
+            span = outcomes.settling(c, message)
+            if span is not None and span.reason in LACKED_A_DEVICE:
                 c, _ = tx.transition(c, message.before, message.cut, Trigger.REGISTRATION)
                 if message.expires_at is not None:
                     soonest = min(message.expires_at, soonest or message.expires_at)

@@ -58,11 +58,10 @@ class Owing:
 
     def expire(self, tx: Transaction, c: Conversation) -> Conversation:
         """Settle what has passed its time, and find out when the next will."""
-        spans = outcomes.pending(c)
         waiting = [
             (m, m.expires_at)
             for m in tx.unacked(c)
-            if m.expires_at is not None and any(s.has(m) for s in spans)
+            if m.expires_at is not None and outcomes.outcome(c, m) is Outcome.PENDING
         ]
         for message, expires_at in waiting:
             if expires_at <= tx.now:

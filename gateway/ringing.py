@@ -386,12 +386,11 @@ class Ringing:
 
         Of very many expired ones not all are read: what is not known had expired long ago.
         """
-        expired = [s for s in outcomes.segments(c) if s.outcome is Outcome.EXPIRED]
         pushed = [(span.lo, span.hi) for span in outcomes.pending(c)]
         pushed += [
             (m.before, m.cut)
             for m in tx.unacked(c)
-            if not m.has_expired(ring.claimed_at) and any(s.has(m) for s in expired)
+            if not m.has_expired(ring.claimed_at) and outcomes.outcome(c, m) is Outcome.EXPIRED
         ]
         for begin, end in pushed:
             if max(lo, begin) < min(hi, end):

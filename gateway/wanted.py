@@ -43,11 +43,12 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
         return Wanted()
     if not sees_each(c, tx.now, patience):  # then all was asked for
         return Wanted(newest, c.last)
-    given_up = [s for s in c.settled if s.outcome is Outcome.UNDELIVERABLE]
     fresh = [
         m
         for m in tx.unacked(c)
-        if m.ord > behind and not m.has_expired(tx.now) and not any(s.has(m) for s in given_up)
+        if m.ord > behind
+        and not m.has_expired(tx.now)
+        and outcomes.outcome(c, m) is not Outcome.UNDELIVERABLE
     ]
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from storage.records import Conversation, Cut, Outcome, Span
+from storage.records import Conversation, Cut, Message, Outcome, Span
 
 
 class Trigger(StrEnum):
@@ -71,6 +71,20 @@ def segments(conversation: Conversation) -> list[Span]:
     if conversation.last_seq > at.seq:
         found.append(_span(at, conversation.last, Outcome.PENDING))
     return [span for span in found if span.count]
+
+
+def settling(conversation: Conversation, message: Message) -> Span | None:
+    """What became of a counted message after the acked cursor; None: it is pending."""
+    for span in conversation.settled:
+        if span.lo_ord < message.ord <= span.hi_ord:
+            return span
+    return None
+
+
+def outcome(conversation: Conversation, message: Message) -> Outcome:
+    """The outcome of a counted message after the acked cursor."""
+    span = settling(conversation, message)
+    return Outcome.PENDING if span is None else span.outcome
 
 
 def pending(conversation: Conversation) -> list[Span]:

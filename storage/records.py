@@ -70,10 +70,6 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
     def count(self) -> int:
         return self.hi_ord - self.lo_ord
 
-    def has(self, message: Message) -> bool:
-        """Whether this counted message is one of them."""
-        return self.lo_ord < message.ord <= self.hi_ord
-
 
 def is_counted(role: str, kind: str) -> bool:
     """Whether the company owes the customer what this role writes in this kind."""

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from storage import sql
+from storage import outcomes, sql
 from storage.database import Database
 from storage.errors import Overloaded, RefTaken, Unavailable
 from storage.loading import Known
@@ -451,23 +451,21 @@ class Store:
         outcome: Outcome | None = None
         reason = None
         if is_counted(message.role, message.kind):
-            outcome, reason = await self._outcome(conversation, seq)
+            outcome, reason = await self._outcome(conversation, message)
         # From its own last event: those of a commit that came meanwhile are not of this state.
         chain = (conversation.last_event, seq, seq)
         events = await self._database.scan(sql.EVENTS_OF, chain, key.tenant)
         return Told(message, conversation, outcome, reason, [Event(*row) for row in events])
 
-    async def _outcome(self, c: Conversation, seq: int) -> tuple[Outcome, str | None]:
+    async def _outcome(self, c: Conversation, message: Message) -> tuple[Outcome, str | None]:
         """In this state: what is stored of what was acknowledged in it changes no more."""
-        if seq <= c.acked_seq:
-            asked = (c.id, seq, seq)
+        if message.seq <= c.acked_seq:
+            asked = (c.id, message.seq, message.seq)
             for outcome, reason in await self._database.read(sql.OUTCOME_OF, asked, c.tenant):
                 return Outcome(outcome), reason
             return Outcome.ACKED, None
-        for span in c.settled:
-            if span.lo_seq < seq <= span.hi_seq:
-                return span.outcome, span.reason
-        return Outcome.PENDING, None
+        span = outcomes.settling(c, message)
+        return (Outcome.PENDING, None) if span is None else (span.outcome, span.reason)
 
     async def forgettable(self, before: float) -> list[Key]:
         """Conversations with a registration that was given up before then (epoch seconds)."""

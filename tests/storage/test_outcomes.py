@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from storage import outcomes
 from storage.outcomes import TRANSITIONS, Change, Trigger
-from storage.records import Conversation, Cut, Key, Outcome, Span
+from storage.records import Conversation, Cut, Key, Message, Outcome, Span
 
 PENDING, ACKED, PUSHED, EXPIRED, UNDELIVERABLE = Outcome
 STAYS = None
@@ -56,6 +56,11 @@ REACHED_BY = {
     UNDELIVERABLE: Trigger.NO_DEVICE_LEFT,
     ACKED: Trigger.ACK,
 }
+
+
+def message(cut: Cut) -> Message:
+    rest: dict[str, Any] = dict.fromkeys(Message.__struct_fields__)
+    return Message(**rest | {"seq": cut.seq, "ord": cut.ord})
 
 
 @dataclass(slots=True)
@@ -146,6 +151,12 @@ class Kept:
         ]
         assert covered == [(seq, o) for seq, o in self.model.items() if seq > c.acked_seq]
         assert outcomes.pending(c) == [s for s in found if s.outcome is PENDING]
+        for seq, (outcome, reason) in self.model.items():
+            if seq > c.acked_seq:
+                one = message(self.cuts[seq])
+                span = outcomes.settling(c, one)
+                assert outcomes.outcome(c, one) is outcome
+                assert (span and span.reason) == reason
         for span in found:
             in_it = [seq for seq in self.model if span.lo_seq < seq <= span.hi_seq]
             assert span.count == len(in_it)

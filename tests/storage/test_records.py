@@ -96,11 +96,6 @@ def test_a_span_counts_its_counted_messages() -> None:
     assert (span.lo, span.hi, span.count) == (Cut(2, 1), Cut(9, 4), 3)
 
 
-@pytest.mark.parametrize(("ord", "has"), [(1, False), (2, True), (4, True), (5, False)])
-def test_a_span_has_the_messages_after_its_beginning_up_to_its_end(ord: int, has: bool) -> None:
-    assert Span(2, 1, 9, 4, Outcome.PUSHED).has(message(ord=ord)) is has
-
-
 @pytest.mark.parametrize(("expires_at", "over"), [(None, False), (9.0, True), (9.1, False)])
 def test_what_expires_has_expired_at_its_time(expires_at: float | None, over: bool) -> None:
     assert message(expires_at=expires_at).has_expired(9.0) is over
