@@ -153,7 +153,7 @@ class DeadLetters:
         """A dead letter, and what a replay would do now. Raises `FrameError` `not_found`."""
         letter = await self._found(tenant, id)
         certain = await self._certain(letter)
-        needs = Needs(keys=(letter.key,), unacked=letter.key)
+        needs = Needs(keys=(letter.key,))
         judging = self._store.submit(lambda tx: self._judge(tx, letter, certain=certain), needs)
         return letter, await judging
 
@@ -218,7 +218,7 @@ class DeadLetters:
                 tx.also(dead_letter_replayed(letter.id, tx.now))
             return result
 
-        needs = Needs(keys=(letter.key,), unacked=letter.key)
+        needs = Needs(keys=(letter.key,))
         return await self._store.submit(change, needs, later=True)
 
     def _rearm(self, tx: Transaction, c: Conversation, device: Device, letter: DeadLetter) -> None:

@@ -122,7 +122,7 @@ class Devices:
             _begin(tx, self._rearm(tx, c), before, device)
             return device.id
 
-        needs = Needs(keys=(key,), unacked=key, device=(key.tenant, told.installation, told.token))
+        needs = Needs(keys=(key,), device=(key.tenant, told.installation, told.token))
         id = await self._store.submit(change, needs)
         return self._key(key.tenant, id)
 
@@ -184,7 +184,8 @@ class Devices:
         # What every phone has been rung for since stays so: the backend of one may have been new.
         rung = [d for d in c.live_devices if self._owing.backend(c.tenant, d) is not None]
         covered = min((device.covered_ord for device in rung), default=0)
-        for message in tx.unacked(c):
+        lacked = any(span.reason in LACKED_A_DEVICE for span in c.settled)
+        for message in tx.unacked(c) if lacked else ():
             if message.ord <= covered or message.has_expired(tx.now):
                 continue
             span = outcomes.settling(c, message)

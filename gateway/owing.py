@@ -98,7 +98,7 @@ class Owing:
         to which nothing would lead, it is as if it had just been registered: a backend for it may
         be new, or there were more messages than one look sees.
         """
-        if c.is_expiring(tx.now) and tx.knows_unacked(c):
+        if c.is_expiring(tx.now):
             c = self.expire(tx, c)
         waiting = outcomes.pending(c)
         if not waiting:  # what joins held before holds nothing of what comes, or is pending again

@@ -20,10 +20,9 @@ from gateway.alarms import Alarms
 from gateway.context import Context
 from gateway.owing import Owing
 from gateway.ringing import Ringing
-from gateway.wanted import sees_each
-from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Pause, Ring
+from push.ring import Attempt, BookUnavailable, Claim, DeviceRef, Pause
 from storage.errors import Unavailable
-from storage.records import Conversation, Device, Key, Outcome
+from storage.records import Conversation, Device, Key
 from storage.store import Needs, Store
 from storage.transaction import Transaction
 
@@ -109,10 +108,6 @@ class Book:
             found = tx.conversation(key)
             if found is None or self._context.draining:
                 return
-            if found.is_expiring(tx.now) and not tx.knows_unacked(found):
-                # Something expired while this waited for its turn: asked for again, with them.
-                tx.after_commit(lambda: self.watch(found))
-                return
             c = self._owing.come_due(tx, found)
             ready = {
                 ref: backend.name
@@ -128,11 +123,8 @@ class Book:
                 self.alarms.set(key, self._clock() + RETRY_TICK)
             self.alarms.judged(key)
 
-        c = self._store.peek(key)
-        expiring = c is None or c.is_expiring(self._clock())
-        needs = Needs(keys=(key,), unacked=key if expiring else None)
         try:
-            self._store.enqueue(change, needs, done, later=True)
+            self._store.enqueue(change, Needs(keys=(key,)), done, later=True)
         except Unavailable as error:
             done(None, error)
 
@@ -152,11 +144,9 @@ class Book:
         def change(tx: Transaction) -> Claim | Pause | None:
             c = tx.conversation(key)
             device = c.device(ref.device) if c is not None else None
-            claim: Claim | Pause | None = None
+            claim: Claim | Pause | None
             if c is None or device is None or device.wake_at is None or self._context.draining:
-                pass
-            elif self._sees_each(c, tx.now) and not tx.knows_unacked(c):
-                pass  # a wish, or an expiry, since the look was asked for: it is asked for again
+                claim = None
             else:
                 claim = self._ringing.judge(tx, c, device, ref, pause)
             if isinstance(claim, Claim):
@@ -166,17 +156,10 @@ class Book:
                 tx.after_commit(lambda: self._let_go(ref, tx.conversation(key)))
             return claim
 
-        c = self._store.peek(key)
-        each = c is None or self._sees_each(c, self._clock())
         try:
-            return await self._store.submit(
-                change, Needs(keys=(key,), unacked=key if each else None), later=True
-            )
+            return await self._store.submit(change, Needs(keys=(key,)), later=True)
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
-
-    def _sees_each(self, c: Conversation, now: float) -> bool:
-        return sees_each(c, now, self._context.patience(c.key, now))
 
     def _let_go(self, ref: DeviceRef, c: Conversation | None) -> None:
         self._busy.pop(ref, None)
@@ -196,15 +179,6 @@ class Book:
             tx.after_commit(lambda: self._let_go(ref, c))
 
         try:
-            expired = _has_expired(self._store.peek(key), claim.ring)
-            needs = Needs(keys=(key,), unacked=key if expired else None)
-            await self._store.submit(change, needs, later=True)
+            await self._store.submit(change, Needs(keys=(key,)), later=True)
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
-
-
-def _has_expired(c: Conversation | None, ring: Ring) -> bool:
-    """Whether some of what the ring covers may have expired before it was claimed, noted or not."""
-    if c is None or c.is_expiring(ring.claimed_at):
-        return True
-    return any(s.outcome is Outcome.EXPIRED and s.hi_seq >= ring.since for s in c.settled)

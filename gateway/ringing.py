@@ -387,11 +387,12 @@ class Ringing:
         Of very many expired ones not all are read: what is not known had expired long ago.
         """
         pushed = [(span.lo, span.hi) for span in outcomes.pending(c)]
-        pushed += [
-            (m.before, m.cut)
-            for m in tx.unacked(c)
-            if not m.has_expired(ring.claimed_at) and outcomes.outcome(c, m) is Outcome.EXPIRED
-        ]
+        if any(span.outcome is Outcome.EXPIRED and lo < span.hi for span in c.settled):
+            pushed += [
+                (m.before, m.cut)
+                for m in tx.unacked(c)
+                if not m.has_expired(ring.claimed_at) and outcomes.outcome(c, m) is Outcome.EXPIRED
+            ]
         for begin, end in pushed:
             if max(lo, begin) < min(hi, end):
                 c, _ = self._owing.move(tx, c, max(lo, begin), min(hi, end), Trigger.ACCEPTANCE)

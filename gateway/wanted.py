@@ -41,7 +41,7 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
     behind = max(device.covered_ord, c.acked_ord)
     if newest is None or newest.ord <= behind:
         return Wanted()
-    if not sees_each(c, tx.now, patience):  # then all was asked for
+    if not _sees_each(c, tx.now, patience):  # then all was asked for
         return Wanted(newest, c.last)
     fresh = [
         m
@@ -92,11 +92,10 @@ def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut | None:
     return c.last if behind == c.last_ord else upto
 
 
-def sees_each(c: Conversation, now: float, patience: Patience | None) -> bool:
-    """Whether `to_ring` needs the unacknowledged messages one by one: the newest says too little.
+def _sees_each(c: Conversation, now: float, patience: Patience | None) -> bool:
+    """Whether the unacknowledged messages matter one by one: the newest says too little.
 
     With patience the oldest decides when it is time, and after a fan-out whether it is at all.
-    Asked before the look, to have them read, and again when it is judged: time has passed.
     """
     newest = c.newest_counted
     expired = newest is None or newest.has_expired(now)

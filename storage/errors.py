@@ -5,10 +5,13 @@ StorageError
 │   └── Overloaded     the writer queue is full; nothing was queued; try again later
 ├── Fault              the schema refused a statement: a bug of ours, not the disk
 ├── RefTaken           a message's ref was used before: the store looks and judges again
+├── NotRead            a change asks for what was not read: the store reads it and judges again
 └── CannotOpen         this process cannot use the database; says why and what to do
 """
 
 from __future__ import annotations
+
+from storage.records import Key
 
 
 class StorageError(Exception):
@@ -37,3 +40,11 @@ class CannotOpen(StorageError):
 
 class RefTaken(StorageError):
     """Nothing was written: a message came under a ref that its sender has used before."""
+
+
+class NotRead(StorageError):
+    """Nothing was written: changes need the unacknowledged messages of the conversations `keys`."""
+
+    def __init__(self, *keys: Key) -> None:
+        super().__init__(f"what is unacknowledged was not read of {len(keys)}")
+        self.keys = keys

@@ -29,7 +29,6 @@ class Needs(msgspec.Struct, frozen=True):
     keys: tuple[Key, ...] = ()
     refs: tuple[tuple[Key, str, str, str], ...] = ()  # read only when one of the batch is taken
     mark: tuple[Key, int] | None = None
-    unacked: Key | None = None
     device: tuple[str, str, str | None] | None = None  # tenant, installation, token
     campaign: str | None = None
     whose: str = ""  # a tenant, where nothing else says it
@@ -114,26 +113,18 @@ class Known:
 
     # For the writer
 
-    async def load(
-        self, needs: list[Needs], *, refs: bool
-    ) -> tuple[dict[Key, Conversation], Loaded]:
-        """What a batch of changes judges; its refs only with `refs`."""
+    async def load(self, needs: list[Needs]) -> tuple[dict[Key, Conversation], Loaded]:
+        """What a batch of changes judges, but for `load_refs` and `load_unacked`: few need that."""
         loaded = Loaded()
         keys = {key for need in needs for key in need.keys}
         devices = {need.device for need in needs if need.device is not None}
         if devices:
             keys.update(await self._load_owners(devices, loaded))
         committed = await self._load_conversations(keys)
-        if refs:
-            asked = [ref for need in needs for ref in need.refs]
-            await self._load_refs(asked, committed, loaded)
         marks = {need.mark for need in needs if need.mark is not None}
         places = self._known_marks(marks, committed, loaded)
         if places:
             await self._load_marks(places, loaded)
-        loaded.asked = {need.unacked for need in needs if need.unacked is not None}
-        if loaded.asked:
-            await self._load_unacked(committed, loaded)
         wanted = {need.campaign for need in needs if need.campaign is not None}
         if wanted:
             await self._load_campaigns(wanted, loaded)
@@ -144,15 +135,16 @@ class Known:
             campaign = campaigns.to_campaign(row)
             loaded.campaigns[campaign.id] = campaign
 
-    async def _load_unacked(self, committed: dict[Key, Conversation], loaded: Loaded) -> None:
-        found = [committed[key] for key in loaded.asked if key in committed]
-        behind = {c.id: c for c in found if c.acked_ord < c.last_ord}
-        if not behind:
-            return
-        wanted = [window for c in behind.values() for window in self._windows(c)]
+    async def load_unacked(
+        self, keys: Iterable[Key], committed: dict[Key, Conversation], loaded: Loaded
+    ) -> None:
+        """The unacknowledged messages of these conversations, or of very many some (`_windows`)."""
+        loaded.unacked.update({key: [] for key in keys})
+        found = {c.id: c for key in keys if (c := committed.get(key)) is not None}
+        wanted = [window for c in found.values() for window in self._windows(c)]
         for row in await self._database.read_for_write(sql.LOAD_UNACKED, sql.rows(wanted)):
             m = Message(*row)
-            loaded.unacked.setdefault(behind[m.conversation].key, []).append(m)
+            loaded.unacked[found[m.conversation].key].append(m)
 
     def _windows(self, c: Conversation) -> Iterator[tuple[int, int, int, int, int]]:
         """Which unacked messages are read: after which seq and ord, and up to which ord and seq.
@@ -210,12 +202,11 @@ class Known:
                 self.remember(key, conversation)
         return committed
 
-    async def _load_refs(
-        self,
-        refs: list[tuple[Key, str, str, str]],
-        committed: dict[Key, Conversation],
-        loaded: Loaded,
+    async def load_refs(
+        self, needs: list[Needs], committed: dict[Key, Conversation], loaded: Loaded
     ) -> None:
+        """The messages that came under the batch's refs before."""
+        refs = [ref for need in needs for ref in need.refs]
         names = {committed[ref[0]].id: ref[0] for ref in refs if ref[0] in committed}
         if not names:
             return

@@ -23,12 +23,12 @@ import msgspec
 
 from storage import outcomes, sql
 from storage.database import Database
-from storage.errors import Overloaded, RefTaken, Unavailable
+from storage.errors import NotRead, Overloaded, RefTaken, Unavailable
 from storage.loading import Known
 from storage.loading import Needs as Needs
 from storage.records import Conversation, Event, Key, Message, Outcome, is_counted
 from storage.sealing import seal_all, unlock
-from storage.transaction import Transaction
+from storage.transaction import Loaded, Transaction
 from storage.turns import Turns
 from storage.vault import Keys
 
@@ -186,8 +186,9 @@ class Store:
         What comes `later` lets others pass, some of it in every commit: a hundred thousand pushes
         that become due at once hold up no chat. Each change is judged when its turn comes.
         It raises what `apply` raised, or `Unavailable`. Raises `Overloaded` at once at the bound.
-        `apply` runs once, or again if another change of its batch was a fault: what it does to
-        memory it registers with `Transaction.undo`; all else belongs in `after_commit`.
+        `apply` runs once, or again if another change of its batch was a fault or one of them lacked
+        something: what it does to memory it registers with `Transaction.undo`; all else belongs in
+        `after_commit`.
         """
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
 
@@ -301,14 +302,30 @@ class Store:
                 self._tell(batch[0].done, None, error)
 
     async def _commit(self, batch: list[_Change]) -> None:
-        """Commit the batch as if all its refs were new, as nearly all are; if one is not, again."""
-        try:
-            await self._commit_knowing(batch, refs=False)
-        except RefTaken:
-            await self._commit_knowing(batch, refs=True)
+        """Commit the batch as if all its refs were new and nobody had to see what is not yet
+        acknowledged, as with nearly all; else with what it lacked, again."""
+        needs = [change.needs for change in batch]
+        committed, loaded = await self._known.load(needs)
+        refs = False
+        while True:
+            try:
+                return await self._commit_knowing(batch, committed, loaded, refs=refs)
+            except NotRead as lacking:
+                await self._known.load_unacked(lacking.keys, committed, loaded)
+            except RefTaken:
+                if refs:
+                    raise
+                refs = True
+                await self._known.load_refs(needs, committed, loaded)
 
-    async def _commit_knowing(self, batch: list[_Change], *, refs: bool) -> None:
-        committed, loaded = await self._known.load([change.needs for change in batch], refs=refs)
+    async def _commit_knowing(
+        self,
+        batch: list[_Change],
+        committed: dict[Key, Conversation],
+        loaded: Loaded,
+        *,
+        refs: bool,
+    ) -> None:
         tx = Transaction(
             self._clock(),
             committed,
@@ -344,6 +361,9 @@ class Store:
         start = tx.savepoint()
         try:
             answers.extend([self._apply(tx, change) for change in batch])
+            lacking = [error for _, error in answers if isinstance(error, NotRead)]
+            if lacking:
+                raise NotRead(*{key for error in lacking for key in error.keys})
             if not refs and any(
                 error is not None and change.needs.refs
                 for change, (_, error) in zip(batch, answers, strict=True)

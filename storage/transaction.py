@@ -21,6 +21,7 @@ import orjson
 
 from storage import outcomes, sql
 from storage.campaigns import Campaign, campaign_put
+from storage.errors import NotRead
 from storage.outcomes import Move, Trigger
 from storage.records import (
     Conversation,
@@ -56,12 +57,14 @@ class Owner(NamedTuple):
 
 
 class Loaded(msgspec.Struct):
-    """What was read for a batch, beside the conversations: answers to what the changes asked."""
+    """What was read for a batch, beside the conversations: answers to what the changes asked.
+
+    `unacked` has a list, if an empty one, for every conversation of which it was read.
+    """
 
     refs: dict[tuple[Key, str, str, str], Message] = {}
     marks: dict[tuple[Key, int], Mark] = {}
     unacked: dict[Key, list[Message]] = {}
-    asked: set[Key] = set()
     installations: dict[tuple[str, str], Owner | None] = {}
     tokens: dict[tuple[str, str], Owner | None] = {}
     campaigns: dict[str, Campaign] = {}
@@ -131,14 +134,17 @@ class Transaction:
         return self._loaded.marks.get((conversation.key, seq))
 
     def unacked(self, conversation: Conversation) -> list[Message]:
-        """Counted messages after the acked cursor, oldest first (those that were asked for)."""
-        found = self._loaded.unacked.get(conversation.key, [])
-        return [message for message in found if message.ord > conversation.acked_ord]
+        """Counted messages after the acked cursor, oldest first; of very many not all are read.
 
-    def knows_unacked(self, conversation: Conversation) -> bool:
-        """Whether `unacked` has been read: it was asked for, by whichever change of the batch."""
+        Raises `NotRead`, which is the store's to answer: the change is judged again, knowing them.
+        """
         c = conversation
-        return c.acked_ord == c.last_ord or c.key in self._loaded.asked
+        if c.acked_ord == c.last_ord:
+            return []
+        found = self._loaded.unacked.get(c.key)
+        if found is None:
+            raise NotRead(c.key)
+        return [message for message in found if message.ord > c.acked_ord]
 
     def owner_of_installation(self, tenant: str, installation: str) -> Owner | None:
         return self._loaded.installations.get((tenant, installation))
@@ -188,9 +194,10 @@ class Transaction:
             self._undo.append(lambda: self._loaded.refs.pop(slot, None))
         if counted:
             self._accepted.append(c.tenant)
-            unacked = self._loaded.unacked.setdefault(c.key, [])
-            unacked.append(message)
-            self._undo.append(unacked.pop)
+            unacked = self._loaded.unacked.get(c.key)
+            if unacked is not None:
+                unacked.append(message)
+                self._undo.append(unacked.pop)
             changes["newest_counted"] = message
             changes["badge_seq"] = c.badge_seq + 1
             expires_at = draft.expires_at

@@ -51,7 +51,7 @@ def test_a_ring_is_unwanted_only_if_all_that_it_covers_is_known_to_be(
     c = Conversation(
         1, key, last_seq=9, last_ord=9, devices=(device,), wishes=Wishes(proactive=False)
     )
-    loaded = Loaded(unacked={key: [message(ord, kind) for ord, kind in read.items()]}, asked={key})
+    loaded = Loaded(unacked={key: [message(ord, kind) for ord, kind in read.items()]})
     tx = Transaction(1.0, {key: c}, loaded, 2, 2, 1, Vault())
     assert all_unwanted(tx, c, device) is unwanted
 
@@ -65,7 +65,7 @@ def test_a_message_of_a_time_that_is_yet_to_come_is_not_waited_for(
     key = Key("acme", "c-1")
     newest = msgspec.structs.replace(message(1, "chat"), at=at)
     c = Conversation(1, key, last_seq=1, last_ord=1, devices=(device,), newest_counted=newest)
-    loaded = Loaded(unacked={key: [newest]}, asked={key})
+    loaded = Loaded(unacked={key: [newest]})
     tx = Transaction(104.95, {key: c}, loaded, 2, 2, 1, Vault())
     wanted = to_ring(tx, c, device, Patience(5.0))
     assert wanted.newest == newest

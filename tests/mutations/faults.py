@@ -104,14 +104,11 @@ FAULTS = (
     Fault(
         "the claim is not committed before the call (rule 7)",
         "gateway/pushing.py",
-        """            return await self._store.submit(
-                change, Needs(keys=(key,), unacked=key if each else None), later=True
-            )
-""",
+        "            return await self._store.submit(change, Needs(keys=(key,)), later=True)\n",
         """            early = __import__("asyncio").get_running_loop().create_future()
             self._store.submit(
                 lambda tx: early.done() or early.set_result(change(tx)),
-                Needs(keys=(key,), unacked=key if each else None),
+                Needs(keys=(key,)),
             ).add_done_callback(lambda done: done.exception())
             return await early
 """,
@@ -390,19 +387,18 @@ FAULTS = (
     ),
     Fault(
         "a look takes for expired what it has not read",
-        "gateway/pushing.py",
-        "            elif self._sees_each(c, tx.now) and not tx.knows_unacked(c):\n",
-        "            elif False:\n",
+        "storage/transaction.py",
+        "            raise NotRead(c.key)\n",
+        "            return []\n",
         ("tests/simulation/test_scenarios.py",),
         also=(NOBODY_IS_MADE_TO_LOOK,),
     ),
     Fault(
-        "a due time puts off an expiry that passed while it waited",
-        "gateway/pushing.py",
-        "            if found.is_expiring(tx.now) and not tx.knows_unacked(found):\n",
+        "what is written while it waits is not among what a look reads",
+        "storage/transaction.py",
+        "            if unacked is not None:\n",
         "            if False:\n",
-        ("tests/simulation/test_scenarios.py",),
-        also=(NOBODY_IS_MADE_TO_LOOK,),
+        ("tests/storage/test_store.py", "tests/storage/test_transaction.py"),
     ),
     Fault(
         "what is pending may be left without anybody who looks",

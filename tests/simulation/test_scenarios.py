@@ -1336,4 +1336,21 @@ def test_what_expires_while_a_look_waits_is_not_laid_to_a_wish(day: Day, after: 
     world.disk.rng = Slow(1)
     world.write(anna, MessageKind.CHAT, after / 1000)
     world.run(30.0)
-    assert world.model.outcomes == {(1, 1): "undeliverable", (1, 2): "expired"}
+    rang = after >= 220  # the claim is then
+    assert len(rung(day)) == rang
+    assert world.model.outcomes == {
+        (1, 1): "undeliverable",
+        (1, 2): "pushed" if rang else "expired",
+    }
+
+
+@pytest.mark.parametrize("after", range(100, 400, 20))
+def test_what_expires_while_its_ring_is_accepted_is_pushed(day: Day, after: int) -> None:
+    """The verdict may wait for the writer behind the expiry: what was claimed before it rang."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.disk.rng = Slow(1)
+    world.write(anna, MessageKind.CHAT, after / 1000)
+    world.run(30.0)
+    assert world.model.outcomes == {(1, 1): "pushed" if rung(day) else "expired"}

@@ -614,7 +614,6 @@ async def test_the_number_of_statements_does_not_grow_with_the_batch(
                         keys=(key,),
                         refs=((key, "agent", "a-1", "b"),),
                         mark=(key, 1),
-                        unacked=key,
                         device=("acme", f"i-of-{key.customer}", "t"),
                     ),
                 )
@@ -675,7 +674,7 @@ async def test_a_change_sees_the_oldest_pending_and_the_newest_of_very_many_unac
             def change(tx: Transaction) -> list[int]:
                 return [m.seq for m in tx.unacked(known(tx, key))]
 
-            return store.submit(change, Needs(keys=(key,), unacked=key))
+            return store.submit(change, Needs(keys=(key,)))
 
         assert await unacked(KEY) == [1, 3, 7, 8]
         await store.submit(change, Needs(keys=(KEY,)))
@@ -696,7 +695,7 @@ async def test_a_change_reads_no_more_of_the_unacked_messages_however_many_there
 
     async def steps(db: Asked, store: Store) -> int:
         """Of SQLite's machine, for what a change asks to see."""
-        await store.submit(nothing, Needs(keys=(KEY,), unacked=KEY))
+        await store.submit(lambda tx: tx.unacked(known(tx, KEY)), Needs(keys=(KEY,)))
         taken = 0
 
         def step() -> int:
@@ -720,6 +719,62 @@ async def test_a_change_reads_no_more_of_the_unacked_messages_however_many_there
         await store.stop()
 
 
+async def test_what_a_change_asks_for_is_read_and_its_batch_is_judged_once_more(
+    path: Path,
+) -> None:
+    """A message under a ref that was used before is in the batch as well."""
+    memory: list[str] = []
+
+    def asking(key: Key) -> Callable[[Transaction], list[int]]:
+        def change(tx: Transaction) -> list[int]:
+            memory.append(key.customer)
+            tx.undo(memory.pop)
+            tx.after_commit(lambda: memory.append("told"))
+            return [m.seq for m in tx.unacked(known(tx, key))]
+
+        return change
+
+    async with Watched(path) as database:
+        store = Store(database, Clock())
+        await store.start()
+        for key in (KEY, OTHER):
+            await post(store, draft("before", ref="again"), key)
+        database.reads_to_write.clear()
+        commits = store.commits
+        answers = await asyncio.gather(
+            post(store, draft("in the batch")),
+            store.submit(asking(KEY), Needs(keys=(KEY,))),
+            post(store, draft("not a second time", ref="again"), OTHER),
+            store.submit(asking(OTHER), Needs(keys=(OTHER,))),
+            post(store, draft("after them"), OTHER),
+        )
+        assert answers[1] == [1, 2]
+        assert answers[3] == [1]
+        assert memory == ["c-1", "c-2", "told", "told"]
+        assert store.commits == commits + 1
+        assert database.reads_to_write.count(LOAD_UNACKED) == 1
+        assert rows(path, "SELECT text FROM messages ORDER BY rowid") == [
+            ("before",),
+            ("before",),
+            ("in the batch",),
+            ("after them",),
+        ]
+        await store.stop()
+
+
+async def test_what_a_new_customer_has_not_acknowledged_is_what_their_batch_wrote(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        _, seen = await asyncio.gather(
+            post(store, draft("first")),
+            store.submit(
+                lambda tx: [m.text for m in tx.unacked(known(tx, KEY))], Needs(keys=(KEY,))
+            ),
+        )
+        assert seen == ["first"]
+
+
 async def test_what_expires_behind_very_many_that_nobody_acknowledged_is_reached(
     path: Path,
 ) -> None:
@@ -737,7 +792,7 @@ async def test_what_expires_behind_very_many_that_nobody_acknowledged_is_reached
             return [m.seq for m in seen]
 
         found = []
-        while seen := await store.submit(expiring, Needs(keys=(KEY,), unacked=KEY)):
+        while seen := await store.submit(expiring, Needs(keys=(KEY,))):
             found += [seq for seq in seen if seq not in found]
             if len(found) == 7:
                 break

@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from storage import sql
+from storage.errors import NotRead
 from storage.outcomes import Trigger
 from storage.records import Conversation, Cut, Device, Event, Key, Message, Outcome
 from storage.transaction import Loaded, Mark, Owner, Transaction, replace
@@ -124,7 +125,7 @@ def test_a_ref_is_known_to_the_changes_that_follow() -> None:
 
 
 def test_unacked_are_the_counted_messages_after_the_cursor_also_of_this_batch() -> None:
-    tx = begin()
+    tx = begin(loaded=Loaded(unacked={KEY: []}))
     c = fresh(tx)
     messages: list[Message] = []
     for role in ("agent", "customer", "agent", "agent"):
@@ -133,6 +134,17 @@ def test_unacked_are_the_counted_messages_after_the_cursor_also_of_this_batch() 
     assert tx.unacked(c) == [messages[0], messages[2], messages[3]]
     c, _ = tx.acknowledge(c, messages[2].cut)
     assert tx.unacked(c) == [messages[3]]
+
+
+def test_what_is_unacked_is_asked_for_unless_there_is_nothing() -> None:
+    tx = begin()
+    assert tx.unacked(fresh(tx)) == []
+    c, m = tx.append_message(fresh(tx), draft())
+    with pytest.raises(NotRead) as lacking:
+        tx.unacked(c)
+    assert lacking.value.keys == (KEY,)
+    c, _ = tx.acknowledge(c, m.cut)
+    assert tx.unacked(c) == []
 
 
 # Acks and reads
@@ -179,7 +191,7 @@ def test_a_touch_writes_and_changes_nothing() -> None:
 
 
 def test_an_ack_of_what_was_acked_changes_nothing() -> None:
-    tx = begin()
+    tx = begin(loaded=Loaded(unacked={KEY: []}))
     c, _ = tx.acknowledge(three_messages(tx), Cut(2, 2))
     before = state(tx)
     assert tx.acknowledge(c, Cut(2, 2)) == (c, ())
@@ -331,7 +343,7 @@ def everything(tx: Transaction) -> None:
 
 @pytest.mark.parametrize("first", [False, True])
 def test_rolling_back_leaves_everything_as_it_was(first: bool) -> None:
-    tx = begin()
+    tx = begin(loaded=Loaded(unacked={KEY: []}))
     if first:
         c, _ = tx.append_message(fresh(tx), draft("one"))
         tx.move_token(c, replace(DEVICE, id=3))
