@@ -55,7 +55,10 @@ class Api:
         rates: Rates,
         wall: Callable[[], float],
         origins: frozenset[str],
+        refused: Callable[[str], None],
+        failed: Callable[[], None],
     ) -> None:
+        """`refused` is told why a token was not accepted, `failed` of every fault of ours."""
         self._verifier = verifier
         self._context = context
         self._chat = chat
@@ -65,10 +68,8 @@ class Api:
         self._rates = rates
         self._wall = wall
         self._origins = origins
-        self.failed: Callable[[], None] = lambda: None
-        """Told of every fault of ours, for the metrics."""
-        self.refused: Callable[[str], None] = lambda reason: None
-        """Told why a token was not accepted, for the metrics."""
+        self._refused = refused
+        self._failed = failed
 
     @property
     def limits(self) -> protocol.Limits:
@@ -157,7 +158,7 @@ class Api:
                 raise error
             case ConnectionResetError():  # the caller has hung up: nobody hears this
                 return problem(FrameError(ErrorCode.BAD_FRAME, "the body broke off"))
-        self.failed()
+        self._failed()
         _log.error("a call failed", path=request.path, error=type(error).__name__, exc_info=error)
         return problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
 
@@ -344,7 +345,7 @@ class Api:
         try:
             who = self._verifier.verify(token.strip(), self._wall())
         except TokenRejected as rejected:
-            self.refused(f"token_{rejected.reason.value}")
+            self._refused(f"token_{rejected.reason.value}")
             raise FrameError(ErrorCode.UNAUTHORIZED, "the token was not accepted") from None
         if who.role not in roles:
             allowed = " or ".join(role.value for role in roles)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 
 import msgspec
@@ -51,7 +51,7 @@ from push.adapters import adapter_named
 from push.backends import Backend
 from push.guard import meant_by
 from push.ring import DeviceRef, Endpoint
-from push.worker import BackendCalls, PushWorker
+from push.worker import BackendCalls, Load, PushWorker
 from storage.campaigns import CampaignRows
 from storage.database import Database
 from storage.deadletters import DeadLetterRows
@@ -83,7 +83,7 @@ class Core:
         self.wall = wall or clock
         self.store = Store(database, clock, config.storage.keys)
         self.hub = Hub()
-        self.metrics = Metrics(self.store, self.hub)
+        self.metrics = Metrics(self.store, self.hub, self.loads, lambda: self.campaigns.open())
         self.verifier = Verifier(config.tenants)
         self.context = context = Context(
             self.store,
@@ -97,13 +97,20 @@ class Core:
         self.chat = Chat(context)
         self.marks = Marks(context)
         self.presence = Presence(context, self.marks)
-        owing = Owing(context)
-        ringing = Ringing(context, owing)
+        owing = Owing(context, self.metrics.decided)
+        ringing = Ringing(context, owing, self.metrics.buried)
         self.book = Book(context, owing, ringing, self._wake)
         self.devices = Devices(context, owing)
         self.dead_letters = DeadLetters(context, DeadLetterRows(database))
         campaign_rows = CampaignRows(database)
-        self.campaigns = Campaigns(context, self.chat, campaign_rows, self._waiting)
+        self.campaigns = Campaigns(
+            context,
+            self.chat,
+            campaign_rows,
+            self._waiting,
+            self.metrics.recipients,
+            self.metrics.faults.inc,
+        )
         self.campaign_loading = Loading(context, campaign_rows, self.campaigns)
         self.campaign_reports = Reports(campaign_rows, clock)
         self.preferences = Preferences(context, owing)
@@ -126,14 +133,9 @@ class Core:
             self.inbox,
             self.rates,
             self.wall,
+            self.metrics.rejected,
+            self.metrics.faults.inc,
         )
-        owing.decided = self.metrics.decided
-        ringing.buried = self.metrics.buried
-        self.campaigns.counted = self.metrics.recipients
-        self.campaigns.failed = self.metrics.faults.inc
-        self.metrics.open_campaigns = self.campaigns.open
-        self.sessions.rejected = self.metrics.rejected
-        self.sessions.failed = self.metrics.faults.inc
         self.store.failed = self._failed
         self.store.recovered = self.presence.catch_up
         self._rng = rng
@@ -159,7 +161,6 @@ class Core:
             wall=self.wall,
             on_fault=self.metrics.faults.inc,
         )
-        self.metrics.push_loads = self._worker.loads
         waiting = await self.book.recover()
         self._worker.start()
         await self.campaign_loading.start()
@@ -248,10 +249,13 @@ class Core:
         if self._worker is not None:
             self._worker.wake(ref, backend)
 
+    def loads(self) -> Mapping[tuple[str, str], Load]:
+        """How each endpoint is, by tenant and backend, and what waits for it."""
+        return {} if self._worker is None else self._worker.loads()
+
     def _waiting(self, tenant: str) -> Waiting:
         """How many of a tenant's devices wait, by whether their backend works."""
-        loads = self._worker.loads() if self._worker is not None else {}
-        theirs = [load for (name, _), load in loads.items() if name == tenant]
+        theirs = [load for (name, _), load in self.loads().items() if name == tenant]
         failing = sum(load.waiting for load in theirs if load.open)
         return Waiting(sum(load.waiting for load in theirs) - failing, failing)
 

@@ -36,9 +36,20 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 class Metrics:
     """One registry for one gateway."""
 
-    def __init__(self, store: Store, hub: Hub) -> None:
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        loads: Callable[[], Mapping[tuple[str, str], Load]],
+        campaigns: Callable[[], list[Campaign]],
+    ) -> None:
+        """`loads` tells how each endpoint is, by tenant and backend, and what waits for it;
+        `campaigns`, every campaign that is not over.
+        """
         self._store = store
         self._hub = hub
+        self._loads = loads
+        self._open_campaigns = campaigns
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.looks = Counter(
@@ -85,16 +96,12 @@ class Metrics:
             ("tenant", "result"),
             registry=self.registry,
         )
-        self.push_loads: Callable[[], Mapping[tuple[str, str], Load]] = dict
-        """How each endpoint is, by tenant and backend, and what waits for it."""
         self.dead_letters = Counter(
             "ringback_dead_letters_total",
             "Rings that were given up: refused, or expired while they were retried",
             ("tenant", "cause"),
             registry=self.registry,
         )
-        self.open_campaigns: Callable[[], list[Campaign]] = list
-        """Every campaign that is not over."""
         self.faults = Counter(
             "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
         )
@@ -136,7 +143,7 @@ class Metrics:
         )
 
     def _endpoints(self) -> Iterable[Metric]:
-        loads = self.push_loads()
+        loads = self._loads()
         for name, meaning, value in _OF_ENDPOINTS:
             metric = GaugeMetricFamily(
                 f"ringback_push_{name}", meaning, labels=("tenant", "backend")
@@ -154,7 +161,7 @@ class Metrics:
         )
         there: Tally[tuple[str, str]] = Tally()
         to_send: Tally[str] = Tally()
-        for c in self.open_campaigns():
+        for c in self._open_campaigns():
             there[c.tenant, c.state.value] += 1
             to_send[c.tenant] += c.left
         for slot, count in sorted(there.items()):

@@ -7,7 +7,7 @@ sessions, messages, looks, calls and backends, and nothing of another's (I8). De
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -18,6 +18,7 @@ from gateway.api import Api, as_json
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.protocol import Role
+from push.worker import Load
 from storage.records import Outcome
 from storage.store import Store
 
@@ -27,8 +28,17 @@ QUANTILES = (0.5, 0.95, 0.99)
 class OpsCalls:
     """The call; who may make it is judged by `api`."""
 
-    def __init__(self, api: Api, metrics: Metrics, store: Store, hub: Hub) -> None:
+    def __init__(
+        self,
+        api: Api,
+        metrics: Metrics,
+        store: Store,
+        hub: Hub,
+        loads: Callable[[], Mapping[tuple[str, str], Load]],
+    ) -> None:
+        """`loads` tells how each endpoint is, by tenant and backend, and what waits for it."""
         self._api = api
+        self._loads = loads
         self._metrics = metrics
         self._store = store
         self._hub = hub
@@ -60,7 +70,7 @@ class OpsCalls:
                         "calling": load.working,
                         "state": _state(open=load.open, suspended=load.suspended),
                     }
-                    for (whose, name), load in sorted(metrics.push_loads().items())
+                    for (whose, name), load in sorted(self._loads().items())
                     if whose == tenant
                 ],
             }

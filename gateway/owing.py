@@ -37,10 +37,10 @@ AGAIN = 1.0  # seconds until what one change could not look at is looked at
 class Owing:
     """What is owed to whom. No state of its own beyond what it was given."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, decided: Callable[[str, Decision], None]) -> None:
+        """`decided` is told of every decision of a look, and whose tenant's it is."""
         self._context = context
-        self.decided: Callable[[str, Decision], None] = lambda tenant, decision: None
-        """Told of every decision of a look, for the metrics."""
+        self._decided = decided
 
     # What has become due
 
@@ -138,7 +138,7 @@ class Owing:
             device
             for device in c.devices
             if device.wake_at is not None and self.backend(c.tenant, device) is None
-            if not self._context.calling(c.key, device.id)
+            if not self._context.is_calling(c.key, device)
         ]
         for device in waiting:
             self._no_endpoint(tx, c, device)
@@ -188,7 +188,7 @@ class Owing:
     def looked(
         self, tx: Transaction, c: Conversation, device: Device, decision: Decision, last: Cut
     ) -> None:
-        tx.after_commit(lambda: self.decided(c.tenant, decision))
+        tx.after_commit(lambda: self._decided(c.tenant, decision))
         from_seq = c.left_from(device)
         upto = device.ring_seq if device.ring else last.seq
         tx.event(

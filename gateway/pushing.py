@@ -47,9 +47,8 @@ class Book:
         self._wake = wake
         self._busy: dict[DeviceRef, str] = {}
         """Those in the worker's hands, and for which backend."""
-        self._calling: set[DeviceRef] = set()
+        self._calling = context.calling
         self.alarms = Alarms(context.clock, self._tick)
-        context.calling = lambda key, device: DeviceRef(*key, device) in self._calling
         self._store.changed = self.watch
 
     def watch(self, c: Conversation) -> None:

@@ -45,11 +45,13 @@ replace = msgspec.structs.replace
 class Ringing:
     """The changes of devices that owe a ring. No state of its own beyond what it was given."""
 
-    def __init__(self, context: Context, owing: Owing) -> None:
+    def __init__(
+        self, context: Context, owing: Owing, buried: Callable[[str, Cause], None]
+    ) -> None:
+        """`buried` is told of every ring that is given up: whose tenant's it was, and why."""
         self._context = context
         self._owing = owing
-        self.buried: Callable[[str, Cause], None] = lambda tenant, cause: None
-        """Told of every ring that was given up, for the metrics."""
+        self._buried = buried
 
     # The look and the claim
 
@@ -363,7 +365,7 @@ class Ringing:
             at=tx.now,
         )
         tx.also(dead_letter_put(letter))
-        tx.after_commit(lambda: self.buried(c.tenant, cause))
+        tx.after_commit(lambda: self._buried(c.tenant, cause))
 
     def _accepted(self, tx: Transaction, c: Conversation, device: Device) -> Conversation:
         ring = msgspec.json.decode(device.ring or "", type=Ring)

@@ -122,14 +122,14 @@ class Gateway:
             core.rates,
             core.wall,
             frozenset(o for tenant in self.config.tenants.values() for o in tenant.origins),
+            core.metrics.refused,
+            core.metrics.faults.inc,
         )
-        api.failed = core.metrics.faults.inc
-        api.refused = core.metrics.refused
         places = Places(server, self.ports)
         others = (
             CampaignCalls(api, core.campaign_loading, core.campaigns, core.campaign_reports),
             DeadLetterCalls(api, core.dead_letters),
-            OpsCalls(api, core.metrics, core.store, core.hub),
+            OpsCalls(api, core.metrics, core.store, core.hub, core.loads),
             WebPages(places),
         )
         application = api.application(*(calls.routes() for calls in others))

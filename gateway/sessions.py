@@ -54,7 +54,10 @@ class Sessions:
         inbox: Inbox,
         rates: Rates,
         wall: Callable[[], float],
+        rejected: Callable[[str], None],
+        failed: Callable[[], None],
     ) -> None:
+        """`rejected` is told why a socket was turned away, `failed` of every fault of ours."""
         self._config = config
         self._limits = config.limits
         self._verifier = verifier
@@ -67,10 +70,8 @@ class Sessions:
         self._rates = rates
         self._clock = context.clock
         self._wall = wall
-        self.rejected: Callable[[str], None] = lambda reason: None
-        """Told why a socket was turned away, for the metrics."""
-        self.failed: Callable[[], None] = lambda: None
-        """Told of every fault of ours, for the metrics."""
+        self._rejected = rejected
+        self._failed = failed
         self.console: frozenset[str] = frozenset()
         """The origins of our own console, from which agents of every tenant may connect."""
 
@@ -84,7 +85,7 @@ class Sessions:
             else:
                 await self._agent(socket, identity, hello)
         except Hangup as hangup:
-            self.rejected(hangup.why)
+            self._rejected(hangup.why)
             await socket.hang_up(hangup.code, hangup.detail)
         except Closed:
             pass
@@ -93,7 +94,7 @@ class Sessions:
             await socket.hang_up(CloseCode.SERVER_FAULT)
 
     def _fault(self, what: str, error: Exception) -> None:
-        self.failed()
+        self._failed()
         _log.error(what, error=type(error).__name__, exc_info=error)
 
     async def _hello(self, socket: Socket, role: Role) -> protocol.Hello | protocol.AgentHello:

@@ -672,7 +672,7 @@ async def test_a_campaign_stands_still_while_most_of_it_waits_for_a_backend_that
             rung += many
 
         monkeypatch.setattr(them, "_waiting", waiting)
-        them.counted = count
+        monkeypatch.setattr(them, "_counted", count)
         id = await begin(it, audience=[f"c-{i}" for i in range(1_000)])
         await until(it, id, lambda told: told["sent"] >= sent)
         await asyncio.sleep(5 * sending.AGAIN)

@@ -96,19 +96,21 @@ class Campaigns:
         chat: Chat,
         rows: CampaignRows,
         waiting: Callable[[str], Waiting],
+        counted: Callable[[str, str, int], None],
+        failed: Callable[[], None],
     ) -> None:
-        """`waiting` tells how many devices of a tenant wait."""
+        """`waiting` tells how many devices of a tenant wait. `counted` is told how many of a
+        tenant's recipients were sent to, or skipped and why; `failed` of every fault of ours.
+        """
         self._context = context
         self._chat = chat
         self._store = context.store
         self._rows = rows
         self._waiting = waiting
         self._lanes: dict[str, Lane] = {}
+        self._counted = counted
+        self._failed = failed
         self._stopped = False
-        self.failed: Callable[[], None] = lambda: None
-        """Told of every fault of ours."""
-        self.counted: Callable[[str, str, int], None] = lambda tenant, result, many: None
-        """Told how many recipients were sent to, or skipped and why, for the metrics."""
 
     # Life
 
@@ -211,7 +213,7 @@ class Campaigns:
         else:  # its text might quote a message
             kind = type(error).__name__
             _log.error("a campaign's sending broke", campaign=run.campaign.id, error=kind)
-            self.failed()
+            self._failed()
         run.next_at = self._context.clock() + RETRY
         run.ahead.clear()
         with contextlib.suppress(Unavailable):
@@ -303,7 +305,7 @@ class Campaigns:
 
     def _count(self, tenant: str, handled: list[Handled]) -> None:
         for result, many in Counter(one.skipped or "sent" for one in handled).items():
-            self.counted(tenant, result, many)
+            self._counted(tenant, result, many)
 
 
 class Skipped(StrEnum):
