@@ -4,16 +4,19 @@ Decides whose change comes next; nothing of what it does. Within a tenant the or
 arrival. Between tenants there is none to keep, because no change touches two. Each that waits gets
 an equal part of a commit, and who asks for least gets all of it: so a tenant that floods the writer
 waits for itself, the others for no more than its part, and a busy tenant never falls behind because
-the parts are small.
+the parts are small. But no commit has more than `FULL`: of very many tenants those whose turn it
+was not come first in the next.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Set
+from itertools import islice
 from typing import Generic, TypeVar
 
 LEAST, MOST = 2, 32  # what a tenant's part is at the least, and what the least asked makes it
+FULL = 128  # in one commit of several tenants: the loop does nothing else while they are judged
 
 T = TypeVar("T")
 
@@ -55,11 +58,13 @@ class Turns(Generic[T]):
             return []
         part = max(budget // len(self._queues), LEAST)
         if len(self._queues) > 1:
-            part = max(part, min(min(map(len, self._queues.values())), MOST))
+            least = min(map(len, self._queues.values()))
+            part = max(part, min(least, MOST, FULL // len(self._queues)))
         taken: list[T] = []
-        for tenant, queue in tuple(self._queues.items()):
+        for tenant in tuple(islice(self._queues, max(budget, FULL) // part)):
+            queue = self._queues.pop(tenant)
             taken += [queue.popleft() for _ in range(min(part, len(queue)))]
-            if not queue:
-                del self._queues[tenant]
+            if queue:
+                self._queues[tenant] = queue  # behind those whose turn it was not
         self._size -= len(taken)
         return taken

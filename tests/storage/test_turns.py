@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from storage.turns import LEAST, MOST, Turns
+from storage.turns import FULL, LEAST, MOST, Turns
 
 PLENTY = 1000
 
@@ -53,6 +53,25 @@ def test_of_however_many_tenants_each_gets_something() -> None:
     many = {f"t{n}": 3 + n for n in range(10)}
     many["t0"] = 1
     assert len(filled(**many).take(4)) == 1 + 9 * LEAST
+
+
+def test_a_commit_of_very_many_tenants_has_a_bound_and_the_others_come_first_in_the_next() -> None:
+    """Of a thousand with a backlog 20,000 changes were judged at once, and nobody was served."""
+    names = [f"t{n}" for n in range(1000)]
+    turns = Turns[str]()
+    for name in names * MOST:
+        turns.put(name, name, MOST * len(names))
+    served = Counter[str]()
+    for _ in range(-(-len(names) * LEAST // FULL)):
+        taken = turns.take(16)
+        assert len(taken) <= FULL
+        served.update(taken)
+    assert min(served.values()) == LEAST
+    assert len(served) == len(names)
+
+
+def test_the_parts_of_a_few_tenants_fill_no_more_than_a_commit() -> None:
+    assert len(filled(**{f"t{n}": MOST for n in range(10)}).take(4)) == 10 * (FULL // 10)
 
 
 def test_a_tenant_that_fills_the_queue_is_refused() -> None:
