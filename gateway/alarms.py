@@ -1,39 +1,63 @@
 """When: the earliest time at which something in a conversation's row becomes due.
 
-One alarm per conversation in a heap for each tenant, in memory; the times themselves are in the
-rows, from which the alarms are set again after a start. Decides nothing about what is due.
+One alarm per conversation in a heap for each tenant, and one for each tenant in a heap of those; in
+memory, while the times themselves are in the rows, from which the alarms are set again after a
+start. Decides nothing about what is due.
 
 Bounds (I9): an alarm that was set earlier leaves its old entry in the heap, which is cleared when
-those are half of it. And conversations of one tenant that were woken and are not yet judged: the
-others wait here, where they cost nothing, and not in the writer's queue, where a hundred thousand
-that are due at once would stand before every look and verdict; and no tenant waits for another's
-(I8).
+those are half of it. And conversations that were woken and are not yet judged, of one tenant and of
+all: the others wait here, where they cost nothing, and not in the writer's queue, where a hundred
+thousand that are due at once would stand before every look and verdict; and no tenant waits for
+another's (I8).
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from storage.records import Key
 
 AT_ONCE = 128  # woken and not yet judged, of one tenant
+ALL_AT_ONCE = 1_024  # of all tenants, in equal parts; but one of each however many they are
 FEW = 64  # entries that do not stand any more, beside as many as do, are not worth a clearing
+
+K = TypeVar("K", Key, str)
 
 
 @dataclass(slots=True)
-class _Due:
-    """One tenant's alarms, and how many of its conversations are being judged."""
+class _Times(Generic[K]):
+    """The earliest time that was set for each."""
 
-    at: dict[Key, float] = field(default_factory=dict)  # of each conversation, the one that stands
-    heap: list[tuple[float, Key]] = field(default_factory=list)  # others too, to be passed over
-    judged: int = 0
+    at: dict[K, float] = field(default_factory=dict)  # the one that stands
+    heap: list[tuple[float, K]] = field(default_factory=list)  # others too, to be passed over
 
     @property
     def next(self) -> float:
-        return self.heap[0][0] if self.heap and self.judged < AT_ONCE else float("inf")
+        return self.heap[0][0] if self.heap else float("inf")
+
+    def put(self, key: K, when: float) -> bool:
+        """Whether it is earlier than what stood."""
+        if when >= self.at.get(key, float("inf")):
+            return False
+        self.at[key] = when
+        heapq.heappush(self.heap, (when, key))
+        if len(self.heap) > FEW + 2 * len(self.at):
+            self.heap = [(at, key) for key, at in self.at.items()]
+            heapq.heapify(self.heap)
+        return True
+
+    def take(self) -> K | None:
+        """Whose time is the next; None if that does not stand any more."""
+        when, key = heapq.heappop(self.heap)
+        if self.at.get(key) != when:
+            return None
+        del self.at[key]
+        return key
 
 
 class Alarms:
@@ -44,33 +68,27 @@ class Alarms:
         self.floor = 0.0
         self._clock = clock
         self._fire = fire
-        self._tenants: dict[str, _Due] = {}
+        self._tenants: dict[str, _Times[Key]] = {}
+        self._next = _Times[str]()  # of the tenants of which another may be woken
+        self._judging = Counter[str]()  # by tenant: woken and not yet judged
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._stopped = False
 
     def set(self, key: Key, when: float) -> None:
         """Wake `key` at `when`, or earlier if it was already to be woken earlier."""
-        when = max(when, self.floor)
-        due = self._tenants.get(key.tenant)
-        if due is None:
-            due = self._tenants[key.tenant] = _Due()
-        if when >= due.at.get(key, float("inf")) or self._stopped:
-            return
-        due.at[key] = when
-        heapq.heappush(due.heap, (when, key))
-        if len(due.heap) > FEW + 2 * len(due.at):
-            due.heap = [(at, key) for key, at in due.at.items()]
-            heapq.heapify(due.heap)
-        if when < self._timer_at and due.judged < AT_ONCE:
-            self._arm()
+        times = self._tenants.get(key.tenant)
+        if times is None:
+            times = self._tenants[key.tenant] = _Times()
+        if not self._stopped and times.put(key, max(when, self.floor)):
+            self._expect(key.tenant)
 
     def judged(self, key: Key) -> None:
         """What woke `key` has been judged, or could not be: another may be woken in its place."""
-        due = self._tenants[key.tenant]
-        due.judged -= 1
-        if due.next < self._timer_at:
-            self._arm()
+        self._judging[key.tenant] -= 1
+        if not self._judging[key.tenant]:
+            del self._judging[key.tenant]
+        self._expect(key.tenant)
 
     def stop(self) -> None:
         """Wake nobody any more."""
@@ -78,11 +96,21 @@ class Alarms:
         if self._timer is not None:
             self._timer.cancel()
 
+    def _may_wake(self, tenant: str) -> bool:
+        part = min(AT_ONCE, ALL_AT_ONCE // max(1, len(self._judging)))
+        return self._judging[tenant] < max(1, part)
+
+    def _expect(self, tenant: str) -> None:
+        """See to it that the tenant's next is woken in time, if another may be."""
+        when = self._tenants[tenant].next
+        if self._may_wake(tenant) and self._next.put(tenant, when) and when < self._timer_at:
+            self._arm()
+
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._timer_at = min((due.next for due in self._tenants.values()), default=float("inf"))
+        self._timer_at = self._next.next
         if self._timer_at != float("inf") and not self._stopped:
             delay = max(0.0, self._timer_at - self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
@@ -90,11 +118,17 @@ class Alarms:
     def _ring(self) -> None:
         self._timer = None
         now = self._clock()
-        for due in self._tenants.values():
-            while due.next <= now and not self._stopped:
-                when, key = heapq.heappop(due.heap)
-                if due.at.get(key) == when:
-                    del due.at[key]
-                    due.judged += 1
-                    self._fire(key)
+        while self._next.next <= now and not self._stopped:
+            tenant = self._next.take()
+            if tenant is not None:
+                self._wake(tenant, now)
         self._arm()
+
+    def _wake(self, tenant: str, now: float) -> None:
+        times = self._tenants[tenant]
+        while times.next <= now and self._may_wake(tenant) and not self._stopped:
+            key = times.take()
+            if key is not None:
+                self._judging[tenant] += 1
+                self._fire(key)
+        self._expect(tenant)

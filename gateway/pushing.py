@@ -14,6 +14,7 @@ worker's hands is not woken again; while its call is out, joins and leaves do no
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 
 from gateway.alarms import Alarms
@@ -122,10 +123,15 @@ class Book:
                 self.alarms.set(key, self._clock() + RETRY_TICK)
             self.alarms.judged(key)
 
+        def again() -> None:
+            if not self._context.draining:
+                self._tick(key)
+
         try:
             self._store.enqueue(change, Needs(keys=(key,)), done, later=True)
-        except Unavailable as error:
-            done(None, error)
+        except Unavailable:
+            # There is no room: it keeps its place, or all that are due would be refused one by one.
+            asyncio.get_running_loop().call_later(RETRY_TICK, again)
 
     def _hand_over(self, ready: dict[DeviceRef, str], c: Conversation) -> None:
         for ref, backend in ready.items():

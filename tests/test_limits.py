@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import inbox, sessions, sockets, talk
+from gateway import inbox, pushing, sessions, sockets, talk
+from gateway.alarms import AT_ONCE
 from gateway.protocol import Role
 from gateway.sockets import Peer
 from storage.errors import Unavailable
@@ -611,6 +612,35 @@ async def test_a_flood_of_a_services_calls_lets_those_who_chat_pass(tmp_path: Pa
         for _ in range(80):
             commits.release()
         await asyncio.gather(*posts)
+
+
+async def test_what_is_due_while_the_queue_is_full_is_not_refused_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each refusal made room for the next: of a million that were due all were, in one turn."""
+    monkeypatch.setattr(pushing, "RETRY_TICK", 0.05)
+    async with running(tmp_path) as it:
+        store, alarms = it.gateway.core.store, it.gateway.core.book.alarms
+        enqueue, refused = store.enqueue, list[Any]()
+
+        def count(change: Any, needs: Any, *rest: Any, **more: Any) -> None:
+            try:
+                enqueue(change, needs, *rest, **more)
+            except Unavailable:
+                refused.append(needs)
+                raise
+
+        monkeypatch.setattr(store, "enqueue", count)
+        monkeypatch.setattr(store, "QUEUE", 0)
+        for number in range(3 * AT_ONCE):
+            alarms.set(Key("acme", f"c-{number}"), 0.0)
+        while not refused:
+            await asyncio.sleep(0)
+        assert len(refused) == AT_ONCE
+        monkeypatch.undo()
+        async with asyncio.timeout(PATIENCE):
+            while alarms._tenants["acme"].heap or alarms._judging:
+                await asyncio.sleep(0.01)
 
 
 async def test_agents_who_ask_for_the_same_page_at_once_share_one_look(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections import Counter
 
-from gateway.alarms import AT_ONCE, FEW, Alarms
+from gateway.alarms import ALL_AT_ONCE, AT_ONCE, FEW, Alarms
 from storage.records import Key
 
 
@@ -39,6 +41,68 @@ async def test_a_tenant_does_not_wait_for_the_many_of_another() -> None:
     alarms.set(Key("other", "c"), 2.0)
     await turn()
     assert woken[AT_ONCE:] == [Key("other", "c")]
+    alarms.stop()
+
+
+async def test_of_very_many_tenants_no_more_are_woken_than_the_writer_has_room_for() -> None:
+    """A thousand with a backlog each filled its queue: no look and no verdict found room."""
+    woken: list[Key] = []
+    alarms = Alarms(lambda: 1_000.0, woken.append)
+    tenants = 2 * ALL_AT_ONCE
+    keys = [Key(f"t-{i}", f"c-{n}") for n in range(3) for i in range(tenants)]
+    for key in keys:
+        alarms.set(key, 1.0)
+    most = 0
+    for judged in range(len(keys)):
+        await turn()
+        most = max(most, len(woken) - judged)
+        if judged == 0:
+            assert {key.tenant for key in woken} == {f"t-{i}" for i in range(tenants)}
+        alarms.judged(woken[judged])
+    assert most < 2 * tenants
+    assert sorted(woken) == sorted(keys)
+    alarms.stop()
+
+
+async def test_tenants_that_have_backlogs_come_to_have_equal_parts() -> None:
+    woken: list[Key] = []
+    alarms = Alarms(lambda: 1_000.0, woken.append)
+    tenants = 4 * ALL_AT_ONCE // AT_ONCE
+    for i in range(tenants):
+        for n in range(10 * AT_ONCE):
+            alarms.set(Key(f"t-{i}", f"c-{n}"), 1.0)
+    for judged in range(4 * ALL_AT_ONCE):
+        await turn()
+        alarms.judged(woken[judged])
+    waiting = Counter(key.tenant for key in woken[4 * ALL_AT_ONCE :])
+    assert len(waiting) == tenants
+    assert max(waiting.values()) <= ALL_AT_ONCE // tenants
+    alarms.stop()
+
+
+async def test_an_alarm_looks_at_no_other_tenant() -> None:
+    """With a thousand of them each message cost more for its alarm than for all else."""
+    now = [0.0]
+    woken: list[Key] = []
+    alarms = Alarms(lambda: now[0], woken.append)
+    for i in range(1_000):
+        alarms.set(Key(f"t-{i}", "c"), 86_400.0)
+    await turn()
+    calls = 0
+
+    def count(frame: object, event: str, told: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        alarms.set(Key("t-7", "c"), 0.0)
+        await turn()
+        alarms.judged(woken[0])
+    finally:
+        sys.setprofile(None)
+    assert woken == [Key("t-7", "c")]
+    assert calls < 1_000
     alarms.stop()
 
 
