@@ -278,12 +278,12 @@ class Store:
         while self._about and next(iter(self._about.values())) < self._turn - self.ABOUT:
             self._about.popitem(last=False)
         about = self._about.keys() | self._queue.tenants | self._later.tenants
-        if len(about - {""}) <= 1:
-            chat = self._queue.take(self.BATCH)
-            self._chatting = self.CHATTING if chat else max(self._chatting - 1, 0)
-            return chat + self._later.take(self.LATER if self._chatting else self.BATCH)
-        chat = self._queue.take(self.SHARED)
-        return chat + self._later.take(max(self.LATER_SHARED, self.SHARED - len(chat)))
+        alone = len(about - {""}) <= 1
+        chat = self._queue.take(self.BATCH if alone else self.SHARED)
+        self._chatting = self.CHATTING if chat else max(self._chatting - 1, 0)
+        most = self.LATER if self._chatting else self.BATCH
+        part = most if alone else max(self.LATER_SHARED, self.SHARED - len(chat))
+        return chat + self._later.take(part, most)
 
     async def _commit_or_fail(self, batch: list[_Change]) -> None:
         try:

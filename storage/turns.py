@@ -4,15 +4,14 @@ Decides whose change comes next; nothing of what it does. Within a tenant the or
 arrival. Between tenants there is none to keep, because no change touches two. Each that waits gets
 an equal part of a commit, and who asks for least gets all of it: so a tenant that floods the writer
 waits for itself, the others for no more than its part, and a busy tenant never falls behind because
-the parts are small. But no commit has more than `FULL`: of very many tenants those whose turn it
-was not come first in the next.
+the parts are small. But a commit has a bound: of very many tenants those whose turn it was not come
+first in the next.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Set
-from itertools import islice
 from typing import Generic, TypeVar
 
 LEAST, MOST = 2, 32  # what a tenant's part is at the least, and what the least asked makes it
@@ -52,16 +51,19 @@ class Turns(Generic[T]):
         """Those who wait."""
         return self._queues.keys()
 
-    def take(self, budget: int) -> list[T]:
-        """About `budget` in all, in equal parts; of who asks for least all, of others as much."""
+    def take(self, budget: int, most: int = FULL) -> list[T]:
+        """About `budget` in all, in equal parts; of who asks for least all, of others as much. Of
+        several tenants no more than `most`, unless that is less than the budget."""
         if not self._queues:
             return []
         part = max(budget // len(self._queues), LEAST)
         if len(self._queues) > 1:
             least = min(map(len, self._queues.values()))
-            part = max(part, min(least, MOST, FULL // len(self._queues)))
+            part = max(part, min(least, MOST, most // len(self._queues)))
         taken: list[T] = []
-        for tenant in tuple(islice(self._queues, max(budget, FULL) // part)):
+        for tenant in tuple(self._queues):
+            if taken and len(taken) + part > max(budget, most):
+                break
             queue = self._queues.pop(tenant)
             taken += [queue.popleft() for _ in range(min(part, len(queue)))]
             if queue:

@@ -1328,6 +1328,21 @@ async def test_what_one_tenant_may_wait_for_has_a_small_part_beside_another_who_
         assert [later.count(number) for number in sorted(set(later))] == [2, 2, 2, 4, 2]
 
 
+async def test_what_very_many_tenants_may_wait_for_is_no_more_beside_who_chats(path: Path) -> None:
+    async with opened(path) as (store, _):
+        store.LATER, store.SHARED, store.BATCH = 6, 4, 20
+        chat: list[int] = []
+        later: list[int] = []
+        store.enqueue(Post(draft("hello")), Needs(keys=(KEY,)), note_commit(store, chat))
+        for n in range(20):
+            other = Key(f"other-{n}", KEY.customer)
+            told = note_commit(store, later)
+            store.enqueue(Post(draft(str(n)), other), Needs(keys=(other,)), told, later=True)
+        await store.stop()
+        assert max(later.count(number) for number in later) <= store.LATER
+        assert len(later) == 20
+
+
 async def test_a_backlog_of_what_may_wait_refuses_no_chat(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
