@@ -490,8 +490,12 @@ def admin(context: Context, metrics: Metrics) -> web.Application:
             return web.Response(text=text, status=503)
         return web.Response(text="ok\n")
 
+    writing = asyncio.Lock()  # one at a time: each would take as long from the loop's thread
+
     async def exposition(request: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        async with writing:
+            text = await asyncio.to_thread(metrics.now())
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.add_routes(

@@ -250,14 +250,18 @@ class Core:
             self._worker.wake(ref, backend)
 
     def loads(self) -> Mapping[tuple[str, str], Load]:
-        """How each endpoint is, by tenant and backend, and what waits for it."""
+        """How each endpoint is, by tenant and backend, and what waits for it. From any thread."""
         return {} if self._worker is None else self._worker.loads()
+
+    def loads_of(self, tenant: str) -> Mapping[str, Load]:
+        """The same of one tenant, by backend."""
+        return {} if self._worker is None else self._worker.loads_of(tenant)
 
     def _waiting(self, tenant: str) -> Waiting:
         """How many of a tenant's devices wait, by whether their backend works."""
-        theirs = [load for (name, _), load in self.loads().items() if name == tenant]
-        failing = sum(load.waiting for load in theirs if load.open)
-        return Waiting(sum(load.waiting for load in theirs) - failing, failing)
+        loads = self.loads_of(tenant).values()
+        failing = sum(load.waiting for load in loads if load.open)
+        return Waiting(sum(load.waiting for load in loads) - failing, failing)
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, Unavailable):

@@ -2,13 +2,18 @@
 
 Made from returned values and from the store's counters, never inside a decision. Labels are the
 tenant and words of ours; never a customer, a token or a text (I10).
+
+With a thousand tenants there are tens of thousands of figures, and writing them down takes longer
+than anybody may be kept waiting: so what is (`Metrics.now`) is taken at once, and its text can be
+made in another thread; and one tenant's figures are found without a look at the others'.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from typing import Generic, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -33,6 +38,105 @@ _OF_ENDPOINTS: tuple[tuple[str, str, Callable[[Load], int]], ...] = (
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 
+M = TypeVar("M", Counter, Histogram)
+
+
+class OfTenants(Generic[M]):
+    """One metric whose first label is the tenant. Each is found at once, not anew by its labels."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+        self._found: defaultdict[str, dict[tuple[str, ...], M]] = defaultdict(dict)
+
+    def of(self, tenant: str, *labels: str) -> M:
+        """The one with these further labels."""
+        mine = self._found[tenant]
+        found = mine.get(labels)
+        if found is None:
+            found = mine[labels] = self._metric.labels(tenant, *labels)
+        return found
+
+    def all_of(self, tenant: str) -> Mapping[tuple[str, ...], M]:
+        """The tenant's, by their further labels."""
+        return self._found.get(tenant, {})
+
+
+class _Now(NamedTuple):
+    """What is read when asked, as it was then: the conservation law (I2), sessions, the writer."""
+
+    counters: Mapping[tuple[str, str], int]
+    sessions: Mapping[str, int]
+    campaigns: list[Campaign]
+    loads: Callable[[], Mapping[tuple[str, str], Load]]
+    waiting: int
+    commits: int
+
+    def collect(self) -> Iterable[Metric]:
+        messages = GaugeMetricFamily(
+            "ringback_messages",
+            "Agent and proactive messages: accepted = acked + pushed + expired + undeliverable"
+            " + pending",
+            labels=("tenant", "outcome"),
+        )
+        for (tenant, name), value in sorted(self.counters.items()):
+            messages.add_metric((tenant, name), value)
+        yield messages
+        unbalanced = GaugeMetricFamily(
+            "ringback_unbalanced_messages",
+            "accepted less all outcomes and pending: 0, or a fault of ours",
+            labels=("tenant",),
+        )
+        for tenant in sorted({tenant for tenant, _ in self.counters}):
+            unbalanced.add_metric((tenant,), self._unbalanced(tenant))
+        yield unbalanced
+        sessions = GaugeMetricFamily("ringback_sessions", "Open sessions", labels=("state",))
+        for state, count in self.sessions.items():
+            sessions.add_metric((state,), count)
+        yield sessions
+        yield from self._campaigns()
+        yield from self._endpoints()
+        yield GaugeMetricFamily(
+            "ringback_writer_waiting", "Changes waiting for a commit", self.waiting
+        )
+        yield CounterMetricFamily(
+            "ringback_writer_commits_total", "Commits since the start", self.commits
+        )
+
+    def _endpoints(self) -> Iterable[Metric]:
+        loads = self.loads()
+        for name, meaning, value in _OF_ENDPOINTS:
+            metric = GaugeMetricFamily(
+                f"ringback_push_{name}", meaning, labels=("tenant", "backend")
+            )
+            for key, load in loads.items():
+                metric.add_metric(key, value(load))
+            yield metric
+
+    def _campaigns(self) -> Iterable[Metric]:
+        campaigns = GaugeMetricFamily(
+            "ringback_campaigns", "Campaigns that are not over", labels=("tenant", "state")
+        )
+        left = GaugeMetricFamily(
+            "ringback_campaign_left", "Recipients still to be sent to", labels=("tenant",)
+        )
+        there: Tally[tuple[str, str]] = Tally()
+        to_send: Tally[str] = Tally()
+        for c in self.campaigns:
+            there[c.tenant, c.state.value] += 1
+            to_send[c.tenant] += c.left
+        for slot, count in sorted(there.items()):
+            campaigns.add_metric(slot, count)
+        for tenant, count in sorted(to_send.items()):
+            left.add_metric((tenant,), count)
+        yield campaigns
+        yield left
+
+    def _unbalanced(self, tenant: str) -> int:
+        counted = self.counters.get
+        accounted = sum(counted((tenant, outcome.value), 0) for outcome in Outcome)
+        return counted((tenant, "accepted"), 0) - accounted
+
+
 class Metrics:
     """One registry for one gateway."""
 
@@ -43,40 +147,47 @@ class Metrics:
         loads: Callable[[], Mapping[tuple[str, str], Load]],
         campaigns: Callable[[], list[Campaign]],
     ) -> None:
-        """`loads` tells how each endpoint is, by tenant and backend, and what waits for it;
-        `campaigns`, every campaign that is not over.
+        """`loads` tells how each endpoint is, by tenant and backend, and what waits for it,
+        from any thread; `campaigns`, every campaign that is not over.
         """
         self._store = store
         self._hub = hub
         self._loads = loads
         self._open_campaigns = campaigns
         self.registry = CollectorRegistry()
-        self.registry.register(self)
-        self.looks = Counter(
-            "ringback_looks_total",
-            "Looks of the push worker at a device, by what they decided and why",
-            ("tenant", "action", "reason"),
-            registry=self.registry,
+        self.looks = OfTenants(
+            Counter(
+                "ringback_looks_total",
+                "Looks of the push worker at a device, by what they decided and why",
+                ("tenant", "action", "reason"),
+                registry=self.registry,
+            )
         )
-        self.attempts = Counter(
-            "ringback_push_attempts_total",
-            "Calls to customer backends, by verdict",
-            ("tenant", "verdict", "reason"),
-            registry=self.registry,
+        self.attempts = OfTenants(
+            Counter(
+                "ringback_push_attempts_total",
+                "Calls to customer backends, by verdict",
+                ("tenant", "verdict", "reason"),
+                registry=self.registry,
+            )
         )
-        self.calls = Histogram(
-            "ringback_push_seconds",
-            "Duration of calls to customer backends",
-            ("tenant",),
-            buckets=SECONDS,
-            registry=self.registry,
+        self.calls = OfTenants(
+            Histogram(
+                "ringback_push_seconds",
+                "Duration of calls to customer backends",
+                ("tenant",),
+                buckets=SECONDS,
+                registry=self.registry,
+            )
         )
-        self.rings = Histogram(
-            "ringback_ring_seconds",
-            "Time from a ring's claim to the customer backend's acceptance, retries included",
-            ("tenant",),
-            buckets=(*SECONDS, 60.0, 300.0, 3600.0),
-            registry=self.registry,
+        self.rings = OfTenants(
+            Histogram(
+                "ringback_ring_seconds",
+                "Time from a ring's claim to the customer backend's acceptance, retries included",
+                ("tenant",),
+                buckets=(*SECONDS, 60.0, 300.0, 3600.0),
+                registry=self.registry,
+            )
         )
         self._rejected = Counter(
             "ringback_rejected_sockets_total",
@@ -96,100 +207,33 @@ class Metrics:
             ("tenant", "result"),
             registry=self.registry,
         )
-        self.dead_letters = Counter(
-            "ringback_dead_letters_total",
-            "Rings that were given up: refused, or expired while they were retried",
-            ("tenant", "cause"),
-            registry=self.registry,
+        self.dead_letters = OfTenants(
+            Counter(
+                "ringback_dead_letters_total",
+                "Rings that were given up: refused, or expired while they were retried",
+                ("tenant", "cause"),
+                registry=self.registry,
+            )
         )
         self.faults = Counter(
             "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
         )
         self.draining = Gauge("ringback_draining", "1 while shutting down", registry=self.registry)
-        # What every ring counts is found at once, not looked up anew by its labels.
-        self._looks, self._attempts = cache(self.looks.labels), cache(self.attempts.labels)
-        self._calls, self._rings = cache(self.calls.labels), cache(self.rings.labels)
-
-    def collect(self) -> Iterable[Metric]:
-        """What is read when asked: the conservation law (I2), sessions, the writer."""
-        messages = GaugeMetricFamily(
-            "ringback_messages",
-            "Agent and proactive messages: accepted = acked + pushed + expired + undeliverable"
-            " + pending",
-            labels=("tenant", "outcome"),
-        )
-        for (tenant, name), value in sorted(self._store.counters.items()):
-            messages.add_metric((tenant, name), value)
-        yield messages
-        unbalanced = GaugeMetricFamily(
-            "ringback_unbalanced_messages",
-            "accepted less all outcomes and pending: 0, or a fault of ours",
-            labels=("tenant",),
-        )
-        for tenant in sorted({tenant for tenant, _ in self._store.counters}):
-            unbalanced.add_metric((tenant,), self._unbalanced(tenant))
-        yield unbalanced
-        sessions = GaugeMetricFamily("ringback_sessions", "Open sessions", labels=("state",))
-        for state, count in self._hub.counts().items():
-            sessions.add_metric((state,), count)
-        yield sessions
-        yield from self._campaigns()
-        yield from self._endpoints()
-        yield GaugeMetricFamily(
-            "ringback_writer_waiting", "Changes waiting for a commit", self._store.waiting
-        )
-        yield CounterMetricFamily(
-            "ringback_writer_commits_total", "Commits since the start", self._store.commits
-        )
-
-    def _endpoints(self) -> Iterable[Metric]:
-        loads = self._loads()
-        for name, meaning, value in _OF_ENDPOINTS:
-            metric = GaugeMetricFamily(
-                f"ringback_push_{name}", meaning, labels=("tenant", "backend")
-            )
-            for key, load in loads.items():
-                metric.add_metric(key, value(load))
-            yield metric
-
-    def _campaigns(self) -> Iterable[Metric]:
-        campaigns = GaugeMetricFamily(
-            "ringback_campaigns", "Campaigns that are not over", labels=("tenant", "state")
-        )
-        left = GaugeMetricFamily(
-            "ringback_campaign_left", "Recipients still to be sent to", labels=("tenant",)
-        )
-        there: Tally[tuple[str, str]] = Tally()
-        to_send: Tally[str] = Tally()
-        for c in self._open_campaigns():
-            there[c.tenant, c.state.value] += 1
-            to_send[c.tenant] += c.left
-        for slot, count in sorted(there.items()):
-            campaigns.add_metric(slot, count)
-        for tenant, count in sorted(to_send.items()):
-            left.add_metric((tenant,), count)
-        yield campaigns
-        yield left
-
-    def _unbalanced(self, tenant: str) -> int:
-        counters = self._store.counters
-        accounted = sum(counters[tenant, outcome.value] for outcome in Outcome)
-        return counters[tenant, "accepted"] - accounted
 
     def decided(self, tenant: str, decision: Decision) -> None:
-        self._looks(tenant, decision.action.value, decision.reason.value).inc()
+        self.looks.of(tenant, decision.action.value, decision.reason.value).inc()
 
     def attempted(self, claim: Claim, attempt: Attempt) -> None:
         tenant, verdict = claim.ref.tenant, attempt.verdict
-        self._attempts(tenant, verdict.kind.value, verdict.reason).inc()
-        self._calls(tenant).observe(attempt.ms / 1000)
+        self.attempts.of(tenant, verdict.kind.value, verdict.reason).inc()
+        self.calls.of(tenant).observe(attempt.ms / 1000)
         if verdict.reason == Failure.INTERNAL:
             self.faults.inc()
         if verdict.kind is VerdictKind.ACCEPTED:
-            self._rings(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
+            self.rings.of(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
 
     def buried(self, tenant: str, cause: Cause) -> None:
-        self.dead_letters.labels(tenant, cause.value).inc()
+        self.dead_letters.of(tenant, cause.value).inc()
 
     def recipients(self, tenant: str, result: str, many: int) -> None:
         self._recipients.labels(tenant, result).inc(many)
@@ -200,6 +244,19 @@ class Metrics:
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
 
+    def now(self) -> Callable[[], bytes]:
+        """Everything as it is now; its text format is made by whoever calls what is returned, in
+        any thread."""
+        now = _Now(
+            dict(self._store.counters),
+            self._hub.counts(),
+            self._open_campaigns(),
+            self._loads,
+            self._store.waiting,
+            self._store.commits,
+        )
+        return lambda: generate_latest(now) + generate_latest(self.registry)
+
     def text(self) -> bytes:
-        """Everything, in the text format."""
-        return generate_latest(self.registry)
+        """The same, here and now."""
+        return self.now()()

@@ -16,7 +16,7 @@ from prometheus_client import Counter, Histogram
 from gateway import protocol
 from gateway.api import Api, as_json
 from gateway.hub import Hub
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, OfTenants
 from gateway.protocol import Role
 from push.worker import Load
 from storage.records import Outcome
@@ -34,11 +34,11 @@ class OpsCalls:
         metrics: Metrics,
         store: Store,
         hub: Hub,
-        loads: Callable[[], Mapping[tuple[str, str], Load]],
+        loads_of: Callable[[str], Mapping[str, Load]],
     ) -> None:
-        """`loads` tells how each endpoint is, by tenant and backend, and what waits for it."""
+        """`loads_of` tells how a tenant's endpoints are, by backend, and what waits for each."""
         self._api = api
-        self._loads = loads
+        self._loads_of = loads_of
         self._metrics = metrics
         self._store = store
         self._hub = hub
@@ -58,9 +58,9 @@ class OpsCalls:
                 "draining": self._api.draining,
                 "sessions": self._hub.counts(tenant),
                 "messages": {name: counters[tenant, name] for name in names},
-                "looks": _counted(metrics.looks, tenant),
-                "attempts": _counted(metrics.attempts, tenant),
-                "dead_letters": _counted(metrics.dead_letters, tenant),
+                "looks": _counted(metrics.looks, tenant, "action", "reason"),
+                "attempts": _counted(metrics.attempts, tenant, "verdict", "reason"),
+                "dead_letters": _counted(metrics.dead_letters, tenant, "cause"),
                 "call_seconds": _seconds(metrics.calls, tenant),
                 "ring_seconds": _seconds(metrics.rings, tenant),
                 "backends": [
@@ -70,8 +70,7 @@ class OpsCalls:
                         "calling": load.working,
                         "state": _state(open=load.open, suspended=load.suspended),
                     }
-                    for (whose, name), load in sorted(self._loads().items())
-                    if whose == tenant
+                    for name, load in sorted(self._loads_of(tenant).items())
                 ],
             }
         )
@@ -81,32 +80,33 @@ def _state(*, open: bool, suspended: bool) -> str:
     return "suspended" if suspended else "down" if open else "up"
 
 
-def _counted(counter: Counter, tenant: str) -> list[dict[str, Any]]:
+def _counted(counter: OfTenants[Counter], tenant: str, *names: str) -> list[dict[str, Any]]:
     """The counter's values for the tenant, each with its other labels; the largest first."""
     found = [
-        {**_others(sample.labels), "count": int(sample.value)}
-        for sample in _samples(counter, "_total", tenant)
+        {**dict(zip(names, labels, strict=True)), "count": int(sample.value)}
+        for labels, one in counter.all_of(tenant).items()
+        for sample in _samples(one, "_total")
     ]
     return sorted(found, key=lambda one: -one["count"])
 
 
-def _seconds(histogram: Histogram, tenant: str) -> dict[str, Any]:
+def _seconds(histogram: OfTenants[Histogram], tenant: str) -> dict[str, Any]:
     """How many there were, and quantiles in seconds: None where there were none."""
-    buckets = [(float(s.labels["le"]), s.value) for s in _samples(histogram, "_bucket", tenant)]
+    buckets = [
+        (float(sample.labels["le"]), sample.value)
+        for one in histogram.all_of(tenant).values()
+        for sample in _samples(one, "_bucket")
+    ]
     many = int(buckets[-1][1]) if buckets else 0
     told = {f"p{part * 100:.0f}": quantile(buckets, part) for part in QUANTILES}
     return {"count": many, **told}
 
 
-def _samples(metric: Counter | Histogram, suffix: str, tenant: str) -> Iterable[Any]:
+def _samples(metric: Counter | Histogram, suffix: str) -> Iterable[Any]:
     for family in metric.collect():
         for sample in family.samples:
-            if sample.name.endswith(suffix) and sample.labels["tenant"] == tenant:
+            if sample.name.endswith(suffix):
                 yield sample
-
-
-def _others(labels: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in labels.items() if name != "tenant"}
 
 
 def quantile(buckets: list[tuple[float, float]], part: float) -> float | None:

@@ -129,7 +129,7 @@ class Gateway:
         others = (
             CampaignCalls(api, core.campaign_loading, core.campaigns, core.campaign_reports),
             DeadLetterCalls(api, core.dead_letters),
-            OpsCalls(api, core.metrics, core.store, core.hub, core.loads),
+            OpsCalls(api, core.metrics, core.store, core.hub, core.loads_of),
             WebPages(places),
         )
         application = api.application(*(calls.routes() for calls in others))

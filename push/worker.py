@@ -201,13 +201,17 @@ class PushWorker:
             self._fill(lane)
 
     def loads(self) -> dict[tuple[str, str], Load]:
-        """Return the load of every endpoint by tenant and backend, for metrics."""
+        """Return the load of every endpoint by tenant and backend, for metrics: from any thread."""
         return {
-            (tenant, backend): _load(lane)
-            for tenant, lanes in self._lanes.items()
-            for backend, lane in lanes.items()
-            if not lane.is_gone
+            (tenant, backend): load
+            for tenant in tuple(self._lanes)
+            for backend, load in self.loads_of(tenant).items()
         }
+
+    def loads_of(self, tenant: str) -> dict[str, Load]:
+        """Return the load of each of the tenant's endpoints by backend."""
+        lanes = tuple(self._lanes.get(tenant, {}).items())
+        return {backend: _load(lane) for backend, lane in lanes if not lane.is_gone}
 
     def _all(self) -> list[Lane]:
         return [lane for lanes in self._lanes.values() for lane in lanes.values()]

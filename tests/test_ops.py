@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway.campaigns.lanes import Waiting
 from gateway.protocol import Role
-from tests.running import QUICK, Running, running
+from push.worker import Load
+from tests.running import PATIENCE, QUICK, Running, running
 
 
 async def figures(it: Running, tenant: str = "acme") -> dict[str, Any]:
@@ -42,6 +51,58 @@ async def test_a_tenants_figures_tell_its_sessions_messages_calls_and_backends(
         assert 0 < told["ring_seconds"]["p50"] <= told["ring_seconds"]["p99"]
         (backend,) = told["backends"]
         assert backend["state"] == "up"
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """How many functions are called meanwhile, by all that the loop does: `call` says it."""
+    told = Counter[str]()
+    sys.setprofile(lambda frame, event, argument: told.update((event,)))
+    try:
+        yield told
+    finally:
+        sys.setprofile(None)
+
+
+async def test_a_tenants_figures_are_read_without_a_look_at_the_other_tenants(
+    tmp_path: Path,
+) -> None:
+    """A page of one of a thousand tenants held everybody up for 0.1 s, whenever it was renewed."""
+    async with running(tmp_path) as it:
+        core = it.gateway.core
+        assert core._worker is not None
+        metrics = core.metrics
+        others = [replace(core._endpoints[0], tenant=f"t-{n}") for n in range(1_000)]
+        core._worker.take_up([*core._endpoints, *others])
+        for endpoint in others:
+            metrics.looks.of(endpoint.tenant, "ring", "not_in_chat").inc()
+            metrics.calls.of(endpoint.tenant).observe(0.1)
+        with counted() as told:
+            await figures(it)
+        assert told["call"] < 10_000
+        with counted() as told:
+            assert core._waiting("acme") == Waiting()
+        assert told["call"] < 100
+
+
+async def test_metrics_are_written_down_while_everybody_is_served(tmp_path: Path) -> None:
+    """With a thousand tenants it takes a second, and nobody was."""
+    async with running(tmp_path) as it:
+        metrics, begun, served = it.gateway.core.metrics, threading.Event(), threading.Event()
+
+        def loads() -> dict[tuple[str, str], Load]:
+            begun.set()
+            assert served.wait(PATIENCE)
+            return {("acme", ""): Load(7, 0)}
+
+        metrics._loads = loads
+        asking = asyncio.create_task(it.call("GET", "/metrics", listener="admin"))
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        assert (await it.call("GET", "/healthz", listener="admin"))[0] == 200
+        served.set()
+        status, text = await asking
+        assert status == 200
+        assert 'ringback_push_waiting{backend="",tenant="acme"} 7.0' in text
 
 
 async def test_a_ring_that_was_given_up_is_counted_by_its_cause(tmp_path: Path) -> None:
