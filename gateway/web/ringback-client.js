@@ -413,7 +413,6 @@ export class RingbackClient {
     const counted = fresh.filter((m) => counts(m) && m.seq > Math.max(readSeq, rest.seq)).length;
     const seq = Math.max(rest.seq, this.seq);
     this.status = { ...rest, seq, readSeq, unread: unread + counted };
-    if (fresh.some((message) => message.kind === "chat")) this.status.live = true;
     const timeline = this.#timeline;
     for (const message of fresh) {
       if (timeline !== this.#timeline) return; // signed out meanwhile

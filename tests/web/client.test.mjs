@@ -87,6 +87,17 @@ test("how far the agents are is told as the server last told it, and survives wh
   assert.deepEqual([it.status.agentsAckedSeq, it.status.agentsReadSeq], [0, 0]);
 });
 
+test("a conversation that was ended while nobody was here is not live for what is replayed of it", async () => {
+  const world = new World();
+  const { it, messages } = await world.started({}, { seq: 1, unread: 1, live: false });
+  await world.says(messageFrame(1)); // the agent's last word, before the end
+  assert.deepEqual(messages, [1]);
+  assert.equal(it.status.live, false);
+  const told = { type: "status", seq: 2, read_seq: 1, unread: 1, badge_seq: 3, live: true };
+  await world.says(messageFrame(2), told);
+  assert.equal(it.status.live, true);
+});
+
 test("a hidden page is background: acknowledged, not read, counted as unread", async () => {
   const world = new World();
   const { it } = await world.started();
