@@ -126,7 +126,8 @@ class Chat:
             since = None
             if posting.role is Role.CUSTOMER:
                 since = tx.now if c.unanswered_since is None else c.unanswered_since
-            changes = {"live": True, "unanswered_since": since}
+            live = c.live or posting.role is not Role.SERVICE  # which could not end it again
+            changes = {"live": live, "unanswered_since": since}
         decided: dict[str, Any] = {}
         if is_counted(posting.role, posting.kind):
             decided = self._route(tx, c, posting)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,28 @@ async def test_a_status_comes_only_when_the_read_mark_moves(tmp_path: Path) -> N
         for seq in (1, 1, 2):
             await customer.send("read", seq=seq)
         assert [(await customer.take("status"))["read_seq"] for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["chat", "proactive", "system"])
+async def test_a_conversation_is_live_for_what_people_write_until_an_agent_ends_it(
+    tmp_path: Path, kind: str
+) -> None:
+    """What a service writes, who is no agent and cannot end it, changes nothing."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer, agent = await it.customer(), await it.agent()
+
+        async def live() -> Any:
+            await it.write(kind=kind)
+            _, told = await it.call("GET", "/v1/me/status", Role.CUSTOMER, "c-42")
+            return told["live"]
+
+        assert await live() is False
+        await agent.ask("send", "sent", customer="c-42", text="hello")
+        assert await live() is True
+        await agent.ask("end", "ok", customer="c-42")
+        assert await live() is False
+        await customer.ask("send", "sent", text="one more thing")
+        assert await live() is True
 
 
 async def test_the_newest_name_that_a_customer_s_token_tells_is_shown(tmp_path: Path) -> None:
