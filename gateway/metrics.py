@@ -64,7 +64,7 @@ class OfTenants(Generic[M]):
 class _Now(NamedTuple):
     """What is read when asked, as it was then: the conservation law (I2), sessions, the writer."""
 
-    counters: Mapping[tuple[str, str], int]
+    counters: Tally[tuple[str, str]]
     sessions: Mapping[str, int]
     campaigns: list[Campaign]
     loads: Callable[[], Mapping[tuple[str, str], Load]]
@@ -78,15 +78,17 @@ class _Now(NamedTuple):
             " + pending",
             labels=("tenant", "outcome"),
         )
-        for (tenant, name), value in sorted(self.counters.items()):
-            messages.add_metric((tenant, name), value)
+        tenants = sorted({tenant for tenant, _ in self.counters})
+        for tenant in tenants:
+            for name in ("accepted", *Outcome):
+                messages.add_metric((tenant, name), self.counters[tenant, name])
         yield messages
         unbalanced = GaugeMetricFamily(
             "ringback_unbalanced_messages",
             "accepted less all outcomes and pending: 0, or a fault of ours",
             labels=("tenant",),
         )
-        for tenant in sorted({tenant for tenant, _ in self.counters}):
+        for tenant in tenants:
             unbalanced.add_metric((tenant,), self._unbalanced(tenant))
         yield unbalanced
         sessions = GaugeMetricFamily("ringback_sessions", "Open sessions", labels=("state",))
@@ -132,9 +134,8 @@ class _Now(NamedTuple):
         yield left
 
     def _unbalanced(self, tenant: str) -> int:
-        counted = self.counters.get
-        accounted = sum(counted((tenant, outcome.value), 0) for outcome in Outcome)
-        return counted((tenant, "accepted"), 0) - accounted
+        accounted = sum(self.counters[tenant, outcome.value] for outcome in Outcome)
+        return self.counters[tenant, "accepted"] - accounted
 
 
 class Metrics:
@@ -248,7 +249,7 @@ class Metrics:
         """Everything as it is now; its text format is made by whoever calls what is returned, in
         any thread."""
         now = _Now(
-            dict(self._store.counters),
+            Tally(self._store.counters),
             self._hub.counts(),
             self._open_campaigns(),
             self._loads,

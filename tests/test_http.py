@@ -380,6 +380,7 @@ async def test_health_readiness_and_metrics_are_on_the_admin_listener(tmp_path: 
         for line in (
             'ringback_messages{outcome="accepted",tenant="acme"} 1.0',
             'ringback_messages{outcome="pending",tenant="acme"} 1.0',
+            'ringback_messages{outcome="pushed",tenant="acme"} 0.0',
             'ringback_unbalanced_messages{tenant="acme"} 0.0',
             'ringback_sessions{state="active"} 1.0',
             'ringback_sessions{state="agent"} 1.0',
