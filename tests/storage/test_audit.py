@@ -47,15 +47,16 @@ async def _live(directory: Path) -> None:
         await it.settled(4, "pushed", "anna")
         await it.write("ben", TEXT)
         await it.settled(1, "undeliverable", "ben")
-        soon = {"expires_at": _in(0.5)}
+        await it.backend.take()
         it.backend.answers += [503, 503]
         await it.register("cleo", "phone-2", "t-2")
-        await it.write("cleo", TEXT, **soon)
+        await it.write("cleo", TEXT, expires_at=_in(60.0))
+        await it.backend.take()
+        it.pass_time(60.0)
         await it.settled(1, "expired", "cleo")
         await it.write("cleo", TEXT)
         await it.call("GET", "/v1/me/status", Role.CUSTOMER, "cleo")
-        while len(it.backend.calls) < 3:
-            await it.backend.take()
+        await it.backend.take()
         while True:
             changed = it.next_commit()
             told = await it.outcome(2, "cleo")
