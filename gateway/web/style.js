@@ -86,7 +86,7 @@ li.day, li.system { align-self: center; align-items: center; max-width: 92%; mar
 .author { margin: 0 14px 3px; font-size: 12px; font-weight: 600; color: var(--muted); }
 .text {
   padding: 8px 14px; border-radius: var(--radius); background: var(--raised);
-  max-width: 100%; white-space: pre-wrap; unicode-bidi: plaintext;
+  max-width: 100%; white-space: pre-wrap; unicode-bidi: plaintext; text-align: start;
 }
 .own .text { color: var(--on-accent); background: var(--accent); }
 .other.last .text { border-end-start-radius: 5px; }
