@@ -226,15 +226,11 @@ export const platform = {
   uuid,
 };
 
-/** A version 4 UUID, also where `crypto.randomUUID` is missing: pages without TLS, React Native. */
+/** A version 4 UUID; `crypto` has none on pages without TLS, and may be missing: React Native. */
 function uuid() {
-  if (globalThis.crypto?.randomUUID) return crypto.randomUUID();
-  const bytes = Array.from({ length: 16 }, () => Math.floor(Math.random() * 256));
-  globalThis.crypto?.getRandomValues?.(Uint8Array.from(bytes)).forEach((b, i) => (bytes[i] = b));
-  bytes[6] = (bytes[6] & 15) | 64;
-  bytes[8] = (bytes[8] & 63) | 128;
-  const hex = bytes.map((b) => b.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+  const byte = () => globalThis.crypto?.getRandomValues?.(new Uint8Array(1))[0] ?? Math.random() * 256;
+  const digit = (x) => (x ^ (byte() & (15 >> (x / 4)))).toString(16);
+  return "10000000-1000-4000-8000-100000000000".replace(/[018]/g, digit);
 }
 
 /** Call back; what the callback throws is reported, and changes nothing else. */

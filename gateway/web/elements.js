@@ -1,5 +1,7 @@
 /** DOM nodes from data: text only ever becomes text. */
 
+import { attempt } from "./devices.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {
   chat: "M4 5.5A2.5 2.5 0 0 1 6.5 3h11A2.5 2.5 0 0 1 20 5.5v8a2.5 2.5 0 0 1-2.5 2.5H11l-4.4 4.2c-.6.6-1.6.2-1.6-.7V16a2.5 2.5 0 0 1-1-2z",
@@ -95,7 +97,7 @@ export function linked(text) {
   let end = 0;
   for (const { 0: found, index } of text.matchAll(/\bhttps?:\/\/[^\s<>"“”]+/gi)) {
     const address = trimmed(found);
-    if (!URL.canParse(address)) continue;
+    if (!attempt(() => new URL(address))) continue;
     nodes.push(text.slice(end, index));
     const attributes = { href: address, target: "_blank", rel: "noopener noreferrer nofollow" };
     nodes.push(element("a", attributes, [address]));

@@ -1,6 +1,6 @@
 /** How <ringback-chat> looks. Pages change it by the --ringback-… properties and `::part`. */
 
-const CSS = `
+const RULES = `
 :host {
   --accent: var(--ringback-accent, light-dark(#2f4fd0, #9db1ff));
   --on-accent: var(--ringback-on-accent, light-dark(#fff, #0d1330));
@@ -122,7 +122,7 @@ textarea::placeholder { color: var(--muted); opacity: 1; }
 textarea:focus-visible { outline-offset: 0; }
 .send { display: grid; place-items: center; width: 44px; height: 44px; border-radius: 50%; color: var(--on-accent); background: var(--accent); }
 .send svg { width: 20px; height: 20px; }
-:dir(rtl) > svg:has(path[d^="M3.4"]) { transform: scaleX(-1); }
+.send:dir(rtl) svg { transform: scaleX(-1); }
 :host([inline]) { display: block; height: 100%; min-height: 320px; }
 :host([inline]) .panel { position: static; width: 100%; height: 100%; min-height: inherit; animation: none; box-shadow: none; }
 :host([inline]) .launcher, :host([inline]) .close { display: none; }
@@ -142,7 +142,8 @@ let made = null;
 export function sheet() {
   if (made === null) {
     made = new CSSStyleSheet();
-    made.replaceSync(CSS);
+    const known = CSS.supports("color: light-dark(red, red)"); // since 2024; else the light ones hold
+    made.replaceSync(known ? RULES : RULES.replace(/light-dark\((.+?),.+?\)/g, "$1"));
   }
   return made;
 }

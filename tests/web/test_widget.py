@@ -59,6 +59,15 @@ ABSENT = """async () => {
 }"""
 PLACE = """(it, box) =>
   it.getBoundingClientRect().top - it.closest(box).getBoundingClientRect().top"""
+OLDER = """
+delete URL.canParse;
+const { supports } = CSS;
+CSS.supports = (...asked) => !`${asked}`.includes("light-dark") && supports(...asked);
+const { replaceSync } = CSSStyleSheet.prototype;
+CSSStyleSheet.prototype.replaceSync = function (text) {
+  replaceSync.call(this, text.replaceAll("light-dark(", "unheard-of("));
+};
+"""  # what docs/web.md names and lacks the newest: Safari 16.4, say
 CHAT = "document.querySelector('ringback-chat')"
 HOSTILE = (
     '<img src=x onerror="window.pwned=1">',
@@ -470,6 +479,18 @@ async def test_text_and_names_from_anybody_stay_text(tmp_path: Path) -> None:
         assert {tuple(link) for link in links} == {
             ("https:", "noopener noreferrer nofollow", "_blank")
         }
+
+
+async def test_a_browser_of_before_2024_shows_it_in_its_light_colours(tmp_path: Path) -> None:
+    async with scene(tmp_path, color_scheme="dark") as stage:
+        await stage.visit.context.add_init_script(OLDER)
+        page = await opened(stage)
+        await write(page, "See https://acme.example, please.")
+        link = page.locator("ringback-chat li a")
+        await expect(link).to_have_attribute("href", "https://acme.example")
+        panel = page.get_by_role("dialog")
+        await expect(panel).to_have_css("background-color", "rgb(255, 255, 255)")
+        await expect(panel).to_have_css("color", "rgb(23, 26, 34)")
 
 
 async def test_long_and_right_to_left_text_and_links_are_shown_as_they_are(tmp_path: Path) -> None:
