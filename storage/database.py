@@ -11,8 +11,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -197,6 +197,16 @@ class Database:
     async def read_for_write(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
         """Rows of a query on the writing connection, for the writer task between two commits."""
         return await _fetch(await self._writing(), sql, parameters)
+
+    @asynccontextmanager
+    async def leaving_nothing(self) -> AsyncIterator[None]:
+        """Of what is replaced or deleted meanwhile nothing is left in the file, nor at the end in
+        the log. For who alone writes. Raises `Unavailable`."""
+        writer = await self._writing()
+        await _fetch(writer, "PRAGMA secure_delete = 1", ())
+        yield
+        await _fetch(writer, "PRAGMA secure_delete = 0", ())
+        await _fetch(writer, "PRAGMA wal_checkpoint(TRUNCATE)", ())
 
     async def rewrite(self) -> None:
         """Write the file anew, so that nothing is left in it of what was deleted or replaced.

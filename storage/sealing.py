@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from storage import sql
-from storage.database import Database
+from storage.database import Database, Rows
 from storage.errors import CannotOpen
 from storage.vault import (
     KEY_BYTES,
@@ -99,22 +99,24 @@ async def sealed_by(database: Database) -> list[tuple[str | None, int]]:
 
 
 async def _seal_rows(database: Database, vault: Vault, told: Callable[[Progress], None]) -> None:
-    last, progress = 0, Progress()
-    while rows := await database.read_for_write(sql.TO_SEAL, (last, vault.present, ROWS)):
-        if not progress.sealed:
-            await database.read_for_write("PRAGMA secure_delete = 1")  # what was there is zeroed
-        statements: list[sql.Statement] = []
-        for id, tenant, *stored in rows:
-            last, sealed = id, Sealed(*stored)
-            try:
-                new = vault.seal(tenant, id, vault.open(tenant, id, sealed))
-            except Unreadable:
-                new = sealed._replace(by=vault.present)
-                progress = progress._replace(unreadable=progress.unreadable + 1)
-            statements.append((sql.SEAL, (*new, id)))
-        await database.write(statements)
-        progress = progress._replace(sealed=progress.sealed + len(rows))
-        told(progress)
-    if progress.sealed:
-        await database.read_for_write("PRAGMA secure_delete = 0")
-        await database.read_for_write("PRAGMA wal_checkpoint(TRUNCATE)")
+    async def page(after: int) -> Rows:
+        return await database.read_for_write(sql.TO_SEAL, (after, vault.present, ROWS))
+
+    rows, progress = await page(0), Progress()
+    if not rows:
+        return
+    async with database.leaving_nothing():
+        while rows:
+            statements: list[sql.Statement] = []
+            for id, tenant, *stored in rows:
+                sealed = Sealed(*stored)
+                try:
+                    new = vault.seal(tenant, id, vault.open(tenant, id, sealed))
+                except Unreadable:
+                    new = sealed._replace(by=vault.present)
+                    progress = progress._replace(unreadable=progress.unreadable + 1)
+                statements.append((sql.SEAL, (*new, id)))
+            await database.write(statements)
+            progress = progress._replace(sealed=progress.sealed + len(rows))
+            told(progress)
+            rows = await page(rows[-1][0])

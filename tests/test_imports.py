@@ -263,6 +263,31 @@ def test_only_storage_knows_sqlite() -> None:
     assert knowing == {"storage.database", "storage.audit"}
 
 
+def texts(module: str) -> Iterator[str]:
+    """What `module` has as strings, but for docstrings."""
+    tree = ast.parse(FILES[module].read_text())
+    told = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
+            yield node.value
+
+
+def test_sql_is_written_in_storage_alone() -> None:
+    sql = re.compile(r"\b(SELECT\b.+\bFROM|INSERT INTO|UPDATE \w+ SET|DELETE FROM)\b", re.DOTALL)
+    writing = {module for module in FILES if any(sql.search(text) for text in texts(module))}
+    assert {module.partition(".")[0] for module in writing} == {"storage"}
+    assert "storage.sql" in writing
+
+
+def test_sqlite_is_told_how_to_work_only_where_its_file_is_opened_made_or_recounted() -> None:
+    telling = {m for m in FILES if any("PRAGMA" in text or "VACUUM" in text for text in texts(m))}
+    assert telling == {"storage.database", "storage.schema", "storage.audit"}
+
+
 def test_nothing_that_is_published_names_files_outside_the_repository() -> None:
     published = [
         *FILES.values(),
