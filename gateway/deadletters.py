@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from enum import StrEnum
 from itertools import chain
 from typing import NamedTuple
@@ -74,13 +74,10 @@ def judge(
     letter: DeadLetter,
     unacked: list[Message],
     now: float,
-    *,
-    certain: bool,
     backends: tuple[Backend, ...],
 ) -> Replay:
-    """What a replay would do now. `unacked` are the messages after the acked cursor; `certain`
-    says that each of the ring's calls was answered, and none of them by yes; `backends` are the
-    tenant's.
+    """What a replay would do now, if each of the ring's calls was answered, and none of them by
+    yes. `unacked` are the messages after the acked cursor; `backends` are the tenant's.
     """
     device = _device(c, letter)
     if c is None or letter.ord <= c.read_ord:
@@ -104,7 +101,7 @@ def judge(
         return Replay.EXPIRED
     if choose(backends, device.environment, device.app) is None:
         return Replay.NO_ENDPOINT
-    return Replay.REPLAYED if certain else Replay.UNCERTAIN
+    return Replay.REPLAYED
 
 
 def _segments(c: Conversation, lo: Cut, hi: Cut) -> list[Span]:
@@ -152,10 +149,7 @@ class DeadLetters:
     async def one(self, tenant: str, id: str) -> tuple[DeadLetter, Replay]:
         """A dead letter, and what a replay would do now. Raises `FrameError` `not_found`."""
         letter = await self._found(tenant, id)
-        certain = await self._certain(letter)
-        needs = Needs(keys=(letter.key,))
-        judging = self._store.submit(lambda tx: self._judge(tx, letter, certain=certain), needs)
-        return letter, await judging
+        return letter, await self._outlook(letter)
 
     async def replay(self, tenant: str, id: str) -> Replay:
         """Ring for it again, unless somebody would be rung twice or in vain."""
@@ -190,27 +184,37 @@ class DeadLetters:
             raise FrameError(ErrorCode.NOT_FOUND, "this tenant has no such dead letter")
         return letter
 
+    async def _outlook(self, letter: DeadLetter) -> Replay:
+        """What a replay would do now. What was called is read only where it decides."""
+        needs = Needs(keys=(letter.key,))
+        result = await self._store.submit(lambda tx: self._judge(tx, letter), needs)
+        if result is Replay.REPLAYED and not await self._certain(letter):
+            return Replay.UNCERTAIN
+        return result
+
     async def _certain(self, letter: DeadLetter) -> bool:
         """Whether neither this ring, nor a later one that would be replayed with it, can have been
         taken: every call is recorded with its answer. A call that was cut off, or out when the
         process died, may have rung; and a backend may refuse what it has already taken.
+
+        The letter was judged before: its commit is in the memory, as it was in the file.
         """
-        # The letter is read from the file, where its commit may be before it is in the memory.
-        await self._store.submit(lambda tx: None, Needs(whose=letter.tenant))
-        for one in (letter, *await self._rows.later(letter)):
-            told = await self._store.told(one.key, one.seq)
-            events = told.events if told is not None else []
-            details = [e.details for e in events if e.event == "attempt"]
-            answered = {d["attempt"] for d in details if d["ring"] == one.id and "status" in d}
-            if answered != set(range(1, one.attempts + 1)):
-                return False
-        return True
+        calls = await self._rows.calls(letter)
+        last = max(one.seq for one in calls)
+        answered: defaultdict[str, set[int]] = defaultdict(set)
+        for event in await self._store.attempts(letter.key, letter.seq, last):
+            told = event.details
+            if "status" in told:
+                answered[told["ring"]].add(told["attempt"])
+        return all(answered[one.id] == set(range(1, one.attempts + 1)) for one in calls)
 
     async def _replay(self, letter: DeadLetter) -> Replay:
-        certain = await self._certain(letter)
+        outlook = await self._outlook(letter)
+        if outlook is not Replay.REPLAYED:
+            return outlook
 
         def change(tx: Transaction) -> Replay:
-            result = self._judge(tx, letter, certain=certain)
+            result = self._judge(tx, letter)
             c = tx.conversation(letter.key)
             device = _device(c, letter)
             if result is Replay.REPLAYED and c is not None and device is not None:
@@ -248,8 +252,8 @@ class DeadLetters:
         soonest = min((time for time in times if time is not None), default=None)
         tx.put(replace(c.with_device(behind), push_due_at=due, expires_at=soonest))
 
-    def _judge(self, tx: Transaction, letter: DeadLetter, *, certain: bool) -> Replay:
+    def _judge(self, tx: Transaction, letter: DeadLetter) -> Replay:
         c = tx.conversation(letter.key)
         unacked = [] if c is None else tx.unacked(c)
         backends = self._context.rules(letter.tenant).backends
-        return judge(c, letter, unacked, tx.now, certain=certain, backends=backends)
+        return judge(c, letter, unacked, tx.now, backends)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -75,10 +75,10 @@ _FORGET = """
 """
 _OLDER = "SELECT 1 FROM dead_letters WHERE at < ? LIMIT 1"
 _ONE = f"SELECT {_NAMES} FROM dead_letters WHERE id = ? AND tenant = ?"  # noqa: S608
-_LATER = f"""
-    SELECT {_NAMES} FROM dead_letters
+_LATER = """
+    SELECT id, seq, attempts FROM dead_letters
     WHERE device = ? AND generation = ? AND seq > ? ORDER BY number
-"""  # noqa: S608
+"""
 _NUMBER = "SELECT number FROM dead_letters WHERE id = ? AND tenant = ?"
 _STRETCH = """
     SELECT number FROM dead_letters WHERE tenant = ? AND number < ?
@@ -108,6 +108,14 @@ def dead_letters_forget(before: float, most: int) -> Statement:
     return _FORGET, (before, most)
 
 
+class Calls(NamedTuple):
+    """How often a ring was called, of which message, before it was given up."""
+
+    id: str
+    seq: int
+    attempts: int
+
+
 class Wanted(msgspec.Struct, frozen=True):
     """Which dead letters: those of one customer, of one cause, of a span of time (epoch s)."""
 
@@ -128,10 +136,11 @@ class DeadLetterRows:
         rows = await self._database.read(_ONE, (id, tenant), tenant)
         return _to_letter(rows[0]) if rows else None
 
-    async def later(self, letter: DeadLetter) -> list[DeadLetter]:
-        """Those of the same registration that go further."""
+    async def calls(self, letter: DeadLetter) -> list[Calls]:
+        """Its own, and those of the letters of the same registration that go further."""
         given = (letter.device, letter.generation, letter.seq)
-        return [_to_letter(row) for row in await self._database.read(_LATER, given, letter.tenant)]
+        later = await self._database.read(_LATER, given, letter.tenant)
+        return [Calls(letter.id, letter.seq, letter.attempts), *(Calls(*row) for row in later)]
 
     async def page(
         self, tenant: str, wanted: Wanted, before: str | None, limit: int

@@ -280,10 +280,10 @@ OUTCOME_OF = """
 """
 EVENTS_OF = f"""
     WITH RECURSIVE chain (id) AS (
-        VALUES (?) UNION ALL SELECT e.prev FROM chain JOIN events e ON e.id = chain.id
+        VALUES (?1) UNION ALL SELECT e.prev FROM chain JOIN events e ON e.id = chain.id
     )
     SELECT {_columns(Event.__struct_fields__, "e.")} FROM chain JOIN events e ON e.id = chain.id
-    WHERE e.seq >= ? AND e.from_seq <= ? ORDER BY e.id
+    WHERE e.seq >= ?2 AND e.from_seq <= ?3 AND (?4 IS NULL OR e.event = ?4) ORDER BY e.id
 """  # noqa: S608
 INBOX = """
     SELECT c.tenant, c.customer FROM conversations c

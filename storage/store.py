@@ -473,9 +473,19 @@ class Store:
         if is_counted(message.role, message.kind):
             outcome, reason = await self._outcome(conversation, message)
         # From its own last event: those of a commit that came meanwhile are not of this state.
-        chain = (conversation.last_event, seq, seq)
-        events = await self._database.scan(sql.EVENTS_OF, chain, key.tenant)
-        return Told(message, conversation, outcome, reason, [Event(*row) for row in events])
+        events = await self._events(conversation, seq, seq)
+        return Told(message, conversation, outcome, reason, events)
+
+    async def attempts(self, key: Key, first: int, last: int) -> list[Event]:
+        """Every call for the messages from `first` to `last`, in one reading of what happened."""
+        c = await self.conversation(key)
+        return [] if c is None else await self._events(c, first, last, "attempt")
+
+    async def _events(
+        self, c: Conversation, first: int, last: int, event: str | None = None
+    ) -> list[Event]:
+        chain = (c.last_event, first, last, event)
+        return [Event(*row) for row in await self._database.scan(sql.EVENTS_OF, chain, c.tenant)]
 
     async def _outcome(self, c: Conversation, message: Message) -> tuple[Outcome, str | None]:
         """In this state: what is stored of what was acknowledged in it changes no more."""

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway.protocol import Role, parse_timestamp, timestamp
 from storage.audit import audit
-from storage.sql import Statement
+from storage.sql import EVENTS_OF, Statement
 from tests.running import PATIENCE, PATIENT, QUICK, Call, Gate, Running, change, running
 
 
@@ -234,6 +234,35 @@ async def test_what_a_device_was_refused_in_turn_becomes_one_ring(tmp_path: Path
         ring = it.backend.calls[-1]
         assert (ring.ring["seq"], ring.badge) == (3, 3)
         assert len(it.backend.calls) == 4
+
+
+@pytest.mark.parametrize("many", [3, 12])
+async def test_a_phone_that_refused_much_costs_each_replay_no_more_readings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """All that ever happened was read for each pair of its letters: for 200 that took minutes."""
+    async with running(tmp_path) as it:
+        await it.register()
+        for _ in range(many):
+            await refused(it)
+        database = it.gateway.core.database
+        scan, chains = database.scan, list[Any]()
+
+        async def noted(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
+            chains.append(sql)
+            return await scan(sql, parameters, tenant)
+
+        monkeypatch.setattr(database, "scan", noted)
+        it.backend.otherwise = 422
+        oldest = (await letters(it))[-1]["id"]
+        chains.clear()
+        _, told = await it.call("GET", f"/v1/dead_letters/{oldest}", Role.SERVICE)
+        assert told["replay"] == "replayed"
+        assert chains.count(EVENTS_OF) == 1
+        chains.clear()
+        _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json={})
+        assert sum(told["replay"].values()) == many
+        assert chains.count(EVENTS_OF) <= told["replay"]["replayed"]
 
 
 async def test_what_was_pushed_before_a_letter_keeps_it_from_nothing(tmp_path: Path) -> None:

@@ -430,8 +430,8 @@ FAULTS = (
     Fault(
         "a tenant's flood takes the whole commit",
         "storage/store.py",
-        '        if len(about - {""}) <= 1:\n',
-        "        if True:\n",
+        '        alone = len(about - {""}) <= 1\n',
+        "        alone = True\n",
         ("tests/storage/test_store.py",),
     ),
     Fault(
@@ -467,8 +467,8 @@ FAULTS = (
     Fault(
         "a replay rings what may have rung before it was refused",
         "gateway/deadletters.py",
-        "    return Replay.REPLAYED if certain else Replay.UNCERTAIN\n",
-        "    return Replay.REPLAYED\n",
+        "        if result is Replay.REPLAYED and not await self._certain(letter):\n",
+        "        if False:\n",
         (
             "tests/test_deadletters.py::test_what_may_have_rung_before_it_was_refused_is_not_rung_again",
         ),
