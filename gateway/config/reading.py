@@ -24,12 +24,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec import NODEFAULT, Struct
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import FieldInfo
 
 from gateway.config.environment import Table, overlay
 from gateway.config.push import PushBackend
 from gateway.config.sections import Config, Storage, Tenant, check, check_tenant_name
-from gateway.config.settings import SETTINGS, dotted, extra_of, meta_of, names_of, section_of
+from gateway.config.settings import (
+    SETTINGS,
+    dotted,
+    extra_of,
+    fields_of,
+    meta_of,
+    names_of,
+    section_of,
+)
 from gateway.config.values import ConfigError, FromEnvironment, Wrong, convert
 
 
@@ -82,7 +90,7 @@ class Reader:
             raise ConfigError(dotted(path), "is not a section", f"[{dotted(path)}]")
         self._refuse_unknown(kind, table, path)
         values: dict[str, Any] = {}
-        for info in fields(kind):
+        for info in fields_of(kind):
             here = (*path, info.name)
             inner = section_of(info)
             if info.name == "tenants":
@@ -125,7 +133,7 @@ class Reader:
         }
 
     def _refuse_unknown(self, kind: type[Struct], table: Table, path: tuple[str, ...]) -> None:
-        known = [name for info in fields(kind) for name in names_of(info)]
+        known = [name for info in fields_of(kind) for name in names_of(info)]
         for name in table:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, NamedTuple, get_args
 
 from msgspec import Meta, Struct
@@ -35,9 +36,16 @@ class Setting(NamedTuple):
     names: tuple[str, ...]  # the last part of the path, in every way in which it may be written
 
 
+@cache
+def fields_of(kind: type[Struct]) -> tuple[FieldInfo, ...]:
+    """The settings of a section. Found out once: its annotations are text that is compiled, and a
+    configuration may have tens of thousands of backends."""
+    return fields(kind)
+
+
 def _settings(kind: type[Struct] = Config, path: tuple[str, ...] = ()) -> Iterator[Setting]:
     """Every key that there is, in the order of the sections."""
-    for info in fields(kind):
+    for info in fields_of(kind):
         section = section_of(info)
         if info.name == "tenants":
             yield from _settings(Tenant, (*path, "tenants", ANY_TENANT))
