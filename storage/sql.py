@@ -253,7 +253,7 @@ RENEW_EPOCH = "UPDATE meta SET value = ? WHERE name = 'epoch'"
 SKIP_BADGES = "UPDATE conversations SET badge_seq = badge_seq + ?"
 SKIP_DEVICE_IDS = "UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'devices'"
 FORGETTABLE = """
-    SELECT DISTINCT c.tenant, c.customer FROM devices d JOIN conversations c
+    SELECT DISTINCT c.tenant, c.customer FROM devices d CROSS JOIN conversations c
     ON c.id = d.conversation WHERE d.state <> 'live' AND d.state_at < ? LIMIT 1000
 """
 
