@@ -14,6 +14,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -139,7 +140,7 @@ class Core:
         self.store.failed = self._failed
         self.store.recovered = self.presence.catch_up
         self._rng = rng
-        self._endpoints = _endpoints(config)
+        self._called = _called(config, {})
         self._worker: PushWorker | None = None
         self._housekeeper: asyncio.Task[None] | None = None
         self._judging: set[asyncio.Task[None]] = set()
@@ -182,7 +183,7 @@ class Core:
         for name, rules in before.items():
             if self.context.rules(name).house != rules.house:
                 self.context.houses_before[name] = rules.house
-        self._endpoints = _endpoints(config)
+        self._called = _called(config, self._called)
         if self._worker is not None:
             self._worker.take_up(self._endpoints)
             others = {name for name, now in self.context.tenants.items() if now != before.get(name)}
@@ -195,6 +196,10 @@ class Core:
             await self.book.judge_anew(tenants)
         except Exception as error:
             self._failed(error)
+
+    @property
+    def _endpoints(self) -> list[Endpoint]:
+        return [endpoint for called in self._called.values() for endpoint in called.endpoints]
 
     def drain(self) -> None:
         """Start no more rings (rule 9)."""
@@ -307,13 +312,24 @@ def _rules(push: Push | None) -> TenantRules:
     )
 
 
-def _endpoints(config: Config) -> list[Endpoint]:
-    return [
-        endpoint
-        for name, tenant in config.tenants.items()
-        if tenant.push is not None
-        for endpoint in endpoints_of(name, tenant.push)
-    ]
+class _Called(NamedTuple):
+    """How a tenant's backends are called, as its push section says."""
+
+    push: Push
+    endpoints: tuple[Endpoint, ...]
+
+
+def _called(config: Config, before: Mapping[str, _Called]) -> dict[str, _Called]:
+    """How each tenant's backends are called: as `before` where its push section is the same, for
+    nothing else is done while those of very many tenants are made."""
+    called: dict[str, _Called] = {}
+    for name, tenant in config.tenants.items():
+        if tenant.push is not None:
+            known = before.get(name)
+            if known is None or known.push != tenant.push:
+                known = _Called(tenant.push, endpoints_of(name, tenant.push))
+            called[name] = known
+    return called
 
 
 def backends_of(push: Push | None) -> tuple[Backend, ...]:

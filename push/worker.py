@@ -187,7 +187,8 @@ class PushWorker:
             known.add((endpoint.tenant, endpoint.backend.name))
             lanes = self._lanes.setdefault(endpoint.tenant, {})
             lane = lanes.setdefault(endpoint.backend.name, Lane(endpoint))
-            if lane.endpoint != endpoint or lane.is_gone:
+            is_same = lane.endpoint is endpoint or lane.endpoint == endpoint
+            if not is_same or lane.is_gone:
                 lane.take_up(endpoint)
                 self._fill(lane)
         for tenant, lanes in self._lanes.items():
