@@ -64,7 +64,7 @@ class Gateway:
         )
         self.ports: dict[str, int] = {}
         self._caller: Caller | None = None
-        self._listeners: list[Listener] = []
+        self._listeners: dict[str, Listener] = {}
 
     async def start(self) -> None:
         """Open and listen. Raises `CannotOpen` or `CannotStart` with one line for the operator."""
@@ -149,7 +149,7 @@ class Gateway:
     ) -> int:
         rejected = partial(self.core.metrics.rejected, f"too_many_{name}_connections")
         listener = Listener(app, connections, rejected)
-        self._listeners.append(listener)
+        self._listeners[name] = listener
         try:
             return await listener.start(address)
         except OSError as error:
@@ -165,9 +165,12 @@ class Gateway:
 
     async def _close(self) -> None:
         await self.sockets.stop()
-        for listener in self._listeners:
+        watched = self._listeners.pop("admin", None)
+        for listener in self._listeners.values():
             await listener.stop()
         await self.core.stop()
+        if watched is not None:  # the last: who asks it sees that calls which are out still end
+            await watched.stop()
         if self._caller is not None:
             await self._caller.close()
 

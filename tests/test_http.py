@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
@@ -25,7 +26,7 @@ from gateway.server import CannotStart, Gateway
 from push import caller
 from storage.store import Needs
 from tests.line import line
-from tests.running import PATIENCE, PATIENT, Running, change, running, settings
+from tests.running import PATIENCE, PATIENT, Gate, Running, change, running, settings
 
 CALLS: list[tuple[str, str, set[Role], Any]] = [
     ("POST", "/v1/messages", {Role.SERVICE, Role.AGENT}, {"customer": "c-42", "text": "x"}),
@@ -438,6 +439,39 @@ async def test_a_draining_gateway_is_not_ready_but_healthy(tmp_path: Path) -> No
         text = (await it.call("GET", "/metrics", listener="admin"))[1]
         assert "ringback_draining 1.0" in text
         await stopping
+
+
+async def test_who_watches_is_answered_until_the_calls_that_are_out_have_ended(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        it.backend.answers = [gate := Gate()]
+        seq = await it.write()
+        await it.backend.take()
+        stopping = asyncio.create_task(it.gateway.stop())
+        await _refused(it, "http")
+        for _ in range(20):
+            ready = await it.call("GET", "/readyz", listener="admin")
+            assert ready == (503, "draining\n")
+            assert (await it.call("GET", "/healthz", listener="admin"))[0] == 200
+            text = (await it.call("GET", "/metrics", listener="admin"))[1]
+            assert "ringback_draining 1.0" in text
+        gate.open.set()
+        await stopping
+        await _refused(it, "admin")
+    async with running(tmp_path, delivery=PATIENT) as it:
+        assert (await it.outcome(seq))["outcome"] == "pushed"
+
+
+async def _refused(it: Running, listener: str) -> None:
+    """Until the listener takes no connection any more."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await it.call("GET", "/", listener=listener)
+            except aiohttp.ClientConnectionError:
+                return
 
 
 @contextmanager
