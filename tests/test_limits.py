@@ -470,7 +470,8 @@ async def test_who_acknowledges_more_and_more_of_a_replay_is_not_cut_off_as_dead
             dead_at = peer.due
             await customer.send("ack", seq=seq)
             await it.settled(seq, "acked")
-            assert peer.due > dead_at and not peer._closing
+            assert peer.due > dead_at
+            assert not peer._closing
         async with asyncio.timeout(PATIENCE):
             while not peer._closing:  # it says nothing more, and answers no ping
                 peer.remind(peer.due)
