@@ -296,7 +296,7 @@ class Running:
 
     async def raw(self, path: str, **options: Any) -> Wire:
         """A socket that has not said hello."""
-        wire = Wire(await connect(self.chat_url(path), compression=None, **options))
+        wire = Wire(await connect(self.chat_url(path), compression=None, proxy=None, **options))
         self._wires.append(wire)
         return wire
 

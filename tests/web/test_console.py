@@ -741,24 +741,22 @@ async def test_who_is_in_chat_is_not_said_while_the_console_cannot_know(tmp_path
         await mira.send("typing", on=True)
         await expect(at.page.locator("#typing")).to_have_text("Mira is writing…")
         await expect(presence).to_have_text("In chat now · live")
-        green = await dot(at)
+        dot = at.row().locator(".dot")
+        await expect(dot).to_have_css("background-color", IN_CHAT)
         await sockets.cut()
         await expect(at.page.locator("#link")).to_contain_text("what you see may be old")
         await expect(presence).to_have_text("In chat? Not known just now · live")
         await expect(panel).not_to_contain_text("on screen now")
         await expect(at.page.locator("#typing")).to_be_empty()
-        assert await dot(at) != green
+        await expect(dot).not_to_have_css("background-color", IN_CHAT)
         await sockets.mend(at)
         await expect(presence).to_have_text("In chat now · live")
         await expect(panel).to_contain_text("on screen now")
-        assert await dot(at) == green
+        await expect(dot).to_have_css("background-color", IN_CHAT)
 
 
-async def dot(at: Desk) -> str:
-    """The colour that says whether the customer is in chat."""
-    colour = "(it) => getComputedStyle(it).backgroundColor"
-    told: str = await at.row().locator(".dot").evaluate(colour)
-    return told
+IN_CHAT = "rgb(31, 157, 85)"
+"""The colour that says that the customer is in chat."""
 
 
 async def test_a_network_that_is_gone_is_noticed_when_the_system_says_so(tmp_path: Path) -> None:
