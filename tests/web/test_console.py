@@ -920,6 +920,25 @@ async def test_a_refused_message_says_why_and_may_be_tried_again(tmp_path: Path)
         await expect(at.messages()).to_have_count(2)
 
 
+async def test_a_text_that_is_too_long_is_said_to_be_while_it_is_written(tmp_path: Path) -> None:
+    async with scene(tmp_path, limits={"text_chars": 20}) as (it, at):
+        await customer(it, "c-1")
+        await customer(it, "c-2")
+        await at.sign_in()
+        await at.open("c-1")
+        problem = at.page.locator("#composer-error")
+        await at.page.keyboard.insert_text("😀" * 20)
+        await expect(problem).to_be_empty()
+        await at.page.keyboard.type("x")
+        await expect(problem).to_have_text("At most 20 characters, please.")
+        await at.open("c-2")
+        await expect(problem).to_be_empty()
+        await at.open("c-1")
+        await expect(problem).to_have_text("At most 20 characters, please.")
+        await at.page.keyboard.press("Backspace")
+        await expect(problem).to_be_empty()
+
+
 async def test_half_of_a_character_keeps_no_message_from_being_sent(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         mira = await customer(it)
@@ -1244,7 +1263,10 @@ async def test_a_screen_reader_is_told_what_is_new_and_that_once(tmp_path: Path)
         assert await heard() == ["Mira: Thanks", "Zoe: Good bye\nSent"]
         await at.write("x" * 101)
         await expect(at.messages().last.get_by_text("Not sent")).to_be_visible()
-        assert await heard() == ["Not sent: text: 101 characters, at most 100 are allowed"]
+        assert await heard() == [
+            "At most 100 characters, please.",
+            "Not sent: text: 101 characters, at most 100 are allowed",
+        ]
 
 
 async def test_the_keys_that_compose_a_word_do_nothing_else(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Console {
     });
     this.thread = new ThreadView({
       send: (text) => this.#send(text),
+      problem: (text) => this.#problem(text),
       again: (ref) => this.#again(ref, false),
       edit: (ref) => this.#again(ref, true),
       draft: (text) => this.#kept.setDraft(this.#selected, text),
@@ -359,6 +360,12 @@ class Console {
     this.#kept.setDraft(this.#selected, "");
     this.#write(send);
     this.#showThread();
+  }
+
+  /** Why the gateway would refuse a text, as far as is known before; "" if it would not. */
+  #problem(text) {
+    const most = this.#connection.limits?.text_chars;
+    return [...text].length > most ? `At most ${most} characters, please.` : "";
   }
 
   #threadOf(customer) {

@@ -42,7 +42,7 @@ export class ThreadView {
   }
 
   set problem(text) {
-    $("composer-error").textContent = text;
+    tell($("composer-error"), text);
   }
 
   focus() {
@@ -67,7 +67,6 @@ export class ThreadView {
     tell($("said"), "");
     $("nothing").hidden = true;
     $("conversation").hidden = false;
-    this.problem = "";
     this.#set(draft);
     this.focus();
     this.#stick = true;
@@ -220,7 +219,7 @@ export class ThreadView {
 
   #typed() {
     const text = $("draft").value;
-    this.problem = "";
+    this.problem = this.#actions.problem(text.trim());
     this.#fit();
     this.#actions.draft(text);
     this.#choice = 0;
@@ -273,6 +272,7 @@ export class ThreadView {
 
   #set(text) {
     $("draft").value = text;
+    this.problem = this.#actions.problem(text.trim());
     this.#choice = 0;
     this.#refused = false;
     this.#fit();
