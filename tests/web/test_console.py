@@ -1106,6 +1106,23 @@ async def test_an_agent_serves_several_customers_by_keyboard_alone(tmp_path: Pat
         await expect(at.page.locator("#token")).to_be_focused()
 
 
+async def test_a_panel_that_covers_the_page_has_the_focus_and_nothing_behind_it(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, viewport={"width": 400, "height": 800}) as (it, at):
+        await customer(it)
+        await at.sign_in()
+        await at.open()
+        details, panel = at.page.locator("#details"), at.page.locator("#panel")
+        for _ in range(2):
+            await details.click()
+            await expect(panel.locator(":focus")).to_have_count(1)
+            await expect(at.page.locator("#draft")).to_be_hidden()
+            await panel.get_by_role("button", name="Close").press("Enter")
+            await expect(details).to_be_focused()
+        await expect(at.page.locator("#draft")).to_be_visible()
+
+
 async def test_the_key_that_takes_the_first_found_writes_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await customer(it)

@@ -29,10 +29,11 @@ export class Panel {
   }
 
   close() {
-    if ($("panel").contains(document.activeElement)) $("details").focus();
+    const inside = $("panel").contains(document.activeElement);
     this.#why = null;
-    $("panel").hidden = true;
     document.body.classList.remove("paneled");
+    if (inside) $("details").focus();
+    $("panel").hidden = true;
     $("details").setAttribute("aria-expanded", "false");
   }
 
@@ -70,6 +71,7 @@ export class Panel {
     $("panel").hidden = false;
     document.body.classList.add("paneled");
     $("details").setAttribute("aria-expanded", "true");
+    if (getComputedStyle($("details")).visibility === "hidden") $("panel-body").focus(); // all else is covered
   }
 
   #showWhy() {
