@@ -226,7 +226,7 @@ export const platform = {
   uuid,
 };
 
-/** A version 4 UUID; `crypto` has none on pages without TLS, and may be missing: React Native. */
+/** A version 4 UUID, also on pages without TLS and in React Native. */
 function uuid() {
   const byte = () => globalThis.crypto?.getRandomValues?.(new Uint8Array(1))[0] ?? Math.random() * 256;
   const digit = (x) => (x ^ (byte() & (15 >> (x / 4)))).toString(16);

@@ -4,11 +4,11 @@ import { attempt } from "./devices.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {
-  chat: "M4 5.5A2.5 2.5 0 0 1 6.5 3h11A2.5 2.5 0 0 1 20 5.5v8a2.5 2.5 0 0 1-2.5 2.5H11l-4.4 4.2c-.6.6-1.6.2-1.6-.7V16a2.5 2.5 0 0 1-1-2z",
-  send: "M3.4 20.4 21 12 3.4 3.6 3 10l12 2-12 2z",
-  close: "m6.4 5 5.6 5.6L17.6 5 19 6.4 13.4 12l5.6 5.6-1.4 1.4-5.6-5.6L6.4 19 5 17.6l5.6-5.6L5 6.4z",
-  check: "m9.5 16.6-4.1-4.1L4 13.9l5.5 5.5L20.3 8.6l-1.4-1.4z",
-  checks: "m6 16.6-4.1-4.1L.5 13.9 6 19.4 16.8 8.6l-1.4-1.4zm5.4-.6.6.6 9.4-9.4 1.4 1.4L12 19.4l-2-2z",
+  chat: "M5 4h14v11h-7l-5 5v-5H5z",
+  send: "m5 5 15 7-15 7 2-7z",
+  close: "m6 6 12 12M6 18 18 6",
+  check: "m5 13 5 5L20 8 10 18z",
+  checks: "m1 13 5 5L15 8 6 18zM12 17l1 1L22 8 13 18z",
 };
 
 export function element(name, attributes = {}, children = []) {

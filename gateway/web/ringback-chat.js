@@ -1,8 +1,5 @@
 /**
- * <ringback-chat>: chat on any page, in two lines.
- *
- *     <script type="module" src="https://chat.example/web/ringback-chat.js"></script>
- *     <ringback-chat url="wss://chat.example/v1/chat" token-url="/chat-token"></ringback-chat>
+ * <ringback-chat>: chat on any page, in the two lines of docs/web.md.
  *
  * What to say and when is decided in `ringback-client.js`; this shows it. Text from anybody becomes
  * text nodes only, never markup, and no style or script is inline: a strict Content-Security-Policy
@@ -15,6 +12,7 @@ import { RequestFailed, RingbackClient } from "./ringback-client.js";
 import { sheet } from "./style.js";
 
 const GROUP = 5 * 60_000; // ms within which messages of one author stand together
+const SMALL = matchMedia("(max-width: 480px), (max-height: 480px)"); // the panel covers the page
 const FIRST = 30; // messages to show at once, if there are so many
 
 const LABELS = {
@@ -63,6 +61,8 @@ export class RingbackChat extends HTMLElement {
   #unsent = new Set(); // refs that were on their way
   #told = null; // the unread that the page was told of
   #byUser = false;
+  #shown = false; // the panel is
+  #resized = () => this.#opened();
   #loading = false;
   #newest = null; // of the thread
 
@@ -105,14 +105,17 @@ export class RingbackChat extends HTMLElement {
 
   connectedCallback() {
     if (!this.shadowRoot) {
-      this.attachShadow({ mode: "open" }).adoptedStyleSheets = [sheet()];
+      this.attachShadow({ mode: "open" }).adoptedStyleSheets = [sheet];
       this.#build();
     }
     for (const name of ["token", "labels", "open"]) this.#adopt(name);
+    SMALL.addEventListener("change", this.#resized);
+    this.#opened();
     this.#restart();
   }
 
   disconnectedCallback() {
+    SMALL.removeEventListener("change", this.#resized);
     this.#leave();
   }
 
@@ -134,9 +137,9 @@ export class RingbackChat extends HTMLElement {
   async signOut() {
     const told = this.#client?.signOut();
     if (this.#parts) {
-      const { text, said, problem } = this.#parts;
-      text.value = said.textContent = problem.textContent = "";
-      grow(text);
+      const { said, problem } = this.#parts;
+      said.textContent = problem.textContent = "";
+      this.#write("");
     }
     this.open = false;
     return (await told) ?? true;
@@ -215,15 +218,15 @@ export class RingbackChat extends HTMLElement {
     const problem = element("p", { class: "problem", id: "problem", role: "alert" });
     const send = element("button", { class: "send", type: "submit", "aria-label": say.send }, [icon("send")]);
     const form = element("form", {}, [text, send]);
-    const said = element("div", { class: "unseen", role: "status" });
+    const said = element("div", { class: "unseen said", role: "status" });
     const live = element("p", { class: "live" });
     const close = element("button", { class: "close", type: "button", "aria-label": say.close }, [icon("close")]);
     const head = element("div", { class: "head" }, [
       element("div", {}, [element("h2", { id: "title" }, [title]), live]), close,
     ]);
     const panel = element(
-      "section",
-      { part: "panel", class: "panel", id: "panel", role: "dialog", "aria-labelledby": "title" },
+      "dialog",
+      { part: "panel", class: "panel", id: "panel", "aria-labelledby": "title" },
       [head, notice, element("div", { class: "middle" }, [thread, down]), problem, form],
     );
     launcher.setAttribute("aria-controls", "panel");
@@ -236,6 +239,7 @@ export class RingbackChat extends HTMLElement {
     panel.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && !composes(event)) this.#toggle(false);
     });
+    panel.addEventListener("close", () => panel.open || this.#toggle(false));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#send();
@@ -246,20 +250,22 @@ export class RingbackChat extends HTMLElement {
       this.#send();
     });
     text.addEventListener("input", () => {
-      grow(text);
+      this.#grow();
       problem.textContent = "";
-      if (text.value) this.#client?.typing();
+      if (!this.#client) return;
+      this.#client.draft = text.value;
+      if (text.value) this.#client.typing();
     });
     thread.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#newest?.stop();
     this.#newest = new Newest(thread);
     const was = this.#parts;
     const focused = was && Object.keys(was).find((name) => was[name] === this.shadowRoot.activeElement);
-    panel.hidden = was?.panel.hidden ?? true;
     text.value = was?.text.value ?? "";
     this.#parts = { launcher, panel, thread, list, greeting, typing, down, text, problem, notice, said, live };
     this.#rows.clear();
-    this.shadowRoot.replaceChildren(panel, launcher, said); // said also while the panel is hidden
+    this.shadowRoot.replaceChildren(panel, launcher);
+    panel.open = this.#shown;
     this.#parts[focused]?.focus();
     this.#opened();
     this.#render({ down: true });
@@ -267,10 +273,20 @@ export class RingbackChat extends HTMLElement {
   }
 
   #opened() {
-    const { panel, launcher, text } = this.#parts;
-    const inside = panel.contains(this.shadowRoot.activeElement);
-    const changed = panel.hidden === this.open;
-    panel.hidden = !this.open;
+    const { panel, launcher, text, said } = this.#parts;
+    const { activeElement } = this.shadowRoot;
+    const inside = panel.contains(activeElement);
+    const changed = this.#shown !== this.open;
+    const modal = this.open && SMALL.matches && this.isConnected && !this.hasAttribute("inline");
+    this.#shown = this.open;
+    if (panel.open !== this.open || panel.matches(":modal") !== modal) {
+      panel.close();
+      if (modal) panel.showModal();
+      else panel.open = this.open;
+      if (inside) activeElement.focus();
+      this.#grow();
+    }
+    (modal ? panel : this.shadowRoot).append(said); // is heard always
     launcher.setAttribute("aria-expanded", String(this.open));
     this.#client?.show(this.open);
     this.#status();
@@ -301,8 +317,9 @@ export class RingbackChat extends HTMLElement {
   }
 
   #phase({ phase, code }) {
-    const { notice } = this.#parts;
+    const { notice, text } = this.#parts;
     const say = this.#labels;
+    if (!text.value && this.#client?.draft) this.#write(this.#client.draft);
     const again = () => {
       const button = element("button", { type: "button" }, [say.retry]);
       button.addEventListener("click", () => {
@@ -478,6 +495,17 @@ export class RingbackChat extends HTMLElement {
     }
   }
 
+  #write(value) {
+    this.#parts.text.value = value;
+    this.#grow();
+  }
+
+  #grow() {
+    const { text } = this.#parts;
+    text.style.height = "auto";
+    text.style.height = `${Math.min(text.scrollHeight, 140)}px`;
+  }
+
   #send() {
     const { text, problem } = this.#parts;
     const value = text.value.trim();
@@ -494,8 +522,8 @@ export class RingbackChat extends HTMLElement {
       return;
     }
     problem.textContent = "";
-    text.value = "";
-    grow(text);
+    this.#client.draft = "";
+    this.#write("");
     this.#toNewest();
   }
 }
@@ -540,11 +568,6 @@ function markOf(seq, status) {
 function follows(previous, { author, at }) {
   return previous?.author === author && at - previous.at < GROUP
     && at.toDateString() === previous.at.toDateString();
-}
-
-function grow(text) {
-  text.style.height = "auto";
-  text.style.height = `${Math.min(text.scrollHeight, 140)}px`;
 }
 
 /** The token that the page's own server makes: JSON with `token`, or the bare JWT. */

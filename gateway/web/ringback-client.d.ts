@@ -116,6 +116,8 @@ export interface ClientEvents {
 
 export class RingbackClient {
   constructor(options: ClientOptions, environment?: Partial<Environment>);
+  /** What is being written, kept as theirs: set it at each key, and it is there after a reload. */
+  draft: string;
   /** "idle", "connecting", "connected", "waiting" or "ended". */
   readonly phase: Phase;
   readonly connected: boolean;

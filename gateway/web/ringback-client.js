@@ -131,6 +131,14 @@ export class RingbackClient {
     return this.#installation;
   }
 
+  get draft() {
+    return (this.#identity && readJson(this.#storage, this.#key("draft"))) || "";
+  }
+
+  set draft(text) {
+    if (this.#identity) this.#storage.setItem(this.#key("draft"), JSON.stringify(text));
+  }
+
   start() {
     if (this.#signedOut) this.#forgetAll(); // written by nobody
     this.#signedOut = false;

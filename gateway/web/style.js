@@ -11,6 +11,7 @@ const RULES = `
   --line: var(--ringback-line, light-dark(#e1e4ec, #2c313d));
   --alarm: var(--ringback-alarm, light-dark(#b3261e, #ff9d94));
   --radius: var(--ringback-radius, 18px);
+  --shadow: 0 8px 32px #0004;
   color-scheme: light dark;
 }
 :host([theme=light]) { color-scheme: light; }
@@ -19,21 +20,20 @@ const RULES = `
 * { box-sizing: border-box; margin: 0; }
 button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-svg { width: 24px; height: 24px; fill: currentColor; flex: none; }
+svg { width: 24px; height: 24px; fill: currentColor; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; flex: none; }
 .unseen {
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap;
 }
-.launcher + .unseen { position: fixed; top: 0; }
+.said { position: fixed; top: 0; }
 .launcher {
   position: fixed; inset-block-end: var(--ringback-bottom, 20px);
   inset-inline-end: var(--ringback-side, 20px); z-index: var(--ringback-layer, 2147483000);
   display: grid; place-items: center; width: 60px; height: 60px; border-radius: 50%;
   color: var(--on-accent); background: var(--accent);
-  box-shadow: 0 1px 3px #0003, 0 8px 24px #0003; transition: transform .15s ease;
+  box-shadow: var(--shadow); transition: transform .15s ease;
 }
 .launcher:hover { transform: translateY(-2px); }
-.launcher:focus-visible { outline-offset: 4px; }
 .launcher svg { width: 28px; height: 28px; }
 .badge {
   position: absolute; inset-block-start: -4px; inset-inline-end: -4px; min-width: 24px;
@@ -42,14 +42,14 @@ svg { width: 24px; height: 24px; fill: currentColor; flex: none; }
 }
 .panel {
   all: initial; color-scheme: inherit; visibility: inherit; -webkit-locale: inherit;
-  font: 15px/1.45 var(--ringback-font, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif);
+  font: 15px/1.45 var(--ringback-font, system-ui, sans-serif);
   color: var(--text); box-sizing: border-box;
   position: fixed; inset-block-end: calc(var(--ringback-bottom, 20px) + 76px);
   inset-inline-end: var(--ringback-side, 20px); z-index: var(--ringback-layer, 2147483000);
   display: flex; flex-direction: column; width: min(392px, calc(100vw - 40px));
   height: min(640px, calc(100dvh - 116px)); overflow: hidden; border-radius: var(--radius);
   background: var(--ground); border: 1px solid var(--line); overflow-wrap: anywhere;
-  box-shadow: 0 2px 8px #0000001a, 0 24px 64px #00000038; animation: rise .18s ease-out;
+  box-shadow: var(--shadow); animation: rise .18s ease-out;
 }
 @keyframes rise { from { opacity: 0; transform: translateY(10px); } }
 .head {
@@ -57,7 +57,7 @@ svg { width: 24px; height: 24px; fill: currentColor; flex: none; }
   border-bottom: 1px solid var(--line);
 }
 .head div { flex: 1; min-width: 0; }
-h2 { font-size: 17px; line-height: 1.3; font-weight: 650; letter-spacing: -.01em; }
+h2 { font-size: 17px; line-height: 1.3; font-weight: 650; }
 .live { font-size: 13px; color: var(--muted); }
 .close { display: grid; place-items: center; width: 40px; height: 40px; border-radius: 50%; color: var(--muted); }
 .close:hover { color: var(--text); background: var(--raised); }
@@ -109,7 +109,7 @@ li.day, li.system { align-self: center; align-items: center; max-width: 92%; mar
 .down {
   position: absolute; inset-block-end: 10px; inset-inline: 0; width: fit-content; margin: auto;
   min-height: 32px; padding: 4px 14px; border-radius: 16px; font-size: 13px; font-weight: 600;
-  color: var(--on-accent); background: var(--accent); box-shadow: 0 4px 14px #0000003d;
+  color: var(--on-accent); background: var(--accent); box-shadow: var(--shadow);
 }
 .problem:not(:empty) { padding: 6px 20px; font-size: 13px; color: var(--alarm); }
 form { display: flex; align-items: flex-end; gap: 8px; padding: 10px 12px 12px; border-top: 1px solid var(--line); }
@@ -126,24 +126,15 @@ textarea:focus-visible { outline-offset: 0; }
 :host([inline]) { display: block; height: 100%; min-height: 320px; }
 :host([inline]) .panel { position: static; width: 100%; height: 100%; min-height: inherit; animation: none; box-shadow: none; }
 :host([inline]) .launcher, :host([inline]) .close { display: none; }
-@media (max-width: 480px), (max-height: 480px) {
-  :host([open]:not([inline])) .panel { inset: 0; width: 100%; height: 100dvh; border: 0; border-radius: 0; }
-  :host([open]) .launcher { display: none; }
-  form { padding-bottom: max(12px, env(safe-area-inset-bottom)); }
-}
+.panel:not([open]) { display: none; }
+.panel:modal { inset: 0; width: 100%; height: 100dvh; border: 0; border-radius: 0; }
+:modal form { padding-bottom: max(12px, env(safe-area-inset-bottom)); }
 @media print { :host(:not([inline])) { display: none } }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 @media (forced-colors: active) { .text, .launcher, .send, .down, textarea { border: 1px solid; } }
 `;
 
-let made = null;
-
 /** The one sheet that all widgets of a page share: constructed, so that no inline style is needed. */
-export function sheet() {
-  if (made === null) {
-    made = new CSSStyleSheet();
-    const known = CSS.supports("color: light-dark(red, red)"); // since 2024; else the light ones hold
-    made.replaceSync(known ? RULES : RULES.replace(/light-dark\((.+?),.+?\)/g, "$1"));
-  }
-  return made;
-}
+export const sheet = new CSSStyleSheet();
+const known = CSS.supports("color: light-dark(red, red)"); // since 2024
+sheet.replaceSync(known ? RULES : RULES.replace(/light-dark\((.+?),.+?\)/g, "$1"));

@@ -286,6 +286,34 @@ async def test_what_is_written_offline_survives_a_reload(tmp_path: Path) -> None
         await expect(page.locator("li.own .mark").last).to_have_text("Sent")
 
 
+async def test_what_was_being_written_is_there_after_a_reload_for_who_wrote_it(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await field(page).fill("Half a\nsen\nten")
+        height = "(it) => it.offsetHeight"
+        tall = await field(page).evaluate(height)
+        for sub, kept in (("c-43", ""), ("c-42", "Half a\nsen\nten")):
+            await page.goto(f"{stage.site.origin}/?sub={sub}")
+            await connected(page)
+            await launcher(page).click()
+            await expect(field(page)).to_have_value(kept)
+        assert await field(page).evaluate(height) == tall
+        await field(page).press("ControlOrMeta+End")
+        await page.keyboard.type("ce")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+        await page.keyboard.type("private")
+        await page.evaluate(f"{CHAT}.signOut()")
+        for _ in range(2):
+            await page.reload()
+            await connected(page)
+            await launcher(page).click()
+            await expect(field(page)).to_have_value("")
+            assert "private" not in await page.evaluate("JSON.stringify(localStorage)")
+
+
 async def test_a_killed_gateway_is_found_again_with_every_message_once(tmp_path: Path) -> None:
     ports = zip(("CHAT", "HTTP"), free_ports(2), strict=True)
     fixed = {f"RINGBACK_SERVER__{name}": f"127.0.0.1:{port}" for name, port in ports}
@@ -695,6 +723,43 @@ async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
         await page.keyboard.press("Escape")
         await expect(launcher(page)).to_be_focused()
         await expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+async def test_a_chat_that_covers_the_page_leaves_nothing_of_it_to_be_reached(
+    tmp_path: Path,
+) -> None:
+    small, wide = {"width": 375, "height": 700}, {"width": 1000, "height": 700}
+    async with scene(tmp_path, viewport=small) as stage:
+        page = await stage.visit.page()
+        await page.evaluate(
+            "document.querySelector('main').append(document.createElement('input'));"
+            "addEventListener('ringback-close', () => (window.left = true))"
+        )
+        behind = page.locator("main input")
+        await launcher(page).click()
+        await expect(field(page)).to_be_focused()
+        await page.keyboard.type("half a sen")
+        for size, reached in ((small, False), (wide, True), (small, False)):
+            await page.set_viewport_size(size)
+            await expect(field(page)).to_be_focused()
+            await behind.focus()
+            await expect(behind if reached else field(page)).to_be_focused()
+            await field(page).focus()
+        await stage.it.write(text="Your parcel is here.")
+        told = page.get_by_role("dialog").get_by_role("status")
+        await expect(told.filter(has_text="Your parcel is here.")).to_have_count(1)
+        await page.evaluate(f"{CHAT}.labels = {{}}")
+        await behind.focus()
+        await expect(field(page)).to_be_focused()
+        await expect(field(page)).to_have_value("half a sen")
+        assert await page.evaluate("window.left") is None
+        moved = "(it) => { const chat = it; chat.remove(); document.body.append(chat); }"
+        await page.locator("ringback-chat").evaluate(moved)
+        await behind.focus()
+        await expect(behind).not_to_be_focused()
+        await page.locator("ringback-chat .panel").evaluate("(it) => it.close()")  # as Back does
+        await expect(launcher(page)).to_be_focused()
+        assert await page.evaluate("window.left") is True
 
 
 async def test_the_key_that_ends_a_composed_word_does_not_send_it(tmp_path: Path) -> None:
