@@ -463,11 +463,9 @@ def _device(device: Device) -> dict[str, Any]:
     for name in TOLD:
         if getattr(device, name) is not None:
             told[name] = getattr(device, name)
-    if device.verdict is not None and device.verdict_at is not None:
-        told["last_push"] = {
-            "verdict": device.verdict,
-            "at": protocol.timestamp(device.verdict_at),
-        }
+    if device.answered is not None:
+        verdict, at = device.answered
+        told["last_push"] = {"verdict": verdict, "at": protocol.timestamp(at)}
     return told
 
 

@@ -246,9 +246,7 @@ class DeadLetters:
         )
         covered = min(lo, device.covered)
         # Nothing is owed before it is due: a look for the number on the icon rings for no message.
-        behind = replace(
-            device, covered_seq=covered.seq, covered_ord=covered.ord, owed_ord=covered.ord
-        )
+        behind = replace(device, covered=covered, owed_ord=covered.ord)
         soonest = min((time for time in times if time is not None), default=None)
         tx.put(replace(c.with_device(behind), push_due_at=due, expires_at=soonest))
 

@@ -157,12 +157,11 @@ class Devices:
             id=old.id,
             token=told.token,
             generation=old.generation + 1,
-            covered_seq=old.covered_seq,
-            covered_ord=old.covered_ord,
+            covered=old.covered,
             unrung=old.unrung,
             badge=old.badge,
             owes=owes or outdated,
-            owed_ord=max(old.owed_ord, old.ring_ord) if owes else old.covered_ord,
+            owed_ord=max(old.owed_ord, old.rung_to.ord) if owes else old.covered.ord,
             wake_at=tx.now + self._context.timing.ack_timeout if owes or outdated else None,
             **about,
         )
@@ -183,7 +182,7 @@ class Devices:
         soonest = c.expires_at
         # What every phone has been rung for since stays so: the backend of one may have been new.
         rung = [d for d in c.live_devices if self._owing.backend(c.tenant, d) is not None]
-        covered = min((device.covered_ord for device in rung), default=0)
+        covered = min((device.covered.ord for device in rung), default=0)
         lacked = any(span.reason in LACKED_A_DEVICE for span in c.settled)
         for message in tx.unacked(c) if lacked else ():
             if message.ord <= covered or message.has_expired(tx.now):
@@ -317,14 +316,13 @@ def _begin(tx: Transaction, c: Conversation, before: Conversation, device: Devic
     now: for that it is not rung. What was asked of it already it owes still."""
     old = before.device(device.id)
     renewed = old is not None and old.generation == device.generation
-    if renewed or device.owed_ord > device.covered_ord:
+    if renewed or device.owed_ord > device.covered.ord:
         return
     waiting = outcomes.pending(c)
     upto = max(device.covered, waiting[0].lo if waiting else c.last)
     begun = c.device(device.id)
     if begun is not None and begun.covered < upto:
-        told = {"covered_seq": upto.seq, "covered_ord": upto.ord, "owed_ord": upto.ord}
-        tx.put(c.with_device(replace(begun, **told)))
+        tx.put(c.with_device(replace(begun, covered=upto, owed_ord=upto.ord)))
 
 
 def _gone(tx: Transaction, c: Conversation, device: Device, why: str) -> Conversation:

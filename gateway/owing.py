@@ -23,7 +23,7 @@ from push.ring import Ring
 from push.verdicts import RETRY_AFTER_MOST
 from storage import outcomes
 from storage.outcomes import Move, Trigger
-from storage.records import Conversation, Cut, Device, Outcome, fingerprint
+from storage.records import Conversation, Cut, Device, Outcome, RingInHand, fingerprint
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
@@ -83,7 +83,7 @@ class Owing:
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
         c = replace(c, push_due_at=None)
         for device in c.live_devices:
-            if max(device.covered, device.ring_to).ord >= c.last_ord:
+            if device.rung_to.ord >= c.last_ord:
                 continue
             wake = tx.now if device.wake_at is None else device.wake_at
             owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
@@ -190,7 +190,7 @@ class Owing:
     ) -> None:
         tx.after_commit(lambda: self._decided(c.tenant, decision))
         from_seq = c.left_from(device)
-        upto = device.ring_seq if device.ring else last.seq
+        upto = device.ring.upto.seq if device.ring else last.seq
         tx.event(
             c,
             min(from_seq, upto),
@@ -206,7 +206,7 @@ class Owing:
         """Where the device is rung: the ring in hand by what it was claimed with."""
         told = _Told(device.environment, device.app)
         if device.ring is not None:
-            told = msgspec.json.decode(device.ring, type=_Told)
+            told = msgspec.json.decode(device.ring.claim, type=_Told)
         return choose(self._context.rules(tenant).backends, told.environment, told.app)
 
     def move(
@@ -251,6 +251,11 @@ def nothing_left(tx: Transaction, c: Conversation) -> Conversation:
     return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
 
 
+def claimed(held: RingInHand) -> Ring:
+    """The ring as it was claimed."""
+    return msgspec.json.decode(held.claim, type=Ring)
+
+
 def _backoff(device: Device) -> float:
     """How long the ring in hand was told to wait after its last verdict; 0 before the first.
 
@@ -258,25 +263,12 @@ def _backoff(device: Device) -> float:
     """
     if device.ring is None or device.wake_at is None:
         return 0.0
-    ring = msgspec.json.decode(device.ring, type=Ring)
-    wait = device.wake_at - max(ring.claimed_at, device.verdict_at or 0.0)
+    since = max(claimed(device.ring).claimed_at, device.answered.at if device.answered else 0.0)
+    wait = device.wake_at - since
     return wait if wait <= 2 * RETRY_AFTER_MOST else 0.0  # which jitter is added to
 
 
 def idle(device: Device) -> Device:
     """Nothing is owed to it any more: a later look for the number on the icon rings for none of
     it."""
-    device = without_ring(device, device.covered)
-    return replace(device, owes=False, owed_ord=device.covered_ord, wake_at=None)
-
-
-def without_ring(device: Device, covered: Cut) -> Device:
-    return replace(
-        device,
-        ring=None,
-        ring_seq=0,
-        ring_ord=0,
-        attempt=0,
-        covered_seq=covered.seq,
-        covered_ord=covered.ord,
-    )
+    return replace(device, ring=None, owes=False, owed_ord=device.covered.ord, wake_at=None)

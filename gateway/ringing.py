@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import msgspec
 import orjson
@@ -18,7 +17,7 @@ import orjson
 from gateway import delivery
 from gateway.context import Context
 from gateway.delivery import PAUSES, WISHES, Action, Facts, InHand, Reason
-from gateway.owing import AGAIN, UNRUNG, Owing, idle, nothing_left, without_ring
+from gateway.owing import AGAIN, UNRUNG, Owing, claimed, idle, nothing_left
 from gateway.wanted import Wanted, all_unwanted, to_ring
 from gateway.wishes import is_muted
 from push import content
@@ -28,6 +27,7 @@ from storage import outcomes
 from storage.deadletters import Cause, DeadLetter, dead_letter_put
 from storage.outcomes import Trigger
 from storage.records import (
+    Answered,
     Conversation,
     Cut,
     Device,
@@ -35,6 +35,7 @@ from storage.records import (
     Key,
     Message,
     Outcome,
+    RingInHand,
     fingerprint,
 )
 from storage.transaction import Transaction
@@ -90,20 +91,21 @@ class Ringing:
                 self._cancel(tx, c, device, decision.reason, facts.badge_is_high)
                 return None
             case Action.RETRY:
-                ring = msgspec.json.decode(device.ring or "", type=Ring)
-                device = replace(device, attempt=device.attempt + 1)
-                tx.put(c.with_device(device))
+                held = _held(device)
+                held = replace(held, attempt=held.attempt + 1)
+                ring = claimed(held)
+                tx.put(c.with_device(replace(device, ring=held)))
             case Action.RING:
                 c = self._leave_be(tx, c, wanted.unwanted)
-                device, ring = self._claim(tx, c, device, wanted)
+                held, ring = self._claim(tx, c, device, wanted)
             case Action.BADGE:
-                device, ring = self._claim(tx, c, device, Wanted())
+                held, ring = self._claim(tx, c, device, Wanted())
         return Claim(
             ref=ref,
             generation=device.generation,
             ring=ring,
             target=Target(device.token, fingerprint(device.token)),
-            attempt=device.attempt,
+            attempt=held.attempt,
             backend=backend.name if backend is not None else "",
             stands=partial(self._stands, c.key, device.id, device.generation),
         )
@@ -126,18 +128,18 @@ class Ringing:
     ) -> Facts:
         in_hand = None
         if device.ring is not None:
-            ring = msgspec.json.decode(device.ring, type=Ring)
+            ring, upto = claimed(device.ring), device.ring.upto
             silent = ring.kind is RingKind.BADGE
             in_hand = InHand(
                 silent=silent,
-                acked=not silent and device.ring_ord <= c.acked_ord,
-                read=not silent and device.ring_ord <= c.read_ord,
+                acked=not silent and upto.ord <= c.acked_ord,
+                read=not silent and upto.ord <= c.read_ord,
                 expired=ring.expires_at <= tx.now,
                 current=ring.unread == c.unread,
                 unwanted=all_unwanted(tx, c, device),
             )
         tells_badges = backend is not None and backend.silent
-        behind = device.owed_ord - max(device.covered_ord, c.acked_ord)
+        behind = device.owed_ord - max(device.covered.ord, c.acked_ord)
         return Facts(
             endpoint=backend is not None,
             live=device.live,
@@ -180,8 +182,7 @@ class Ringing:
         device = replace(
             device,
             unrung=_unrung(c, device, reason),
-            covered_seq=upto.seq,
-            covered_ord=upto.ord,
+            covered=upto,
             owes=owes,
             wake_at=wake if owes else None,
         )
@@ -194,16 +195,15 @@ class Ringing:
 
         One that a ring in hand covers is left to it: it may have rung already.
         """
-        in_hand = [device for device in c.live_devices if device.ring is not None]
         for message in unwanted:
-            if not any(d.covered_ord < message.ord <= d.ring_ord for d in in_hand):
+            if not any(d.covered.ord < message.ord <= d.rung_to.ord for d in c.live_devices):
                 trigger, reason = Trigger.NO_DEVICE_LEFT, Reason.OPTED_OUT.value
                 c, _ = self._owing.move(tx, c, message.before, message.cut, trigger, reason)
         return c
 
     def _claim(
         self, tx: Transaction, c: Conversation, device: Device, wanted: Wanted
-    ) -> tuple[Device, Ring]:
+    ) -> tuple[RingInHand, Ring]:
         """Fix device, coverage and content (rule 7). Under this id nothing changes any more."""
         newest, upto = wanted.newest, wanted.upto or device.covered
         tenant = self._context.rules(c.tenant)
@@ -234,16 +234,8 @@ class Ringing:
             claimed_at=tx.now,
             since=min(c.left_from(device), seq),
         )
-        device = replace(
-            device,
-            ring=msgspec.json.encode(ring).decode(),
-            ring_seq=upto.seq,
-            ring_ord=upto.ord,
-            attempt=1,
-            badge=c.unread,
-            owes=False,
-            wake_at=tx.now,
-        )
+        held = RingInHand(msgspec.json.encode(ring).decode(), upto, attempt=1)
+        device = replace(device, ring=held, badge=c.unread, owes=False, wake_at=tx.now)
         c = tx.put(replace(c.with_device(device), hold_from=None))
         tx.event(
             c,
@@ -255,7 +247,7 @@ class Ringing:
             unread=c.unread,
             device=fingerprint(device.token),
         )
-        return device, ring
+        return held, ring
 
     def _cancel(
         self, tx: Transaction, c: Conversation, device: Device, reason: Reason, correct: bool
@@ -266,13 +258,15 @@ class Ringing:
         would say that all is acknowledged.
         """
         if reason is Reason.EXPIRED:
-            self._bury(tx, c, device, Cause.EXPIRED, device.verdict, None)
+            last = device.answered.verdict if device.answered else None
+            self._bury(tx, c, device, Cause.EXPIRED, last, None)
         settled = reason in (Reason.ACKED, Reason.READ, *WISHES)
-        covered = device.ring_to if settled else device.covered
+        covered = device.rung_to if settled else device.covered
         # What the ring covered beyond the fan-out is owed still: nothing else asks for it.
-        owed = max(device.owed_ord, device.ring_ord)
-        ended = without_ring(device, covered)
-        ended = replace(ended, owes=True, owed_ord=owed, wake_at=tx.now)
+        owed = max(device.owed_ord, device.rung_to.ord)
+        ended = replace(
+            device, ring=None, covered=covered, owes=True, owed_ord=owed, wake_at=tx.now
+        )
         if reason not in WISHES:
             tx.put(c.with_device(ended))
             return
@@ -292,12 +286,12 @@ class Ringing:
             device is not None
             and device.ring is not None
             and device.generation == claim.generation
-            and orjson.loads(device.ring)["id"] == claim.ring.id
+            and orjson.loads(device.ring.claim)["id"] == claim.ring.id
         )
         verdict = attempt.verdict
         silent = claim.ring.kind is RingKind.BADGE
-        upto = device.ring_seq if mine and device and not silent else claim.ring.seq
-        first = max(device.covered_seq + 1, claim.ring.since) if device else upto
+        upto = device.rung_to.seq if mine and device and not silent else claim.ring.seq
+        first = max(device.covered.seq + 1, claim.ring.since) if device else upto
         from_seq = first if mine and not silent else upto
         tx.event(
             c,
@@ -314,8 +308,7 @@ class Ringing:
         )
         if device is None or not mine:
             return c
-        told: dict[str, Any] = {"verdict": verdict.kind.value, "verdict_at": tx.now}
-        device = replace(device, **told)
+        device = replace(device, answered=Answered(verdict.kind.value, tx.now))
         match verdict.kind:
             case VerdictKind.RETRY | VerdictKind.MISCONFIGURED:
                 wake = min(attempt.retry_at or tx.now, claim.ring.expires_at)
@@ -342,7 +335,8 @@ class Ringing:
         status: int | None,
     ) -> None:
         """Write down that the ring in hand is given up. A silent one leaves nothing to replay."""
-        ring = msgspec.json.decode(device.ring or "", type=Ring)
+        held = _held(device)
+        ring = claimed(held)
         if ring.kind is RingKind.BADGE:
             return
         letter = DeadLetter(
@@ -354,22 +348,21 @@ class Ringing:
             installation=device.installation,
             fingerprint=fingerprint(device.token),
             kind=ring.kind.value,
-            lo_seq=device.covered_seq,
-            lo_ord=device.covered_ord,
-            seq=device.ring_seq,
-            ord=device.ring_ord,
+            lo_seq=device.covered.seq,
+            lo_ord=device.covered.ord,
+            seq=held.upto.seq,
+            ord=held.upto.ord,
             cause=cause,
             answer=answer,
             status=status,
-            attempts=device.attempt,
+            attempts=held.attempt,
             at=tx.now,
         )
         tx.also(dead_letter_put(letter))
         tx.after_commit(lambda: self._buried(c.tenant, cause))
 
     def _accepted(self, tx: Transaction, c: Conversation, device: Device) -> Conversation:
-        ring = msgspec.json.decode(device.ring or "", type=Ring)
-        covered, upto = device.covered, device.ring_to
+        ring, covered, upto = claimed(_held(device)), device.covered, device.rung_to
         c = tx.put(c.with_device(_over(tx, device)))
         if c.is_expiring(ring.claimed_at):
             c = self._owing.expire(tx, c)  # its own turn is late
@@ -407,12 +400,18 @@ def _unrung(c: Conversation, device: Device, reason: Reason) -> str:
     """
     reasons = [reason]
     waiting = outcomes.pending(c)
-    if device.unrung is not None and waiting and waiting[0].lo_ord < device.covered_ord:
+    if device.unrung is not None and waiting and waiting[0].lo_ord < device.covered.ord:
         reasons.append(Reason(device.unrung))
     return max(reasons, key=UNRUNG.index).value
 
 
 def _over(tx: Transaction, device: Device) -> Device:
     """The ring in hand is settled; what came meanwhile is looked at now, or when a hold ends."""
-    device = without_ring(device, max(device.covered, device.ring_to))
-    return replace(device, wake_at=max(tx.now, device.wake_at or 0.0) if device.owes else None)
+    wake = max(tx.now, device.wake_at or 0.0) if device.owes else None
+    return replace(device, ring=None, covered=device.rung_to, wake_at=wake)
+
+
+def _held(device: Device) -> RingInHand:
+    """The ring in hand of a device that has one."""
+    assert device.ring is not None  # noqa: S101  (for mypy: who asks has looked)
+    return device.ring

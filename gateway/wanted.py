@@ -38,7 +38,7 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
     fan-out asked for has expired, there is no reason to ring for what came after it.
     """
     newest = c.newest_counted
-    behind = max(device.covered_ord, c.acked_ord)
+    behind = max(device.covered.ord, c.acked_ord)
     if newest is None or newest.ord <= behind:
         return Wanted()
     if not _sees_each(c, tx.now, patience):  # then all was asked for
@@ -115,9 +115,9 @@ def all_unwanted(tx: Transaction, c: Conversation, device: Device) -> bool:
     """
     if not opted_out(c):
         return False
-    behind = max(device.covered_ord, c.acked_ord)
-    covered = [m for m in tx.unacked(c) if behind < m.ord <= device.ring_ord]
-    whole = len(covered) == device.ring_ord - behind
+    behind = max(device.covered.ord, c.acked_ord)
+    covered = [m for m in tx.unacked(c) if behind < m.ord <= device.rung_to.ord]
+    whole = len(covered) == device.rung_to.ord - behind
     return whole and all(is_unwanted(c.wishes, m.kind) for m in covered)
 
 

@@ -79,13 +79,14 @@ def _waiting_device(device: Device, told: Told, asleep: bool) -> dict[str, Any] 
     message = told.message
     entry: dict[str, Any] = {"device": fingerprint(device.token)}
     entry["installation"] = device.installation
-    if device.ring is not None:
-        entry |= {"ring": orjson.loads(device.ring)["id"], "attempt": device.attempt}
-    if device.ring is not None and device.ring_ord >= message.ord:
-        answered = _is_answered(told, entry["ring"], device.attempt)
+    held = device.ring
+    if held is not None:
+        entry |= {"ring": orjson.loads(held.claim)["id"], "attempt": held.attempt}
+    if held is not None and held.upto.ord >= message.ord:
+        answered = _is_answered(told, entry["ring"], held.attempt)
         what = WaitsFor.RETRY if asleep or answered else WaitsFor.ANSWER
     elif device.owes and device.owed_ord >= message.ord:
-        what = WaitsFor.LOOK if device.ring is None else WaitsFor.EARLIER_RING
+        what = WaitsFor.LOOK if held is None else WaitsFor.EARLIER_RING
     else:
         return None
     if not asleep and _is_paused(told, entry["device"]):

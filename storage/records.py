@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from storage.vault import Sealed
+
 
 class Key(NamedTuple):
     """Names one conversation: the tenant, and the customer id that the tenant chose."""
@@ -36,6 +38,9 @@ class Cut(NamedTuple):
 
     seq: int
     ord: int
+
+
+BEGINNING = Cut(0, 0)
 
 
 class Outcome(StrEnum):
@@ -172,16 +177,34 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     quiet_hours: str | None = None
 
 
+class RingInHand(msgspec.Struct, frozen=True):
+    """A ring that was claimed and is not settled: its claim (JSON, as sent), up to where it covers,
+    and how many calls were made of it.
+    """
+
+    claim: str
+    upto: Cut
+    attempt: int
+
+    def __repr__(self) -> str:
+        return f"RingInHand(upto={self.upto}, attempt={self.attempt})"
+
+
+class Answered(NamedTuple):
+    """What a customer backend last answered for a device, as a verdict, and when."""
+
+    verdict: str
+    at: float
+
+
 class Device(msgspec.Struct, frozen=True):
     """One registration: an installation's device token and how far it has been rung.
 
-    `token` is the token itself; `lookup` is what it is found by if it is `sealed`, by the key of
-    the name `sealed_by`.
-    `ring` is the claim in hand (JSON, as sent), covering from `covered` to `ring_to`; `attempt`
-    counts its calls. `owes` says that a look is wanted, `wake_at` when, `owed_ord` up to which
-    counted message a fan-out asked for. `badge` is the unread count
-    that was last attempted to be shown on it. `unrung` is why it was last not rung for some of
-    what it covers.
+    `token` is the token itself; `sealed` is how it is stored, if not as it is.
+    It has been rung up to `covered`, and from there is what its `ring` in hand covers. `owes` says
+    that a look is wanted, `wake_at` when, `owed_ord` up to which counted message a fan-out asked
+    for. `badge` is the unread count that was last attempted to be shown on it. `unrung` is why it
+    was last not rung for some of what it covers.
     """
 
     id: int
@@ -196,39 +219,29 @@ class Device(msgspec.Struct, frozen=True):
     time_zone: str | None = None
     state: DeviceState = DeviceState.LIVE
     state_at: float | None = None
-    covered_seq: int = 0
-    covered_ord: int = 0
+    covered: Cut = BEGINNING
     badge: int | None = None
     owes: bool = False
     owed_ord: int = 0
     wake_at: float | None = None
-    ring: str | None = None
-    ring_seq: int = 0
-    ring_ord: int = 0
-    attempt: int = 0
-    verdict: str | None = None
-    verdict_at: float | None = None
+    ring: RingInHand | None = None
+    answered: Answered | None = None
     unrung: str | None = None
-    sealed: str | None = None
-    sealed_by: str | None = None
-    lookup: str | None = None
+    sealed: Sealed | None = None
 
     @property
     def found_by(self) -> str:
         """What this registration's token is found by, within its tenant."""
-        return self.token if self.lookup is None else self.lookup
+        return self.token if self.sealed is None else self.sealed.lookup
 
     @property
     def live(self) -> bool:
         return self.state is DeviceState.LIVE
 
     @property
-    def covered(self) -> Cut:
-        return _tuple(Cut, (self.covered_seq, self.covered_ord))
-
-    @property
-    def ring_to(self) -> Cut:
-        return _tuple(Cut, (self.ring_seq, self.ring_ord))
+    def rung_to(self) -> Cut:
+        """Up to where it will have been rung once its ring in hand, if any, is settled."""
+        return self.covered if self.ring is None else max(self.covered, self.ring.upto)
 
     def __repr__(self) -> str:
         return f"Device(id={self.id}, generation={self.generation}, state={self.state})"
@@ -304,7 +317,7 @@ class Conversation(msgspec.Struct, frozen=True):
 
     def left_from(self, device: Device) -> int:
         """The first place that is neither acknowledged nor covered on `device`."""
-        return max(device.covered_seq, self.acked_seq) + 1
+        return max(device.covered.seq, self.acked_seq) + 1
 
     def device(self, id: int) -> Device | None:
         for device in self.devices:

@@ -16,13 +16,16 @@ import msgspec
 import orjson
 
 from storage.records import (
+    Answered,
     Conversation,
+    Cut,
     Device,
     DeviceState,
     Event,
     Key,
     Message,
     Outcome,
+    RingInHand,
     Span,
     Wishes,
 )
@@ -35,8 +38,12 @@ Statement = tuple[str, Sequence[Any]]
 """One SQL statement and its parameters."""
 
 MESSAGE = tuple(Message.__struct_fields__)
-DEVICE = tuple(name for name in Device.__struct_fields__ if name != "lookup")
-_STATE, _OWES = DEVICE.index("state"), DEVICE.index("owes")
+DEVICE = (
+    "id", "installation", "token", "generation", "registered_at", "platform", "app", "environment",
+    "locale", "time_zone", "state", "state_at", "covered_seq", "covered_ord", "badge", "owes",
+    "owed_ord", "wake_at", "ring", "ring_seq", "ring_ord", "attempt", "verdict", "verdict_at",
+    "unrung", "sealed", "sealed_by",
+)  # fmt: skip
 WISHES = tuple(Wishes.__struct_fields__)
 CONVERSATION = (
     "id", "tenant", "customer", "name", "live", "unanswered_since", "last_seq", "last_ord",
@@ -120,11 +127,12 @@ def conversation_row(c: Conversation) -> tuple[Any, ...]:
 
 
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
+    ring = (None, 0, 0, 0) if d.ring is None else (d.ring.claim, *d.ring.upto, d.ring.attempt)
     return (
         d.id, d.installation, d.found_by, d.generation, d.registered_at, d.platform, d.app,
-        d.environment, d.locale, d.time_zone, d.state.value, d.state_at, d.covered_seq,
-        d.covered_ord, d.badge, int(d.owes), d.owed_ord, d.wake_at, d.ring, d.ring_seq, d.ring_ord,
-        d.attempt, d.verdict, d.verdict_at, d.unrung, d.sealed, d.sealed_by, c.tenant, c.id,
+        d.environment, d.locale, d.time_zone, d.state.value, d.state_at, *d.covered, d.badge,
+        int(d.owes), d.owed_ord, d.wake_at, *ring, *(d.answered or (None, None)), d.unrung,
+        *((None, None) if d.sealed is None else d.sealed[1:]), c.tenant, c.id,
     )  # fmt: skip
 
 
@@ -296,29 +304,48 @@ INBOX = """
 
 def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
     """A registration with its token opened; one whose token does not open is dead."""
-    values = list(row)
-    values[_STATE] = DeviceState(values[_STATE])
-    values[_OWES] = bool(values[_OWES])
-    device = Device(*values)
-    if device.sealed_by is None:
+    (
+        id, installation, token, generation, registered_at, platform, app, environment, locale,
+        time_zone, state, state_at, covered_seq, covered_ord, badge, owes, owed_ord, wake_at, claim,
+        ring_seq, ring_ord, attempt, verdict, verdict_at, unrung, text, by,
+    ) = row  # fmt: skip
+    device = Device(
+        id=id,
+        installation=installation,
+        token=token,
+        generation=generation,
+        registered_at=registered_at,
+        platform=platform,
+        app=app,
+        environment=environment,
+        locale=locale,
+        time_zone=time_zone,
+        state=DeviceState(state),
+        state_at=state_at,
+        covered=Cut(covered_seq, covered_ord),
+        badge=badge,
+        owes=bool(owes),
+        owed_ord=owed_ord,
+        wake_at=wake_at,
+        ring=None if claim is None else RingInHand(claim, Cut(ring_seq, ring_ord), attempt),
+        answered=None if verdict is None else Answered(verdict, verdict_at),
+        unrung=unrung,
+    )
+    if by is None:
         return device
-    sealed = Sealed(device.token, device.sealed, device.sealed_by)
+    sealed = Sealed(token, text, by)
     try:
-        token = vault.open(tenant, device.id, sealed)
+        return replace(device, token=vault.open(tenant, id, sealed), sealed=sealed)
     except Unreadable:
         return replace(
             device,
-            lookup=sealed.lookup,
             token="",
+            sealed=sealed,
             state=DeviceState.DEAD,
-            state_at=device.registered_at,
+            state_at=registered_at,
             ring=None,
-            ring_seq=0,
-            ring_ord=0,
-            attempt=0,
-            owes=device.wake_at is not None,
+            owes=wake_at is not None,
         )
-    return replace(device, lookup=sealed.lookup, token=token)
 
 
 def to_span(row: Sequence[Any]) -> Span:

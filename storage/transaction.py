@@ -281,9 +281,9 @@ class Transaction:
         if before is not None:
             self._disown(key.tenant, before)
         if device.sealed is None:
-            lookup, text, by = self._vault.seal(key.tenant, device.id, device.token)
-            if by is not None:
-                device = replace(device, lookup=lookup, sealed=text, sealed_by=by)
+            sealed = self._vault.seal(key.tenant, device.id, device.token)
+            if sealed.by is not None:
+                device = replace(device, sealed=sealed)
         self._own((key.tenant, device.installation), (key.tenant, device.found_by), key, device.id)
         return self.put(conversation.with_device(device))
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.delivery import Patience
 from gateway.wanted import all_unwanted, to_ring
-from storage.records import Conversation, Device, Key, Message, Wishes
+from storage.records import Conversation, Cut, Device, Key, Message, RingInHand, Wishes
 from storage.transaction import Loaded, Transaction
 from storage.vault import Vault
 
@@ -45,7 +45,7 @@ def test_a_ring_is_unwanted_only_if_all_that_it_covers_is_known_to_be(
 ) -> None:
     """It covers 4 to 6."""
     device = Device(
-        1, "phone", "token", 1, 0.0, covered_seq=3, covered_ord=3, ring="{}", ring_seq=6, ring_ord=6
+        1, "phone", "token", 1, 0.0, covered=Cut(3, 3), ring=RingInHand("{}", Cut(6, 6), 1)
     )
     key = Key("acme", "c-1")
     c = Conversation(

@@ -9,12 +9,14 @@ import pytest
 from gateway import why
 from storage.records import (
     Conversation,
+    Cut,
     Device,
     DeviceState,
     Event,
     Key,
     Message,
     Outcome,
+    RingInHand,
     fingerprint,
 )
 from storage.store import Told
@@ -62,6 +64,10 @@ def told(
 ) -> Told:
     c = Conversation(3, Key("acme", "c-1"), push_due_at=due, devices=devices)
     return Told(message, c, outcome, reason, list(events))
+
+
+def held(ring: str, ord: int, attempt: int) -> RingInHand:
+    return RingInHand(ring, Cut(2 * ord, ord), attempt)
 
 
 def device(**fields: Any) -> Device:
@@ -163,7 +169,7 @@ def test_a_message_that_the_customer_wrote_has_no_outcome() -> None:
 
 def test_nothing_of_the_content_is_told() -> None:
     ring = orjson.dumps({"id": "r_1", "text": "the secret text"}).decode()
-    phone = device(ring=ring, ring_ord=4, attempt=1, wake_at=AT)
+    phone = device(ring=held(ring, 4, 1), wake_at=AT)
     everything = repr(why.deliveries(told(event(1, "due"), devices=(phone,)), AT))
     assert "r_1" in everything
     assert "secret" not in everything
@@ -238,19 +244,15 @@ SOON = "2026-11-24T09:00:05.000Z"
         ),
         ({"devices": (device(owes=True, owed_ord=3, wake_at=AT),)}, []),
         (
-            {"devices": (device(ring=RING, ring_ord=4, attempt=1, wake_at=AT),)},
+            {"devices": (device(ring=held(RING, 4, 1), wake_at=AT),)},
             [{"for": "answer", **PHONE, "ring": "r_1", "attempt": 1}],
         ),
         (
-            {"devices": (device(ring=RING, ring_ord=4, attempt=2, wake_at=AT + 5),)},
+            {"devices": (device(ring=held(RING, 4, 2), wake_at=AT + 5),)},
             [{"for": "retry", **PHONE, "ring": "r_1", "attempt": 2, "until": SOON}],
         ),
         (
-            {
-                "devices": (
-                    device(ring=RING, ring_ord=3, attempt=2, owes=True, owed_ord=4, wake_at=AT + 5),
-                )
-            },
+            {"devices": (device(ring=held(RING, 3, 2), owes=True, owed_ord=4, wake_at=AT + 5),)},
             [{"for": "earlier_ring", **PHONE, "ring": "r_1", "attempt": 2, "until": SOON}],
         ),
         (
@@ -272,10 +274,10 @@ PAUSED = event(5, "look", action="wait", reason="endpoint_down", **PHONE)
     ("stands", "events", "what"),
     [
         ({"owes": True, "owed_ord": 4, "wake_at": AT}, [PAUSED], "endpoint"),
-        ({"ring": RING, "ring_ord": 4, "attempt": 1, "wake_at": AT}, [PAUSED], "endpoint"),
+        ({"ring": held(RING, 4, 1), "wake_at": AT}, [PAUSED], "endpoint"),
         ({"owes": True, "owed_ord": 4, "wake_at": AT + 5}, [PAUSED], "look"),
         (
-            {"ring": RING, "ring_ord": 4, "attempt": 1, "wake_at": AT},
+            {"ring": held(RING, 4, 1), "wake_at": AT},
             [PAUSED, event(6, "claimed", **PHONE)],
             "answer",
         ),
@@ -295,9 +297,10 @@ def test_a_device_waits_for_its_endpoint_if_that_is_the_last_that_was_decided_of
 
 def test_a_retry_that_is_due_waits_for_its_turn_and_for_no_answer() -> None:
     failed = event(5, "attempt", ring="r_1", attempt=1, **PHONE)
-    stands = {"ring": RING, "ring_ord": 4, "wake_at": AT}
     for attempt, what in ((1, "retry"), (2, "answer")):
-        (waits,) = why.waiting(told(failed, devices=(device(**stands, attempt=attempt),)), AT, 0.0)
+        (waits,) = why.waiting(
+            told(failed, devices=(device(ring=held(RING, 4, attempt), wake_at=AT),)), AT, 0.0
+        )
         assert (waits["for"], waits["attempt"]) == (what, attempt)
 
 

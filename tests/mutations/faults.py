@@ -116,22 +116,16 @@ FAULTS = (
     Fault(
         "the content under a ring's id changes at a retry (rule 7)",
         "gateway/ringing.py",
-        '                ring = msgspec.json.decode(device.ring or "", type=Ring)\n'
-        "                device",
-        """                ring = msgspec.json.decode(device.ring or "", type=Ring)
-                ring = replace(ring, unread=c.unread)
-                device""",
+        "                ring = claimed(held)\n",
+        "                ring = replace(claimed(held), unread=c.unread)\n",
     ),
     Fault(
         "a retry takes a new id (rule 7)",
         "gateway/ringing.py",
-        '                ring = msgspec.json.decode(device.ring or "", type=Ring)\n'
-        "                device",
-        """                ring = msgspec.json.decode(device.ring or "", type=Ring)
-                ring = replace(ring, id=f"r_{self._context.new_id()}")
-                told = msgspec.json.encode(ring).decode()
-                device = replace(device, ring=told)
-                device""",
+        "                ring = claimed(held)\n",
+        """                ring = replace(claimed(held), id=f"r_{self._context.new_id()}")
+                held = replace(held, claim=msgspec.json.encode(ring).decode())
+""",
     ),
     Fault(
         "a token moves in two commits (I6)",
@@ -151,7 +145,7 @@ FAULTS = (
         "gateway/ringing.py",
         """            and device.ring is not None
             and device.generation == claim.generation
-            and orjson.loads(device.ring)["id"] == claim.ring.id
+            and orjson.loads(device.ring.claim)["id"] == claim.ring.id
 """,
         "",
     ),
@@ -256,12 +250,12 @@ FAULTS = (
     Fault(
         "a look does not see that the customer has read meanwhile (I3)",
         "gateway/ringing.py",
-        "        behind = device.owed_ord - max(device.covered_ord, c.acked_ord)\n",
-        "        behind = device.owed_ord - device.covered_ord\n",
+        "        behind = device.owed_ord - max(device.covered.ord, c.acked_ord)\n",
+        "        behind = device.owed_ord - device.covered.ord\n",
         also=(
             (
-                "    behind = max(device.covered_ord, c.acked_ord)\n    if newest",
-                "    behind = device.covered_ord\n    if newest",
+                "    behind = max(device.covered.ord, c.acked_ord)\n    if newest",
+                "    behind = device.covered.ord\n    if newest",
                 "gateway/wanted.py",
             ),
         ),
@@ -416,8 +410,8 @@ FAULTS = (
     Fault(
         "a replayed letter rings before it is due",
         "gateway/deadletters.py",
-        ", owed_ord=covered.ord\n",
-        "\n",
+        ", owed_ord=covered.ord)\n",
+        ")\n",
         ("tests/simulation/test_scenarios.py",),
     ),
     Fault(
@@ -621,15 +615,16 @@ FAULTS = (
     Fault(
         "what may have rung is settled by another phone's look",
         "gateway/ringing.py",
-        "            if not any(d.covered_ord < message.ord <= d.ring_ord for d in in_hand):\n",
+        "            if not any(d.covered.ord < message.ord <= d.rung_to.ord"
+        " for d in c.live_devices):\n",
         "            if True:\n",
         ("tests/simulation/test_scenarios.py",),
     ),
     Fault(
         "a correction of an icon that fails is given up",
         "gateway/ringing.py",
-        "                read=not silent and device",
-        "                read=device",
+        "                read=not silent and upto",
+        "                read=upto",
         ("tests/simulation/test_scenarios.py",),
     ),
     Fault(
@@ -642,8 +637,8 @@ FAULTS = (
     Fault(
         "a mute settles what is to come, as much as the customer wrote",
         "gateway/ringing.py",
-        "            covered_ord=upto.ord,\n",
-        "            covered_ord=upto.seq,\n",
+        "            covered=upto,\n",
+        "            covered=Cut(upto.seq, upto.seq),\n",
         ("tests/test_wishes.py",),
     ),
     Fault(

@@ -16,9 +16,11 @@ from storage.records import (
     Key,
     Message,
     Outcome,
+    RingInHand,
     Span,
     fingerprint,
 )
+from storage.vault import Sealed
 
 SECRET = "never to be seen"
 
@@ -80,15 +82,27 @@ def test_cursors_are_cuts() -> None:
     assert (CONVERSATION.last, CONVERSATION.acked) == (Cut(9, 4), Cut(7, 3))
     assert message().cut == Cut(9, 4)
     assert message().before == Cut(8, 3)
-    rung = device(1, covered_seq=3, covered_ord=2, ring_seq=9, ring_ord=4)
-    assert (rung.covered, rung.ring_to) == (Cut(3, 2), Cut(9, 4))
+
+
+@pytest.mark.parametrize(
+    ("held", "upto"),
+    [
+        (None, Cut(3, 2)),
+        (RingInHand("{}", Cut(9, 4), 1), Cut(9, 4)),
+        (RingInHand("{}", Cut(0, 0), 1), Cut(3, 2)),
+    ],
+)
+def test_a_device_is_rung_up_to_where_its_ring_in_hand_covers(
+    held: RingInHand | None, upto: Cut
+) -> None:
+    assert device(1, covered=Cut(3, 2), ring=held).rung_to == upto
 
 
 @pytest.mark.parametrize(("covered", "first"), [(0, 8), (8, 9)])
 def test_what_is_left_for_a_device_is_neither_acknowledged_nor_covered(
     covered: int, first: int
 ) -> None:
-    assert CONVERSATION.left_from(device(1, covered_seq=covered)) == first
+    assert CONVERSATION.left_from(device(1, covered=Cut(covered, 0))) == first
 
 
 def test_a_span_counts_its_counted_messages() -> None:
@@ -122,8 +136,8 @@ def test_only_a_live_registration_may_be_rung(state: DeviceState, live: bool) ->
 
 def test_a_new_device_comes_last_and_a_known_one_keeps_its_place() -> None:
     c = CONVERSATION.with_device(device(1)).with_device(device(2))
-    c = c.with_device(device(1, attempt=3))
-    assert [(d.id, d.attempt) for d in c.devices] == [(1, 3), (2, 0)]
+    c = c.with_device(device(1, badge=3))
+    assert [(d.id, d.badge) for d in c.devices] == [(1, 3), (2, None)]
 
 
 def test_a_device_is_found_by_its_id_and_removed_by_it() -> None:
@@ -160,11 +174,11 @@ def test_a_message_is_its_place_and_then_its_draft() -> None:
 
 def test_no_repr_tells_a_token_a_ring_or_a_text() -> None:
     draft = Draft("m_9", "agent", "a", SECRET, "chat", SECRET, data=SECRET, title=SECRET)
-    rung = device(1, ring=f'{{"text":"{SECRET}"}}')
+    rung = device(1, ring=RingInHand(f'{{"text":"{SECRET}"}}', Cut(9, 4), 1))
     full = msgspec.structs.replace(
         CONVERSATION, devices=(rung,), newest=message(), newest_counted=message()
     )
-    told = repr([draft, message(), rung, full])
+    told = repr([draft, message(), rung, rung.ring, full])
     assert SECRET not in told
     assert "m_9" in told
     assert "generation=2" in told
@@ -178,4 +192,4 @@ def test_a_fingerprint_names_a_token_and_does_not_tell_it() -> None:
 
 def test_a_registration_is_found_by_its_token_or_by_the_hash_that_stands_for_it() -> None:
     assert device(1).found_by == f"{SECRET} 1"
-    assert device(1, lookup="ab12").found_by == "ab12"
+    assert device(1, sealed=Sealed("ab12")).found_by == "ab12"

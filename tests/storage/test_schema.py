@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from storage import sql
-from storage.records import Conversation, Device, Key
+from storage.records import Conversation, Cut, Device, Key, RingInHand
 from storage.schema import COUNTED, MIGRATIONS
 from storage.sql import conversation_row, device_row
 
@@ -109,7 +109,7 @@ def test_the_id_of_a_deleted_device_is_not_given_again(people: sqlite3.Connectio
     assert people.execute("SELECT id FROM devices").fetchall() == [(8,)]
 
 
-@pytest.mark.parametrize("owing", [{"owes": True}, {"ring": "{}"}])
+@pytest.mark.parametrize("owing", [{"owes": True}, {"ring": RingInHand("{}", Cut(1, 1), 1)}])
 def test_a_device_that_owes_a_ring_knows_when_to_wake(
     people: sqlite3.Connection, owing: dict[str, Any]
 ) -> None:
