@@ -86,6 +86,13 @@ class Context:
         """Of those in which the device is now, by the tenant's hours or by those of `house`."""
         return quiet_until(now, c.wishes, device.time_zone, house or self.rules(c.tenant).house)
 
+    def waits_for_morning(
+        self, now: float, c: Conversation, device: Device, house: House | None = None
+    ) -> bool:
+        """Whether it waits for the end of quiet hours: no other wait ends at that very moment."""
+        until = self.quiet_hours_end(now, c, device, house)
+        return until is not None and device.wake_at == until
+
     def is_calling(self, key: Key, device: Device) -> bool:
         """Whether a call for this device is out: then its settling decides its next time, no
         earlier than a hold that began meanwhile allows."""

@@ -136,8 +136,8 @@ class Marks:
                 c = c.with_device(replace(device, badge=c.unread))
             else:
                 wake = device.wake_at
-                if wake is None or wake == self._context.quiet_hours_end(tx.now, c, device):
-                    wake = tx.now  # what makes no noise does not wait for the morning
+                if wake is None or self._context.waits_for_morning(tx.now, c, device):
+                    wake = tx.now  # what makes no noise does not wait for it
                 c = c.with_device(replace(device, owes=True, wake_at=wake))
         return tx.put(c)
 

@@ -159,9 +159,7 @@ class Owing:
                 backoff = max(_backoff(device), quiet - tx.now)
                 near = delivery.within_reason(device.wake_at, tx.now, self._context.timing, backoff)
                 house = self._context.houses_before.get(c.tenant)
-                if house and device.wake_at == self._context.quiet_hours_end(
-                    tx.now, c, device, house
-                ):
+                if house and self._context.waits_for_morning(tx.now, c, device, house):
                     near = self._at_once(tx, c)  # it waits for the end of hours that are others now
                 if near != device.wake_at:
                     c = c.with_device(replace(device, wake_at=near))
@@ -172,8 +170,8 @@ class Owing:
         at anew."""
         for device in before.devices:
             now = c.device(device.id)
-            until = self._context.quiet_hours_end(tx.now, before, device)
-            if now is not None and until is not None and now.wake_at == device.wake_at == until:
+            waited = self._context.waits_for_morning(tx.now, before, device)
+            if waited and now is not None and now.wake_at == device.wake_at:
                 c = c.with_device(replace(now, wake_at=self._at_once(tx, c)))
         return tx.put(c)
 

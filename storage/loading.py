@@ -50,7 +50,7 @@ class Known:
     CACHE = 50_000
     """Conversations kept in memory. The least recently used go; they are read again when needed."""
     UNACKED = 1_000
-    """Messages that one change looks at for expiry, and as many for re-arming."""
+    """Unacknowledged messages that are read of one conversation, at each place that matters."""
 
     def __init__(self, database: Database) -> None:
         self.vault = Vault()
