@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from gateway.protocol import Role
+from gateway.protocol import Role, timestamp
 from push.ring import DeviceRef
 from storage.loading import Known
 from storage.records import Key
+from storage.sql import Statement
 from storage.store import Needs
 from storage.transaction import Transaction
-from tests.running import PATIENT, QUICK, Call, Gate, Running, busy, running
+from tests.running import PATIENCE, PATIENT, QUICK, Call, Gate, Running, busy, running
 
 SLOW_ACK = QUICK | {"ack_timeout": 60.0, "max_hold": 60.0}
 
@@ -431,6 +433,34 @@ async def test_a_proactive_message_rings_with_its_title(tmp_path: Path) -> None:
             "body": "Everything must go",
         }
         assert call.ring["kind"] == "proactive"
+
+
+async def test_a_ring_that_is_accepted_while_its_expiry_is_written_is_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was claimed before, and has rung: its verdict waits behind the expiry for the writer."""
+    async with running(tmp_path) as it:
+        await it.register()
+        gate = Gate()
+        it.backend.answers.append(gate)
+        core = it.gateway.core
+        write = core.database.write
+
+        async def answered_meanwhile(statements: Sequence[Statement]) -> None:
+            expires = any(sql.startswith("INSERT INTO outcomes") for sql, _ in statements)
+            if expires and not gate.open.is_set():
+                gate.open.set()
+                async with asyncio.timeout(PATIENCE):
+                    while not core.store.waiting:
+                        await asyncio.sleep(0.01)
+            await write(statements)
+
+        monkeypatch.setattr(core.database, "write", answered_meanwhile)
+        await it.write(expires_at=timestamp(time.time() + 3.0))
+        await it.backend.take()
+        told = await it.settled(1, "pushed")
+        outcomes = [e["outcome"] for e in told["events"] if e["event"] == "outcome"]
+        assert outcomes == ["expired", "pushed"]
 
 
 async def test_a_system_message_neither_rings_nor_counts(tmp_path: Path) -> None:
