@@ -1354,3 +1354,17 @@ def test_what_expires_while_its_ring_is_accepted_is_pushed(day: Day, after: int)
     world.write(anna, MessageKind.CHAT, after / 1000)
     world.run(30.0)
     assert world.model.outcomes == {(1, 1): "pushed" if rung(day) else "expired"}
+
+
+def test_what_has_expired_when_its_only_phone_goes_is_not_undeliverable(day: Day) -> None:
+    """It expires while what a deregistration judges is read."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.PROACTIVE, 5.0)
+    world.run(4.99)
+    world.disk.rng = Slow(1)
+    world.deregister(anna, "phone-1")
+    world.run(30.0)
+    assert world.model.outcomes == {(1, 1): "expired"}
