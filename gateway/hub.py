@@ -2,8 +2,7 @@
 
 Decides nothing. It is changed by the writer's changes in their order (`join`, `leave`), so that a
 decision made there sees the sessions as they were in that order. It holds sessions, never messages.
-With more than one process this is the seam: `deliver` and `is_in_chat` are asked of the node that
-holds the customer's sockets.
+So it is where the writer is, also if sockets are elsewhere (docs/design.md, the two seams).
 """
 
 from __future__ import annotations

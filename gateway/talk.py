@@ -42,7 +42,8 @@ class Goodbye(Exception):
 
 
 class Socket(Out, Protocol):
-    """One accepted WebSocket. What waits raises `Closed`, but for `hang_up`."""
+    """One accepted WebSocket, in this process or another. What waits raises `Closed`, but for
+    `hang_up`."""
 
     @property
     def bearer(self) -> str | None:

@@ -51,7 +51,10 @@ class _Transacting(sqlite3.Connection):
 
 
 class Connection(Protocol):
-    """What is needed of a connection: aiosqlite's has it, over one that knows `TRANSACTION`."""
+    """What is needed of a connection: aiosqlite's has it, over one that knows `TRANSACTION`.
+
+    It is asked again before it has answered (`storage.reading`), and answers one after the other.
+    """
 
     @property
     def in_transaction(self) -> bool: ...

@@ -1,4 +1,4 @@
-"""The store: one writer queue with group commit, and reading. The seam behind which SQLite stands.
+"""The store: one writer queue with group commit, and reading.
 
 Theory of operation. Every change is submitted as a function with the `Needs` that say which rows it
 judges. The writer takes all that waits, reads what is not in memory (set-based), runs the functions
@@ -6,7 +6,8 @@ in order against a `Transaction`, writes everything in one transaction, and only
 changes' `after_commit` callbacks and answers their futures, in the same order. What arrives while
 a commit runs goes into the next. A change that raises is undone alone and answered with its error;
 if the disk does not confirm, all of the batch are answered with `Unavailable` and nothing of it is
-remembered. Another store (PostgreSQL) needs this class's public methods and nothing else.
+remembered: so what was not confirmed must not be there. Memory is as true as the rows, because
+nobody else writes them. What another database would have to keep is in docs/design.md.
 """
 
 from __future__ import annotations
