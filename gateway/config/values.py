@@ -215,6 +215,9 @@ def _sqlite_url(raw: object, base: Path) -> str:
     text = must_be_text(raw)
     name = text.removeprefix("sqlite:///")
     if name == text or not name or name.endswith("/") or re.search(r"[?#\0]|^:memory:$", name):
+        scheme, _, rest = text.partition("://")
+        if rest and scheme != "sqlite":  # what another database's address may carry is not quoted
+            text = f"{scheme}://…"
         raise ValueError(f"is {shown(text)}")
     return f"sqlite:///{base / name}"
 

@@ -200,6 +200,12 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
     refused_line(tmp_path, section, line, problem, expected)
 
 
+@pytest.mark.parametrize("rest", ["ringback:hush@db/x", "db/x?password=hush"])
+def test_of_the_address_of_another_database_no_password_is_told(tmp_path: Path, rest: str) -> None:
+    error = refused(tmp_path, with_line("storage", f'url = "postgresql://{rest}"'))
+    assert error.problem == "is 'postgresql://…'"
+
+
 @pytest.mark.parametrize(("title", "problem"), [("", "is empty"), ("x" * 65537, "is too long")])
 def test_a_text_has_at_least_one_character_and_an_end(
     tmp_path: Path, title: str, problem: str
