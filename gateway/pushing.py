@@ -86,17 +86,20 @@ class Book:
         if not self._store.empty:  # nobody can be on the way back to a new gateway
             grace += self._context.timing.restart_grace
         self._context.quiet_until = self.alarms.floor = grace
-        keys = await self._store.unsettled()
-        known = [key for key in keys if key.tenant in self._context.tenants]
-        for key in known:
-            self.alarms.set(key, grace)
-        return len(known)
+        waiting = 0
+        async for keys in self._store.unsettled():
+            for key in keys:
+                if key.tenant in self._context.tenants:
+                    waiting += 1
+                    self.alarms.set(key, grace)
+        return waiting
 
     async def judge_anew(self, tenants: Collection[str]) -> None:
         """Look at all that waits of these tenants: their rules are others now."""
-        for key in await self._store.unsettled():
-            if key.tenant in tenants:
-                self.alarms.set(key, self._clock())
+        async for keys in self._store.unsettled():
+            for key in keys:
+                if key.tenant in tenants:
+                    self.alarms.set(key, self._clock())
 
     def drain(self) -> None:
         """Start no more rings."""

@@ -229,11 +229,10 @@ LOAD_OWNERS = """
 LOAD_COUNTERS = "SELECT tenant, name, value FROM counters"
 LOAD_META = "SELECT name, value FROM meta"
 LOAD_DUE = """
-    SELECT c.tenant, c.customer FROM conversations c
-    WHERE c.push_due_at IS NOT NULL OR c.expires_at IS NOT NULL
-    UNION
-    SELECT c.tenant, c.customer FROM devices d JOIN conversations c ON c.id = d.conversation
-    WHERE d.wake_at IS NOT NULL
+    SELECT c.id, c.tenant, c.customer FROM conversations c
+    WHERE c.id > ? AND (c.push_due_at IS NOT NULL OR c.expires_at IS NOT NULL OR EXISTS (
+        SELECT 1 FROM devices d WHERE d.conversation = c.id AND d.wake_at IS NOT NULL))
+    ORDER BY c.id LIMIT ?
 """
 MAX_CONVERSATION = "SELECT coalesce(max(id), 0) FROM conversations"
 MAX_EVENT = "SELECT coalesce(max(id), 0) FROM events"

@@ -80,6 +80,8 @@ class Store:
     ABOUT = 1_000
     """A tenant is about for so many commits after its last change: one who comes while a flood's
     commit runs must not have found that long because nobody else waited when it began."""
+    UNSETTLED = 5_000
+    """Conversations that `unsettled` gives at a time."""
     TURNS = 4
     """Of the loop, at the most, between two commits."""
     SKIPPED = 1_000_000_000
@@ -506,9 +508,13 @@ class Store:
         """Conversations with a live registration that is older (epoch seconds)."""
         return [Key(*row) for row in await self._database.scan(sql.STALE, (tenant, before), tenant)]
 
-    async def unsettled(self) -> list[Key]:
-        """Conversations in which something is due, now or later: where recovery begins."""
-        return [Key(*row) for row in await self._database.scan(sql.LOAD_DUE)]
+    async def unsettled(self) -> AsyncIterator[list[Key]]:
+        """Conversations in which something is due, now or later: where recovery begins. So many at
+        a time that others are served in between."""
+        after = 0
+        while rows := await self._database.scan(sql.LOAD_DUE, (after, self.UNSETTLED)):
+            after = rows[-1][0]
+            yield [Key(tenant, customer) for _, tenant, customer in rows]
 
     async def check(self) -> None:
         """Raise `Unavailable` unless the database can be written, and grow, now.

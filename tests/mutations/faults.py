@@ -288,8 +288,8 @@ FAULTS = (
     Fault(
         "what was due before a crash is not looked up again (rule 9)",
         "gateway/pushing.py",
-        "            self.alarms.set(key, grace)\n        return",
-        "            pass\n        return",
+        "                    self.alarms.set(key, grace)\n",
+        "                    pass\n",
     ),
     Fault(
         "commits are not synced (synchronous=NORMAL)",
