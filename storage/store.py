@@ -80,7 +80,7 @@ class Store:
     ABOUT = 1_000
     """A tenant is about for so many commits after its last change: one who comes while a flood's
     commit runs must not have found that long because nobody else waited when it began."""
-    UNSETTLED = 5_000
+    UNSETTLED = 1_000
     """Conversations that `unsettled` gives at a time."""
     TURNS = 4
     """Of the loop, at the most, between two commits."""
