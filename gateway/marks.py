@@ -84,7 +84,7 @@ class Marks:
             session.acked = seq
 
     def _mark(self, tx: Transaction, c: Conversation, seq: int) -> Mark:
-        mark = tx.mark(c, seq)
+        mark = tx.mark(c, seq) or tx.appended(c, seq)
         if mark is None:
             raise FrameError(
                 ErrorCode.BAD_FRAME, f"seq {seq} is beyond the newest message, {c.last_seq}"

@@ -133,6 +133,13 @@ class Transaction:
         """The cut after message `seq`; None when there is no such message in what was committed."""
         return self._loaded.marks.get((conversation.key, seq))
 
+    def appended(self, conversation: Conversation, seq: int) -> Mark | None:
+        """The same of a message that a change before this one appended."""
+        for message in self._messages:
+            if (message.conversation, message.seq) == (conversation.id, seq):
+                return Mark(Cut(seq, message.ord), message.said, None)
+        return None
+
     def unacked(self, conversation: Conversation) -> list[Message]:
         """Counted messages after the acked cursor, oldest first; of very many not all are read.
 

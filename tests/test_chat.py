@@ -369,6 +369,32 @@ async def test_a_resume_from_a_message_of_the_very_commit_is_told_to_reload(
         assert new.welcome["resumed"] is True
 
 
+async def test_what_is_said_right_after_a_send_is_judged_after_it_in_the_very_commit_too(
+    tmp_path: Path,
+) -> None:
+    """Whether both are in one commit is chance; what is beyond both is refused all the same."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        store = it.gateway.core.store
+        customer, agent = await it.customer(), await it.agent()
+        with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")  # the writer waits with its commit; the rest piles up
+            store.submit(lambda tx: tx.touch(), Needs())
+            await waiting(store, 0)
+            for text in ("one", "two"):
+                await customer.send("send", ref=text, text=text)
+            await customer.send("read", seq=1)
+            await customer.send("ack", ref="beyond", seq=3)
+            await waiting(store, 4)
+            await agent.send("read", customer="c-42", seq=2)
+            await waiting(store, 5)
+            db.execute("ROLLBACK")
+        refused = await customer.take("error")
+        assert (refused["code"], refused["ref"]) == ("bad_frame", "beyond")
+        assert (await customer.take("status", read_seq=1))["seq"] == 2
+        assert (await customer.take("status", agents_read_seq=2))["seq"] == 2
+        assert not [f for w in (customer, agent) for f in await w.quiet() if f["type"] == "error"]
+
+
 async def waiting(store: Store, changes: int) -> None:
     """Until the writer is at work and so many changes wait for it."""
     async with asyncio.timeout(PATIENCE):

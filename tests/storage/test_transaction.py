@@ -371,3 +371,15 @@ def test_a_mark_is_known_only_if_it_was_asked_for() -> None:
     tx = begin(mine, loaded=Loaded(marks={(KEY, 3): mark}))
     assert tx.mark(mine, 3) is mark
     assert tx.mark(mine, 4) is None
+
+
+def test_a_message_of_this_batch_is_a_cut_too_until_its_change_is_undone() -> None:
+    tx = begin()
+    c, _ = tx.append_message(fresh(tx), draft())
+    before = tx.savepoint()
+    c, _ = tx.append_message(c, draft(role="customer"))
+    assert tx.appended(c, 1) == Mark(Cut(1, 1), 0, None)
+    assert tx.appended(c, 2) == Mark(Cut(2, 1), 1, None)
+    assert tx.appended(c, 3) is None
+    tx.rollback(before)
+    assert tx.appended(c, 2) is None
