@@ -670,6 +670,10 @@ class Taking:
         self.go_on.clear()
         self.took.append("done")
 
+    async def until(self, frame: str) -> None:
+        while frame not in self.took:
+            await asyncio.sleep(0)
+
 
 async def test_frames_are_taken_in_the_call_that_read_them(tmp_path: Path) -> None:
     async with listening(tmp_path) as it:
@@ -717,10 +721,10 @@ async def test_behind_a_frame_that_takes_longer_the_others_wait_in_order(tmp_pat
         peer.data_received(frame(TEXT, b"four"))
         assert taking.took == ["one", "long"]
         taking.go_on.set()
-        await asyncio.sleep(0.01)
+        await taking.until("long too")
         assert taking.took == ["one", "long", "done", "two", "long too"]
         taking.go_on.set()
-        await asyncio.sleep(0.01)
+        await taking.until("four")
         assert taking.took[5:] == ["done", "three", "four"]
         peer.data_received(frame(TEXT, b"five"))
         assert taking.took[8:] == ["five"]
@@ -977,7 +981,7 @@ async def test_an_ended_connection_leaves_nothing_to_the_collector(
 
 
 async def freed(directory: Path, use: Callable[[Line, Peer], Awaitable[None]]) -> None:
-    """Fail if a connection that was used so and has ended is still there without the collector."""
+    """Wait until a connection that was used so is gone, without the collector."""
     async with listening(directory) as it:
         line, peer = await it.open()
         core = weakref.ref(peer._core)
@@ -987,8 +991,8 @@ async def freed(directory: Path, use: Callable[[Line, Peer], Awaitable[None]]) -
             line.writer.transport.abort()
             await peer.ended()
             del peer
-            await asyncio.sleep(0.01)
-            it.over.clear()
-            assert core() is None
+            while core() is not None:
+                it.over.clear()
+                await asyncio.sleep(0)
         finally:
             gc.enable()
