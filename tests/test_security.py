@@ -23,7 +23,7 @@ from websockets.exceptions import InvalidStatus
 
 from gateway import logs
 from gateway.config.sections import Log, LogFormat
-from gateway.protocol import Role
+from gateway.protocol import CloseCode, Role
 from storage.records import Key
 from tests.running import PATIENCE, PATIENT, SECRET, Running, running
 
@@ -321,13 +321,14 @@ async def test_what_is_on_its_way_when_the_right_to_it_ends_is_not_taken(
 ) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         wire = await it.raw("/v1/chat")
-        ttl = 600.0 if code == 4503 else 1.0
-        await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42", ttl=ttl))
+        await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
         await wire.take("welcome")
         wire.socket.transport.pause_reading()  # it has yet to hear of its end
         (session,) = it.gateway.core.hub.sessions(Key("acme", "c-42"))
         if code == 4503:
             await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        else:
+            session.close(CloseCode.TOKEN_EXPIRED)
         async with asyncio.timeout(PATIENCE):
             while not session.closed:
                 await asyncio.sleep(0.01)

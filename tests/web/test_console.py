@@ -17,7 +17,7 @@ import pytest
 from playwright.async_api import Route, WebSocketRoute, expect
 
 from examples.stage import free_ports
-from gateway.protocol import Role
+from gateway.protocol import CloseCode, Role
 from tests.faults.process import process
 from tests.running import PATIENT, QUICK, Running, Wire, backend, running
 from tests.web.desk import Desk, desk, earlier
@@ -198,10 +198,12 @@ async def test_a_token_that_ends_behind_a_dialog_is_asked_for_after_it(tmp_path:
     async with scene(tmp_path) as (it, at):
         await customer(it)
         for key in ("Alt+h", "Alt+e"):
-            await at.sign_in(at.token(ttl=3.0))
+            await at.sign_in()
             await at.open()
             await at.page.keyboard.press(key)
             await expect(at.page.locator("dialog[open]")).to_be_visible()
+            for session in tuple(it.gateway.core.hub.inboxes("acme")):
+                session.close(CloseCode.TOKEN_EXPIRED)
             await expect(at.page.locator("#sign-in-error")).to_contain_text("has expired")
             await at.page.keyboard.press("Escape")
             await expect(at.page.locator("#token")).to_be_focused()
