@@ -41,7 +41,7 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
     behind = max(device.covered.ord, c.acked_ord)
     if newest is None or newest.ord <= behind:
         return Wanted()
-    if not _sees_each(c, tx.now, patience):  # then all was asked for
+    if patience is None and not _sees_each(c, device, newest, tx.now):  # then all was asked for
         return Wanted(newest, c.last)
     fresh = [
         m
@@ -92,15 +92,13 @@ def _read_upto(tx: Transaction, c: Conversation, behind: int) -> Cut | None:
     return c.last if behind == c.last_ord else upto
 
 
-def _sees_each(c: Conversation, now: float, patience: Patience | None) -> bool:
-    """Whether the unacknowledged messages matter one by one: the newest says too little.
-
-    With patience the oldest decides when it is time, and after a fan-out whether it is at all.
+def _sees_each(c: Conversation, device: Device, newest: Message, now: float) -> bool:
+    """Whether the unacknowledged messages matter one by one: the newest says too little. With
+    patience they do in any case: the oldest decides when it is time.
     """
-    newest = c.newest_counted
-    expired = newest is None or newest.has_expired(now)
-    some = any(device.owes and device.owed_ord < c.last_ord for device in c.devices)
-    return patience is not None or expired or some or opted_out(c)
+    given_up = outcomes.outcome(c, newest) is Outcome.UNDELIVERABLE
+    after = device.owes and device.owed_ord < c.last_ord  # what came since the fan-out
+    return newest.has_expired(now) or given_up or after or opted_out(c)
 
 
 def opted_out(c: Conversation) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from gateway.protocol import Role, timestamp
-from tests.running import PATIENCE, QUICK, Call, Running, running
+from tests.running import PATIENCE, QUICK, Call, Gate, Running, running
 from tests.test_transitions import balance
 
 FOREVER = "9999-12-31T23:59:59Z"
@@ -435,6 +435,29 @@ async def test_what_was_refused_stays_so_beside_what_was_then_opted_out_of(tmp_p
         await looked(it, await it.write(), "skip", "opted_out")
         gone.set()
         assert (await it.settled(chat, "undeliverable"))["reason"] == "refused"
+
+
+async def test_what_was_opted_out_of_is_not_what_a_later_ring_says(tmp_path: Path) -> None:
+    """Its customer wants such again, and the phone has another token since."""
+    async with running(tmp_path, delivery=QUICK | {"ack_timeout": 1.0, "max_hold": 5.0}) as it:
+        await it.register()
+        await wish(it, proactive=False)
+        customer = await it.customer()
+        await it.write(text="wanted", kind="chat")
+        await it.write(text="unwanted")
+        gate = Gate(500)
+        it.backend.answers.append(gate)
+        await customer.send("bye")
+        assert (await it.backend.take()).body["payload"]["aps"]["alert"]["body"] == "wanted"
+        await it.settled(2, "undeliverable")
+        await wish(it)
+        await it.register(token="another-token")
+        gate.open.set()
+        call = await it.backend.take()
+        assert call.body["deviceToken"] == "another-token"
+        assert call.body["payload"]["aps"]["alert"]["body"] == "wanted"
+        await it.settled(1, "pushed")
+        assert (await it.outcome(2))["outcome"] == "undeliverable"
 
 
 @pytest.mark.parametrize("phone", ["the same again", "another"])

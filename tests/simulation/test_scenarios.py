@@ -1368,3 +1368,25 @@ def test_what_has_expired_when_its_only_phone_goes_is_not_undeliverable(day: Day
     world.deregister(anna, "phone-1")
     world.run(30.0)
     assert world.model.outcomes == {(1, 1): "expired"}
+
+
+def test_what_was_given_up_is_not_shown_for_what_was_not(day: Day) -> None:
+    """The customer did not want the newest, and wants such again; the phone has another token."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    visit = comes(world, anna)
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, None)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    visit.line.end(1000)
+    world.run(3.0)
+    assert world.model.outcomes == {(1, 1): "pending", (1, 2): "undeliverable"}
+    world.wish(anna, Wishes(), 0.0)
+    world.register(anna, "phone-1", "TOKEN-2")
+    world.ears.mood = Mood.ACCEPTS
+    world.run(30.0)
+    assert [(heard.token, heard.seq) for heard in rung(day) if heard.took] == [("TOKEN-2", 1)]
+    assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "undeliverable"}
