@@ -388,6 +388,13 @@ FAULTS = (
         also=(NOBODY_IS_MADE_TO_LOOK,),
     ),
     Fault(
+        "a ring says what was given up",
+        "gateway/wanted.py",
+        " or given_up or ",
+        " or ",
+        ("tests/simulation/test_scenarios.py",),
+    ),
+    Fault(
         "what is written while it waits is not among what a look reads",
         "storage/transaction.py",
         "            if unacked is not None:\n",
