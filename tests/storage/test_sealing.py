@@ -91,6 +91,16 @@ async def test_a_plain_database_is_sealed_at_the_first_start_with_a_key(path: Pa
     assert b"CANARY" not in bytes_of(path)
 
 
+async def test_once_all_are_sealed_none_is_in_the_log_either_though_it_is_still_open(
+    path: Path,
+) -> None:
+    """Until then it has pages of which only a part was sealed."""
+    await fill(path, None)
+    async with Database(path) as database:
+        await seal_all(database, Keys(NEW))
+        assert b"CANARY" not in bytes_of(path)
+
+
 async def test_a_token_is_found_whoever_registers_it_and_belongs_to_one(path: Path) -> None:
     await fill(path, Keys(NEW))
     async with Database(path) as database:
