@@ -702,7 +702,7 @@ async def test_events_of_an_older_database_are_chained(path: Path) -> None:
     async with Database(path) as db:
         last = await db.read("SELECT id, last_event FROM conversations")
         assert last == [(1, 4), (2, 5), (3, 0)]
-        found = [await db.read(sql.EVENTS_OF, (id, 2, 2)) for _, id in last]
+        found = [await db.read(sql.EVENTS_OF, (id, 2, 2, None)) for _, id in last]
         assert [[row[:3] for row in rows] for rows in found] == [
             [(1, 1, 2), (1, 2, 2)],
             [(2, 2, 2)],
