@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from gateway.protocol import Role, parse_timestamp, timestamp
 from storage.audit import audit
 from storage.sql import EVENTS_OF, Statement
-from tests.running import PATIENCE, PATIENT, QUICK, Call, Gate, Running, change, running
+from tests.running import PATIENCE, PATIENT, QUICK, Gate, Running, change, running
 
 
 async def letters(it: Running, query: str = "", tenant: str = "acme") -> list[dict[str, Any]]:
@@ -373,14 +374,16 @@ async def test_a_ring_on_its_way_to_the_device_is_waited_for(tmp_path: Path) -> 
 async def test_what_may_have_rung_before_it_was_refused_is_not_rung_again(tmp_path: Path) -> None:
     """The backend took the first call, and its answer was lost."""
 
-    async def lost(call: Call) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        return web.Response()
+    class Lost(web.Response):
+        async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+            assert request.transport is not None
+            request.transport.abort()
+            return await super().prepare(request)
 
-    async with running(tmp_path, push={"timeout": 0.2, "connect_timeout": 0.2}) as it:
+    async with running(tmp_path) as it:
         await it.register()
         first = await refused(it)
-        it.backend.answers.append(lost)
+        it.backend.answers.append(Lost())
         second = await refused(it)
         assert await replay(it, second) == "uncertain"
         assert await replay(it, first) == "uncertain"  # it would take the second along

@@ -292,12 +292,13 @@ async def test_who_opted_out_is_rung_for_chat_and_not_for_proactive_messages(
 async def test_of_a_mixed_backlog_the_newest_that_is_wanted_rings_and_each_has_its_outcome(
     tmp_path: Path,
 ) -> None:
-    async with running(tmp_path, delivery=QUICK | {"restart_grace": 0.5}) as it:
+    async with running(tmp_path) as it:
         await it.register()
-    async with running(tmp_path, delivery=QUICK | {"restart_grace": 0.5}) as it:
+    async with running(tmp_path, delivery=QUICK | {"restart_grace": 60.0}) as it:
         await wish(it, proactive=False)
         for text, kind in (("a", "proactive"), ("b", "chat"), ("c", "proactive")):
             await it.write(text=text, kind=kind)
+        it.pass_time(60.0)
         call = await it.backend.take()
         await it.settled(2, "pushed")
         assert (call.ring["seq"], call.ring["kind"], call.badge) == (2, "message", 3)
