@@ -1370,8 +1370,8 @@ def test_what_has_expired_when_its_only_phone_goes_is_not_undeliverable(day: Day
     assert world.model.outcomes == {(1, 1): "expired"}
 
 
-def test_what_was_given_up_is_not_shown_for_what_was_not(day: Day) -> None:
-    """The customer did not want the newest, and wants such again; the phone has another token."""
+def opts_out_and_in_again(day: Day) -> Customer:
+    """1 is wanted, and fails; 2 is given up; the phone that owes both has a new token."""
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
     world.wish(anna, Wishes(proactive=False), 0.0)
@@ -1387,6 +1387,22 @@ def test_what_was_given_up_is_not_shown_for_what_was_not(day: Day) -> None:
     world.wish(anna, Wishes(), 0.0)
     world.register(anna, "phone-1", "TOKEN-2")
     world.ears.mood = Mood.ACCEPTS
-    world.run(30.0)
+    return anna
+
+
+def test_what_was_given_up_is_not_shown_for_what_was_not(day: Day) -> None:
+    opts_out_and_in_again(day)
+    day.world.run(30.0)
     assert [(heard.token, heard.seq) for heard in rung(day) if heard.took] == [("TOKEN-2", 1)]
-    assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "undeliverable"}
+    assert day.world.model.outcomes == {(1, 1): "pushed", (1, 2): "undeliverable"}
+
+
+def test_nobody_is_rung_for_nothing_but_what_was_given_up(day: Day) -> None:
+    visit = comes(day.world, opts_out_and_in_again(day))
+    day.world.run(0.2)
+    visit.read(1)
+    day.world.run(0.2)
+    visit.line.end(1000)
+    day.world.run(30.0)
+    assert [heard for heard in rung(day) if heard.took] == []
+    assert day.world.model.outcomes == {(1, 1): "acked", (1, 2): "undeliverable"}
