@@ -1,6 +1,7 @@
 """Which messages a device is to be rung for, from the conversation as the writer sees it.
 
-Decides what of a backlog is neither acknowledged nor expired nor against the customer's wishes.
+Decides what of a backlog is neither acknowledged, expired, given up nor against the customer's
+wishes; only where the newest message says too little are the others looked at.
 Leaves to others: whether it is rung for now (`gateway.delivery`), and the claim.
 """
 
