@@ -9,7 +9,8 @@ after the commit. Nothing here knows of alarms, of the worker, or of what is bei
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import msgspec
 
@@ -23,7 +24,7 @@ from push.ring import Ring
 from push.verdicts import RETRY_AFTER_MOST
 from storage import outcomes
 from storage.outcomes import Move, Trigger
-from storage.records import Conversation, Cut, Device, Outcome, RingInHand, fingerprint
+from storage.records import Conversation, Cut, Device, Message, Outcome, RingInHand, fingerprint
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
@@ -63,10 +64,9 @@ class Owing:
             for m in tx.unacked(c)
             if m.expires_at is not None and outcomes.outcome(c, m) is Outcome.PENDING
         ]
-        for message, expires_at in waiting:
-            if expires_at <= tx.now:
-                reason = Reason.EXPIRED.value
-                c, _ = self.move(tx, c, message.before, message.cut, Trigger.EXPIRY, reason)
+        for first, last in _runs([m for m, at in waiting if at <= tx.now]):
+            reason = Reason.EXPIRED.value
+            c, _ = self.move(tx, c, first.before, last.cut, Trigger.EXPIRY, reason)
         nearest = min((at for _, at in waiting if at > tx.now), default=None)
         if not outcomes.pending(c):
             return nothing_left(tx, c)
@@ -242,6 +242,14 @@ class _Told(msgspec.Struct, frozen=True):
 
     environment: str | None = None
     app: str | None = None
+
+
+def _runs(messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+    """The first and the last of each row of them without a gap: of a thousand that have expired at
+    once one thing happened, and not a thousand."""
+    for _, run in groupby(enumerate(messages), lambda placed: placed[1].ord - placed[0]):
+        row = [message for _, message in run]
+        yield row[0], row[-1]
 
 
 def nothing_left(tx: Transaction, c: Conversation) -> Conversation:

@@ -201,8 +201,8 @@ FAULTS = (
     Fault(
         "a message expires before its time",
         "gateway/owing.py",
-        "            if expires_at <= tx.now:\n                reason",
-        "            if expires_at <= tx.now + 60:\n                reason",
+        "[m for m, at in waiting if at <= tx.now]",
+        "[m for m, at in waiting if at <= tx.now + 60]",
     ),
     Fault(
         "a counter forgets where a message came from (I2)",

@@ -1323,6 +1323,22 @@ def test_what_expired_unseen_amid_very_many_expires_when_its_turn_comes(
     assert told == ["undeliverable", *["expired"] * 5]
 
 
+def test_what_expires_at_once_without_a_gap_is_one_thing_that_happened(day: Day) -> None:
+    """A thousand messages were a thousand rows and receipts, and for 25 ms nobody was served."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    for number in range(6):
+        world.write(anna, MessageKind.PROACTIVE, None if number == 2 else 30.0 - number)
+        world.run(1.0)
+    world.run(40.0)
+    told = [outcome for _, outcome in sorted(world.model.outcomes.items())]
+    assert told == ["expired", "expired", "pending", "expired", "expired", "expired"]
+    happened = "SELECT from_seq, seq FROM events WHERE event = 'outcome' ORDER BY id"
+    assert world.look(happened) == [(1, 2), (4, 6)]
+
+
 @pytest.mark.parametrize("after", range(100, 400, 20))
 def test_what_expires_while_a_look_waits_is_not_laid_to_a_wish(day: Day, after: int) -> None:
     """It is the newest of what nobody is rung for, as the customer wants. Day 95000841."""
