@@ -609,10 +609,14 @@ async def test_progress_is_a_metric(tmp_path: Path) -> None:
         await over(it, await begin(it, audience=["c-1", "c-2"]))
         id = await begin(it, audience=["c-1", "c-2", "c-3"], **SLOW)
         await until(it, id, lambda told: told["sent"] == 1)
-        _, text = await it.call("GET", "/metrics", listener="admin")
-        assert 'ringback_campaign_recipients_total{result="sent",tenant="acme"} 3.0' in text
-        assert 'ringback_campaigns{state="running",tenant="acme"} 1.0' in text
-        assert 'ringback_campaign_left{tenant="acme"} 2.0' in text
+        for line in (
+            'ringback_campaign_recipients_total{result="sent",tenant="acme"} 3.0',
+            'ringback_campaigns{state="running",tenant="acme"} 1.0',
+            'ringback_campaign_left{tenant="acme"} 2.0',
+        ):
+            async with asyncio.timeout(PATIENCE):  # what is committed is told a moment before
+                while line not in (await it.call("GET", "/metrics", listener="admin"))[1]:
+                    await asyncio.sleep(0.01)
 
 
 async def test_a_campaign_waits_while_many_devices_of_its_tenant_wait_for_a_call(
