@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trustme
 from aiohttp import web
+from msgspec.structs import replace
 
 from gateway.protocol import Role
 from tests.running import PATIENCE, PATIENT, Backend, Running, Wire, running
@@ -179,7 +180,9 @@ async def test_a_refused_first_frame_is_told_what_is_wrong_with_it(
 
 
 async def test_no_hello_in_time_closes_with_4000(tmp_path: Path) -> None:
-    async with running(tmp_path, limits={"hello_timeout": 0.05}) as it:
+    async with running(tmp_path) as it:
+        sessions = it.gateway.core.sessions  # of theirs alone: the handshake has its usual time
+        sessions._limits = replace(sessions._limits, hello_timeout=0.05)
         wire = await it.raw("/v1/chat")
         assert await wire.closed() == 4000
         agent = await it.raw("/v1/agent")
