@@ -62,7 +62,6 @@ export class RingbackChat extends HTMLElement {
   #told = null; // the unread that the page was told of
   #byUser = false;
   #shown = false; // the panel is
-  #resized = () => this.#opened();
   #loading = false;
   #newest = null; // of the thread
 
@@ -109,13 +108,10 @@ export class RingbackChat extends HTMLElement {
       this.#build();
     }
     for (const name of ["token", "labels", "open"]) this.#adopt(name);
-    SMALL.addEventListener("change", this.#resized);
-    this.#opened();
     this.#restart();
   }
 
   disconnectedCallback() {
-    SMALL.removeEventListener("change", this.#resized);
     this.#leave();
   }
 
@@ -240,6 +236,7 @@ export class RingbackChat extends HTMLElement {
       if (event.key === "Escape" && !composes(event)) this.#toggle(false);
     });
     panel.addEventListener("close", () => panel.open || this.#toggle(false));
+    new ResizeObserver(() => requestAnimationFrame(() => this.#opened())).observe(panel);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#send();
@@ -277,16 +274,18 @@ export class RingbackChat extends HTMLElement {
     const { activeElement } = this.shadowRoot;
     const inside = panel.contains(activeElement);
     const changed = this.#shown !== this.open;
-    const modal = this.open && SMALL.matches && this.isConnected && !this.hasAttribute("inline");
-    this.#shown = this.open;
-    if (panel.open !== this.open || panel.matches(":modal") !== modal) {
+    if (!this.open) panel.close();
+    this.#shown = panel.open = this.open;
+    const modal = SMALL.matches && !this.hasAttribute("inline") && panel.getClientRects().length > 0;
+    if (panel.matches(":modal") !== modal) {
       panel.close();
       if (modal) panel.showModal();
       else panel.open = this.open;
       if (inside) activeElement.focus();
-      this.#grow();
     }
-    (modal ? panel : this.shadowRoot).append(said); // is heard always
+    this.#grow();
+    const heard = modal ? panel : this.shadowRoot;
+    if (said.parentNode !== heard) heard.append(said);
     launcher.setAttribute("aria-expanded", String(this.open));
     this.#client?.show(this.open);
     this.#status();

@@ -728,8 +728,7 @@ async def test_every_step_goes_by_keyboard(tmp_path: Path) -> None:
 async def test_a_chat_that_covers_the_page_leaves_nothing_of_it_to_be_reached(
     tmp_path: Path,
 ) -> None:
-    small, wide = {"width": 375, "height": 700}, {"width": 1000, "height": 700}
-    async with scene(tmp_path, viewport=small) as stage:
+    async with scene(tmp_path, viewport={"width": 375, "height": 700}) as stage:
         page = await stage.visit.page()
         await page.evaluate(
             "document.querySelector('main').append(document.createElement('input'));"
@@ -739,12 +738,21 @@ async def test_a_chat_that_covers_the_page_leaves_nothing_of_it_to_be_reached(
         await launcher(page).click()
         await expect(field(page)).to_be_focused()
         await page.keyboard.type("half a sen")
-        for size, reached in ((small, False), (wide, True), (small, False)):
-            await page.set_viewport_size(size)
+        modal = page.locator("ringback-chat .panel:modal")
+        for width, covered in ((375, 1), (1000, 0), (375, 1)):
+            await page.set_viewport_size({"width": width, "height": 700})
+            await expect(modal).to_have_count(covered)
             await expect(field(page)).to_be_focused()
             await behind.focus()
-            await expect(behind if reached else field(page)).to_be_focused()
+            await expect(field(page) if covered else behind).to_be_focused()
             await field(page).focus()
+        await page.evaluate(f"{CHAT}.style.display = 'none'")
+        await expect(modal).to_have_count(0)
+        await behind.focus()
+        await expect(behind).to_be_focused()
+        await page.evaluate(f"{CHAT}.style.display = ''")
+        await expect(modal).to_have_count(1)
+        await field(page).focus()
         await stage.it.write(text="Your parcel is here.")
         told = page.get_by_role("dialog").get_by_role("status")
         await expect(told.filter(has_text="Your parcel is here.")).to_have_count(1)
@@ -755,11 +763,18 @@ async def test_a_chat_that_covers_the_page_leaves_nothing_of_it_to_be_reached(
         assert await page.evaluate("window.left") is None
         moved = "(it) => { const chat = it; chat.remove(); document.body.append(chat); }"
         await page.locator("ringback-chat").evaluate(moved)
+        await expect(modal).to_have_count(1)
         await behind.focus()
         await expect(behind).not_to_be_focused()
         await page.locator("ringback-chat .panel").evaluate("(it) => it.close()")  # as Back does
         await expect(launcher(page)).to_be_focused()
         assert await page.evaluate("window.left") is True
+        await page.keyboard.press("Enter")
+        await expect(modal).to_have_count(1)
+        await page.keyboard.press("Escape")
+        await expect(launcher(page)).to_be_focused()
+        await behind.focus()
+        await expect(behind).to_be_focused()
 
 
 async def test_the_key_that_ends_a_composed_word_does_not_send_it(tmp_path: Path) -> None:
