@@ -25,7 +25,7 @@ import msgspec
 from gateway import protocol
 from gateway.context import Context
 from gateway.delivery import Reason
-from gateway.owing import Owing
+from gateway.owing import Owing, runs
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import CustomerSession, Rates
 from storage import outcomes
@@ -184,14 +184,17 @@ class Devices:
         rung = [d for d in c.live_devices if self._owing.backend(c.tenant, d) is not None]
         covered = min((device.covered.ord for device in rung), default=0)
         lacked = any(span.reason in LACKED_A_DEVICE for span in c.settled)
-        for message in tx.unacked(c) if lacked else ():
-            if message.ord <= covered or message.has_expired(tx.now):
-                continue
-            span = outcomes.settling(c, message)
-            if span is not None and span.reason in LACKED_A_DEVICE:
-                c, _ = tx.transition(c, message.before, message.cut, Trigger.REGISTRATION)
-                if message.expires_at is not None:
-                    soonest = min(message.expires_at, soonest or message.expires_at)
+        again = [
+            message
+            for message in (tx.unacked(c) if lacked else ())
+            if message.ord > covered and not message.has_expired(tx.now)
+            if (span := outcomes.settling(c, message)) and span.reason in LACKED_A_DEVICE
+        ]
+        for first, last in runs(again):
+            c, _ = tx.transition(c, first.before, last.cut, Trigger.REGISTRATION)
+        for message in again:
+            if message.expires_at is not None:
+                soonest = min(message.expires_at, soonest or message.expires_at)
         if outcomes.pending(c):
             due = c.push_due_at
             if due is None:

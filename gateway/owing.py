@@ -64,7 +64,7 @@ class Owing:
             for m in tx.unacked(c)
             if m.expires_at is not None and outcomes.outcome(c, m) is Outcome.PENDING
         ]
-        for first, last in _runs([m for m, at in waiting if at <= tx.now]):
+        for first, last in runs([m for m, at in waiting if at <= tx.now]):
             reason = Reason.EXPIRED.value
             c, _ = self.move(tx, c, first.before, last.cut, Trigger.EXPIRY, reason)
         nearest = min((at for _, at in waiting if at > tx.now), default=None)
@@ -244,9 +244,9 @@ class _Told(msgspec.Struct, frozen=True):
     app: str | None = None
 
 
-def _runs(messages: list[Message]) -> Iterator[tuple[Message, Message]]:
-    """The first and the last of each row of them without a gap: of a thousand that have expired at
-    once one thing happened, and not a thousand."""
+def runs(messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+    """The first and the last of each row of them without a gap: what happens to a thousand at once
+    is one thing, and not a thousand."""
     for _, run in groupby(enumerate(messages), lambda placed: placed[1].ord - placed[0]):
         row = [message for _, message in run]
         yield row[0], row[-1]

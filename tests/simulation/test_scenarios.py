@@ -1339,6 +1339,22 @@ def test_what_expires_at_once_without_a_gap_is_one_thing_that_happened(day: Day)
     assert world.look(happened) == [(1, 2), (4, 6)]
 
 
+def test_what_a_registration_makes_pending_again_is_one_thing_that_happened(day: Day) -> None:
+    """With a thousand messages that had lacked a device 20 ms of the loop, and as many rows."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.run(15.0)
+    for number in range(6):
+        world.write(anna, MessageKind.PROACTIVE, 5.0 if number == 2 else None)
+        world.run(1.0)
+    world.run(10.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(30.0)
+    told = [outcome for _, outcome in sorted(world.model.outcomes.items())]
+    assert told == ["pushed", "pushed", "undeliverable", "pushed", "pushed", "pushed"]
+    again = 'SELECT from_seq, seq FROM events WHERE detail LIKE \'%"outcome":"pending"%\''
+    assert world.look(again) == [(1, 2), (4, 6)]
+
+
 @pytest.mark.parametrize("after", range(100, 400, 20))
 def test_what_expires_while_a_look_waits_is_not_laid_to_a_wish(day: Day, after: int) -> None:
     """It is the newest of what nobody is rung for, as the customer wants. Day 95000841."""
