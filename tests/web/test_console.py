@@ -19,7 +19,7 @@ from playwright.async_api import Route, WebSocketRoute, expect
 from examples.stage import free_ports
 from gateway.protocol import CloseCode, Role
 from tests.faults.process import process
-from tests.running import PATIENT, QUICK, Running, Wire, backend, running
+from tests.running import PATIENCE, PATIENT, QUICK, Running, Wire, backend, running
 from tests.web.desk import Desk, desk, earlier
 from tests.web.pages import NO_STORAGE, chromium
 from tests.web.test_widget import PLACE
@@ -202,8 +202,13 @@ async def test_a_token_that_ends_behind_a_dialog_is_asked_for_after_it(tmp_path:
             await at.open()
             await at.page.keyboard.press(key)
             await expect(at.page.locator("dialog[open]")).to_be_visible()
-            for session in tuple(it.gateway.core.hub.inboxes("acme")):
-                session.close(CloseCode.TOKEN_EXPIRED)
+            async with asyncio.timeout(PATIENCE):  # the rows may be of the token before
+                while not (sessions := it.gateway.core.hub.inboxes("acme")):
+                    await asyncio.sleep(0.01)
+            sessions[0].close(CloseCode.TOKEN_EXPIRED)
+            async with asyncio.timeout(PATIENCE):
+                while it.gateway.core.hub.inboxes("acme"):
+                    await asyncio.sleep(0.01)
             await expect(at.page.locator("#sign-in-error")).to_contain_text("has expired")
             await at.page.keyboard.press("Escape")
             await expect(at.page.locator("#token")).to_be_focused()
