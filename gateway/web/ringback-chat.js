@@ -287,9 +287,9 @@ export class RingbackChat extends HTMLElement {
     const heard = modal ? panel : this.shadowRoot;
     if (said.parentNode !== heard) heard.append(said);
     launcher.setAttribute("aria-expanded", String(this.open));
-    this.#client?.show(this.open);
     this.#status();
     if (!changed) return;
+    this.#client?.show(this.open);
     if (this.open) {
       this.#toNewest();
       this.#fill();
