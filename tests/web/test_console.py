@@ -561,6 +561,20 @@ async def test_whoever_has_waited_longest_is_asked_for_before_the_connection_is_
         await expect(at.page.locator("#name")).to_have_text("Mira")
 
 
+async def test_the_end_is_asked_for_before_the_conversation_has_come(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        await customer(it)
+        conversations = await late(at, "conversation")
+        await at.sign_in()
+        await at.open()
+        let_go = await conversations.get()
+        await at.page.keyboard.press("Alt+e")
+        await expect(at.page.locator("dialog[open]")).to_be_visible()
+        let_go()
+        await at.page.get_by_role("button", name="End it").click()
+        await expect(at.page.locator("#presence")).to_contain_text("ended")
+
+
 async def test_a_search_goes_on_until_it_has_found_or_seen_all(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         for sub in ("p-first", *crowd("p")):

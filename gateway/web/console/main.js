@@ -410,7 +410,7 @@ class Console {
 
   async #end() {
     const customer = this.#selected;
-    if (!customer || !this.#threads.get(customer)?.facts.live) return;
+    if (!customer || $("end").disabled) return;
     const answer = await ask($("ending"));
     this.thread.focus();
     if (answer !== "end") return;
