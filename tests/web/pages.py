@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -23,6 +23,7 @@ from playwright.async_api import (
     BrowserContext,
     ConsoleMessage,
     Page,
+    Route,
     async_playwright,
     expect,
 )
@@ -183,6 +184,18 @@ async def chromium() -> AsyncIterator[Browser]:
 async def stop_chromium() -> None:
     """End it, if it was started."""
     await _started.aclose()
+
+
+async def hold(page: Page, url: str) -> Callable[[], None]:
+    """Requests of these addresses wait until what is returned is called."""
+    let_go = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await let_go.wait()
+        await route.continue_()
+
+    await page.route(url, later)
+    return let_go.set
 
 
 class Visit:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Route, WebSocketRoute, expect
+from playwright.async_api import WebSocketRoute, expect
 
 from examples.stage import free_ports
 from gateway.protocol import CloseCode, Role
 from tests.faults.process import process
 from tests.running import PATIENCE, PATIENT, QUICK, Running, Wire, backend, running
 from tests.web.desk import Desk, desk, earlier
-from tests.web.pages import NO_STORAGE, chromium
+from tests.web.pages import NO_STORAGE, chromium, hold
 from tests.web.test_widget import PLACE
 
 HOSTILE = (
@@ -374,13 +374,7 @@ async def test_what_was_long_ago_says_the_day_and_the_year(tmp_path: Path) -> No
 async def test_an_answer_that_comes_late_is_not_shown_as_anothers(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         wires = [await customer(it, sub, name=sub) for sub in ("c-1", "c-2")]
-        let_go = asyncio.Event()
-
-        async def later(route: Route) -> None:
-            await let_go.wait()
-            await route.continue_()
-
-        await at.page.route("**/c-1/deliveries*", later)
+        let_go = await hold(at.page, "**/c-1/deliveries*")
         await at.sign_in()
         for number, wire in enumerate(wires, 1):
             await at.open(f"c-{number}")
@@ -391,7 +385,7 @@ async def test_an_answer_that_comes_late_is_not_shown_as_anothers(tmp_path: Path
         panel = at.page.locator("#panel")
         await expect(panel).to_contain_text("It has no outcome yet")
         async with at.page.expect_response("**/c-1/deliveries*") as answer:
-            let_go.set()
+            let_go()
         await (await answer.value).finished()
         await expect(panel.locator("blockquote")).to_have_text("to c-2")
 

@@ -13,7 +13,7 @@ from playwright.async_api import Locator, Page, Route, WebSocket, expect
 
 from examples import webdemo
 from examples.stage import Timeline
-from tests.web.pages import NETWORK, VIOLATIONS, chromium
+from tests.web.pages import NETWORK, VIOLATIONS, chromium, hold
 
 HOSTILE = '<img src=x onerror="window.pwned=1">'
 
@@ -135,20 +135,14 @@ async def test_every_step_goes_by_keyboard() -> None:
 
 async def test_a_switch_that_takes_its_time_takes_the_focus_from_nobody() -> None:
     async with played() as page:
-        let_go = asyncio.Event()
-
-        async def later(route: Route) -> None:
-            await let_go.wait()
-            await route.continue_()
-
-        await page.route("**/switch", later)
+        let_go = await hold(page, "**/switch")
         switch = page.get_by_label("Backend down")
         await reach(page, switch)
         await page.keyboard.press("Space")
         await expect(switch).to_be_disabled()
         ann = page.get_by_label("Message to Alice")
         await ann.focus()
-        let_go.set()
+        let_go()
         await expect(switch).to_be_enabled()
         await page.keyboard.type("Hello Alice")
         await expect(ann).to_have_value("Hello Alice")
@@ -178,18 +172,12 @@ async def test_a_page_that_is_reloaded_and_a_second_one_show_what_is_so() -> Non
         await say(page, "Ring!")
         await expect(page.locator("#lock-screen .note")).to_contain_text(["Ring!"])
         await turn(page, "Backend down", on=True)
-        looked = asyncio.Event()
-
-        async def later(route: Route) -> None:
-            await looked.wait()
-            await route.continue_()
-
-        await page.route("**/events", later)
+        looked = await hold(page, "**/events")
         await page.reload()
         await expect(page.locator("ringback-chat .text")).to_have_text(["Ring!"])
         await expect(page.locator("#thread small")).to_have_text(["read"])
         await page.get_by_label("Background").check()
-        looked.set()
+        looked()
         await expect(page.locator("#signal")).to_have_text("5G")
         await expect(page.get_by_role("button", name="Open Acme", exact=True)).to_be_visible()
         await expect(page.locator("#home-screen .note")).to_have_count(0)
@@ -279,17 +267,11 @@ async def test_a_state_of_before_a_switch_was_turned_does_not_turn_it_back() -> 
 
 async def test_a_switch_that_is_turned_before_the_rest_of_the_page_has_come_is_turned() -> None:
     async with played() as page:
-        come = asyncio.Event()
-
-        async def late(route: Route) -> None:
-            await come.wait()
-            await route.continue_()
-
-        await page.route("**/places", late)
+        come = await hold(page, "**/places")
         await page.reload()
         async with page.expect_response("**/switch"):
             await page.get_by_label("Backend down").check()
-        come.set()
+        come()
         await page.wait_for_selector("body[data-registered]")
         await expect(page.get_by_label("Backend down")).to_be_checked()
 
