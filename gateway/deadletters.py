@@ -234,8 +234,8 @@ class DeadLetters:
         hi = max(letter.hi, device.covered)
         again = _due_again(c, lo, hi, tx.unacked(c), tx.now)
         tx.event(c, lo.seq + 1, letter.seq, "replayed", ring=letter.id, device=letter.fingerprint)
-        for message in again:
-            c, _ = tx.transition(c, message.before, message.cut, Trigger.REPLAY)
+        for first, last in outcomes.runs(again):
+            c, _ = tx.transition(c, first.before, last.cut, Trigger.REPLAY)
         times = [c.expires_at, *(message.expires_at for message in again)]
         due = delivery.due_after_commit(
             c.push_due_at,

@@ -25,7 +25,7 @@ import msgspec
 from gateway import protocol
 from gateway.context import Context
 from gateway.delivery import Reason
-from gateway.owing import Owing, runs
+from gateway.owing import Owing
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import CustomerSession, Rates
 from storage import outcomes
@@ -190,7 +190,7 @@ class Devices:
             if message.ord > covered and not message.has_expired(tx.now)
             if (span := outcomes.settling(c, message)) and span.reason in LACKED_A_DEVICE
         ]
-        for first, last in runs(again):
+        for first, last in outcomes.runs(again):
             c, _ = tx.transition(c, first.before, last.cut, Trigger.REGISTRATION)
         for message in again:
             if message.expires_at is not None:

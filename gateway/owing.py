@@ -9,8 +9,7 @@ after the commit. Nothing here knows of alarms, of the worker, or of what is bei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,7 +23,7 @@ from push.ring import Ring
 from push.verdicts import RETRY_AFTER_MOST
 from storage import outcomes
 from storage.outcomes import Move, Trigger
-from storage.records import Conversation, Cut, Device, Message, Outcome, RingInHand, fingerprint
+from storage.records import Conversation, Cut, Device, Outcome, RingInHand, fingerprint
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
@@ -64,7 +63,7 @@ class Owing:
             for m in tx.unacked(c)
             if m.expires_at is not None and outcomes.outcome(c, m) is Outcome.PENDING
         ]
-        for first, last in runs([m for m, at in waiting if at <= tx.now]):
+        for first, last in outcomes.runs([m for m, at in waiting if at <= tx.now]):
             reason = Reason.EXPIRED.value
             c, _ = self.move(tx, c, first.before, last.cut, Trigger.EXPIRY, reason)
         nearest = min((at for _, at in waiting if at > tx.now), default=None)
@@ -242,14 +241,6 @@ class _Told(msgspec.Struct, frozen=True):
 
     environment: str | None = None
     app: str | None = None
-
-
-def runs(messages: list[Message]) -> Iterator[tuple[Message, Message]]:
-    """The first and the last of each row of them without a gap: what happens to a thousand at once
-    is one thing, and not a thousand."""
-    for _, run in groupby(enumerate(messages), lambda placed: placed[1].ord - placed[0]):
-        row = [message for _, message in run]
-        yield row[0], row[-1]
 
 
 def nothing_left(tx: Transaction, c: Conversation) -> Conversation:

@@ -9,7 +9,9 @@ therefore writes nothing but the cursor. `transition` is the only way to change 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
+from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
@@ -94,6 +96,14 @@ def pending(conversation: Conversation) -> list[Span]:
     if not conversation.settled:
         return [_span(conversation.acked, conversation.last, Outcome.PENDING)]
     return [s for s in segments(conversation) if s.outcome is Outcome.PENDING]
+
+
+def runs(messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+    """The first and the last of each row of them without a gap: what happens to a thousand at once
+    is one thing, and not a thousand."""
+    for _, run in groupby(enumerate(messages), lambda placed: placed[1].ord - placed[0]):
+        row = [message for _, message in run]
+        yield row[0], row[-1]
 
 
 def transition(

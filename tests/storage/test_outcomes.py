@@ -306,3 +306,11 @@ def test_a_pushed_span_survives_an_ack_of_its_first_half_and_grows_behind_it() -
 def test_without_anything_unacked_nothing_is_pending() -> None:
     assert outcomes.pending(Conversation(1, Key("t", "c"))) == []
     assert outcomes.segments(Conversation(1, Key("t", "c"))) == []
+
+
+def test_messages_without_a_gap_between_them_are_one_run() -> None:
+    """Whatever lies between their places that does not count."""
+    given = [message(Cut(seq, ord)) for seq, ord in ((2, 1), (5, 2), (6, 4), (9, 6), (10, 7))]
+    told = [(first.ord, last.ord) for first, last in outcomes.runs(given)]
+    assert told == [(1, 2), (4, 4), (6, 7)]
+    assert list(outcomes.runs([])) == []
