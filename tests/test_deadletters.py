@@ -301,6 +301,17 @@ async def test_an_older_letter_takes_along_what_was_refused_after_it(tmp_path: P
         assert len(it.backend.calls) == 3
 
 
+async def test_what_a_replay_makes_pending_again_is_one_thing_that_happened(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        oldest, *_ = [await refused(it) for _ in range(3)]
+        assert await replay(it, oldest) == "replayed"
+        await it.settled(3, "pushed")
+        happened = "SELECT from_seq, seq FROM events WHERE detail LIKE ?"
+        database = it.gateway.core.database
+        assert await database.read(happened, ('%"outcome":"pending"%',), "acme") == [(1, 3)]
+
+
 async def test_a_later_letter_leaves_alone_what_was_refused_before_it(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
