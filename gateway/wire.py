@@ -23,12 +23,12 @@ import fcntl
 import logging
 import math
 import secrets
+import struct
 import sys
 import termios
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import NoReturn, Protocol, cast
 
 from websockets.datastructures import Headers
@@ -402,7 +402,7 @@ class Peer(asyncio.Protocol):
         if not self._unflushed:
             self._listener.flush_soon(self)
         self._unflushed += len(data) + 1
-        core.writes.append(_framed(data))
+        core.writes.append(framed(data))
         if self._unflushed > TOGETHER:
             self.flush()
 
@@ -444,10 +444,21 @@ class _Core(ServerProtocol):
         return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
 
 
-@lru_cache(maxsize=1)
-def _framed(text: bytes) -> bytes:
-    """One text for many peers, one after the other, is framed once."""
-    return Frame(TEXT, text).serialize(mask=False)
+_FIN_TEXT = 0x80 | TEXT
+_short, _medium, _long = (struct.Struct(f"!BB{size}").pack for size in ("", "H", "Q"))
+
+
+def framed(text: bytes) -> bytes:
+    """A whole text frame, unmasked as a server's are (RFC 6455, section 5.2).
+
+    The library's own way to the same bytes took a twentieth of what a message costs.
+    """
+    size = len(text)
+    if size < 126:
+        return _short(_FIN_TEXT, size) + text
+    if size < 1 << 16:
+        return _medium(_FIN_TEXT, 126, size) + text
+    return _long(_FIN_TEXT, 127, size) + text
 
 
 def _unread(transport: asyncio.Transport) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 from gateway import sockets, wire
 from gateway.config.values import Address
@@ -173,6 +174,12 @@ def request(path: str = "/v1/chat", *more: str, without: str = "-") -> bytes:
 
 
 # The handshake
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 1_000_000])
+def test_a_frame_of_any_size_is_what_the_library_makes_of_it(size: int) -> None:
+    text = b"x" * size
+    assert wire.framed(text) == Frame(Opcode.TEXT, text).serialize(mask=False)
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])
