@@ -130,7 +130,7 @@ def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
     ring = (None, 0, 0, 0) if d.ring is None else (d.ring.claim, *d.ring.upto, d.ring.attempt)
     return (
         d.id, d.installation, d.found_by, d.generation, d.registered_at, d.platform, d.app,
-        d.environment, d.locale, d.time_zone, d.state.value, d.state_at, *d.covered, d.badge,
+        d.environment, d.locale, d.time_zone, str(d.state), d.state_at, *d.covered, d.badge,
         int(d.owes), d.owed_ord, d.wake_at, *ring, *(d.answered or (None, None)), d.unrung,
         *((None, None) if d.sealed is None else d.sealed[1:]), c.tenant, c.id,
     )  # fmt: skip
@@ -141,19 +141,23 @@ def wishes_row(conversation: int, w: Wishes) -> tuple[Any, ...]:
 
 
 def span_row(conversation: int, s: Span) -> tuple[Any, ...]:
-    return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, s.outcome.value, s.reason)
+    return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, str(s.outcome), s.reason)
 
 
 def written(into: Into, given: Sequence[Sequence[Any]]) -> list[Statement]:
-    """The statements that write the rows `given`: one for each `LARGEST` of them.
+    """The statements that write the rows `given`.
 
-    They come in sizes that are powers of two, filled up with zeros that are never looked at, so
-    that SQLite finds nearly every one prepared.
+    They come in sizes that are powers of two, so that SQLite finds nearly every one prepared: first
+    as many rows as fill one, then the rest, filled up with zeros that are never looked at.
     """
     statements: list[Statement] = []
-    for at in range(0, len(given), LARGEST):
-        part = given[at : at + LARGEST]
-        size = 1 << (len(part) - 1).bit_length()
+    at = 0
+    while at < len(given):
+        left = len(given) - at
+        full = 1 << (left.bit_length() - 1)
+        size = min(full if at == 0 or full == left else 2 * full, LARGEST)
+        part = given[at : at + size]
+        at += size
         parameters = list(chain.from_iterable(part))
         parameters += [0] * (len(into.columns) * (size - len(part)))
         parameters.append(len(part))

@@ -787,3 +787,12 @@ async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:
             await db.write(sql.written(sql.MESSAGES, [msgspec.structs.astuple(again)]))
         with pytest.raises(Fault, match=r"messages\.seq"):
             await db.write(sql.written(sql.MESSAGES, [msgspec.structs.astuple(messages[1])]))
+
+
+@pytest.mark.parametrize("many", [1, 2, 3, 7, 64, 100, 1_023, 1_024, 1_025, 1_500, 2_049, 5_000])
+async def test_of_however_many_rows_each_is_written_once(path: Path, many: int) -> None:
+    given = [(f"tenant-{n:04}", "accepted", n) for n in range(many)]
+    async with Database(path) as db:
+        await db.write(sql.written(sql.COUNTERS, given))
+        found = await db.read("SELECT tenant, name, value FROM counters ORDER BY tenant")
+    assert found == given
