@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,11 +39,11 @@ class _Times(Generic[K]):
 
     @property
     def next(self) -> float:
-        return self.heap[0][0] if self.heap else float("inf")
+        return self.heap[0][0] if self.heap else math.inf
 
     def put(self, key: K, when: float) -> bool:
         """Whether it is earlier than what stood."""
-        if when >= self.at.get(key, float("inf")):
+        if when >= self.at.get(key, math.inf):
             return False
         self.at[key] = when
         heapq.heappush(self.heap, (when, key))
@@ -72,7 +73,7 @@ class Alarms:
         self._next = _Times[str]()  # of the tenants of which another may be woken
         self._judging = Counter[str]()  # by tenant: woken and not yet judged
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
+        self._timer_at = math.inf
         self._stopped = False
 
     def set(self, key: Key, when: float) -> None:
@@ -111,7 +112,7 @@ class Alarms:
             self._timer.cancel()
             self._timer = None
         self._timer_at = self._next.next
-        if self._timer_at != float("inf") and not self._stopped:
+        if self._timer_at != math.inf and not self._stopped:
             delay = max(0.0, self._timer_at - self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
 

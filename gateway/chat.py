@@ -113,7 +113,7 @@ class Chat:
             tx.after_commit(lambda: self._tell.message(c, message, sender, c.live != was_live))
             return Posted(message, False)
 
-        refs = () if ref is None else ((key, posting.role.value, posting.author, ref),)
+        refs = () if ref is None else ((key, str(posting.role), posting.author, ref),)
         return change, Needs(keys=(key,), refs=refs)
 
     def _append(
@@ -136,10 +136,10 @@ class Chat:
                 changes["hold_from"] = None  # what joins held before held nothing of this message
         draft = Draft(
             id=id,
-            role=posting.role.value,
+            role=str(posting.role),
             author=posting.author,
             name=posting.name,
-            kind=posting.kind.value,
+            kind=str(posting.kind),
             text=posting.text,
             data=data,
             title=posting.title,
@@ -173,8 +173,8 @@ class Chat:
         sessions = " ".join([session.label for session in self._hub.sessions(posting.key)])
         return {
             "expires_at": expires_at,
-            "route": routing.route.value,
-            "reason": routing.reason.value,
+            "route": str(routing.route),
+            "reason": str(routing.reason),
             "sessions": sessions or None,
             "due_at": due,
         }

@@ -20,6 +20,7 @@ Outcomes and their transitions are in `storage.outcomes`; who is in chat is know
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -79,14 +80,14 @@ class Patience(NamedTuple):
     """
 
     seconds: float
-    until: float = float("inf")
+    until: float = math.inf
 
     def ends(self, at: float) -> float:
         """When a message of that time is due."""
         return min(at + self.seconds, self.until)
 
 
-class Routing(NamedTuple):
+class Routing(msgspec.Struct, frozen=True):
     """Where a message goes at the moment of its commit, and why."""
 
     route: Route

@@ -15,6 +15,7 @@ worker's hands is not woken again; while its call is out, joins and leaves do no
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection
 
 from gateway.alarms import Alarms
@@ -59,7 +60,7 @@ class Book:
         """
         if c.tenant not in self._context.tenants:
             return
-        when = float("inf")
+        when = math.inf
         if c.push_due_at is not None:
             when = c.push_due_at
         if c.expires_at is not None and c.expires_at < when:
@@ -69,7 +70,7 @@ class Book:
                 continue
             if not self._is_busy(device, DeviceRef(c.tenant, c.customer, device.id)):
                 when = device.wake_at
-        if when != float("inf"):
+        if when != math.inf:
             self.alarms.set(c.key, when)
 
     def _is_busy(self, device: Device, ref: DeviceRef) -> bool:

@@ -89,10 +89,9 @@ class TokenBucket:
         self.level = min(self.level + 1, 2 * self.burst)
 
     def _fill(self, now: float) -> None:
-        if self.at is not None:
-            passed = max(0.0, now - self.at)
-            filled = min(self.burst, self.level + passed * self.per_minute / 60)
-            self.level = max(self.level, filled)
+        if self.at is not None and self.at < now and self.level < self.burst:
+            filled = self.level + (now - self.at) * self.per_minute / 60
+            self.level = filled if filled < self.burst else self.burst
         self.at = now
 
 
@@ -299,7 +298,7 @@ class CustomerSession(Session):
     @property
     def label(self) -> str:
         """How a message's row names the session: `id:state`, or `id:state:installation`."""
-        return f"{self.id}:{self.state.value}{self._phone}"
+        return f"{self.id}:{self.state}{self._phone}"
 
     def send(self, frame: protocol.ServerFrame) -> None:
         """Send one frame to this session alone, behind a replay if one is running: whoever has an

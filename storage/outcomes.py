@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 from itertools import groupby
-from typing import NamedTuple
 
 import msgspec
 
@@ -44,14 +43,14 @@ TRANSITIONS: dict[tuple[Outcome, Trigger], Outcome] = {
 """Every change of outcome that there is. What is not listed stays as it is."""
 
 
-class Move(NamedTuple):
+class Move(msgspec.Struct, frozen=True):
     """`span` of messages (with its new outcome) came from `origin`."""
 
     origin: Outcome
     span: Span
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True):
     """The conversation afterwards, what moved, and what that means for the stored spans."""
 
     conversation: Conversation

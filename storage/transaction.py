@@ -40,7 +40,7 @@ from storage.vault import Vault
 astuple, replace = msgspec.structs.astuple, msgspec.structs.replace
 
 
-class Mark(NamedTuple):
+class Mark(msgspec.Struct, frozen=True):
     """A cut that somebody named by its seq, how much the customer had said up to there, and when
     the first counted message after it was committed."""
 
@@ -261,10 +261,12 @@ class Transaction:
         """Apply `trigger` to the messages after `lo` up to `hi`, and count what moved (I2)."""
         change = outcomes.transition(conversation, lo, hi, trigger, reason)
         id = conversation.id
-        self._spans.extend((id, span.lo_seq, None) for span in change.dropped)
-        self._spans.extend((id, span.lo_seq, span) for span in change.added)
-        self._moves.extend((conversation.tenant, move) for move in change.moves)
+        for span in change.dropped:
+            self._spans.append((id, span.lo_seq, None))
+        for span in change.added:
+            self._spans.append((id, span.lo_seq, span))
         for move in change.moves:
+            self._moves.append((conversation.tenant, move))
             if move.origin is Outcome.PENDING and move.span.outcome is Outcome.ACKED:
                 continue  # the common case, told by the ack's own event
             self.event(
@@ -365,10 +367,10 @@ class Transaction:
         for tenant in self._accepted:
             delta[tenant, "accepted"] += 1
             delta[tenant, "pending"] += 1
-        for tenant, (origin, span) in self._moves:
-            count = span.hi_ord - span.lo_ord
-            delta[tenant, origin.value] -= count
-            delta[tenant, span.outcome.value] += count
+        for tenant, move in self._moves:
+            count = move.span.count
+            delta[tenant, str(move.origin)] -= count
+            delta[tenant, str(move.span.outcome)] += count
         return delta
 
     def statements(self) -> list[Statement]:
