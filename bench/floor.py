@@ -43,6 +43,7 @@ from websockets.server import ServerProtocol
 
 from gateway import decoding, protocol
 from gateway.session import TokenBucket
+from gateway.wire import framed
 
 
 class Part(IntEnum):
@@ -151,7 +152,7 @@ class Peer(asyncio.Protocol):
 
     def send(self, frame: Any) -> None:
         self._floor.flush_soon(self)
-        self._core.send_text(orjson.dumps(frame))
+        self._core.writes.append(framed(orjson.dumps(frame)))
 
     def flush(self) -> None:
         frames = self._core.data_to_send()

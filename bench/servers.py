@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +168,12 @@ def gateway(
     ack_timeout: float = 30.0,
     restart_grace: float = 0.2,
     graceful: bool = False,
+    under: Sequence[str] = (),
 ) -> Iterator[Process]:
     """A gateway over the database in `directory`, or over a new one that is thrown away.
 
     `endpoint` is the backend of tenant `acme`, `neighbour` that of tenant `other`. It is killed in
-    the end, unless it is to end gracefully.
+    the end, unless it is to end gracefully. `under` is the command that runs its interpreter.
     """
     with scratch() if directory is None else _given(directory) as where:
         path = where / "ringback.toml"
@@ -180,7 +181,8 @@ def gateway(
             CONFIG.format(ack_timeout=ack_timeout, grace=GRACE, restart_grace=restart_grace)
             + _tenants(acme=endpoint, other=neighbour)
         )
-        with python("from bench.servers import serve; serve()", str(path)) as process:
+        code = "from bench.servers import serve; serve()"
+        with python(code, str(path), under=under) as process:
             process.config = load(path, {})
             yield process
             if not graceful:
@@ -226,10 +228,12 @@ def serve() -> None:
 
 
 @contextmanager
-def python(code: str, *arguments: str, interpreter: str = sys.executable) -> Iterator[Process]:
+def python(
+    code: str, *arguments: str, interpreter: str = sys.executable, under: Sequence[str] = ()
+) -> Iterator[Process]:
     """A process that runs `code` and prints its ports, as JSON in one line, once it listens."""
     began = time.perf_counter()
-    with running([interpreter, "-c", code, *arguments]) as popen:
+    with running([*under, interpreter, "-c", code, *arguments]) as popen:
         ports = ports_of(popen)
         yield Process(popen, ports, ready_after=time.perf_counter() - began)
 

@@ -1,0 +1,174 @@
+"""How many instructions a message and a push cost, and where: the same on a busy machine.
+
+    python -m bench.instructions                     # both, some minutes
+    python -m bench.instructions --pushes 0          # messages only
+    python -m bench.instructions --functions 40      # and which functions of C they are in
+
+CPU time differs by a third from hour to hour, this by one or two in a hundred; so it tells two
+versions apart where a difference is small. And it shows what profilers of Python do not: what the
+interpreter, SQLite and the libraries in C do for a line. Instructions are no time: what waits for
+memory, and all that the kernel does, is not in it.
+
+The gateway runs under callgrind (Debian: `apt-get install valgrind`), some fifty times slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import uvloop
+
+from bench import bulk, chat, push, servers
+from bench.chat import Chat
+from bench.peers import Missing
+from bench.servers import Process
+from bench.size import Size
+
+WARM = 600  # messages, or pushes, before counting begins
+PATIENCE = 600.0  # seconds
+SPENT = re.compile(r"\s*([\d,]+) \(.*?\)\s+(\S+)(?:\s+\[(\S+)\])?$")  # by callgrind_annotate
+PATH = re.compile(r"\S*/(?=[^/]+/[^/]+:)")  # of a source file, but for its last directory
+
+
+class Spent(NamedTuple):
+    """Instructions for each of what was `counted`, by library and by function."""
+
+    counted: int
+    libraries: Counter[str]
+    functions: Counter[str]
+
+
+class Callgrind:
+    """Counts what one process does between two calls."""
+
+    def __init__(self, directory: Path) -> None:
+        self._out = directory / "callgrind.out"
+        self.under = (
+            *("valgrind", "-q", "--tool=callgrind", "--instr-atstart=no"),
+            *(f"--callgrind-out-file={self._out}", f"--log-file={directory / 'log'}"),
+        )
+
+    async def begin(self, process: Process) -> None:
+        await self._control(process, "--instr=on")
+        await self._control(process, "--zero")
+
+    async def end(self, process: Process, counted: int) -> Spent:
+        await self._control(process, "--dump")
+        told = await _run("callgrind_annotate", "--threshold=100", f"{self._out}.1")
+        libraries, functions = Counter[str](), Counter[str]()
+        for line in told.splitlines():
+            found = SPENT.match(line)
+            if found is not None:
+                spent = int(found[1].replace(",", "")) / counted
+                libraries[Path(found[3] or "(inlined)").name] += round(spent)
+                functions[PATH.sub("", found[2])] += round(spent)
+        return Spent(counted, libraries, functions)
+
+    async def _control(self, process: Process, what: str) -> None:
+        await _run("callgrind_control", what, str(process.pid))
+
+
+async def _run(*command: str) -> str:
+    """What it prints. Raises `Missing` where it cannot be run, `CalledProcessError` if it fails."""
+    if shutil.which(command[0]) is None:
+        raise Missing(f"{command[0]} is not installed (Debian: apt-get install valgrind)")
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    told, _ = await process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return told.decode(errors="replace")
+
+
+async def messages(callgrind: Callgrind, conversations: int, many: int) -> Spent:
+    """One message in flight for each conversation."""
+    with servers.gateway(under=callgrind.under) as process:
+        load = await Chat.open(process, chat.names(conversations), Size().agents)
+        load.again = lambda lane: load.send(lane, chat.clock())
+        for i in range(conversations):
+            load.send(i % load.lanes, chat.clock())
+        await _reached(lambda: load.done, WARM)
+        await callgrind.begin(process)
+        before = load.done
+        await _reached(lambda: load.done, before + many)
+        spent = await callgrind.end(process, load.done - before)
+        load.again = None
+        await chat.settle(load)
+        load.close()
+        return spent
+
+
+async def pushes(callgrind: Callgrind, many: int) -> Spent:
+    """So many of those that are due at once."""
+    async with push.backend() as it:
+        with servers.scratch() as directory:
+            bulk.write(directory, bulk.Group("p-", many + 2 * WARM, 1, pending=True))
+            with servers.gateway(directory, endpoint=it.url, under=callgrind.under) as process:
+                await it.reached(WARM)
+                await callgrind.begin(process)
+                before = it.calls
+                await it.reached(before + many)
+                return await callgrind.end(process, it.calls - before)
+
+
+async def _reached(done: Callable[[], int], many: int) -> None:
+    until = chat.clock() + PATIENCE
+    while done() < many:
+        if chat.clock() > until:
+            raise RuntimeError(f"{done():,} of {many:,} messages came back")
+        await asyncio.sleep(0.02)
+
+
+def report(what: str, spent: Spent, functions: int) -> str:
+    """The table for one of the two."""
+    lines = [f"{what}: {sum(spent.libraries.values()):,} instructions each ({spent.counted:,})"]
+    lines += [f"  {many:>9,}  {name}" for name, many in spent.libraries.most_common(8)]
+    if functions:
+        lines.append("  of which, each function by itself:")
+        lines += [f"  {many:>9,}  {name}" for name, many in spent.functions.most_common(functions)]
+    return "\n".join(lines)
+
+
+async def count(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as another:
+        if options.messages:
+            spent = await messages(Callgrind(Path(one)), options.conversations, options.messages)
+            print(report("a message", spent, options.functions), flush=True)
+        if options.pushes:
+            spent = await pushes(Callgrind(Path(another)), options.pushes)
+            print(report("a push", spent, options.functions), flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.instructions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--messages", type=int, default=2500)
+    parser.add_argument("--pushes", type=int, default=2500)
+    parser.add_argument("--conversations", type=int, default=100)
+    parser.add_argument("--functions", type=int, default=0, help="how many to name")
+    options = parser.parse_args()
+    servers.prepare_load()
+    try:
+        uvloop.run(count(options))
+    except (Missing, subprocess.CalledProcessError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
