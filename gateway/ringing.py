@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 
 import msgspec
-import orjson
 
 from gateway import delivery
 from gateway.context import Context
@@ -281,23 +280,16 @@ class Ringing:
         self, tx: Transaction, c: Conversation, claim: Claim, attempt: Attempt
     ) -> Conversation:
         """Write what came of a call, unless the registration or its ring is another by now."""
-        device = c.device(claim.ref.device)
-        mine = (
-            device is not None
-            and device.ring is not None
-            and device.generation == claim.generation
-            and orjson.loads(device.ring.claim)["id"] == claim.ring.id
-        )
-        verdict = attempt.verdict
+        device, verdict = _called(c, claim), attempt.verdict
         silent = claim.ring.kind is RingKind.BADGE
-        upto = device.rung_to.seq if mine and device and not silent else claim.ring.seq
-        first = max(device.covered.seq + 1, claim.ring.since) if device else upto
-        from_seq = first if mine and not silent else upto
+        from_seq = upto = claim.ring.seq
+        if device is not None and not silent:
+            from_seq, upto = max(device.covered.seq + 1, claim.ring.since), device.rung_to.seq
         tx.event(
             c,
             min(from_seq, upto),
             upto,
-            "attempt" if mine else "late_verdict",
+            "late_verdict" if device is None else "attempt",
             ring=claim.ring.id,
             verdict=verdict.kind,
             reason=verdict.reason,
@@ -306,7 +298,7 @@ class Ringing:
             ms=round(attempt.ms, 1),
             device=claim.target.fingerprint,
         )
-        if device is None or not mine:
+        if device is None:
             return c
         device = replace(device, answered=Answered(verdict.kind.value, tx.now))
         match verdict.kind:
@@ -315,7 +307,7 @@ class Ringing:
                 wake = max(wake, device.wake_at or 0.0)  # a hold stands
                 return tx.put(c.with_device(replace(device, wake_at=wake)))
             case VerdictKind.ACCEPTED:
-                return self._accepted(tx, c, device)
+                return self._accepted(tx, c, device, claim.ring)
             case VerdictKind.TOKEN_DEAD:
                 state = DeviceState.QUARANTINED if attempt.quarantine else DeviceState.DEAD
                 device = replace(idle(device), state=state, state_at=tx.now)
@@ -361,8 +353,10 @@ class Ringing:
         tx.also(dead_letter_put(letter))
         tx.after_commit(lambda: self._buried(c.tenant, cause))
 
-    def _accepted(self, tx: Transaction, c: Conversation, device: Device) -> Conversation:
-        ring, covered, upto = claimed(_held(device)), device.covered, device.rung_to
+    def _accepted(
+        self, tx: Transaction, c: Conversation, device: Device, ring: Ring
+    ) -> Conversation:
+        covered, upto = device.covered, device.rung_to
         c = tx.put(c.with_device(_over(tx, device)))
         if c.is_expiring(ring.claimed_at):
             c = self._owing.expire(tx, c)  # its own turn is late
@@ -392,6 +386,14 @@ class Ringing:
             if max(lo, begin) < min(hi, end):
                 c, _ = self._owing.move(tx, c, max(lo, begin), min(hi, end), Trigger.ACCEPTANCE)
         return c
+
+
+def _called(c: Conversation, claim: Claim) -> Device | None:
+    """The registration that the claim was made for, if it still is, with that ring in hand."""
+    device = c.device(claim.ref.device)
+    if device is None or device.generation != claim.generation or device.ring is None:
+        return None
+    return device if claimed(device.ring).id == claim.ring.id else None
 
 
 def _unrung(c: Conversation, device: Device, reason: Reason) -> str:

@@ -143,11 +143,12 @@ FAULTS = (
     Fault(
         "a late verdict touches another registration (I6)",
         "gateway/ringing.py",
-        """            and device.ring is not None
-            and device.generation == claim.generation
-            and orjson.loads(device.ring.claim)["id"] == claim.ring.id
+        """    if device is None or device.generation != claim.generation or device.ring is None:
+        return None
+    return device if claimed(device.ring).id == claim.ring.id else None
 """,
-        "",
+        "    return device\n",
+        ("tests/test_registrations.py",),
     ),
     Fault(
         "the disconnect grace is ignored (rule 4)",
