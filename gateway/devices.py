@@ -18,7 +18,7 @@ import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -59,7 +59,7 @@ class Registration(msgspec.Struct, frozen=True):
     time_zone: str | None = None
 
     @classmethod
-    def of(cls, told: protocol.RegisterDevice | protocol.PutDevice, installation: str) -> Any:
+    def of(cls, told: protocol.RegisterDevice | protocol.PutDevice, installation: str) -> Self:
         return cls(installation, told.token, **{name: getattr(told, name) for name in TOLD})
 
     def __repr__(self) -> str:
@@ -113,7 +113,7 @@ class Devices:
             mine = next((o for o in owners if o is not None and o.key == key), None)
             for owner in owners:
                 if owner is not None and owner != mine:
-                    self._take_away(tx, owner, settle=owner.key != key)
+                    self._remove(tx, owner, "moved", settle=owner.key != key)
             c = tx.conversation(key) or c
             device = self._device(tx, c, mine, told)
             c = self._make_room(tx, tx.move_token(c, device), device)
@@ -166,17 +166,6 @@ class Devices:
             **about,
         )
 
-    def _take_away(self, tx: Transaction, owner: Owner, *, settle: bool) -> None:
-        """The registration ends. Its customer's own next one comes in the same change: then what
-        was owed is not settled in between, with one phone too few."""
-        c = tx.conversation(owner.key)
-        device = c.device(owner.device) if c is not None else None
-        if c is None or device is None:
-            return
-        c = _gone(tx, c, device, "moved")
-        if settle:
-            self._owing.settle_undeliverable(tx, c)
-
     def _rearm(self, tx: Transaction, c: Conversation) -> Conversation:
         """Messages that lacked a device, and have not expired, are pending again."""
         soonest = c.expires_at
@@ -208,7 +197,7 @@ class Devices:
         def change(tx: Transaction) -> None:
             owner = tx.owner_of_installation(key.tenant, installation)
             if owner is not None and owner.key == key:
-                self._remove(tx, owner)
+                self._remove(tx, owner, "deregistered")
 
         await self._store.submit(change, Needs(device=(key.tenant, installation, None)))
 
@@ -224,17 +213,20 @@ class Devices:
         def change(tx: Transaction) -> None:
             owner = tx.owner_of_installation(tenant, installation)
             if owner is not None and owner.device == id:
-                self._remove(tx, owner)
+                self._remove(tx, owner, "deregistered")
 
         await self._store.submit(change, Needs(device=(tenant, installation, None)))
         return True
 
-    def _remove(self, tx: Transaction, owner: Owner, why: str = "deregistered") -> None:
+    def _remove(self, tx: Transaction, owner: Owner, why: str, *, settle: bool = True) -> None:
+        """The registration ends. Without `settle` what was owed on it is left as it is: its
+        customer's own next one comes in the same change, and until then one phone is missing."""
         c = tx.conversation(owner.key)
         device = c.device(owner.device) if c is not None else None
         if c is not None and device is not None:
             c = _gone(tx, c, device, why)
-            self._owing.settle_undeliverable(tx, c)
+            if settle:
+                self._owing.settle_undeliverable(tx, c)
 
     async def forget(self, before: float) -> None:
         """Forget registrations whose token died before then (epoch seconds)."""

@@ -134,7 +134,7 @@ FAULTS = (
         """        def first(tx: Transaction) -> None:
             owner = tx.owner_of_token(key.tenant, told.token)
             if owner is not None and owner.key != key:
-                self._take_away(tx, owner, settle=True)
+                self._remove(tx, owner, "moved", settle=True)
 
         await self._store.submit(first, needs)
         id = await self._store.submit(change, needs)
