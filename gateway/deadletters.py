@@ -234,9 +234,7 @@ class DeadLetters:
         hi = max(letter.hi, device.covered)
         again = _due_again(c, lo, hi, tx.unacked(c), tx.now)
         tx.event(c, lo.seq + 1, letter.seq, "replayed", ring=letter.id, device=letter.fingerprint)
-        for first, last in outcomes.runs(again):
-            c, _ = tx.transition(c, first.before, last.cut, Trigger.REPLAY)
-        times = [c.expires_at, *(message.expires_at for message in again)]
+        c = tx.make_pending(c, again, Trigger.REPLAY)
         due = delivery.due_after_commit(
             c.push_due_at,
             tx.now,
@@ -247,8 +245,7 @@ class DeadLetters:
         covered = min(lo, device.covered)
         # Nothing is owed before it is due: a look for the number on the icon rings for no message.
         behind = replace(device, covered=covered, owed_ord=covered.ord)
-        soonest = min((time for time in times if time is not None), default=None)
-        tx.put(replace(c.with_device(behind), push_due_at=due, expires_at=soonest))
+        tx.put(replace(c.with_device(behind), push_due_at=due))
 
     def _judge(self, tx: Transaction, letter: DeadLetter) -> Replay:
         c = tx.conversation(letter.key)

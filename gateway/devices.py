@@ -168,7 +168,6 @@ class Devices:
 
     def _rearm(self, tx: Transaction, c: Conversation) -> Conversation:
         """Messages that lacked a device, and have not expired, are pending again."""
-        soonest = c.expires_at
         # What every phone has been rung for since stays so: the backend of one may have been new.
         rung = [d for d in c.live_devices if self._owing.backend(c.tenant, d) is not None]
         covered = min((device.covered.ord for device in rung), default=0)
@@ -179,16 +178,9 @@ class Devices:
             if message.ord > covered and not message.has_expired(tx.now)
             if (span := outcomes.settling(c, message)) and span.reason in LACKED_A_DEVICE
         ]
-        for first, last in outcomes.runs(again):
-            c, _ = tx.transition(c, first.before, last.cut, Trigger.REGISTRATION)
-        for message in again:
-            if message.expires_at is not None:
-                soonest = min(message.expires_at, soonest or message.expires_at)
-        if outcomes.pending(c):
-            due = c.push_due_at
-            if due is None:
-                due = tx.now + self._context.timing.ack_timeout
-            c = tx.put(replace(c, push_due_at=due, expires_at=soonest))
+        c = tx.make_pending(c, again, Trigger.REGISTRATION)
+        if c.push_due_at is None and outcomes.pending(c):
+            c = tx.put(replace(c, push_due_at=tx.now + self._context.timing.ack_timeout))
         return c
 
     async def deregister(self, key: Key, installation: str) -> None:

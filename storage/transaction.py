@@ -280,6 +280,17 @@ class Transaction:
             )
         return self.put(change.conversation), change.moves
 
+    def make_pending(
+        self, conversation: Conversation, messages: list[Message], trigger: Trigger
+    ) -> Conversation:
+        """Apply `trigger` to `messages` (rising): they are pending again, and expire in time."""
+        c = conversation
+        for first, last in outcomes.runs(messages):
+            c, _ = self.transition(c, first.before, last.cut, trigger)
+        times = (c.expires_at, *(message.expires_at for message in messages))
+        soonest = min((time for time in times if time is not None), default=None)
+        return c if soonest == c.expires_at else self.put(replace(c, expires_at=soonest))
+
     def move_token(self, conversation: Conversation, device: Device) -> Conversation:
         """Register `device` here. The caller has taken its token and installation from others.
 

@@ -5,10 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
-from storage import sql
+from storage import outcomes, sql
 from storage.errors import NotRead
 from storage.outcomes import Trigger
-from storage.records import Conversation, Cut, Device, Event, Key, Message, Outcome
+from storage.records import Conversation, Cut, Device, Event, Key, Message, Outcome, Span
 from storage.transaction import Loaded, Mark, Owner, Transaction, replace
 from storage.vault import Vault
 from tests.storage.stored import KEY, draft
@@ -237,6 +237,23 @@ def test_outcomes_are_counted_written_and_recorded_with_their_reason() -> None:
         "was": "pending",
         "reason": "no_device",
     }
+
+
+def test_what_is_pending_again_is_what_was_named_and_expires_in_time() -> None:
+    tx = begin()
+    c, messages = fresh(tx), list[Message]()
+    for expires_at in (NOW + 90, NOW + 60, None):
+        c, m = tx.append_message(c, draft(expires_at=expires_at))
+        messages.append(m)
+    c, _ = tx.transition(c, Cut(0, 0), Cut(3, 3), Trigger.NO_DEVICE_LEFT, "no_device")
+    c = tx.put(replace(c, expires_at=None))
+    assert tx.make_pending(c, messages[2:], Trigger.REPLAY).expires_at is None
+    c = tx.make_pending(c, messages[:1], Trigger.REGISTRATION)
+    assert (outcomes.pending(c), c.expires_at) == ([Span(0, 0, 1, 1, Outcome.PENDING)], NOW + 90)
+    c = tx.make_pending(c, messages[1:], Trigger.REGISTRATION)
+    assert (c.settled, c.expires_at) == ((), NOW + 60)
+    assert tx.conversation(KEY) == c
+    assert tx.make_pending(c, [], Trigger.REPLAY) is c
 
 
 def test_an_ack_in_chat_is_not_recorded_twice() -> None:
