@@ -6,7 +6,6 @@ leaving makes due (rule 4). Changes of the one writer, as all use cases are: see
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -285,18 +284,15 @@ class Presence:
     ) -> None:
         """For what nobody waits for: if the disk refuses, memory at least is told, and agents."""
 
-        def refused() -> None:
-            otherwise()
-            self._tell_anyway(key)
-
-        def done(future: asyncio.Future[Any]) -> None:
-            if not future.cancelled() and future.exception() is not None:
-                refused()
+        def done(value: Any, error: Exception | None) -> None:
+            if error is not None:
+                otherwise()
+                self._tell_anyway(key)
 
         try:
-            self._store.submit(change, needs).add_done_callback(done)
-        except Unavailable:
-            refused()
+            self._store.enqueue(change, needs, done)
+        except Unavailable as error:
+            done(None, error)
 
     def _tell_anyway(self, key: Key) -> None:
         """The disk refused what changed it, and memory is all that knows: tell who is there."""
