@@ -261,17 +261,19 @@ class Presence:
             return c
         # No later than now: else, after the clock was set back, joins could hold for as long.
         since = tx.now if c.hold_from is None else min(c.hold_from, tx.now)
+        moved: list[float] = []
 
-        def later(time: float) -> float:
-            return delivery.held(time, tx.now, since, self._context.timing)
+        def later(time: float | None) -> float | None:
+            if time is None:
+                return None
+            held = delivery.held(time, tx.now, since, self._context.timing)
+            if held != time:
+                moved.append(held)
+            return held
 
-        times = (c.push_due_at, *(device.wake_at for device in waiting))
-        standing = [time for time in times if time is not None]
-        due = None if c.push_due_at is None else later(c.push_due_at)
-        c = replace(c, hold_from=since, push_due_at=due)
+        c = replace(c, hold_from=since, push_due_at=later(c.push_due_at))
         for device in waiting:
-            c = c.with_device(replace(device, wake_at=later(device.wake_at or 0.0)))
-        moved = [later(time) for time in standing if later(time) != time]
+            c = c.with_device(replace(device, wake_at=later(device.wake_at)))
         due_moved(tx, c, Reason.HELD, max(moved, default=None))
         return tx.put(c)
 
