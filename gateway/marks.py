@@ -6,6 +6,8 @@ too much once something was read (rule 8). Changes of the one writer: see `gatew
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from gateway import delivery
@@ -80,7 +82,7 @@ class Marks:
     def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
         """How far this session itself has acknowledged."""
         if seq > session.acked:
-            tx.undo(lambda before=session.acked: setattr(session, "acked", before))  # type: ignore[misc]
+            tx.undo(partial(setattr, session, "acked", session.acked))
             session.acked = seq
 
     def _mark(self, tx: Transaction, c: Conversation, seq: int) -> Mark:

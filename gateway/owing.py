@@ -10,6 +10,7 @@ after the commit. Nothing here knows of alarms, of the worker, or of what is bei
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -221,11 +222,8 @@ class Owing:
             span = move.span
             state = _RECEIPTS.get(span.outcome)
             if state is not None:
-                tx.after_commit(
-                    lambda s=span, state=state: self._context.tell.receipt(  # type: ignore[misc]
-                        c.key, s.lo_seq + 1, s.hi_seq, state, tx.now, s.reason
-                    )
-                )
+                told = (c.key, span.lo_seq + 1, span.hi_seq, state, tx.now, span.reason)
+                tx.after_commit(partial(self._context.tell.receipt, *told))
         return c, moves
 
 

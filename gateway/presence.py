@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -195,7 +196,7 @@ class Presence:
             if session.state is state:
                 return
             was_in_chat = self._hub.is_in_chat(session.key)
-            tx.undo(lambda before=session.state: setattr(session, "state", before))  # type: ignore[misc]
+            tx.undo(partial(setattr, session, "state", session.state))
             session.state = state
             c = tx.conversation(session.key)
             if session.active and c is not None:

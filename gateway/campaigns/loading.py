@@ -12,6 +12,7 @@ import contextlib
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -164,8 +165,8 @@ class Loading:
                     )
                 found = [Recipient(n + i, *entry) for i, entry in enumerate(batch, 1)]
                 n += len(batch)
-                adding = campaigns.recipients_add(id, found)
-                await self._store.submit(lambda tx, a=adding: tx.also(a), whose, later=True)  # type: ignore[misc]
+                adding = partial(Transaction.also, statement=campaigns.recipients_add(id, found))
+                await self._store.submit(adding, whose, later=True)
             total = await self._rows.count(draft.tenant, id)
             if not total:
                 raise FrameError(ErrorCode.BAD_FRAME, "recipients: there are none")
@@ -210,10 +211,11 @@ class Loading:
                 for campaign in await self._rows.in_states(CampaignState.DISCARDED):
                     whose = Needs(whose=campaign.tenant)
                     while await self._rows.recipients(campaign.tenant, campaign.id, 0, 1):
-                        forget = campaigns.recipients_forget(campaign.id, FORGET)
-                        await self._store.submit(lambda tx, f=forget: tx.also(f), whose, later=True)  # type: ignore[misc]
-                    remove = campaigns.campaign_remove(campaign.id)
-                    await self._store.submit(lambda tx, r=remove: tx.also(r), whose)  # type: ignore[misc]
+                        some = campaigns.recipients_forget(campaign.id, FORGET)
+                        forget = partial(Transaction.also, statement=some)
+                        await self._store.submit(forget, whose, later=True)
+                    row = campaigns.campaign_remove(campaign.id)
+                    await self._store.submit(partial(Transaction.also, statement=row), whose)
             except StorageError as error:
                 _log.warning("discarded campaigns have to wait", problem=str(error))
             await asyncio.sleep(60.0)
