@@ -30,14 +30,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from push.ring import Endpoint, Pause, Verdict, VerdictKind
+from push.ring import RETRIED, Endpoint, Pause, Verdict
 from push.verdicts import Failure
 
 PROBE_MOST: Final = 60.0  # seconds between probes: a backend that is back is soon found out
 SUSPENDED_PROBE: Final = 600.0  # the same for a suspended endpoint
 _DOUBLINGS: Final = 32
-
-_FAILED: Final = frozenset({VerdictKind.RETRY, VerdictKind.MISCONFIGURED})
 
 
 class Permit(StrEnum):
@@ -112,7 +110,7 @@ def after(
     """What is known after a call to `device` came to `verdict`; `probed` if it was the probe."""
     if verdict.reason == Failure.MOVED:  # nothing was called
         return health
-    if verdict.kind not in _FAILED:
+    if verdict.kind not in RETRIED:
         return WELL
     wait = verdict.retry_after or 0.0
     if health.until is not None and not probed:  # begun before it opened: news of no weight

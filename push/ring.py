@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -82,6 +82,10 @@ class VerdictKind(StrEnum):
     RETRY = "retry"
     REFUSED = "refused"
     MISCONFIGURED = "misconfigured"
+
+
+RETRIED: Final = frozenset({VerdictKind.RETRY, VerdictKind.MISCONFIGURED})
+"""After these the ring is still wanted: the endpoint failed, and is called again."""
 
 
 class Ring(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,9 +179,9 @@ class Verdict:
 class Attempt:
     """One finished call. `ms` is its duration, `at` its end (epoch s).
 
-    `retry_at` (epoch s) is set for `retry` and `misconfigured`, else None; it may lie beyond the
-    ring's expiry, which the book judges. `quarantine` is only ever true for `token_dead`: the
-    tenant's backend is rejecting tokens in a wave, so the registration is kept aside, not disabled.
+    `retry_at` (epoch s) is set for what is `RETRIED`, else None; it may lie beyond the ring's
+    expiry, which the book judges. `quarantine` is only ever true for `token_dead`: the tenant's
+    backend is rejecting tokens in a wave, so the registration is kept aside, not disabled.
     """
 
     verdict: Verdict

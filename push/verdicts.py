@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from push.ring import Verdict, VerdictKind
+from push.ring import RETRIED, Verdict, VerdictKind
 
 RETRY_AFTER_MOST: Final = 3600.0
 PASSING: Final = frozenset({408, 425, 429})  # the HTTP 4xx that pass by themselves
@@ -88,9 +88,7 @@ def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
         return Verdict(VerdictKind.TOKEN_DEAD, "rejected", status)
     kind = _by_status(status)
     reason = "redirect" if 300 <= status <= 399 else f"http_{status}"
-    wait = None
-    if kind in (VerdictKind.RETRY, VerdictKind.MISCONFIGURED):
-        wait = retry_after(outcome.headers, now)
+    wait = retry_after(outcome.headers, now) if kind in RETRIED else None
     return Verdict(kind, reason, status, wait)
 
 

@@ -42,6 +42,7 @@ from push import breaker, retry
 from push.failures import where
 from push.lane import Lane, Turn
 from push.ring import (
+    RETRIED,
     Attempt,
     BookUnavailable,
     Claim,
@@ -68,7 +69,6 @@ _QUARANTINED: Final = (
     "see why the backend says that so many tokens are dead (its credentials, its environment) and"
     " mend it; a phone in quarantine is rung again when its app registers again, at its next start"
 )
-_RETRIED: Final = frozenset({VerdictKind.RETRY, VerdictKind.MISCONFIGURED})
 
 _log = structlog.get_logger("push.worker")
 
@@ -364,7 +364,7 @@ class PushWorker:
         if verdict.status is not None:  # a timeout is no answer, and says nothing of tokens
             lane.wave.record(now, dead)
         retry_at = None
-        if verdict.kind in _RETRIED:
+        if verdict.kind in RETRIED:
             retry_at = now + retry.delay(
                 claim.attempt,
                 self._rng,

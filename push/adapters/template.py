@@ -38,7 +38,7 @@ from push.adapters.form import (
     shown,
 )
 from push.credentials import HEADER_NAME, is_ours
-from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
+from push.ring import RETRIED, Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
 from push.verdicts import Answer, Failure
 
 DEPTH: Final = 32
@@ -119,9 +119,8 @@ def make(options: Mapping[str, Any]) -> Adapter:
         kind = meant.get(plain.status or 0)
         if kind is None or plain.reason == "rejected" or isinstance(outcome, Failure):
             return plain
-        wait = verdicts.retry_after(outcome.headers, now)
-        again = kind in (VerdictKind.RETRY, VerdictKind.MISCONFIGURED)
-        return Verdict(kind, plain.reason, plain.status, wait if again else None)
+        wait = verdicts.retry_after(outcome.headers, now) if kind in RETRIED else None
+        return Verdict(kind, plain.reason, plain.status, wait)
 
     return Adapter(request, verdict, silent="badge" in options)
 
