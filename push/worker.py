@@ -373,15 +373,14 @@ class PushWorker:
                 verdict.retry_after,
             )
         wave = (dead or lane.in_wave) and lane.wave.is_wave(now)
-        quarantine = dead and wave
-        if quarantine and not lane.in_wave:
+        if wave and not lane.in_wave:
             _log.error(
                 "the push endpoint rejects tokens in a wave: they are put in quarantine",
                 advice=_QUARANTINED,
                 **endpoint.named,
             )
-        lane.in_wave = wave and (quarantine or lane.in_wave)
-        return Attempt(verdict, ms, now, retry_at, quarantine=quarantine)
+        lane.in_wave = wave
+        return Attempt(verdict, ms, now, retry_at, quarantine=dead and wave)
 
     def _complain(self, lane: Lane, verdict: Verdict) -> None:
         now = self._clock()
