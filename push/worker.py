@@ -137,14 +137,13 @@ class PushWorker:
         self._wall = wall
         self._on_fault = on_fault
         self._lanes: dict[str, dict[str, Lane]] = {}
-        for one in endpoints:
-            self._lanes.setdefault(one.tenant, {})[one.backend.name] = Lane(one)
         self._timers: dict[tuple[str, str], _Timer] = {}
         self._rests: dict[DeviceRef, _Rest] = {}
         self._rest_timer: asyncio.Task[None] | None = None
         self._pausing: set[asyncio.Task[None]] = set()
         self._started = False
         self._draining = False
+        self.take_up(endpoints)
 
     def wake(self, ref: DeviceRef, backend: str = "") -> None:
         """Have `ref` looked at soon. Any number of wakes before that look are one.
@@ -184,11 +183,13 @@ class PushWorker:
         """
         known = set[tuple[str, str]]()
         for endpoint in endpoints:
-            known.add((endpoint.tenant, endpoint.backend.name))
+            name = endpoint.backend.name
+            known.add((endpoint.tenant, name))
             lanes = self._lanes.setdefault(endpoint.tenant, {})
-            lane = lanes.setdefault(endpoint.backend.name, Lane(endpoint))
-            is_same = lane.endpoint is endpoint or lane.endpoint == endpoint
-            if not is_same or lane.is_gone:
+            lane = lanes.get(name)
+            if lane is None:
+                lanes[name] = Lane(endpoint)
+            elif lane.is_gone or lane.endpoint != endpoint:
                 lane.take_up(endpoint)
                 self._fill(lane)
         for tenant, lanes in self._lanes.items():
