@@ -15,11 +15,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from gateway import auth
+from gateway import auth, metrics
 from gateway.chat import Chat
 from gateway.config.values import Secret
 from gateway.devices import Devices
-from gateway.metrics import Metrics
 from gateway.protocol import FrameError
 
 SHORTEST = 5  # characters: what is shorter is found in words of ours
@@ -44,11 +43,11 @@ class Canary:
             kept.add(value)
 
     def search(self, place: str, told: str | bytes) -> None:
-        """Look through what was told to somebody; what is found is not repeated."""
+        """Look through what was told to somebody, in any thread; what is found is not repeated."""
         text = told.decode("utf-8", "replace") if isinstance(told, bytes) else told
         self.searched[place] = self.searched.get(place, 0) + 1
-        for kind, kept in self.secrets.items():
-            if any(value in text for value in kept):
+        for kind, kept in tuple(self.secrets.items()):
+            if any(value in text for value in tuple(kept)):
                 self.found.append(f"{kind} in {place}")
 
     def end(self) -> list[str]:
@@ -68,7 +67,7 @@ def watch() -> None:
     _after(auth, "issue", lambda _, token: CANARY.keep("a token", token))
     _after(Devices, "register", lambda args, _: CANARY.keep("a device token", args[3].token))
     _after(Chat, "send", lambda args, _: _sent(args[1]))
-    _after(Metrics, "text", lambda _, page: CANARY.search("the metrics", page))
+    _after(metrics, "generate_latest", lambda _, page: CANARY.search("the metrics", page))
     _after(FrameError, "__init__", lambda args, _: CANARY.search("an error", args[2]))
 
 

@@ -14,10 +14,9 @@ import sys
 import pytest
 import structlog
 from gateway import auth
-from gateway.metrics import Metrics
 from gateway.protocol import ErrorCode, FrameError, Role
 from gateway.config.values import Secret
-from tests.running import settings
+from tests.running import running, settings
 
 
 def test_in_a_log():
@@ -36,6 +35,13 @@ def test_in_an_error():
         raise FrameError(ErrorCode.BAD_FRAME, "token: leaked-secret-4711 is wrong")
 
 
+async def test_in_the_metrics(tmp_path):
+    secret = Secret("leaked-secret-4711")
+    async with running(tmp_path) as it:
+        it.gateway.core.metrics.rejected(secret.reveal())
+        await it.call("GET", "/metrics", listener="admin")
+
+
 def test_clean():
     Secret("leaked-secret-4711")
     structlog.get_logger("x").info("configured", secret="***")
@@ -48,6 +54,7 @@ FOUND = {
     "test_in_a_log": "a configured secret in what was written (Captured stdout call)",
     "test_on_stderr": "a token in what was written (Captured stderr call)",
     "test_in_an_error": "a configured secret in an error",
+    "test_in_the_metrics": "a configured secret in the metrics",
 }
 
 
@@ -64,7 +71,7 @@ def test_a_test_that_tells_a_secret_fails_and_no_other(tmp_path: Path, workers: 
         check=False,
     )
     told = done.stdout
-    assert "5 passed" in told, told + done.stderr
+    assert "6 passed" in told, told + done.stderr
     assert f"{len(FOUND)} error" in told
     for test, where in FOUND.items():
         assert f"::{test}" in told.partition("short test summary")[2]
