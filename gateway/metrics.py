@@ -257,7 +257,3 @@ class Metrics:
             self._store.commits,
         )
         return lambda: generate_latest(now) + generate_latest(self.registry)
-
-    def text(self) -> bytes:
-        """The same, here and now."""
-        return self.now()()

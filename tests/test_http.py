@@ -580,7 +580,7 @@ async def test_who_hangs_up_in_a_body_is_no_fault_of_ours(tmp_path: Path) -> Non
             writer.close()
             await asyncio.sleep(0.2)
         assert [entry for entry in logs if entry["log_level"] == "error"] == []
-        assert b"ringback_faults_total 0.0" in it.gateway.core.metrics.text()
+        assert b"ringback_faults_total 0.0" in it.gateway.core.metrics.now()()
 
 
 async def test_a_fault_of_ours_is_counted_wherever_it_is(
@@ -590,12 +590,12 @@ async def test_a_fault_of_ours_is_counted_wherever_it_is(
         monkeypatch.setattr(it.gateway.core.devices, "sign_out", None)
         status, told = await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
         assert (status, told["code"]) == (500, "internal")
-        assert b"ringback_faults_total 1.0" in it.gateway.core.metrics.text()
+        assert b"ringback_faults_total 1.0" in it.gateway.core.metrics.now()()
         await it.register()
         monkeypatch.setattr(it.gateway.core.book._ringing, "judge", None)
         await it.write()
         async with asyncio.timeout(PATIENCE):
-            while b"ringback_faults_total 2.0" not in it.gateway.core.metrics.text():
+            while b"ringback_faults_total 2.0" not in it.gateway.core.metrics.now()():
                 await asyncio.sleep(0.01)
 
 
@@ -605,11 +605,11 @@ async def test_a_call_that_broke_is_a_fault_of_ours_and_one_that_was_answered_is
     async with running(tmp_path, push={"retry_first": 600.0, "retry_max": 600.0}) as it:
         await it.register()
         await it.settled(await it.write(), "pushed")
-        assert b"ringback_faults_total 0.0" in it.gateway.core.metrics.text()
+        assert b"ringback_faults_total 0.0" in it.gateway.core.metrics.now()()
         monkeypatch.setattr(caller, "_written", None)
         await it.write()
         async with asyncio.timeout(PATIENCE):
-            while b"ringback_faults_total 1.0" not in it.gateway.core.metrics.text():
+            while b"ringback_faults_total 1.0" not in it.gateway.core.metrics.now()():
                 await asyncio.sleep(0.01)
 
 
@@ -625,13 +625,13 @@ async def test_a_fault_of_ours_on_a_socket_is_counted_too(
         monkeypatch.setattr(core.marks, "ack", lambda session, seq: (broken, Needs()))
         await wire.send("ack", seq=1)
         assert (await wire.take("error"))["code"] == "internal"
-        assert b"ringback_faults_total 1.0" in core.metrics.text()
+        assert b"ringback_faults_total 1.0" in core.metrics.now()()
         monkeypatch.setattr(core.marks, "ack", broken)
         await wire.send("ack", seq=1)
         assert await wire.closed() == 1011
-        assert b"ringback_faults_total 2.0" in core.metrics.text()
+        assert b"ringback_faults_total 2.0" in core.metrics.now()()
         monkeypatch.setattr(core.presence, "replay", broken)
         wire = await it.raw("/v1/chat")
         await wire.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
         assert await wire.closed() == 1011
-        assert b"ringback_faults_total 3.0" in core.metrics.text()
+        assert b"ringback_faults_total 3.0" in core.metrics.now()()
