@@ -259,10 +259,9 @@ class Chat:
 
     async def _opening(self, c: Conversation, after: int | None) -> tuple[list[Message], bool]:
         if after is not None and 0 <= c.last_seq - after <= self._limits.resume:
-            return frames.page(
-                await self._store.after(c, after, c.last_seq), self._context.room, more=False
-            )
-        newest, more = await self._store.history(c, c.last_seq + 1, protocol.HISTORY_DEFAULT)
+            missed = await self._store.after(c, after)
+            return frames.page(missed, self._context.room, more=False)
+        newest, more = await self._store.history(c, None, protocol.HISTORY_DEFAULT)
         return frames.page(newest, self._context.room, more=more)
 
 

@@ -172,7 +172,7 @@ class Presence:
         """Send what was missed, as fast as it is read, and then what came meanwhile. Raises
         `Unavailable`, and what the socket raises."""
         c = joined.conversation
-        for message in await self._store.after(c, joined.start, c.last_seq):
+        for message in await self._store.after(c, joined.start):
             await session.stream(frames.for_customer(message, c.customer))
         session.release()
 

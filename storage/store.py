@@ -443,8 +443,9 @@ class Store:
         found = [Message(*row) for row in rows]
         return found[:limit][::-1], len(found) > limit
 
-    async def after(self, conversation: Conversation, seq: int, upto: int) -> list[Message]:
-        """The messages after `seq` up to and including `upto`, rising."""
+    async def after(self, conversation: Conversation, seq: int) -> list[Message]:
+        """The messages after `seq`, rising: those of this state, not what came since."""
+        upto = conversation.last_seq
         if upto <= seq:
             return []
         asked = (conversation.id, seq, upto, upto - seq)
