@@ -38,7 +38,7 @@ class Marks:
         def change(tx: Transaction) -> None:
             self.received(tx, known(tx, key), session, seq)
 
-        return change, Needs(keys=(key,), mark=(key, seq))
+        return change, Needs(keys=(key,), mark=seq)
 
     def read(self, session: CustomerSession, seq: int) -> Change[None]:
         """The customer has seen everything up to `seq`: an ack in any state of the session."""
@@ -57,7 +57,7 @@ class Marks:
                 c = self._correct_badges(tx, c, session.installation)
             tx.after_commit(lambda: self._tell.read(before, c, tx.now))
 
-        return change, Needs(keys=(key,), mark=(key, seq))
+        return change, Needs(keys=(key,), mark=seq)
 
     def received(
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
@@ -151,7 +151,7 @@ class Marks:
         def change(tx: Transaction) -> None:
             self._agents_received(tx, known(tx, key), seq)
 
-        return change, Needs(keys=(key,), mark=(key, seq))
+        return change, Needs(keys=(key,), mark=seq)
 
     def agent_read(self, key: Key, seq: int) -> Change[None]:
         """Move the agents' shared read mark: an ack too."""
@@ -167,7 +167,7 @@ class Marks:
                 tx.after_commit(lambda: self._tell.agents_marks(c))
             tx.after_commit(lambda: self._tell.inboxes(c))
 
-        return change, Needs(keys=(key,), mark=(key, seq))
+        return change, Needs(keys=(key,), mark=seq)
 
     def _agents_received(self, tx: Transaction, c: Conversation, seq: int) -> Conversation:
         if seq <= c.agent_acked_seq:

@@ -82,9 +82,8 @@ class Presence:
             self._enter(tx, c, session)
             return joined._replace(conversation=self._count(tx, c, session, joined.acked))
 
-        mark = (key, seq) if seq is not None else None
         try:
-            joined = await self._store.submit(change, Needs(keys=(key,), mark=mark))
+            joined = await self._store.submit(change, Needs(keys=(key,), mark=seq))
         except Unavailable:
             # The disk is full, say: who is known may still read.
             known = await self._store.conversation(key)
@@ -210,7 +209,7 @@ class Presence:
             session.state = state
             session.unwritten = max(session.unwritten or 0, session.noted.seq)
 
-        needs = Needs(keys=(session.key,), mark=(session.key, session.noted.seq))
+        needs = Needs(keys=(session.key,), mark=session.noted.seq)
         self._submit_quietly(session.key, change, needs, otherwise)
 
     def catch_up(self) -> None:
@@ -231,7 +230,7 @@ class Presence:
             self._count(tx, c, session, seq)
 
         with suppress(Unavailable):  # refused again: it stays unwritten
-            needs = Needs(keys=(key,), mark=(key, seq))
+            needs = Needs(keys=(key,), mark=seq)
             self._store.enqueue(change, needs, lambda value, error: None)
 
     def _left(self, tx: Transaction, key: Key, was_in_chat: bool, grace: float) -> None:

@@ -28,7 +28,7 @@ class Needs(msgspec.Struct, frozen=True):
 
     keys: tuple[Key, ...] = ()
     refs: tuple[tuple[Key, str, str, str], ...] = ()  # read only when one of the batch is taken
-    mark: tuple[Key, int] | None = None
+    mark: int | None = None  # a seq of the conversation in `keys`
     device: tuple[str, str, str | None] | None = None  # tenant, installation, token
     campaign: str | None = None
     whose: str = ""  # a tenant, where nothing else says it
@@ -121,7 +121,7 @@ class Known:
         if devices:
             keys.update(await self._load_owners(devices, loaded))
         committed = await self._load_conversations(keys)
-        marks = {need.mark for need in needs if need.mark is not None}
+        marks = {(need.keys[0], need.mark) for need in needs if need.mark is not None}
         places = self._known_marks(marks, committed, loaded)
         if places:
             await self._load_marks(places, loaded)

@@ -620,7 +620,7 @@ async def test_the_number_of_statements_does_not_grow_with_the_batch(
                     Needs(
                         keys=(key,),
                         refs=((key, "agent", "a-1", "b"),),
-                        mark=(key, 1),
+                        mark=1,
                         device=("acme", f"i-of-{key.customer}", "t"),
                     ),
                 )
@@ -650,7 +650,7 @@ async def test_a_mark_gives_ranks_and_when_the_next_counted_message_came(path: P
                 found = tx.mark(c, seq)
                 return None if found is None else (*found.cut, found.said, found.next_at)
 
-            return await store.submit(change, Needs(keys=(KEY,), mark=(KEY, seq)))
+            return await store.submit(change, Needs(keys=(KEY,), mark=seq))
 
         assert [await mark(seq) for seq in (0, 1, 2, 3, 4, 5, 6, -1)] == [
             (0, 0, 0, None),
