@@ -79,13 +79,15 @@ def judge(
     """What a replay would do now, if each of the ring's calls was answered, and none of them by
     yes. `unacked` are the messages after the acked cursor; `backends` are the tenant's.
     """
-    device = _device(c, letter)
-    if c is None or letter.ord <= c.read_ord:
-        return Replay.READ if c is not None else Replay.DEVICE_GONE
+    if c is None:
+        return Replay.DEVICE_GONE
+    if letter.ord <= c.read_ord:
+        return Replay.READ
     if letter.ord <= c.acked_ord:
         return Replay.ACKED
     if letter.replayed_at is not None:
         return Replay.ALREADY
+    device = _device(c, letter)
     if device is None:
         return Replay.DEVICE_GONE
     lo = max(letter.lo, c.acked)
@@ -109,9 +111,9 @@ def _segments(c: Conversation, lo: Cut, hi: Cut) -> list[Span]:
     return [s for s in outcomes.segments(c) if s.lo_ord < hi.ord and lo.ord < s.hi_ord]
 
 
-def _device(c: Conversation | None, letter: DeadLetter) -> Device | None:
+def _device(c: Conversation, letter: DeadLetter) -> Device | None:
     """The registration that the letter is about, if it still is."""
-    device = None if c is None else c.device(letter.device)
+    device = c.device(letter.device)
     if device is None or not device.live or device.generation != letter.generation:
         return None
     return device
@@ -216,7 +218,7 @@ class DeadLetters:
         def change(tx: Transaction) -> Replay:
             result = self._judge(tx, letter)
             c = tx.conversation(letter.key)
-            device = _device(c, letter)
+            device = None if c is None else _device(c, letter)
             if result is Replay.REPLAYED and c is not None and device is not None:
                 self._rearm(tx, c, device, letter)
                 tx.also(dead_letter_replayed(letter.id, tx.now))
