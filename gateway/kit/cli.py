@@ -92,7 +92,7 @@ def run_backend(
     with clearly():
         secrets, headers = tuple(signing_secret or ()), {}
         if config_path is not None:
-            _, endpoint = _endpoint(load(config_path), tenant, backend)
+            endpoint = _endpoint(load(config_path), tenant, backend)
             secrets, headers = endpoint.signing_secrets, added({}, endpoint.credentials)
             auth_token = endpoint.auth_token if endpoint.adapter == "asapp" else None
         elif auth_token is None and not secrets:
@@ -142,17 +142,17 @@ def push_test(
     with clearly():
         must_be_utf_8(token=token, title=title, text=text)
         settings = load(config_path)
-        name, endpoint = _endpoint(settings, tenant, backend)
+        endpoint = _endpoint(settings, tenant, backend)
         if bool(device) == bool(token):
             fail("give either --device, an installation of the database, or --token")
         to = trial.Recipient(token or "")
         if device:
             try:
-                to = asyncio.run(trial.recipient(settings.storage, name, device))
+                to = asyncio.run(trial.recipient(settings.storage, endpoint.tenant, device))
             except trial.NoDevice as error:
                 fail(f"--device: {error}")
             if to.device is not None and backend is None:
-                endpoint = _endpoint_for(settings, name, to.device)
+                endpoint = _endpoint_for(settings, endpoint.tenant, to.device)
         if silent and not endpoint.backend.silent:
             fail(f"--silent: the adapter {endpoint.adapter} has no silent rings, and none are made")
         ring = trial.ring_for(to, silent=silent, title=title, text=text)
@@ -196,7 +196,7 @@ def push_conform(
     with clearly():
         must_be_utf_8(token=token, dead_token=dead_token, auth_token=auth_token)
         if config_path is not None:
-            _, endpoint = _endpoint(load(config_path), tenant, backend)
+            endpoint = _endpoint(load(config_path), tenant, backend)
         elif url is None:
             fail("give the backend's URL, or --config for a tenant's endpoint")
         else:
@@ -245,8 +245,8 @@ async def _conform(
         return await conformance.run(bench), bench
 
 
-def _endpoint(settings: Config, tenant: str | None, backend: str | None) -> tuple[str, Endpoint]:
-    """The tenant, and how one of its backends is called: its own unless one is named."""
+def _endpoint(settings: Config, tenant: str | None, backend: str | None) -> Endpoint:
+    """How one of a tenant's backends is called: its own unless one is named."""
     name = tenant_of(settings, tenant)
     push = settings.tenants[name].push
     if push is None:
@@ -255,7 +255,7 @@ def _endpoint(settings: Config, tenant: str | None, backend: str | None) -> tupl
         there = ", ".join(push.backends) or "none"
         fail(f"--backend: tenant {name} has no backend {backend!r}; there are: {there}")
     called = {endpoint.backend.name: endpoint for endpoint in endpoints_of(name, push)}
-    return name, called[backend or ""]
+    return called[backend or ""]
 
 
 def _endpoint_for(settings: Config, name: str, device: Device) -> Endpoint:
@@ -267,4 +267,4 @@ def _endpoint_for(settings: Config, name: str, device: Device) -> Endpoint:
         if device.app is not None:
             told += f" and app {device.app}"
         fail(f"--device: tenant {name} has no backend for its {told}: it is never rung")
-    return _endpoint(settings, name, backend.name or None)[1]
+    return _endpoint(settings, name, backend.name or None)
