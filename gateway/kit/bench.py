@@ -55,10 +55,10 @@ class Bench:
 
     def a_ring(self, title: str, text: str = "A test.", **changes: Any) -> Ring:
         """Return a test ring; the title says on the phone which check it belongs to."""
-        silent = changes.get("kind") is RingKind.BADGE
-        told = {} if silent else {"title": f"Ringback: {title}", "text": text}
-        none = {"title": None, "text": None} if silent else {}
-        return probe.ring(**({"customer": self.customer} | told | none | changes))
+        told: dict[str, Any] = {"customer": self.customer, "title": None, "text": None}
+        if changes.get("kind") is not RingKind.BADGE:
+            told |= {"title": f"Ringback: {title}", "text": text}
+        return probe.ring(**(told | changes))
 
     async def call(
         self,
