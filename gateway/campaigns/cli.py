@@ -91,15 +91,14 @@ def send(
             fail("--rate: give a number of recipients per second")
         if key is not None and UNFIT.search(key):
             fail("--key: must be UTF-8 without control characters")
-        form = _format(recipients) if recipients is not None else None
+        file = _readable(recipients) if recipients is not None else None
         told: dict[str, Any] = {"text": text, "rate": rate, "unknown": unknown.value}
         optional = {"title": title, "send_at": send_at, "expires_at": expires_at}
         told |= {name: value for name, value in optional.items() if value is not None}
         key = f"cli-{secrets.token_hex(8)}" if key is None else key
         to = access(config_path, tenant, url, token)
-        file = _File(recipients) if recipients is not None else None
         try:
-            campaign = run(_send(to, told, key, file, form))
+            campaign = run(_send(to, told, key, file))
         except KeyboardInterrupt:
             if file is not None and not file.given:
                 say("Broken off before the gateway had the whole audience: nothing is sent.")
@@ -113,30 +112,28 @@ def send(
         _follow(to, campaign, wait=wait and begun, as_json=as_json)
 
 
-def _format(path: Path) -> Format:
+def _readable(path: Path) -> _File:
     form = ENDINGS.get(path.suffix.lower())
     if form is None:
         fail(f"{path}: the file must be called .csv, .jsonl or .ndjson")
     try:
         with path.open("rb"):
-            return form
+            return _File(path, form)
     except OSError as error:
         fail(f"cannot read {path}: {error.strerror}")
 
 
-async def _send(
-    to: Access, told: dict[str, Any], key: str, file: _File | None, form: Format | None
-) -> Any:
+async def _send(to: Access, told: dict[str, Any], key: str, file: _File | None) -> Any:
     headers = {"Idempotency-Key": key}
     async with Service(to) as service:
         try:
-            if file is None or form is None:
+            if file is None:
                 body = told | {"audience": "devices"}
                 return await service.call("POST", "/v1/campaigns", json=body, headers=headers)
             with aiohttp.MultipartWriter("form-data") as parts:
                 first = parts.append_json(told)
                 first.set_content_disposition("form-data", name="campaign")
-                second = parts.append(file.pieces(), {"Content-Type": form.value})
+                second = parts.append(file.pieces(), {"Content-Type": file.form.value})
                 second.set_content_disposition("form-data", name="recipients")
             return await service.call("POST", "/v1/campaigns", data=parts, headers=headers)
         except Failed as error:
@@ -151,8 +148,9 @@ async def _send(
 class _File:
     """The recipients' file; `given` once all of it is on its way."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, form: Format) -> None:
         self._path = path
+        self.form = form
         self.given = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
