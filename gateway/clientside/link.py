@@ -263,14 +263,14 @@ class Link:
         kind, ref = frame.get("type"), frame.get("ref")
         request = self._outbox.get(ref)
         code = str(frame.get("code"))
-        if request is not None and kind == "error" and code in RETRIED:
-            wait = frame.get("retry_after")
-            wait = float(wait) if isinstance(wait, int | float) else None
-            now = asyncio.get_running_loop().time()
-            self._outbox.postpone(request.ref, now, code, wait)
-            self._wake.set()
-            return
-        if request is None and kind == "error" and code in RETRIED:
+        if kind == "error" and code in RETRIED:
+            if request is not None:
+                wait = frame.get("retry_after")
+                wait = float(wait) if isinstance(wait, int | float) else None
+                now = asyncio.get_running_loop().time()
+                self._outbox.postpone(request.ref, now, code, wait)
+                self._wake.set()
+                return
             self._repeat(ref)
         answers = kind in ANSWERS or kind == "error"
         self._received(frame, request if answers else None)
