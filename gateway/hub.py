@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gateway.session import AgentSession, CustomerSession
+from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Key
 
 
@@ -49,7 +49,7 @@ class Hub:
         """Whether at least one session of the customer has the chat on screen."""
         return any(session.active for session in self.sessions(key))
 
-    def deliver(self, key: Key, data: bytes, but: CustomerSession | None = None) -> None:
+    def deliver(self, key: Key, data: bytes, but: Session | None = None) -> None:
         """Write an encoded frame to all the customer's sessions."""
         for session in tuple(self.sessions(key)):
             if session is not but:

@@ -71,17 +71,15 @@ class Telling:
         turned_live: bool,
     ) -> None:
         """Tell everybody of a message: the sender by `sent`, the others by `message`."""
-        from_customer = sender if isinstance(sender, CustomerSession) else None
-        from_agent = sender if isinstance(sender, AgentSession) else None
         key = c.key
         if sender is not None:
             self.sent(sender, message, key, duplicate=False)
         if self._hub.sessions(key):
             text = protocol.encode(frames.for_customer(message, c.customer))
-            self._hub.deliver(key, text, from_customer)
+            self._hub.deliver(key, text, sender)
         encoded: dict[bool, bytes] = {}
         for session in self._hub.watchers(key):
-            if session is from_agent:
+            if session is sender:
                 continue
             own = message.role == "agent" and message.author == session.identity.sub
             if own not in encoded:
