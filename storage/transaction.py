@@ -304,7 +304,9 @@ class Transaction:
             sealed = self._vault.seal(key.tenant, device.id, device.token)
             if sealed.by is not None:
                 device = replace(device, sealed=sealed)
-        self._own((key.tenant, device.installation), (key.tenant, device.found_by), key, device.id)
+        owner = Owner(key, device.id)
+        self._remember(self._loaded.installations, (key.tenant, device.installation), owner)
+        self._remember(self._loaded.tokens, (key.tenant, device.found_by), owner)
         return self.put(conversation.with_device(device))
 
     def remove_device(self, conversation: Conversation, device: Device) -> Conversation:
@@ -458,12 +460,6 @@ class Transaction:
             if now.wishes is not None
             if (before := self._committed.get(key)) is None or before.wishes != now.wishes
         ]
-
-    def _own(
-        self, installation: tuple[str, str], token: tuple[str, str], key: Key, device: int
-    ) -> None:
-        self._remember(self._loaded.installations, installation, Owner(key, device))
-        self._remember(self._loaded.tokens, token, Owner(key, device))
 
     def _disown(self, tenant: str, device: Device) -> None:
         for slots, slot in (
