@@ -24,13 +24,14 @@ Errors of this package (no leaf carries a token, a secret or a message text)::
 
     PushError
     ├── BookUnavailable       the book cannot write now; nothing was changed, ask again
+    ├── Moved                 the registration is another: nothing is called
     ├── SigningSecretError    (push.signing)  a secret that is no Standard Webhooks secret
     ├── UnknownAdapterError   (push.adapters) a tenant names an adapter that does not exist
     ├── AdapterBroken         (push.adapters) an installed adapter cannot be used
     ├── OptionError           (push.adapters) a tenant's options are not what its adapter wants
-    ├── NoToken               (push.oauth)    no OAuth2 token is to be had
     ├── Unwritable            (push.adapters) a ring that cannot be written in the tenant's form
-    └── Moved                 (push.caller)   the registration is another: nothing is called
+    ├── NoToken               (push.oauth)    no OAuth2 token is to be had
+    └── TlsFilesError         (push.tls)      a tenant's certificate files cannot be used
 """
 
 from __future__ import annotations
