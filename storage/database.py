@@ -29,6 +29,7 @@ CHECKPOINT = 2 * LONG  # pages in it with which a commit does so itself
 KEPT = 8_000_000  # bytes that it keeps on disk, of all that it grew to beside a long reader
 PAGE = 20  # values that are written for each page of the log
 BESIDE = 100  # values' worth of pages that a commit writes whatever is in it
+_READS_ONLY = ("query_only = 1", "wal_autocheckpoint = 0")
 
 Rows = list[tuple[Any, ...]]
 
@@ -104,8 +105,8 @@ class Database:
             await self._migrate(self._writer)
             await _durable(self._writer)
             _sync_directory(self.path.parent)
-            self._reader = await self._reading()
-            self._scanner = await self._reading()
+            self._reader = await self._connect(*_READS_ONLY)
+            self._scanner = await self._connect(*_READS_ONLY)
         except BaseException as error:  # cancelled too: the connection's thread would never end
             await self.close()
             if isinstance(error, sqlite3.Error | OSError):
@@ -224,7 +225,7 @@ class Database:
         for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
             await _fetch(writer, statement, ())
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, *settings: str) -> Connection:
         connection = await self._connecting(
             f"{self.path.absolute().as_uri()}?mode=rw",
             uri=True,
@@ -233,21 +234,12 @@ class Database:
             factory=_Transacting,
         )
         try:
-            await connection.execute_fetchall("PRAGMA foreign_keys = 1")
+            for setting in ("foreign_keys = 1", *settings):
+                await connection.execute_fetchall(f"PRAGMA {setting}")
         except BaseException:
             await connection.close()
             raise
         return connection
-
-    async def _reading(self) -> Connection:
-        reader = await self._connect()
-        try:
-            await reader.execute_fetchall("PRAGMA query_only = 1")
-            await reader.execute_fetchall("PRAGMA wal_autocheckpoint = 0")
-        except BaseException:
-            await reader.close()
-            raise
-        return reader
 
     async def _migrate(self, writer: Connection) -> None:
         ((version,),) = await writer.execute_fetchall("PRAGMA user_version")
