@@ -69,7 +69,8 @@ class Known:
             self._cache.popitem(last=False)
 
     async def of(self, keys: list[Key]) -> dict[Key, Conversation]:
-        """Those that there are of one tenant's, for who reads beside the writer."""
+        """Those of these conversations, all one tenant's, that there are: for who reads beside the
+        writer."""
         found = {key: c for key in keys if (c := self._cache.get(key)) is not None}
         missing = [key for key in keys if key not in found]
         if missing:

@@ -62,30 +62,30 @@ class Store:
     """Use cases over one `Database`. Only one writer task exists, whatever calls `submit`."""
 
     QUEUE = 20_000
-    """Changes that may wait, and as many that may wait as `later`; beyond it `Overloaded`, for a
-    tenant that has its share of them."""
+    """Changes that may wait for the writer, and as many again `later`. Beyond it a tenant that has
+    its share of them is told `Overloaded`."""
     BATCH = 128
-    """Changes in one commit at the most, where all that wait are one tenant's: the loop does
-    nothing else while they are judged, and who comes meanwhile waits for two such commits."""
+    """The most changes in one commit when all that wait are one tenant's: the loop does nothing
+    else while they are judged, and whoever comes meanwhile waits for two such commits."""
     LATER = 32
-    """Of what nobody in chat waits for, so many in a commit while there are those who do."""
+    """The most `later` changes in one commit while somebody in chat waits too."""
     CHATTING = 100
-    """Commits, from one with somebody's change in chat, for which there are such: who comes while a
-    full `BATCH` of what may wait is judged would wait for all of it."""
+    """`LATER` holds for so many commits after one with a change from chat: whoever comes while a
+    full `BATCH` of later changes is judged would wait for all of it."""
     SHARED = 16
     LATER_SHARED = 2
-    """In one commit, where several tenants are about, so many changes of all of them together, and
-    of what may wait so many beside them (`storage.turns`): so that one tenant's flood does not hold
-    the others up (I8)."""
+    """While several tenants are about, a commit has about so many changes of all of them together,
+    and of the `later` ones at least so many (`storage.turns`): one tenant's flood does not hold the
+    others up (I8)."""
     ABOUT = 1_000
-    """A tenant is about for so many commits after its last change: one who comes while a flood's
-    commit runs must not have found that long because nobody else waited when it began."""
+    """A tenant counts as about for so many commits after its last change. Else a flood's commit
+    would be a long one whenever nobody else waits as it begins, and hold up who comes next."""
     UNSETTLED = 1_000
     """Conversations that `unsettled` gives at a time."""
     TURNS = 4
-    """Of the loop, at the most, between two commits."""
+    """The most turns of the loop between two commits."""
     SKIPPED = 1_000_000_000
-    """Ids of registrations, and changes of unread, left out after a backup was restored."""
+    """By how much registrations' ids, and every `badge_seq`, go up after a backup was restored."""
 
     def __init__(
         self, database: Database, clock: Callable[[], float], keys: Keys | None = None
@@ -276,7 +276,7 @@ class Store:
                 return
 
     def _take(self) -> list[_Change]:
-        """What the next commit does: of a tenant that is alone much, else of each its part."""
+        """The changes of the next commit: many of a tenant that is alone, else of each its part."""
         self._turn += 1
         while self._about and next(iter(self._about.values())) < self._turn - self.ABOUT:
             self._about.popitem(last=False)
@@ -305,8 +305,8 @@ class Store:
                 self._tell(batch[0].done, None, error)
 
     async def _commit(self, batch: list[_Change]) -> None:
-        """Commit the batch as if all its refs were new and nobody had to see what is not yet
-        acknowledged, as with nearly all; else with what it lacked, again."""
+        """Commit the batch as if all its refs were new and no change had to see what is not yet
+        acknowledged, which is so with nearly all. Else read what was lacking, and judge again."""
         needs = [change.needs for change in batch]
         committed, loaded = await self._known.load(needs)
         refs = False
@@ -386,14 +386,14 @@ class Store:
             raise
 
     def _tell(self, callback: Callable[..., None], *told: Any) -> None:
-        """What is committed stays so, whatever those say who are told of it."""
+        """Call back. What is committed stays committed, whatever the callback raises."""
         try:
             callback(*told)
         except Exception as error:
             self._report(error)
 
     def _report(self, error: Exception) -> None:
-        """Nor is anything undone, or anybody left waiting, by a log that cannot be written."""
+        """Tell of an error. If the log cannot be written, nothing is undone and nobody waits."""
         with suppress(Exception):
             self.failed(error)
 

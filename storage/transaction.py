@@ -353,7 +353,7 @@ class Transaction:
         self._undo.append(callback)
 
     def touch(self) -> None:
-        """Write, though nothing changes: whether the disk confirms is what is asked."""
+        """Write though nothing changes, to learn whether the disk confirms."""
         self._touched = True
 
     # For the writer
