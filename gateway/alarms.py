@@ -25,7 +25,7 @@ from storage.records import Key
 
 AT_ONCE = 128  # woken and not yet judged, of one tenant
 ALL_AT_ONCE = 1_024  # of all tenants, in equal parts; but one of each however many they are
-FEW = 64  # entries that do not stand any more, beside as many as do, are not worth a clearing
+FEW = 64  # outdated entries, beyond as many as stand, that are not worth clearing the heap for
 
 K = TypeVar("K", Key, str)
 

@@ -65,7 +65,8 @@ class Context:
         self.limits = limits
         self.tenants = tenants
         self.houses_before: dict[str, House] = {}
-        """Of tenants whose hours a reload changed: who waits for their end waits no more."""
+        """Of tenants whose hours a reload changed, those before: who waits for their end is looked
+        at now."""
         self.tell = Telling(hub, store.peek)
         self.clock = clock
         self.draining = False

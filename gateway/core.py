@@ -62,7 +62,7 @@ from storage.store import Store
 HOUSEKEEPING = 60.0  # seconds between two rounds
 STALE_EVERY = 60  # rounds between two looks for tokens that were not registered again
 KEEP_DEAD = 7 * 86_400.0  # seconds for which a dead registration is kept, so that it can be undone
-CLOCK_SET = 30.0  # seconds by which the machine's clock has moved: less is in no token's way either
+CLOCK_SET = 30.0  # seconds by which the machine's clock may be moved: the most that tokens forgive
 
 _log = structlog.get_logger("gateway.core")
 
@@ -320,8 +320,8 @@ class _Called(NamedTuple):
 
 
 def _called(config: Config, before: Mapping[str, _Called]) -> dict[str, _Called]:
-    """How each tenant's backends are called: as `before` where its push section is the same, for
-    nothing else is done while those of very many tenants are made."""
+    """How each tenant's backends are called: as `before` where its push section is the same,
+    because nothing else is done meanwhile, and there may be very many tenants."""
     called: dict[str, _Called] = {}
     for name, tenant in config.tenants.items():
         if tenant.push is not None:

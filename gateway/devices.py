@@ -68,8 +68,8 @@ class Registration(msgspec.Struct, frozen=True):
 
 PER_MINUTE = 60.0
 AT_ONCE = 120.0
-"""Registrations of one customer: what each takes away is told of every message that may be rung
-for, and so they may not be made as fast as the disk takes them (I9)."""
+"""Registrations of one customer. Each records what it takes away for every message that may be rung
+for, so they may not come as fast as the disk takes them (I9)."""
 DEVICES = 20
 """Registrations of one customer: a ring goes to each, and a fan-out judges all at once (I9)."""
 

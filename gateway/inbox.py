@@ -1,4 +1,4 @@
-"""What agents and clients look up: the inbox, histories, and the page that says who is welcome.
+"""What agents and clients look up: the inbox and histories; and the welcome of an agent.
 
 Reading only. An inbox's cursor is `updated_at` and the id of the conversation shown that changed
 longest ago, opaque to clients.

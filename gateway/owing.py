@@ -94,9 +94,9 @@ class Owing:
         """Pending messages for which no device is left that is not settled become undeliverable;
         what has expired meanwhile has expired.
 
-        The reason is why a device that is left was not rung, or why there is none. If there is one
-        to which nothing would lead, it is as if it had just been registered: a backend for it may
-        be new, or there were more messages than one look sees.
+        The reason is why a device that is left was not rung, or why there is none. A device that is
+        behind, and that nothing would lead to, counts as just registered: its backend may be new,
+        or there were more messages than one look sees.
         """
         if c.is_expiring(tx.now):
             c = self.expire(tx, c)
@@ -254,7 +254,7 @@ def claimed(held: RingInHand) -> Ring:
 def _backoff(device: Device) -> float:
     """How long the ring in hand was told to wait after its last verdict; 0 before the first.
 
-    What is longer than any backoff was the end of quiet hours.
+    A wait that is longer than any backoff was for the end of quiet hours.
     """
     if device.ring is None or device.wake_at is None:
         return 0.0

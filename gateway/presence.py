@@ -41,7 +41,7 @@ class Joined(NamedTuple):
 
     @property
     def own(self) -> int:
-        """Where the session's own acks begin: of who has to reload, at what was read."""
+        """Where the session's own acks begin: where it resumed, or at the read mark."""
         return self.start if self.resumed else self.conversation.read_seq
 
 
@@ -213,8 +213,8 @@ class Presence:
         self._submit_quietly(session.key, change, needs, otherwise)
 
     def catch_up(self) -> None:
-        """The disk takes again what it refused: write what sessions had acknowledged by coming, and
-        hold what is due. Nobody says that again, and the phone of who has everything would ring."""
+        """The disk takes writes again: write what sessions acknowledged by coming while it did not,
+        and hold what is due. No client says that again: a phone that has everything would ring."""
         for session in self._hub.everyone():
             if isinstance(session, CustomerSession) and session.unwritten is not None:
                 self._write_anew(session, session.unwritten)
@@ -297,5 +297,5 @@ class Presence:
             done(None, error)
 
     def _tell_anyway(self, key: Key) -> None:
-        """The disk refused what changed it, and memory is all that knows: tell who is there."""
+        """Tell agents who is there, though the disk refused to take it: memory knows."""
         self._tell.presence(key, self._store.peek(key), not self._hub.is_in_chat(key))

@@ -165,9 +165,8 @@ class Ringing:
         upto: Cut,
         correct: bool,
     ) -> None:
-        """Nothing is owed, or but the number on the icon (`correct`), for which nobody is woken.
-
-        What the customer does not want to be rung for is settled, on this device, for good.
+        """Do not ring: nothing is owed any more, or only the number on the icon (`correct`), which
+        wakes nobody. What is skipped for a wish of the customer's is settled here for good.
         """
         if reason not in WISHES:
             # Its ring in hand, if any, is over: only a backend that is gone leads here with one.
@@ -253,8 +252,8 @@ class Ringing:
     ) -> None:
         """End the ring in hand without another call; look again at once for what else is owed.
 
-        After a wish for nothing but that, or for the number on the icon (`correct`): such a look
-        would say that all is acknowledged.
+        After a wish there is no such look unless more is owed, or the number on the icon is to be
+        corrected (`correct`): it would record that all is acknowledged.
         """
         if reason is Reason.EXPIRED:
             last = device.answered.verdict if device.answered else None
@@ -397,8 +396,8 @@ def _called(c: Conversation, claim: Claim) -> Device | None:
 
 
 def _unrung(c: Conversation, device: Device, reason: Reason) -> str:
-    """Why `device`, about to cover more for this reason, was not rung: the reason that speaks for
-    all that it will cover and that is still pending.
+    """Why `device`, which is about to cover more for this `reason`, was not rung: the one reason
+    that speaks for all that it covers then and that is still pending.
     """
     reasons = [reason]
     waiting = outcomes.pending(c)

@@ -163,9 +163,9 @@ ring for who has been signed out. After the others what comes still counts: an a
 
 FRAMES_PER_MINUTE = 6_000.0
 FRAMES_AT_ONCE = 2_000.0
-"""Frames of one session, or ten times its sends, if that is more, and one for each message that it
-is told, which it may acknowledge, saved up to as many again: beyond it the next are taken a little
-later. Whatever they ask for, each takes the loop from everybody (I8)."""
+"""What a session may say: so many frames, or ten times its sends if that is more; and one for each
+message that it is told, which it may acknowledge, saved up to as many again. Beyond it the next are
+taken a little later: whatever a frame asks for, it takes the loop from everybody (I8)."""
 
 _SENDS = (protocol.Send, protocol.AgentSend)
 
@@ -262,8 +262,8 @@ class CustomerSession(Session):
     """A customer's session. `noted` is the furthest ack that came while in the background.
 
     `acked` is how far this session itself has acknowledged, from where it resumed, or else from the
-    read mark; `streaming` is there until the replay has ended, and with it the `pages` of history
-    that were asked for meanwhile, and then for each page that is asked for.
+    read mark. `streaming` is the task that writes at the pace of the reader, while there is one:
+    the replay with the `pages` of history that were asked for meanwhile, later a page that is.
     """
 
     state: SessionState = SessionState.ACTIVE

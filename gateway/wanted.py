@@ -19,9 +19,9 @@ from storage.transaction import Transaction
 class Wanted(NamedTuple):
     """The newest message to ring for, and how far a ring for it covers.
 
-    `unwanted` are messages for which the customer does not want to be rung; with nothing else,
-    `upto` is how far all are known to be that. `due_at` is when the first of it will be due (epoch
-    seconds), if none of it is; `due` how far all is, if not all of it is.
+    `unwanted` are the messages for which the customer does not want to be rung; if there are no
+    others, `upto` is how far all are known to be such. `due_at` is when the first will be due
+    (epoch seconds), if none is yet; `due` is up to where all are due, if not all are.
     """
 
     newest: Message | None = None
@@ -35,8 +35,8 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
     """What the device was not rung for, has not expired or been given up, and the customer wants to
     be rung for.
 
-    `patience` is had in chat, and within a grace. What is due takes the rest along; if what a
-    fan-out asked for has expired, there is no reason to ring for what came after it.
+    There is `patience` in chat, and within a grace. What is due takes along what is not due yet;
+    but if all that a fan-out asked for has expired, nothing is rung for what came after it.
     """
     newest = c.newest_counted
     behind = max(device.covered.ord, c.acked_ord)

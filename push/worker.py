@@ -178,8 +178,8 @@ class PushWorker:
         """Call by these settings from now on; calls that are out end by the old ones.
 
         An endpoint whose settings changed has its failures and its rate forgotten: what waited for
-        it is tried at once. One that is not among them is told of no more, and else is left: it is
-        the book that says what is rung.
+        it is tried at once. One that is not among them is left out of `loads`, and else stays as it
+        is: what is rung is said by the book.
         """
         known = set[tuple[str, str]]()
         for endpoint in endpoints:
