@@ -20,12 +20,12 @@ from typing import Any, Final, NamedTuple, get_args
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
-from gateway.config.push import PushBackend
-from gateway.config.sections import Config, Tenant
+from gateway.config.sections import Config
 
 PREFIX: Final = "RINGBACK_"
 ANY_TENANT: Final = "<tenant>"  # stands for a tenant's name in the path of a `Setting`
 ANY_BACKEND: Final = "<backend>"  # the same for a backend of its push section
+_NAMED: Final = {"tenants": (ANY_TENANT,), "backends": (ANY_BACKEND,)}  # tables of sections
 
 
 class Setting(NamedTuple):
@@ -47,18 +47,14 @@ def _settings(kind: type[Struct] = Config, path: tuple[str, ...] = ()) -> Iterat
     """Every key that there is, in the order of the sections."""
     for info in fields_of(kind):
         section = section_of(info)
-        if info.name == "tenants":
-            yield from _settings(Tenant, (*path, "tenants", ANY_TENANT))
-        elif info.name == "backends":
-            yield from _settings(PushBackend, (*path, "backends", ANY_BACKEND))
-        elif section is not None:
-            yield from _settings(section, (*path, info.name))
+        if section is not None:
+            yield from _settings(section, (*path, info.name, *_NAMED.get(info.name, ())))
         else:
             yield Setting((*path, info.name), info, names_of(info))
 
 
 def section_of(info: FieldInfo) -> type[Struct] | None:
-    """The section that a field opens, or None for a value."""
+    """The section that a field opens, or a table of them; None for a value."""
     for kind in (info.type, *get_args(info.type)):
         if isinstance(kind, type) and issubclass(kind, Struct):
             return kind
@@ -67,9 +63,7 @@ def section_of(info: FieldInfo) -> type[Struct] | None:
 
 def names_of(info: FieldInfo) -> tuple[str, ...]:
     """The names that a field may have in its table: of the value, of a file, of a variable."""
-    is_sourced = (
-        info.name != "tenants" and section_of(info) is None and extra_of(info).get("sourced")
-    )
+    is_sourced = section_of(info) is None and extra_of(info).get("sourced")
     return (info.name, f"{info.name}_file", f"{info.name}_env") if is_sourced else (info.name,)
 
 
