@@ -43,6 +43,7 @@ from gateway.protocol import (
     InboxFilter,
     Limits,
     MessageKind,
+    Moment,
     PostCampaign,
     PostMessage,
     PutDevice,
@@ -127,8 +128,8 @@ def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any
         _check_content(frame, limits)
         if "\\u0000" in raw:  # JSON has no other way to write it
             _check_no_nul(frame)
-    for name in _MOMENTS if kind in _DATED else ():
-        moment = getattr(frame, name, None)
+    for name in _MOMENTS.get(kind, ()):
+        moment = getattr(frame, name)
         if moment is not None:
             _check_moment(name, moment)
     return frame
@@ -152,8 +153,12 @@ def _depth(raw: str) -> int:
 # What a schema cannot say
 
 _WORDED: Final = frozenset({Send, AgentSend, PostMessage, PostCampaign})
-_DATED: Final = frozenset({PostMessage, PostCampaign, ReplayDeadLetters, PutPreferences})
-_MOMENTS: Final = ("send_at", "expires_at", "since", "until", "muted_until")
+_MOMENTS: Final[Mapping[type, tuple[str, ...]]] = {
+    body: tuple(
+        field.name for field in msgspec.structs.fields(body) if Moment in get_args(field.type)
+    )
+    for body in _BODIES
+}
 _IDS: Final = frozenset(
     {"ref", "customer", "installation", "platform", "app", "environment", "locale", "time_zone"}
     | {"quiet_hours", "cursor"}
@@ -262,6 +267,7 @@ def _one_of(words: Iterable[str]) -> str:
 
 
 _ID: Final = f"a string of 1 to {ID_CHARS} characters"
+_TIME: Final = "an RFC 3339 time with a zone, as a string"
 _RIGHT: Final[Mapping[str, str]] = {
     "ref": f"a string of 1 to {REF_CHARS} characters",
     "token": f"a token as a string; for a device, of 1 to {TOKEN_CHARS} characters",
@@ -281,7 +287,7 @@ _RIGHT: Final[Mapping[str, str]] = {
     "environment": _ID,
     "locale": _ID,
     "time_zone": _ID,
-    "muted_until": "an RFC 3339 time with a zone, as a string",
+    "muted_until": _TIME,
     "proactive": "true or false",
     "quiet_hours": "hours such as 22:00-07:00, or off, as a string",
     "customer": _ID,
@@ -289,10 +295,10 @@ _RIGHT: Final[Mapping[str, str]] = {
     "filter": _one_of(InboxFilter),
     "kind": _one_of(MessageKind),
     "title": f"a string of 1 to {TITLE_CHARS} characters",
-    "expires_at": "an RFC 3339 time with a zone, as a string",
-    "send_at": "an RFC 3339 time with a zone, as a string",
-    "since": "an RFC 3339 time with a zone, as a string",
-    "until": "an RFC 3339 time with a zone, as a string",
+    "expires_at": _TIME,
+    "send_at": _TIME,
+    "since": _TIME,
+    "until": _TIME,
     "cause": "one of refused, expired",
     "audience": "the word devices, or a list of ids and of objects with customer",
     "rate": f"a number from 0.01 to {RATE_MAX:.0f}, in recipients per second",
