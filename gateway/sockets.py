@@ -25,8 +25,6 @@ from gateway.session import TokenBucket
 from gateway.sessions import Sessions
 from gateway.wire import CLOSE_TIMEOUT, UNSENT, Peer
 
-__all__ = ["Peer", "Sockets"]
-
 ROLES = {CUSTOMER_PATH: Role.CUSTOMER, AGENT_PATH: Role.AGENT}
 BACKLOG = 4_096  # connections that wait to be accepted: after a restart all come back at once
 BEYOND = 50  # connections beyond `limits.connections`, to hear that they are too many

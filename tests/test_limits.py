@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from gateway import inbox, pushing, sessions, sockets, talk
 from gateway.alarms import AT_ONCE
 from gateway.protocol import Role
-from gateway.sockets import Peer
+from gateway.wire import Peer
 from storage.errors import Unavailable
 from storage.records import Key
 from storage.sql import INBOX

@@ -19,8 +19,9 @@ from gateway import sockets, wire
 from gateway.config.values import Address
 from gateway.protocol import CloseCode, Role
 from gateway.sessions import Sessions
-from gateway.sockets import Peer, Sockets
+from gateway.sockets import Sockets
 from gateway.talk import Closed, Later
+from gateway.wire import Peer
 from tests.running import PATIENCE, settings
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
