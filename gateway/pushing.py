@@ -153,17 +153,20 @@ class Book:
         def change(tx: Transaction) -> Claim | Pause | None:
             c = tx.conversation(key)
             device = c.device(ref.device) if c is not None else None
-            claim: Claim | Pause | None
-            if c is None or device is None or device.wake_at is None or self._context.draining:
-                claim = None
-            else:
-                claim = self._ringing.judge(tx, c, device, ref, pause)
-            if isinstance(claim, Claim):
+            found: Claim | Pause | None = None
+            if (
+                c is not None
+                and device is not None
+                and device.wake_at is not None
+                and not self._context.draining
+            ):
+                found = self._ringing.judge(tx, c, device, ref, pause)
+            if isinstance(found, Claim):
                 tx.after_commit(lambda: self._calling.add(ref))
-            elif claim is None:
+            elif found is None:
                 # Its row may be set to a later time: nobody else watches it while it is busy.
                 tx.after_commit(lambda: self._let_go(ref, tx.conversation(key)))
-            return claim
+            return found
 
         try:
             return await self._store.submit(change, Needs(keys=(key,)), later=True)
