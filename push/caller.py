@@ -238,23 +238,34 @@ class Caller:
             request = _written(adapter, endpoint, claim)
             came = await self._authorised(endpoint, signed, refuses, began + endpoint.timeout)
         except Exception as error:  # a bug may cost this attempt, never the device
-            came = failure_of(error)
+            came = self._failure(error, endpoint, claim, refused)
             if came is Failure.MOVED:
                 judge = verdicts.judge  # nothing was called: there is nothing that an adapter knows
-            if came is Failure.CONNECT and refused:
-                came = Failure.ADDRESS
-                self._tell(endpoint, refused)
-            if came is Failure.INTERNAL:
-                _log.error(
-                    "push call broke; this is a fault of ringback or of the adapter",
-                    adapter=endpoint.adapter,
-                    ring=claim.ring.id,
-                    error=type(error).__name__,
-                    where=where(error),
-                    **endpoint.named,
-                )
             forget_frames(error)
         return Exchange(sent, came, verdict_on(came), (loop.time() - began) * 1000.0)
+
+    def _failure(
+        self,
+        error: Exception,
+        endpoint: Endpoint,
+        claim: Claim,
+        refused: list[guard.AddressRefused],
+    ) -> Failure:
+        """Which failure the call was that ended so; what its word does not say goes to the log."""
+        failure = failure_of(error)
+        if failure is Failure.CONNECT and refused:
+            self._tell(endpoint, refused)
+            return Failure.ADDRESS
+        if failure is Failure.INTERNAL:
+            _log.error(
+                "push call broke; this is a fault of ringback or of the adapter",
+                adapter=endpoint.adapter,
+                ring=claim.ring.id,
+                error=type(error).__name__,
+                where=where(error),
+                **endpoint.named,
+            )
+        return failure
 
     def _tell(self, endpoint: Endpoint, refused: list[guard.AddressRefused]) -> None:
         """Say which address it was, which no verdict tells: once per backend and kind of it."""
