@@ -12,7 +12,7 @@ message is a broadcast's. Many tenants never end a conversation.
 
 Bound (I9): `WAITING` conversations of a tenant in which nobody talks, and `TALKING` in which
 somebody does; beyond it the one of them that has waited longest is not told of. Who asks for the
-inbox again has it, or all when it changes next.
+inbox again sees it, and everybody does when it changes next.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ from storage.reading import InTurn
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.sql import Statement
 
-LONG = 500  # pages, about, of a write-ahead log to be folded back: 1 ms in which nothing commits
-CHECKPOINT = 2 * LONG  # pages in it with which a commit does so itself
-KEPT = 8_000_000  # bytes that it keeps on disk, of all that it grew to beside a long reader
-PAGE = 20  # values that are written for each page of the log
-BESIDE = 100  # values' worth of pages that a commit writes whatever is in it
+LONG = 500  # pages, about, at which the write-ahead log is folded back: 1 ms without a commit
+CHECKPOINT = 2 * LONG  # pages at which a commit folds it back itself
+KEPT = 8_000_000  # bytes of it that stay on disk, however long it grew beside a long reader
+PAGE = 20  # values, about, that fill a page of it
+BESIDE = 100  # values' worth of pages that every commit writes, whatever is in it
 _READS_ONLY = ("query_only = 1", "wal_autocheckpoint = 0")
 
 Rows = list[tuple[Any, ...]]

@@ -1,8 +1,8 @@
 """When a campaign goes on: a tenant's campaigns are one lane, and send in turn.
 
 Decides: when there is something to do for each, and whether its tenant's have to wait. They stand
-still while more than `BUSY` of its devices wait for a free call: an agent's message is not behind
-all of them; and while most of whom they send to only come to wait for a backend that fails. Leaves
+still while more than `BUSY` of its devices wait for a free call, so that an agent's message is not
+behind all of them; and while most of those they send to only wait for a backend that fails. Leaves
 to others: the sending, and with it the pace (`gateway.campaigns.sending`).
 """
 
