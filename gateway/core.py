@@ -139,9 +139,16 @@ class Core:
         )
         self.store.failed = self._failed
         self.store.recovered = self.presence.catch_up
-        self._rng = rng
         self._called = _called(config, {})
-        self._worker: PushWorker | None = None
+        self._worker = PushWorker(
+            self.book,
+            self._endpoints,
+            clock,
+            rng,
+            self.metrics.attempted,
+            wall=self.wall,
+            on_fault=self.metrics.faults.inc,
+        )
         self._housekeeper: asyncio.Task[None] | None = None
         self._judging: set[asyncio.Task[None]] = set()
 
@@ -152,18 +159,8 @@ class Core:
         """
         await self.database.open()
         await self.store.start()
-        self._worker = PushWorker(
-            self.book,
-            self._endpoints,
-            calls,
-            self.clock,
-            self._rng,
-            self.metrics.attempted,
-            wall=self.wall,
-            on_fault=self.metrics.faults.inc,
-        )
         waiting = await self.book.recover()
-        self._worker.start()
+        self._worker.start(calls)
         await self.campaign_loading.start()
         await self.campaigns.start()
         self._housekeeper = asyncio.create_task(self._keep_house(), name="housekeeper")
@@ -184,12 +181,11 @@ class Core:
             if self.context.rules(name).house != rules.house:
                 self.context.houses_before[name] = rules.house
         self._called = _called(config, self._called)
-        if self._worker is not None:
-            self._worker.take_up(self._endpoints)
-            others = {name for name, now in self.context.tenants.items() if now != before.get(name)}
-            task = asyncio.create_task(self._judge_anew(others), name="judge-anew")
-            self._judging.add(task)
-            task.add_done_callback(self._judging.discard)
+        self._worker.take_up(self._endpoints)
+        others = {name for name, now in self.context.tenants.items() if now != before.get(name)}
+        task = asyncio.create_task(self._judge_anew(others), name="judge-anew")
+        self._judging.add(task)
+        task.add_done_callback(self._judging.discard)
 
     async def _judge_anew(self, tenants: set[str]) -> None:
         try:
@@ -214,9 +210,8 @@ class Core:
             self._housekeeper.cancel()
         await self.campaigns.stop()
         await self.campaign_loading.stop()
-        if self._worker is not None:
-            longest = max((endpoint.timeout for endpoint in self._endpoints), default=0.0)
-            await self._worker.drain(longest + 1.0)
+        longest = max((endpoint.timeout for endpoint in self._endpoints), default=0.0)
+        await self._worker.drain(longest + 1.0)
         await self.store.stop()
         await self.database.close()
 
@@ -251,16 +246,15 @@ class Core:
         return True
 
     def _wake(self, ref: DeviceRef, backend: str) -> None:
-        if self._worker is not None:
-            self._worker.wake(ref, backend)
+        self._worker.wake(ref, backend)
 
     def loads(self) -> Mapping[tuple[str, str], Load]:
         """How each endpoint is, by tenant and backend, and what waits for it. From any thread."""
-        return {} if self._worker is None else self._worker.loads()
+        return self._worker.loads()
 
     def loads_of(self, tenant: str) -> Mapping[str, Load]:
         """The same of one tenant, by backend."""
-        return {} if self._worker is None else self._worker.loads_of(tenant)
+        return self._worker.loads_of(tenant)
 
     def _waiting(self, tenant: str) -> Waiting:
         """How many of a tenant's devices wait, by whether their backend works."""

@@ -115,7 +115,6 @@ class PushWorker:
         self,
         book: RingBook,
         endpoints: Iterable[Endpoint],
-        caller: BackendCalls,
         clock: Callable[[], float],
         rng: Random,
         on_attempt: Callable[[Claim, Attempt], None],
@@ -129,7 +128,7 @@ class PushWorker:
         `on_fault` hears of every time that the work on a device broke.
         """
         self._book = book
-        self._caller = caller
+        self._caller: BackendCalls  # from `start` on
         self._clock = clock
         self._rng = rng
         self._on_attempt = on_attempt
@@ -196,8 +195,9 @@ class PushWorker:
             for name, lane in lanes.items():
                 lane.is_gone = (tenant, name) not in known
 
-    def start(self) -> None:
+    def start(self, caller: BackendCalls) -> None:
         """Begin to work on what was woken. Call it once, inside the running loop."""
+        self._caller = caller
         self._started = True
         for lane in self._all():
             self._fill(lane)

@@ -57,7 +57,6 @@ class Rig:
         self.worker = PushWorker(
             self.book,
             endpoints.values() or [an_endpoint()],
-            self.backend,
             self.clock,
             Random(7),
             lambda claim, attempt: self.heard.append((claim, attempt)),
@@ -84,7 +83,7 @@ class Rig:
 @asynccontextmanager
 async def started(**endpoints: Endpoint) -> AsyncIterator[Rig]:
     rig = Rig(**endpoints)
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     try:
         yield rig
     finally:
@@ -139,7 +138,7 @@ async def test_wakes_before_the_start_are_kept_and_are_one() -> None:
     assert rig.worker.loads()["acme", ""] == Load(waiting=1, working=0)
     await asyncio.sleep(0)
     assert rig.book.seen == []
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     await rig.book.until_settled(1)
     await rig.until_idle()
     assert rig.book.count("look", ref) == 1
@@ -725,13 +724,13 @@ async def drained(rig: Rig, timeout: float = 10.0) -> asyncio.Task[int]:
 
 async def test_a_drain_with_nothing_out_ends_at_once() -> None:
     rig = Rig()
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     assert await rig.worker.drain(1000.0) == 0
 
 
 async def test_a_drain_starts_nothing_and_lets_what_is_out_finish_and_settle() -> None:
     rig = Rig(acme=an_endpoint(in_flight=1))
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     rig.backend.hold("acme")
     out, waiting = a_claim(1), a_claim(2)
     rig.worker.wake(rig.book.owes(out))
@@ -750,7 +749,7 @@ async def test_a_drain_starts_nothing_and_lets_what_is_out_finish_and_settle() -
 
 async def test_a_call_that_waited_for_the_book_before_has_the_drain_s_time_too() -> None:
     rig = Rig()
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     rig.backend.hold("acme")
     rig.worker.wake(rig.book.owes(BookUnavailable(), a_claim()))
     await rig.clock.asleep()
@@ -764,7 +763,7 @@ async def test_a_call_that_waited_for_the_book_before_has_the_drain_s_time_too()
 
 async def test_a_call_that_outlasts_the_drain_is_cut_off_and_its_claim_stands() -> None:
     rig = Rig()
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     rig.backend.hold("acme")
     rig.worker.wake(rig.book.owes(a_claim()))
     await rig.backend.until_called(1)
@@ -792,7 +791,7 @@ async def test_a_claim_that_comes_back_after_the_drain_began_is_not_called() -> 
         return await look(ref, pause)
 
     rig.book.look = slow_look  # type: ignore[method-assign]
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     rig.worker.wake(rig.book.owes(a_claim()))
     await looked.wait()
     drain = await drained(rig)
@@ -804,7 +803,7 @@ async def test_a_claim_that_comes_back_after_the_drain_began_is_not_called() -> 
 
 async def test_a_drain_does_not_wait_for_a_book_that_nothing_is_owed_to() -> None:
     rig = Rig()
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     rig.worker.wake(rig.book.owes(BookUnavailable(), a_claim()))
     await rig.clock.asleep()
     assert await rig.worker.drain(1000.0) == 0
@@ -821,7 +820,7 @@ async def test_a_book_that_fails_after_the_drain_began_is_not_asked_again() -> N
         raise BookUnavailable
 
     rig.book.look = slow_look  # type: ignore[method-assign]
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     rig.worker.wake(DeviceRef("acme", "c-42", 1))
     await looked.wait()
     drain = await drained(rig)
@@ -831,7 +830,7 @@ async def test_a_book_that_fails_after_the_drain_began_is_not_asked_again() -> N
 
 async def test_a_device_that_had_a_slot_but_was_not_looked_at_yet_is_left_by_a_drain() -> None:
     rig = Rig()
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     ref = rig.book.owes(a_claim())
     rig.worker.wake(ref)
     assert rig.worker.loads()["acme", ""] == Load(waiting=0, working=1)
@@ -841,7 +840,7 @@ async def test_a_device_that_had_a_slot_but_was_not_looked_at_yet_is_left_by_a_d
 
 async def test_a_drain_ends_the_rest_of_broken_devices() -> None:
     rig = Rig()
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     ref = rig.book.owes(broken(), a_claim())
     rig.worker.wake(ref)
     await rig.clock.asleep()
@@ -853,7 +852,7 @@ async def test_a_drain_ends_the_rest_of_broken_devices() -> None:
 
 async def test_a_drain_gives_an_unrecorded_answer_its_whole_time_and_then_gives_up() -> None:
     rig = Rig()
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     rig.book.settle_errors.extend([BookUnavailable()] * 1000)
     rig.worker.wake(rig.book.owes(a_claim()))
     await rig.book.until(lambda: ("settle failed", a_claim().ref) in rig.book.seen)
@@ -873,7 +872,7 @@ async def test_a_drain_gives_an_unrecorded_answer_its_whole_time_and_then_gives_
 
 async def test_a_drain_that_is_itself_cut_short_leaves_no_call_running() -> None:
     rig = Rig()
-    rig.worker.start()
+    rig.worker.start(rig.backend)
     rig.backend.hold("acme")
     rig.worker.wake(rig.book.owes(a_claim()))
     await rig.backend.until_called(1)
@@ -894,14 +893,13 @@ async def test_with_a_real_caller_and_the_loop_s_own_sleep_it_needs_nothing_more
     worker = PushWorker(
         book,
         [endpoint],
-        caller,
         time.time,
         Random(7),
         lambda *_: None,
         wall=time.time,
         on_fault=lambda: None,
     )
-    worker.start()
+    worker.start(caller)
     worker.wake(book.owes(BookUnavailable(), a_claim()))
     await book.until_settled(1)
     assert book.settled[0][1].verdict == Verdict(VerdictKind.ACCEPTED, "http_202", 202)

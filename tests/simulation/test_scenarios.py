@@ -671,7 +671,6 @@ def test_of_what_one_phone_was_refused_the_rest_is_left_to_another(day: Day) -> 
     world.write(ben, MessageKind.PROACTIVE, None)
     core = world.core
     assert core is not None
-    assert core._worker is not None
     while not core._worker.loads()["acme", ""].open:
         world.run(0.3)
     world.ears.mood = Mood.REFUSES
