@@ -29,7 +29,7 @@ from storage.loading import Known
 from storage.loading import Needs as Needs
 from storage.records import Conversation, Event, Key, Message, Outcome, is_counted
 from storage.sealing import seal_all, unlock
-from storage.transaction import Loaded, Transaction
+from storage.transaction import Ids, Loaded, Transaction
 from storage.turns import Turns
 from storage.vault import Keys
 
@@ -102,9 +102,7 @@ class Store:
         self._chatting = 0  # commits, for which there is still somebody in chat
         self._about: OrderedDict[str, int] = OrderedDict()  # tenants, by when they last came
         self._known = Known(database)
-        self._next_conversation = 1
-        self._next_device = 1
-        self._next_event = 1
+        self._ids = Ids()
         self.counters: Counter[tuple[str, str]] = Counter()
         self.meta: dict[str, str] = {}
         self.changed: Callable[[Conversation], None] = lambda conversation: None
@@ -132,10 +130,9 @@ class Store:
         )
         self.meta = dict(await db.read(sql.LOAD_META))
         ((highest,),) = await db.read(sql.MAX_CONVERSATION)
-        self._next_conversation = highest + 1
-        self._next_device = 1 + sum(row[0] for row in await db.read(sql.MAX_DEVICE))
+        device = sum(row[0] for row in await db.read(sql.MAX_DEVICE))
         ((event,),) = await db.read(sql.MAX_EVENT)
-        self._next_event = event + 1
+        self._ids = Ids(highest + 1, device + 1, event + 1)
         for tenant, name, value in await db.read(sql.LOAD_COUNTERS):
             self.counters[tenant, name] = value
         self._task = asyncio.create_task(self._run(), name="storage-writer")
@@ -329,21 +326,11 @@ class Store:
         *,
         refs: bool,
     ) -> None:
-        tx = Transaction(
-            self._clock(),
-            committed,
-            loaded,
-            self._next_conversation,
-            self._next_device,
-            self._next_event,
-            self._known.vault,
-        )
+        tx = Transaction(self._clock(), committed, loaded, self._ids, self._known.vault)
         answers = deque[_Answer]()
         try:
             await self._write(tx, batch, answers, refs=refs)
-            self._next_conversation = tx.next_conversation
-            self._next_device = tx.next_device
-            self._next_event = tx.next_event
+            self._ids = tx.ids
             for slot, by in tx.counted.items():
                 self.counters[slot] += by
             for key, conversation in tx.changed.items():
@@ -410,7 +397,7 @@ class Store:
     @property
     def empty(self) -> bool:
         """Whether nobody has ever been here."""
-        return self._next_conversation == 1
+        return self._ids.conversation == 1
 
     @property
     def waiting(self) -> int:

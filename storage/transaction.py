@@ -70,6 +70,14 @@ class Loaded(msgspec.Struct):
     campaigns: dict[str, Campaign] = {}
 
 
+class Ids(msgspec.Struct):
+    """The next id of each kind. What a batch takes of them is taken once it is committed."""
+
+    conversation: int = 1
+    device: int = 1
+    event: int = 1
+
+
 Savepoint = tuple[int, ...]
 """How much of everything there was."""
 
@@ -82,16 +90,12 @@ class Transaction:
         now: float,
         committed: dict[Key, Conversation],
         loaded: Loaded,
-        next_conversation: int,
-        next_device: int,
-        next_event: int,
+        ids: Ids,
         vault: Vault,
     ) -> None:
         self.now = now
-        self.next_conversation = next_conversation
-        self.next_device = next_device
-        self.next_event = next_event
-        self._first_device = next_device
+        self.ids = replace(ids)
+        self._first_device = ids.device
         self.callbacks: list[Callable[[], None]] = []
         self.changed: dict[Key, Conversation] = {}
         self._committed = committed
@@ -178,8 +182,8 @@ class Transaction:
 
     def create(self, key: Key, name: str | None) -> Conversation:
         """A conversation for a customer that nobody has seen before."""
-        conversation = Conversation(self.next_conversation, key, name, updated_at=self.now)
-        self.next_conversation += 1
+        conversation = Conversation(self.ids.conversation, key, name, updated_at=self.now)
+        self.ids.conversation += 1
         return self.put(conversation)
 
     def append_message(
@@ -316,8 +320,8 @@ class Transaction:
 
     def new_device_id(self) -> int:
         """A registration's id: rising, never used twice, not even after a deletion."""
-        id = self.next_device
-        self.next_device += 1
+        id = self.ids.device
+        self.ids.device += 1
         return id
 
     def event(
@@ -393,8 +397,8 @@ class Transaction:
         spans = {(id, lo): span for id, lo, span in self._spans}
         gone, kept = self._devices()
         # A registration that came and went within the batch leaves no row, but its id was told.
-        given = self.next_device - self._first_device
-        ids = [(sql.KEEP_DEVICE_IDS, (self.next_device - 1,))] if given else []
+        given = self.ids.device - self._first_device
+        ids = [(sql.KEEP_DEVICE_IDS, (self.ids.device - 1,))] if given else []
         return [
             *([(probe, ()) for probe in sql.TOUCH] if self._touched else []),
             *sql.written(
@@ -419,14 +423,14 @@ class Transaction:
         """The events' rows, each naming the one before it; the conversations name the last."""
         rows: list[tuple[Any, ...]] = []
         last: dict[Key, int] = {}
-        for id, (key, event) in enumerate(self._events, self.next_event):
+        for id, (key, event) in enumerate(self._events, self.ids.event):
             prev = last.get(key)
             if prev is None:
                 before = self._committed.get(key)
                 prev = before.last_event if before is not None else 0
             rows.append((id, prev, *astuple(event)))
             last[key] = id
-        self.next_event += len(rows)
+        self.ids.event += len(rows)
         for key, id in last.items():
             c = self.conversation(key)
             if c is not None:

@@ -10,7 +10,7 @@ import pytest
 from gateway.delivery import Patience
 from gateway.wanted import all_unwanted, to_ring
 from storage.records import Conversation, Cut, Device, Key, Message, RingInHand, Wishes
-from storage.transaction import Loaded, Transaction
+from storage.transaction import Ids, Loaded, Transaction
 from storage.vault import Vault
 
 
@@ -52,7 +52,7 @@ def test_a_ring_is_unwanted_only_if_all_that_it_covers_is_known_to_be(
         1, key, last_seq=9, last_ord=9, devices=(device,), wishes=Wishes(proactive=False)
     )
     loaded = Loaded(unacked={key: [message(ord, kind) for ord, kind in read.items()]})
-    tx = Transaction(1.0, {key: c}, loaded, 2, 2, 1, Vault())
+    tx = Transaction(1.0, {key: c}, loaded, Ids(2, 2, 1), Vault())
     assert all_unwanted(tx, c, device) is unwanted
 
 
@@ -66,7 +66,7 @@ def test_a_message_of_a_time_that_is_yet_to_come_is_not_waited_for(
     newest = msgspec.structs.replace(message(1, "chat"), at=at)
     c = Conversation(1, key, last_seq=1, last_ord=1, devices=(device,), newest_counted=newest)
     loaded = Loaded(unacked={key: [newest]})
-    tx = Transaction(104.95, {key: c}, loaded, 2, 2, 1, Vault())
+    tx = Transaction(104.95, {key: c}, loaded, Ids(2, 2, 1), Vault())
     wanted = to_ring(tx, c, device, Patience(5.0))
     assert wanted.newest == newest
     assert wanted.due_at == due_at

@@ -9,7 +9,7 @@ from storage import outcomes, sql
 from storage.errors import NotRead
 from storage.outcomes import Trigger
 from storage.records import Conversation, Cut, Device, Event, Key, Message, Outcome, Span
-from storage.transaction import Loaded, Mark, Owner, Transaction, replace
+from storage.transaction import Ids, Loaded, Mark, Owner, Transaction, replace
 from storage.vault import Vault
 from tests.storage.stored import KEY, draft
 
@@ -19,7 +19,9 @@ DEVICE = Device(id=4, installation="i-1", token="t-1", generation=1, registered_
 
 
 def begin(*committed: Conversation, loaded: Loaded | None = None) -> Transaction:
-    return Transaction(NOW, {c.key: c for c in committed}, loaded or Loaded(), 7, 5, 1, Vault())
+    return Transaction(
+        NOW, {c.key: c for c in committed}, loaded or Loaded(), Ids(7, 5, 1), Vault()
+    )
 
 
 def written(tx: Transaction) -> dict[str, list[Any]]:
