@@ -26,6 +26,13 @@ class Turn(NamedTuple):
     probe: bool = False
 
 
+class Timer(NamedTuple):
+    """When (epoch s) a lane is to be asked again, and the worker's task that does."""
+
+    at: float
+    task: Any
+
+
 @dataclass(slots=True)
 class Lane:
     """The dicts are ordered sets: the order of waking is kept. One entry per device in all.
@@ -41,6 +48,7 @@ class Lane:
     wave: retry.RejectionWave = field(default_factory=retry.RejectionWave)
     health: Health = breaker.WELL
     pace: retry.Pace = field(default_factory=retry.Pace)
+    timer: Timer | None = None
     complained_at: float | None = None
     in_wave: bool = False  # of rejections, as was told
     is_gone: bool = False  # taken out of the configuration: who waits here waits for nothing

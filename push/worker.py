@@ -40,7 +40,7 @@ import structlog
 
 from push import breaker, retry
 from push.failures import where
-from push.lane import Lane, Turn
+from push.lane import Lane, Timer, Turn
 from push.ring import (
     RETRIED,
     Attempt,
@@ -92,14 +92,6 @@ class Load:
 
 
 @dataclass(slots=True)
-class _Timer:
-    """When (epoch s) a lane is to be asked again, and the task that does."""
-
-    at: float
-    task: asyncio.Task[None]
-
-
-@dataclass(slots=True)
 class _Rest:
     """A device whose work broke: how often in a row, and (epoch s) until when it is left alone."""
 
@@ -136,7 +128,6 @@ class PushWorker:
         self._wall = wall
         self._on_fault = on_fault
         self._lanes: dict[str, dict[str, Lane]] = {}
-        self._timers: dict[tuple[str, str], _Timer] = {}
         self._rests: dict[DeviceRef, _Rest] = {}
         self._rest_timer: asyncio.Task[None] | None = None
         self._pausing: set[asyncio.Task[None]] = set()
@@ -226,7 +217,7 @@ class PushWorker:
         self._draining = True
         for lane in self._all():
             lane.clear()
-        timers = [timer.task for timer in self._timers.values()]
+        timers = [lane.timer.task for lane in self._all() if lane.timer is not None]
         for task in (*self._pausing, *timers, *([self._rest_timer] if self._rest_timer else [])):
             task.cancel()
         tasks = [task for lane in self._all() for task in lane.working.values()]
@@ -257,19 +248,17 @@ class PushWorker:
             return
 
     def _ask_again(self, lane: Lane, at: float) -> None:
-        key = (lane.endpoint.tenant, lane.endpoint.backend.name)
-        timer = self._timers.get(key)
-        if timer is not None:
-            if timer.at <= at:
+        if lane.timer is not None:
+            if lane.timer.at <= at:
                 return
-            timer.task.cancel()
+            lane.timer.task.cancel()
         task = asyncio.create_task(self._fill_at(lane, at), name="push-lane")
-        self._timers[key] = _Timer(at, task)
+        lane.timer = Timer(at, task)
 
     async def _fill_at(self, lane: Lane, at: float) -> None:
         while (wait := at - self._clock()) > 0.0:
             await self._sleep(wait)
-        del self._timers[lane.endpoint.tenant, lane.endpoint.backend.name]
+        lane.timer = None
         self._fill(lane)
 
     async def _serve(self, lane: Lane, turn: Turn) -> None:
