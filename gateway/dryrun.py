@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from gateway.delivery import WISHES, Action, Reason
 from gateway.policies import UNREAD_AFTER, Facts, Policy, decide
 from gateway.protocol import Route
+from gateway.why import own_events
 from push.backends import Backend, choose
 from storage.records import Device, DeviceState, Outcome, fingerprint
 from storage.store import Told
@@ -67,7 +68,7 @@ def dry_run(
     answer: dict[str, Any] = {"name": policy.value}
     if policy is Policy.UNREAD_AFTER:
         answer["after"] = after
-    history = [_Fact(n, e.at, e.event, e.details) for n, e in enumerate(told.events)]
+    history = [_Fact(n, e.at, e.event, e.details) for n, e in enumerate(own_events(told))]
     answer["devices"] = [
         _entry(told, history, target, policy, now, backends, after)
         for target in (_targets(told, history) if told.outcome is not None else ())

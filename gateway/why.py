@@ -7,6 +7,7 @@ what it waits for; nothing is guessed. `gateway.sentences` puts it into words.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote
@@ -32,9 +33,36 @@ class WaitsFor(StrEnum):
     EARLIER_RING = "earlier_ring"  # a ring in hand that does not cover it
 
 
+_OF_A_DEVICE = ("look", "claimed", "attempt", "late_verdict")
+_OF_ITS_RING = (Action.RETRY, Action.CANCEL)
+_ENDS = (Outcome.EXPIRED, Outcome.UNDELIVERABLE)
+
+
 def timeline(told: Told) -> list[dict[str, Any]]:
     """The message's events in order, each {`at`, `event`, `reason?`, `session?`, `device?`, …}."""
-    return _committed(told.message) + [_event(event) for event in told.events]
+    return _committed(told.message) + [_event(event) for event in own_events(told)]
+
+
+def own_events(told: Told) -> Iterator[Event]:
+    """What happened for the message. Events are recorded for a range, and once the message has
+    expired or is undeliverable, a ring that begins before it is for what came later.
+    """
+    ended = False
+    others: set[str] = set()
+    """Devices that were last looked at for other messages."""
+    for event in told.events:
+        about = event.details
+        if event.event in ("outcome", "acked"):
+            ended = about.get("outcome") in _ENDS
+        if event.event not in _OF_A_DEVICE:
+            yield event
+            continue
+        device = about["device"]
+        if event.event == "claimed" or about.get("action", Action.RETRY) not in _OF_ITS_RING:
+            theirs = ended and about.get("reason") != Reason.EXPIRED
+            (others.add if theirs else others.discard)(device)
+        if device not in others:
+            yield event
 
 
 def deliveries(told: Told, now: float, quiet_until: float = 0.0) -> dict[str, Any]:

@@ -79,6 +79,9 @@ def decided(
         (D, [DUE, look(5, "wait", "held"), RUNG], {}, ("ring", "ack_timeout")),
         (D, [DUE, look(5, "ring", "ack_timeout", installation="phone-2")], {"device": None},
          ("ring", "ack_timeout")),
+        (D, [DUE, look(5, "skip", "opted_out"), event(5, "outcome", outcome="undeliverable"),
+             look(9, "ring", "not_in_chat")], {"outcome": Outcome.UNDELIVERABLE},
+         ("skip", "opted_out")),  # it was rung for what came later
         # Without a look: by the fan-out, or by the due time set at the commit.
         (D, [acked(1)], {"outcome": Outcome.ACKED}, ("skip", "acked")),
         (D, [DUE, acked(6)], {"outcome": Outcome.ACKED}, ("skip", "acked")),

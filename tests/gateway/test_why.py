@@ -159,6 +159,51 @@ def test_the_reason_of_a_push_is_that_of_the_look_whose_ring_was_accepted_first(
     assert why.reason(told(outcome=Outcome.PUSHED)) is None
 
 
+def test_a_ring_for_what_came_after_the_end_is_not_told_as_the_message_s_own() -> None:
+    phone = {"device": "ab12"}
+    mine = [
+        event(5, "due", reason="ack_timeout"),
+        event(5, "look", action="ring", reason="ack_timeout", **phone),
+        event(5, "claimed", ring="r_1", kind="message", unread=1, **phone),
+        event(6, "attempt", ring="r_1", verdict="retry", attempt=1, **phone),
+        event(60, "outcome", outcome="expired", was="pending"),
+        event(61, "look", action="cancel", reason="expired", **phone),
+        event(61, "look", action="skip", reason="expired", **phone),
+    ]
+    of_the_next = [
+        event(90, "look", action="ring", reason="not_in_chat", **phone),
+        event(90, "claimed", ring="r_2", kind="message", unread=2, **phone),
+        event(91, "attempt", ring="r_2", verdict="retry", attempt=1, **phone),
+        event(92, "look", action="retry", reason="retry", **phone),
+        event(93, "attempt", ring="r_2", verdict="accepted", attempt=2, **phone),
+    ]
+    of_one_beside_it = [
+        event(94, "outcome", outcome="undeliverable", was="pending", reason="opted_out"),
+        event(94, "claimed", ring="r_3", kind="message", unread=2, **phone),
+        event(95, "attempt", ring="r_3", verdict="accepted", attempt=1, **phone),
+    ]
+    again = [
+        event(96, "outcome", outcome="pending", was="undeliverable"),
+        event(97, "look", action="ring", reason="not_in_chat", **phone),
+        event(97, "claimed", ring="r_4", kind="message", unread=2, **phone),
+        event(98, "attempt", ring="r_4", verdict="accepted", attempt=1, **phone),
+    ]
+    assert list(why.own_events(told(*mine, *of_the_next))) == mine
+    both = told(*of_one_beside_it, *again)
+    assert list(why.own_events(both)) == [of_one_beside_it[0], *again]
+    late = event(62, "attempt", ring="r_1", verdict="accepted", attempt=1, **phone)
+    assert list(why.own_events(told(*mine[:5], late)))[-1] == late
+
+
+def test_an_acknowledgement_is_no_end() -> None:
+    events = [
+        event(1, "outcome", outcome="expired", was="pending"),
+        event(2, "acked", session="s-1"),
+        event(3, "look", action="skip", reason="acked", device="ab12"),
+    ]
+    assert list(why.own_events(told(*events))) == events
+
+
 def test_the_reason_of_an_ack_is_that_the_customer_was_in_chat() -> None:
     assert why.reason(told(outcome=Outcome.ACKED)) == "in_chat"
 

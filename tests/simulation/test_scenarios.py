@@ -18,9 +18,11 @@ import structlog
 
 from gateway.config.push import Calls, PushBackend
 from gateway.protocol import MessageKind
+from gateway.sentences import in_words
+from gateway.why import deliveries
 from gateway.wishes import QuietHours
 from storage.loading import Known
-from storage.records import Wishes
+from storage.records import Key, Wishes
 from tests.simulation.days import Day
 from tests.simulation.disk import LATENCIES
 from tests.simulation.ears import Heard, Mood
@@ -1437,3 +1439,48 @@ def test_nobody_is_rung_for_nothing_but_what_was_given_up(day: Day) -> None:
     day.world.run(30.0)
     assert [heard for heard in rung(day) if heard.took] == []
     assert day.world.model.outcomes == {(1, 1): "acked", (1, 2): "undeliverable"}
+
+
+def words_of(world: World, seq: int) -> dict[str, Any]:
+    """What `ringback why` says of a message of Anna's."""
+    assert world.core is not None
+    told = world.process.loop.run_until_complete(world.core.store.told(Key(*ANNA), seq))
+    assert told is not None
+    return in_words(deliveries(told, world.now))
+
+
+def test_a_ring_for_what_came_later_is_not_said_to_be_sent_for_what_had_expired(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    visit = comes(world, anna)
+    world.run(10.0)
+    world.write(anna, MessageKind.CHAT, 3.0)
+    world.run(4.0)
+    visit.line.end(1000)
+    world.run(1.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    assert world.model.outcomes == {(1, 1): "expired", (1, 2): "pushed"}
+    expired, pushed = words_of(world, 1), words_of(world, 2)
+    assert expired["summary"][-1] == "Not acknowledged; no ring sent for it."
+    assert expired["events"][-1]["event"] == "outcome"
+    assert pushed["summary"][-1] == "Not acknowledged; 1 ring sent for it."
+
+
+def test_what_nobody_acknowledged_is_not_said_to_be_acknowledged(day: Day) -> None:
+    """It expired in chat, and then an icon turned out to need no correction any more."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    visit = comes(world, anna)
+    world.run(10.0)
+    world.ears.mood = Mood.LATE
+    visit.read(1)
+    world.run(5.0)
+    world.write(anna, MessageKind.CHAT, 3.0)
+    world.run(20.0)
+    assert world.model.outcomes[1, 2] == "expired"
+    assert world.look("SELECT count(*) FROM events WHERE detail LIKE '%superseded%'") == [(1,)]
+    assert "already acknowledged" not in str(words_of(world, 2))
