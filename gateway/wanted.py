@@ -44,13 +44,7 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
         return Wanted()
     if patience is None and not _sees_each(c, device, newest, tx.now):  # then all was asked for
         return Wanted(newest, c.last)
-    fresh = [
-        m
-        for m in tx.unacked(c)
-        if m.ord > behind
-        and not m.has_expired(tx.now)
-        and outcomes.outcome(c, m) is not Outcome.UNDELIVERABLE
-    ]
+    fresh = [m for m in tx.unacked(c) if m.ord > behind and _may_ring(tx, c, m)]
     unwanted = tuple(m for m in fresh if is_unwanted(c.wishes, m.kind))
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
     if wanted and wanted[0].ord > device.owed_ord:
@@ -66,6 +60,11 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
     after = sum(m.ord > wanted[-1].ord for m in unwanted)
     upto = c.last if wanted[-1].ord + after == c.last_ord else wanted[-1].cut
     return Wanted(wanted[-1], upto, unwanted, due_at, due)
+
+
+def _may_ring(tx: Transaction, c: Conversation, m: Message) -> bool:
+    """Whether anybody may be rung for it: it has not expired, nor was it given up."""
+    return not m.has_expired(tx.now) and outcomes.outcome(c, m) is not Outcome.UNDELIVERABLE
 
 
 def _due(
@@ -108,7 +107,8 @@ def opted_out(c: Conversation) -> bool:
 
 
 def all_unwanted(tx: Transaction, c: Conversation, device: Device) -> bool:
-    """Whether the ring in hand covers only what the customer does not want to be rung for.
+    """Whether the ring in hand covers only what the customer does not want to be rung for, beside
+    what nobody may be rung for any more.
 
     Of very many unacknowledged messages not all are read: what is not known is wanted.
     """
@@ -117,7 +117,7 @@ def all_unwanted(tx: Transaction, c: Conversation, device: Device) -> bool:
     behind = max(device.covered.ord, c.acked_ord)
     covered = [m for m in tx.unacked(c) if behind < m.ord <= device.rung_to.ord]
     whole = len(covered) == device.rung_to.ord - behind
-    return whole and all(is_unwanted(c.wishes, m.kind) for m in covered)
+    return whole and all(is_unwanted(c.wishes, m.kind) for m in covered if _may_ring(tx, c, m))
 
 
 def no_live_device(c: Conversation) -> Reason:

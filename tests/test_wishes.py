@@ -227,6 +227,27 @@ async def test_a_ring_in_hand_is_not_repeated_once_the_customer_mutes(tmp_path: 
         assert [call.ring["seq"] for call in it.backend.calls[calls:]] == [2]
 
 
+async def test_who_opts_out_is_not_rung_again_though_a_chat_message_expired_before(
+    tmp_path: Path,
+) -> None:
+    """The ring in hand begins before the one that expired, and is not for it."""
+    push = {"retry_first": 0.2, "retry_max": 0.2}
+    async with running(tmp_path, push=push) as it:
+        it.backend.otherwise = 503
+        await it.register()
+        await it.write(kind="chat", expires_at=timestamp(time.time() + 60.0))
+        await it.backend.take()
+        it.pass_time(60.0)
+        await it.settled(1, "expired")
+        await it.write()
+        while (await it.backend.take()).ring["seq"] == 1:
+            pass
+        await wish(it, proactive=False)
+        told = await it.settled(2, "undeliverable")
+        assert told["reason"] == "opted_out"
+        assert ("cancel", "opted_out") in looks(told)
+
+
 async def test_of_a_ring_cancelled_for_a_wish_nothing_is_said_to_be_acknowledged(
     tmp_path: Path,
 ) -> None:
