@@ -43,7 +43,7 @@ from gateway.owing import Owing
 from gateway.preferences import Preferences
 from gateway.presence import Presence
 from gateway.protocol import Role
-from gateway.pushing import Book
+from gateway.pushing import RETRY_TICK, Book
 from gateway.ringing import Ringing
 from gateway.session import Rates
 from gateway.sessions import Sessions
@@ -188,10 +188,15 @@ class Core:
         task.add_done_callback(self._judging.discard)
 
     async def _judge_anew(self, tenants: set[str]) -> None:
-        try:
-            await self.book.judge_anew(tenants)
-        except Exception as error:
-            self._failed(error)
+        """Until it could be read who waits: nothing else looks at them for the new rules."""
+        while True:
+            try:
+                return await self.book.judge_anew(tenants)
+            except Unavailable as error:
+                _log.warning("what waits is not judged anew yet", problem=str(error))
+            except Exception as error:
+                return self._failed(error)
+            await asyncio.sleep(RETRY_TICK)
 
     @property
     def _endpoints(self) -> list[Endpoint]:

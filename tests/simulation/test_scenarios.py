@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import time
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import orjson
@@ -21,6 +21,7 @@ from gateway.protocol import MessageKind
 from gateway.sentences import in_words
 from gateway.why import deliveries
 from gateway.wishes import QuietHours
+from storage.errors import Unavailable
 from storage.loading import Known
 from storage.records import Key, Wishes
 from tests.simulation.days import Day
@@ -538,6 +539,30 @@ def test_lifted_quiet_hours_hold_nothing_back_any_more(day: Day) -> None:
     world.run(60.0)
     assert not rung(day)
     reload(day, quiet_hours=None)
+    world.run(world.timing.max_hold + 5.0)
+    assert [heard.seq for heard in rung(day)] == [1]
+
+
+def test_a_reload_that_cannot_read_at_once_who_waits_lifts_quiet_hours_when_it_can(
+    day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the phone rings when they would have ended: nothing else looks at who waits for that."""
+
+    async def fails(*asked: Any) -> NoReturn:
+        raise Unavailable("disk I/O error")
+
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    reload(day, quiet_hours=QuietHours(time(0, 0), time(23, 59)))
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(60.0)
+    assert world.core is not None
+    with monkeypatch.context() as disk:
+        disk.setattr(world.core.database, "scan", fails)
+        reload(day, quiet_hours=None)
+        world.run(10.0)
+        assert not rung(day)
     world.run(world.timing.max_hold + 5.0)
     assert [heard.seq for heard in rung(day)] == [1]
 
