@@ -29,6 +29,7 @@ from gateway.owing import Owing
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import CustomerSession, Rates
 from storage import outcomes
+from storage.errors import Unavailable
 from storage.outcomes import Trigger
 from storage.records import Conversation, Device, Key
 from storage.store import Needs
@@ -272,7 +273,12 @@ class Devices:
             tx.after_commit(lambda: self._close_all(key))
             return True
 
-        return await self._store.submit(change, Needs(keys=(key,)))
+        try:
+            return await self._store.submit(change, Needs(keys=(key,)))
+        except Unavailable:
+            for session in self._context.hub.sessions(key):
+                session.revoked = session.revoked and session.closed  # it was not confirmed
+            raise
 
     def _close_all(self, key: Key) -> None:
         for session in tuple(self._context.hub.sessions(key)):

@@ -179,3 +179,19 @@ async def test_an_ack_that_the_disk_refused_is_said_again_and_nobody_is_rung(
             assert refused["code"] == "unavailable"
         await it.settled(seq, "acked")
         assert it.backend.calls == []
+
+
+async def test_a_sign_out_that_the_disk_refused_takes_no_right_from_who_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service was told that it is not confirmed, and the session is open: it was not."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        customer = await it.customer()
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.database, "write", refuses)
+            status, told = await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+            assert (status, told["code"]) == (503, "unavailable")
+        await customer.ask("register_device", "device", installation="phone", token="a-token")
+        assert await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE) == (204, "")
+        assert await customer.closed() == CloseCode.SIGNED_OUT
