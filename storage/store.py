@@ -110,11 +110,12 @@ class Store:
         self.failed: Callable[[Exception], None] = lambda error: None
         """Told of an error that nobody else is told of: a fault of ours, or of the disk."""
         self.recovered: Callable[[], None] = lambda: None
-        """Told when the disk takes a commit after it had refused the one before."""
+        """Told when the disk takes a commit after it had refused the one before, or when there is
+        room again after somebody in chat was refused."""
         self.ended = asyncio.Event()
         """Set when the writer ended by a fault: what comes is refused, until a new start."""
         self.commits = 0
-        self._failing: set[str] = set()  # "commit", "fold"
+        self._failing: set[str] = set()  # "commit", "fold", "queue"
 
     # Life
 
@@ -220,6 +221,8 @@ class Store:
         queue = self._later if later else self._queue
         tenant = needs.tenant
         if not queue.put(tenant, _Change(needs, apply, done), self.QUEUE):
+            if not later:  # what comes later is tried again by who gave it
+                self._failing.add("queue")
             raise Overloaded(f"{self.QUEUE} changes are waiting for the disk")
         if tenant:
             self._about[tenant] = self._turn
@@ -363,14 +366,20 @@ class Store:
             if statements:
                 await self._database.write(statements)
                 self.commits += 1
-                if "commit" in self._failing:
-                    self._failing.discard("commit")
-                    self._tell(self.recovered)
+                self._recover()
         except Unavailable:
             raise
         except Exception:
             tx.rollback(start)
             raise
+
+    def _recover(self) -> None:
+        """The disk has taken a commit: who was refused may come again, if there is room for them,
+        and not for a few of them only, each time anew."""
+        over = {"commit"} if len(self._queue) > self.QUEUE // 2 else {"commit", "queue"}
+        if self._failing & over:
+            self._failing -= over
+            self._tell(self.recovered)
 
     def _tell(self, callback: Callable[..., None], *told: Any) -> None:
         """Call back. What is committed stays committed, whatever the callback raises."""

@@ -10,6 +10,7 @@ import pytest
 from gateway.client import CustomerClient
 from gateway.protocol import CloseCode, Role
 from storage.errors import Unavailable
+from storage.store import Store
 from tests.running import PATIENT, Running, running
 
 
@@ -126,8 +127,9 @@ async def test_one_session_too_many_closes_the_oldest_while_the_disk_is_full_too
 
 
 @pytest.mark.parametrize("how", ["comes back", "turns active"])
-async def test_what_is_acknowledged_by_coming_while_the_disk_is_full_is_written_when_it_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+@pytest.mark.parametrize("what", ["disk", "queue"])
+async def test_what_is_acknowledged_by_coming_while_all_is_full_is_written_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, what: str
 ) -> None:
     """Its client was welcomed, and says it no second time: the phone would ring for it."""
     async with running(tmp_path) as it:
@@ -145,7 +147,10 @@ async def test_what_is_acknowledged_by_coming_while_the_disk_is_full_is_written_
             resume = {"epoch": customer.welcome["epoch"], "seq": seq}
             customer.vanish()
         with monkeypatch.context() as full:
-            full.setattr(it.gateway.core.database, "write", refuses)
+            if what == "disk":
+                full.setattr(it.gateway.core.database, "write", refuses)
+            else:
+                full.setattr(Store, "QUEUE", 0)
             if how == "turns active":
                 await customer.send("state", state="active")
                 await customer.ask("ping", "pong")

@@ -491,6 +491,21 @@ async def test_at_the_bound_of_the_queue_a_change_is_refused_and_none_is_lost(
         await store.submit(nothing, Needs(keys=(KEY,)))
 
 
+async def test_when_half_of_the_queue_is_free_again_who_was_refused_may_come_once(
+    path: Path,
+) -> None:
+    async with opened(path) as (store, _):
+        store.QUEUE, store.BATCH = 4, 1
+        told: list[int] = []
+        store.recovered = lambda: told.append(store.waiting)
+        waiting = [store.submit(Post(draft(str(n))), Needs(keys=(KEY,))) for n in range(4)]
+        for _ in range(2):
+            with pytest.raises(Overloaded):
+                store.submit(nothing, Needs(keys=(KEY,)))
+        await asyncio.gather(*waiting)
+        assert told == [2]
+
+
 async def test_a_queue_that_one_tenant_filled_still_takes_changes_of_another(path: Path) -> None:
     async with opened(path) as (store, _):
         store.QUEUE = 3
