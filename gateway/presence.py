@@ -179,13 +179,18 @@ class Presence:
         """The session ended with close code `code`: start the grace that fits."""
         grace = delivery.grace_after(code, self._context.timing)
 
+        unwritten = session.unwritten or 0  # who has gone is not caught up with
+
         def change(tx: Transaction) -> None:
             was_in_chat = self._hub.is_in_chat(session.key)
             if self._hub.leave(session):
                 tx.undo(lambda: self._hub.join(session))
+                c = tx.conversation(session.key)
+                if unwritten and c is not None:
+                    self._marks.received(tx, c, session, unwritten)
                 self._left(tx, session.key, was_in_chat, grace)
 
-        needs = Needs(keys=(session.key,))
+        needs = Needs(keys=(session.key,), mark=(session.key, unwritten))
         self._submit_quietly(session.key, change, needs, lambda: self._hub.leave(session))
 
     def set_state(self, session: CustomerSession, state: SessionState) -> None:

@@ -165,6 +165,25 @@ async def test_what_is_acknowledged_by_coming_while_all_is_full_is_written_when_
         assert it.backend.calls == []
 
 
+async def test_what_is_acknowledged_by_coming_while_the_disk_is_full_is_written_on_leaving_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That they leave is the first that the disk takes again."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        customer = await it.customer()
+        seq = await it.write()
+        await customer.take("message")
+        resume = {"epoch": customer.welcome["epoch"], "seq": seq}
+        customer.vanish()
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.database, "write", refuses)
+            back = await it.customer(resume=resume)
+        await back.send("bye")
+        await it.settled(seq, "acked")
+        assert it.backend.calls == []
+
+
 async def test_an_ack_that_the_disk_refused_is_said_again_and_nobody_is_rung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
