@@ -8,6 +8,7 @@ reads), `gateway.chat` (messages), and those of pushes in `gateway.owing` and `g
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -64,9 +65,8 @@ class Context:
         self.timing = timing
         self.limits = limits
         self.tenants = tenants
-        self.houses_before: dict[str, House] = {}
-        """Of tenants whose hours a reload changed, those before: who waits for their end is looked
-        at now."""
+        self.houses_before: defaultdict[str, set[House]] = defaultdict(set)
+        """Of tenants whose hours reloads changed: who waits for the end of these waits no more."""
         self.tell = Telling(hub, store.peek)
         self.clock = clock
         self.draining = False
