@@ -267,10 +267,10 @@ class Devices:
             for session in self._context.hub.sessions(key):  # what they ask for comes after this
                 tx.undo(partial(setattr, session, "revoked", session.revoked))
                 session.revoked = True
+                tx.after_commit(partial(session.close, CloseCode.SIGNED_OUT))
             for device in c.devices:
                 c = _gone(tx, c, device, "signed_out")
             self._owing.settle_undeliverable(tx, c)
-            tx.after_commit(lambda: self._close_all(key))
             return True
 
         try:
@@ -279,10 +279,6 @@ class Devices:
             for session in self._context.hub.sessions(key):
                 session.revoked = session.revoked and session.closed  # it was not confirmed
             raise
-
-    def _close_all(self, key: Key) -> None:
-        for session in tuple(self._context.hub.sessions(key)):
-            session.close(CloseCode.SIGNED_OUT)
 
     # Keys
 

@@ -6,11 +6,12 @@ import asyncio
 import io
 import json
 import logging
+import sqlite3
 import sys
 import time
 import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, redirect_stderr
+from contextlib import asynccontextmanager, closing, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from gateway import logs
 from gateway.config.sections import Log, LogFormat
 from gateway.protocol import CloseCode, Role
 from storage.records import Key
+from storage.store import Needs
 from tests.running import PATIENCE, PATIENT, SECRET, Running, running
 
 replace = msgspec.structs.replace
@@ -379,6 +381,36 @@ async def test_a_registration_behind_a_sign_out_that_is_not_yet_committed_is_not
             await before
         await it.write("c-1")  # whatever was taken before is committed with it
         assert await _devices(it) == []
+
+
+async def test_who_comes_right_behind_a_sign_out_is_not_signed_out_with_it(tmp_path: Path) -> None:
+    """Whether both are in one commit is chance, and after 4503 a client stays away."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register(token="early")
+        before, after = await it.customer(), await it.raw("/v1/chat")
+        with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")  # the writer waits with its commit; the rest piles up
+            it.gateway.core.store.submit(lambda tx: tx.touch(), Needs())
+            await _queued(it, 0)
+            ending = asyncio.create_task(
+                it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+            )
+            await _queued(it, 1)
+            await after.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
+            await _queued(it, 2)
+            db.execute("ROLLBACK")
+        assert (await ending)[0] == 204
+        assert await before.closed() == 4503
+        await after.take("welcome")
+        await after.ask("register_device", "device", installation="phone", token="new")
+        assert len(await _devices(it)) == 1
+
+
+async def _queued(it: Running, changes: int) -> None:
+    """Until the writer is at work and so many changes wait for it."""
+    async with asyncio.timeout(PATIENCE):
+        while it.gateway.core.store.waiting != changes:
+            await asyncio.sleep(0)
 
 
 async def _seen(it: Running) -> list[Any]:
