@@ -64,6 +64,7 @@ class Marks:
     ) -> Conversation:
         cut = self._mark(tx, c, seq).cut
         if not session.active:
+            tx.undo(lambda before=session.noted: setattr(session, "noted", before))  # type: ignore[misc]
             session.noted = max(session.noted, cut)
             return c
         return self.acknowledge(tx, c, cut, session)

@@ -395,6 +395,31 @@ async def test_what_is_said_right_after_a_send_is_judged_after_it_in_the_very_co
         assert not [f for w in (customer, agent) for f in await w.quiet() if f["type"] == "error"]
 
 
+async def test_an_ack_from_the_background_does_not_count_for_the_moment_in_chat_before_it(
+    tmp_path: Path,
+) -> None:
+    """All of it in one commit that is judged twice, for a ref in it was used before."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        store = it.gateway.core.store
+        customer, agent = await it.customer(state="background"), await it.agent()
+        await agent.ask("send", "sent", ref="r1", customer="c-42", text="one")
+        with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")  # the writer waits with its commit; the rest piles up
+            store.submit(lambda tx: tx.touch(), Needs())
+            await waiting(store, 0)
+            await customer.send("state", state="active")
+            await customer.send("state", state="background")
+            await customer.send("ack", seq=1)
+            await waiting(store, 3)
+            await agent.send("send", ref="r1", customer="c-42", text="one")
+            await waiting(store, 4)
+            db.execute("ROLLBACK")
+        assert (await agent.take("sent"))["duplicate"] is True
+        assert (await it.outcome(1))["outcome"] == "undeliverable"
+        await customer.send("state", state="active")
+        await it.settled(1, "acked")
+
+
 async def waiting(store: Store, changes: int) -> None:
     """Until the writer is at work and so many changes wait for it."""
     async with asyncio.timeout(PATIENCE):
