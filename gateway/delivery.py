@@ -131,15 +131,16 @@ def due_after_commit(
 
 
 def due_after_ack(
-    standing: float | None, oldest_unacked_at: float | None, ack_timeout: float
+    standing: float | None, oldest_unacked_at: float | None, patience: Patience | None
 ) -> float | None:
     """When the push is due after an ack; `oldest_unacked_at` is None when nothing is left.
 
     A due time that a hold moved stands: an ack in the midst of a replay makes nothing due earlier.
+    Without `patience` none is moved: a part was read by somebody who is not in chat.
     """
     if standing is None or oldest_unacked_at is None:
         return None
-    return max(standing, oldest_unacked_at + ack_timeout)
+    return standing if patience is None else max(standing, patience.ends(oldest_unacked_at))
 
 
 def due_after_leaving(standing: float | None, now: float, grace: float) -> float | None:

@@ -105,7 +105,8 @@ class Marks:
         if cut.ord < c.last_ord:
             mark = tx.mark(c, cut.seq)
             oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
-        due = delivery.due_after_ack(c.push_due_at, oldest, self._context.timing.ack_timeout)
+        patience = self._context.patience(c.key, tx.now)
+        due = delivery.due_after_ack(c.push_due_at, oldest, patience)
         held = c.hold_from
         if held is not None and oldest is not None:
             held = max(held, oldest)  # what joins held of others takes nothing from the rest

@@ -216,6 +216,22 @@ async def test_a_partial_ack_leaves_the_rest_to_the_push(tmp_path: Path) -> None
         assert (await it.outcome(1))["outcome"] == "acked"
 
 
+async def test_who_left_and_reads_a_part_elsewhere_is_rung_for_the_rest_after_the_grace(
+    tmp_path: Path,
+) -> None:
+    """A read in the background is an ack, but gives the rest no time: nobody is in chat."""
+    async with running(tmp_path, delivery=PATIENT | {"disconnect_grace": 1.0}) as it:
+        await it.register()
+        phone, web = await it.customer(), await it.customer(state="background")
+        agent = await it.agent(open="c-42")
+        first, second = [await it.write(text=text) for text in ("one", "two")]
+        await phone.take("message", seq=second)
+        phone.vanish()
+        await agent.take("presence", in_chat=False)
+        await web.send("read", seq=first)
+        assert (await it.backend.take()).ring["seq"] == second
+
+
 async def test_a_flapping_phone_still_rings(tmp_path: Path) -> None:
     delivery = QUICK | {"ack_timeout": 0.5, "max_hold": 1.0, "disconnect_grace": 0.5}
     as_often_as_it_likes = {"attempts_per_minute": 1_000_000}

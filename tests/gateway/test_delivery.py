@@ -367,21 +367,26 @@ def test_a_new_message_never_pushes_back_a_due_time_that_stands(
 
 
 def test_an_ack_of_everything_clears_the_due_time() -> None:
-    assert delivery.due_after_ack(103.0, None, 5.0) is None
+    assert delivery.due_after_ack(103.0, None, Patience(5.0)) is None
 
 
 def test_a_partial_ack_moves_the_due_time_to_the_deadline_of_the_oldest_unacked() -> None:
-    assert delivery.due_after_ack(103.0, 101.0, 5.0) == 106.0
+    assert delivery.due_after_ack(103.0, 101.0, Patience(5.0)) == 106.0
 
 
 def test_an_ack_makes_nothing_due_that_was_not() -> None:
-    assert delivery.due_after_ack(None, 101.0, 5.0) is None
-    assert delivery.due_after_ack(None, None, 5.0) is None
+    assert delivery.due_after_ack(None, 101.0, Patience(5.0)) is None
+    assert delivery.due_after_ack(None, None, Patience(5.0)) is None
 
 
 def test_a_partial_ack_does_not_end_a_hold_early() -> None:
     """A replay is acked piece by piece; what is still on its way is old, but held (rule 5)."""
-    assert delivery.due_after_ack(standing=105.0, oldest_unacked_at=40.0, ack_timeout=5.0) == 105.0
+    assert delivery.due_after_ack(105.0, 40.0, Patience(5.0)) == 105.0
+
+
+def test_who_reads_a_part_without_being_in_chat_has_no_more_time_for_the_rest() -> None:
+    assert delivery.due_after_ack(101.0, 100.0, Patience(5.0, until=101.0)) == 101.0
+    assert delivery.due_after_ack(101.0, 100.0, None) == 101.0
 
 
 @pytest.mark.parametrize(

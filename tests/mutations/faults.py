@@ -177,7 +177,7 @@ FAULTS = (
     Fault(
         "an ack of a part forgets the rest (rule 3)",
         "gateway/delivery.py",
-        "    return max(standing, oldest_unacked_at + ack_timeout)\n",
+        "    return standing if patience is None else max(standing, patience.ends(oldest_unacked_at))\n",
         "    return None\n",
     ),
     Fault(
