@@ -46,8 +46,8 @@ FAULTS = (
     Fault(
         "an ack in the background counts as one in chat (rule 3)",
         "gateway/marks.py",
-        "        if not session.active:\n            session.noted",
-        "        if False:\n            session.noted",
+        "        if not session.active:\n            tx.undo",
+        "        if False:\n            tx.undo",
     ),
     Fault(
         "a background ack clears the due time (rule 3)",
@@ -177,8 +177,8 @@ FAULTS = (
     Fault(
         "an ack of a part forgets the rest (rule 3)",
         "gateway/delivery.py",
-        "    return standing if patience is None else max(standing, patience.ends(oldest_unacked_at))\n",
-        "    return None\n",
+        "max(standing, patience.ends(oldest_unacked_at))\n",
+        "None\n",
     ),
     Fault(
         "the ack timeout is ignored (rule 1)",
@@ -230,9 +230,8 @@ FAULTS = (
     Fault(
         "a sign-out leaves messages pending for nobody (rule 6)",
         "gateway/devices.py",
-        "            self._owing.settle_undeliverable(tx, c)\n"
-        "            tx.after_commit(lambda: self._close_all(key))\n",
-        "            tx.after_commit(lambda: self._close_all(key))\n",
+        "            self._owing.settle_undeliverable(tx, c)\n            return True\n",
+        "            return True\n",
     ),
     Fault(
         "a registration re-arms nothing",
