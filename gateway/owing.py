@@ -158,9 +158,12 @@ class Owing:
                 quiet = self._context.quiet_hours_end(tx.now, c, device) or 0.0
                 backoff = max(_backoff(device), quiet - tx.now)
                 near = delivery.within_reason(device.wake_at, tx.now, self._context.timing, backoff)
-                for house in self._context.houses_before.get(c.tenant, ()):
-                    if self._context.waits_for_morning(tx.now, c, device, house):
-                        near = self._at_once(tx, c)  # it waits for the end of hours of before
+                houses = self._context.houses_before.get(c.tenant, ())
+                waited = any(
+                    self._context.waits_for_morning(tx.now, c, device, house) for house in houses
+                )
+                if waited and device.wake_at != quiet:
+                    near = self._at_once(tx, c)  # it waits for the end of hours that are others now
                 if near != device.wake_at:
                     c = c.with_device(replace(device, wake_at=near))
         return c if c is before else tx.put(c)

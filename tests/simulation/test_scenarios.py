@@ -567,6 +567,26 @@ def test_a_reload_that_cannot_read_at_once_who_waits_lifts_quiet_hours_when_it_c
     assert [heard.seq for heard in rung(day)] == [1]
 
 
+def test_who_waits_for_the_end_of_quiet_hours_is_not_looked_at_anew_where_that_is_as_before(
+    day: Day,
+) -> None:
+    """The hours are others since a reload, and end at the same time."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    reload(day, quiet_hours=QuietHours(time(0, 0), time(23, 59)))
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(10.0)
+    reload(day, quiet_hours=QuietHours(time(1, 0), time(23, 59)))
+    for _ in range(2):
+        world.write(anna, MessageKind.CHAT, None)
+        world.run(10.0)
+    assert world.look("SELECT count(*) FROM events WHERE event = 'look'") == [(1,)]
+    reload(day, quiet_hours=None)
+    world.run(10.0)
+    assert [heard.seq for heard in rung(day)] == [3]
+
+
 def test_a_clock_that_was_set_while_we_run_is_told_once_until_it_is_right_again(day: Day) -> None:
     core = day.world.core
     assert core is not None
