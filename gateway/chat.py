@@ -233,6 +233,10 @@ class Chat:
         await session.out.has_read()  # as for pages: several openings would be more than may wait
         try:
             c = await self._store.submit(change, Needs(keys=(key,)))
+        except Unavailable:  # what others would write in the same commit: who only reads may
+            c = await self._context.existing(key)
+            follow()
+        try:
             messages, more = await self._opening(c, frame.after)
         except Unavailable:
             self._hub.unwatch(session, key)

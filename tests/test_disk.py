@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from gateway.client import CustomerClient
 from gateway.protocol import CloseCode, Role
 from storage.errors import Unavailable
 from storage.store import Store
-from tests.running import PATIENT, Running, running
+from tests.running import PATIENCE, PATIENT, Running, running
 
 
 async def fill(it: Running) -> None:
@@ -111,6 +112,44 @@ async def test_who_comes_and_goes_while_the_disk_is_full_is_told_of_all_the_same
             wire.vanish()
             told = await agent.take("presence")
             assert (told["in_chat"], told["sessions"]) == (left > 0, left)
+
+
+async def test_who_opens_while_the_disk_is_full_follows_also_where_others_would_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open writes nothing, but waits for the commit of those who do; and who had it open before
+    goes on."""
+    writing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def refuses_in_time(statements: Any) -> None:
+        writing.set()
+        await go_on.wait()
+        raise Unavailable("disk full")
+
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write(text="before")
+        customer = await it.customer()
+        follower, agent = await it.agent(open="c-42"), await it.agent("a-2")
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.database, "write", refuses_in_time)
+            await customer.send("send", ref="c0", text="not now")
+            await asyncio.wait_for(writing.wait(), PATIENCE)  # the rest waits for the next commit
+            await customer.send("send", ref="c1", text="not now either")
+            for wire in (follower, agent):
+                await wire.send("open", ref="o1", customer="c-42")
+            async with asyncio.timeout(PATIENCE):
+                while it.gateway.core.store.waiting < 3:
+                    await asyncio.sleep(0.001)
+            go_on.set()
+            for wire in (follower, agent):
+                opened = await wire.take("conversation", ref="o1")
+                assert [message["text"] for message in opened["messages"]] == ["before"]
+            for number in range(2):
+                told = await customer.take("error", ref=f"c{number}")
+                assert told["code"] == "unavailable"
+        await it.write(text="after")
+        for wire in (follower, agent):
+            assert (await wire.take("message"))["text"] == "after"
 
 
 async def test_one_session_too_many_closes_the_oldest_while_the_disk_is_full_too(
