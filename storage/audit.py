@@ -22,12 +22,17 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from storage import campaigns
-from storage.database import snapshot
+from storage.database import NO_ROOM, snapshot
+from storage.errors import CannotOpen
 from storage.loading import Known
 from storage.records import DeviceState, Outcome
 
 KEPT = 10_000
 """Findings that are kept. At the bound the rest are only counted."""
+
+UNSORTED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_GETTEMPPATH)
+"""Errors that tell nothing of a file to which nothing is written: what has to be sorted has no
+room in the system's directory of temporary files."""
 
 
 class Rule(StrEnum):
@@ -183,7 +188,8 @@ class _Ring(msgspec.Struct, frozen=True):
 
 
 def audit(path: Path, now: float) -> Audit:
-    """Recount the database at `path`; `now` in epoch seconds. Raises `CannotOpen`."""
+    """Recount the database at `path`; `now` in epoch seconds. Raises `CannotOpen`, also for want of
+    room for what has to be sorted."""
     report = _Report()
     tallies: dict[str, Counter[str]] = {}
     conversations = messages = 0
@@ -202,6 +208,8 @@ def audit(path: Path, now: float) -> Audit:
             for tenant, problem in campaigns.problems(db.execute):
                 report(Rule.CAMPAIGN, problem, tenant=tenant)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) in UNSORTED:
+                raise CannotOpen(f"cannot recount the database {path}: {NO_ROOM}") from error
             report(Rule.INTEGRITY, f"cannot be read further, and is recounted no further: {error}")
     balances = [
         Balance(tenant, _named(tallies.get(tenant, {})), _named(stored.get(tenant, {})))

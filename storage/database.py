@@ -31,6 +31,8 @@ PAGE = 20  # values, about, that fill a page of it
 BESIDE = 100  # values' worth of pages that every commit writes, whatever is in it
 _READS_ONLY = ("query_only = 1", "wal_autocheckpoint = 0")
 
+NO_ROOM = "there is no room for temporary files: let SQLITE_TMPDIR name a directory that has some"
+
 Rows = list[tuple[Any, ...]]
 
 # To the module None is a type that may have an adapter, asked for at every binding; where it finds
@@ -110,7 +112,9 @@ class Database:
         except BaseException as error:  # cancelled too: the connection's thread would never end
             await self.close()
             if isinstance(error, sqlite3.Error | OSError):
-                raise CannotOpen(f"cannot open the database {self.path}: {error}") from error
+                code = getattr(error, "sqlite_errorcode", 0)  # the text is that of a failing disk
+                problem = NO_ROOM if code == sqlite3.SQLITE_IOERR_GETTEMPPATH else error
+                raise CannotOpen(f"cannot open the database {self.path}: {problem}") from error
             raise
         return self
 

@@ -9,7 +9,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tests.running import QUICK, running
+import pytest
+
+from storage.database import copy
+from tests.faults.needs import needs
+from tests.running import PATIENCE, QUICK, running
 from tests.test_cli import RINGBACK, environ_of, ringback
 
 CONFIG = ("check", "--config", "ringback.toml")
@@ -87,3 +91,43 @@ async def _to(directory: Path, where: str) -> tuple[int | None, str]:
     )
     _, err = await process.communicate()
     return process.returncode, err.decode()
+
+
+NOWHERE = (
+    "mount -t tmpfs -o ro tmpfs /var/tmp && mount --bind /tmp /tmp && mount -o remount,ro,bind /tmp"
+)
+TOO_SMALL = "mount -t tmpfs -o size=64k tmpfs /var/tmp"
+
+
+@pytest.mark.parametrize("machine", [NOWHERE, TOO_SMALL])
+async def test_what_cannot_be_sorted_for_want_of_room_is_not_said_to_be_broken(
+    tmp_path: Path, machine: str
+) -> None:
+    """In a container of which only the database's directory can be written, say."""
+    needs("unshare", "mount", root=True)
+    async with running(tmp_path) as it:
+        await it.write()
+    with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
+        db.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+            " INSERT INTO events (conversation, from_seq, seq, at, event, prev)"
+            " SELECT c.id, 1, 1, 5.0, 'e', c.last_event + i - 1 FROM n, conversations c"
+        )
+        db.execute("UPDATE conversations SET last_event = last_event + 100000")
+    copy(tmp_path / "ringback.db", tmp_path / "copy.db")
+    check = (RINGBACK, "check", "--database", tmp_path / "copy.db")
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--mount", "sh", "-c", f'{machine} && cd /var/tmp && exec "$@"', "sh", *check),
+        env=environ_of({}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(3 * PATIENCE):
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (2, b"")
+    assert err.decode() == (
+        f"ringback: cannot recount the database {tmp_path / 'copy.db'}: there is no room for"
+        " temporary files: let SQLITE_TMPDIR name a directory that has some\n"
+    )
+    whole = await ringback(tmp_path, "check", "--database", "copy.db")
+    assert whole.code == 0, whole

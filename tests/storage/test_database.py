@@ -178,6 +178,8 @@ async def test_a_full_disk_is_unavailable_until_there_is_space_again(path: Path)
 class Failing:
     """The connection to a disk that fails at one statement, as fsync does."""
 
+    code: ClassVar[int] = sqlite3.SQLITE_IOERR_FSYNC
+
     def __init__(self, inner: Connection, *at: str) -> None:
         self.inner = inner
         self.at = at
@@ -189,7 +191,7 @@ class Failing:
             return []
         if sql in self.at:
             error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            error.sqlite_errorcode = self.code
             raise error
         return await self.inner.execute_fetchall(sql, parameters)
 
@@ -677,6 +679,22 @@ async def test_the_first_migration_that_fails_leaves_a_file_that_can_be_used_lat
     await problem_with(path)
     assert rows(path, "PRAGMA user_version") == [(0,)]
     monkeypatch.undo()
+    await make(path)
+
+
+class Roomless(Failing):
+    """The connection on a machine of which no directory for temporary files can be written."""
+
+    code = sqlite3.SQLITE_IOERR_GETTEMPPATH
+
+
+async def test_a_migration_that_has_no_room_to_sort_says_what_it_needs(path: Path) -> None:
+    async def connect(*args: Any, **options: Any) -> Connection:
+        return Roomless(await aiosqlite.connect(*args, **options), MIGRATIONS[-1][0])
+
+    with pytest.raises(CannotOpen, match="no room for temporary files: let SQLITE_TMPDIR name"):
+        await Database(path, connect).open()
+    assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS) - 1,)]
     await make(path)
 
 
