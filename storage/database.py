@@ -32,6 +32,7 @@ BESIDE = 100  # values' worth of pages that every commit writes, whatever is in 
 _READS_ONLY = ("query_only = 1", "wal_autocheckpoint = 0")
 
 NO_ROOM = "there is no room for temporary files: let SQLITE_TMPDIR name a directory that has some"
+NOTHING_BESIDE = "nothing can be written beside it: copy it, with any -wal, to where that can be"
 
 Rows = list[tuple[Any, ...]]
 
@@ -112,9 +113,8 @@ class Database:
         except BaseException as error:  # cancelled too: the connection's thread would never end
             await self.close()
             if isinstance(error, sqlite3.Error | OSError):
-                code = getattr(error, "sqlite_errorcode", 0)  # the text is that of a failing disk
-                problem = NO_ROOM if code == sqlite3.SQLITE_IOERR_GETTEMPPATH else error
-                raise CannotOpen(f"cannot open the database {self.path}: {problem}") from error
+                problem = f"cannot open the database {self.path}: {_problem(error)}"
+                raise CannotOpen(problem) from error
             raise
         return self
 
@@ -135,7 +135,8 @@ class Database:
         except BaseException as error:
             await self.close()
             if isinstance(error, sqlite3.Error):
-                raise CannotOpen(f"cannot read the database {self.path}: {error}") from error
+                problem = f"cannot read the database {self.path}: {_problem(error)}"
+                raise CannotOpen(problem) from error
             raise
         return self
 
@@ -325,14 +326,14 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     except sqlite3.Error as error:
-        raise CannotOpen(f"cannot read the database {path}: {error}") from error
+        raise CannotOpen(f"cannot read the database {path}: {_problem(error)}") from error
     with closing(db):
         try:
             db.execute("BEGIN")
             ((version,),) = db.execute("PRAGMA user_version").fetchall()
             ((owner,),) = db.execute("PRAGMA application_id").fetchall()
         except sqlite3.Error as error:
-            raise CannotOpen(f"cannot read the database {path}: {error}") from error
+            raise CannotOpen(f"cannot read the database {path}: {_problem(error)}") from error
         _readable(path, owner, version)
         yield db
 
@@ -362,6 +363,16 @@ def copy(path: Path, to: Path) -> None:
             raise CannotOpen(f"cannot write {to}: {error}") from error
         finally:
             os.close(made)
+
+
+def _problem(error: Exception) -> str:
+    """What went wrong, in SQLite's words, unless those tell of another thing."""
+    match getattr(error, "sqlite_errorcode", None):
+        case sqlite3.SQLITE_IOERR_GETTEMPPATH:
+            return NO_ROOM
+        case sqlite3.SQLITE_CANTOPEN:  # the file itself is there, and could be read
+            return NOTHING_BESIDE
+    return str(error)
 
 
 def _readable(path: Path, owner: int, version: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from storage.database import copy
 from tests.faults.needs import needs
 from tests.running import PATIENCE, QUICK, running
-from tests.test_cli import RINGBACK, environ_of, ringback
+from tests.test_cli import RINGBACK, Ended, environ_of, ringback
 
 CONFIG = ("check", "--config", "ringback.toml")
 
@@ -115,19 +115,40 @@ async def test_what_cannot_be_sorted_for_want_of_room_is_not_said_to_be_broken(
         )
         db.execute("UPDATE conversations SET last_event = last_event + 100000")
     copy(tmp_path / "ringback.db", tmp_path / "copy.db")
-    check = (RINGBACK, "check", "--database", tmp_path / "copy.db")
+    told = await _on(f"{machine} && cd /var/tmp", "check", "--database", tmp_path / "copy.db")
+    assert told.refused() == (
+        f"ringback: cannot recount the database {tmp_path / 'copy.db'}: there is no room for"
+        " temporary files: let SQLITE_TMPDIR name a directory that has some"
+    )
+    whole = await ringback(tmp_path, "check", "--database", "copy.db")
+    assert whole.code == 0, whole
+
+
+async def test_a_database_beside_which_nothing_can_be_written_is_to_be_copied_elsewhere(
+    tmp_path: Path,
+) -> None:
+    """Of a stopped gateway, in a snapshot of a file system, say."""
+    needs("unshare", "mount", root=True)
+    async with running(tmp_path):
+        pass
+    database = tmp_path / "ringback.db"
+    machine = f"mount --bind {tmp_path} {tmp_path} && mount -o remount,ro,bind {tmp_path}"
+    for words in (("check",), ("backup", "/dev/null"), ("why", "--tenant", "acme", "c-42", "1")):
+        told = await _on(machine, *words, "--config", tmp_path / "ringback.toml")
+        assert told.refused() == (
+            f"ringback: cannot read the database {database}: nothing can be written beside it:"
+            " copy it, with any -wal, to where that can be"
+        ), words
+
+
+async def _on(machine: str, *words: str | Path) -> Ended:
+    """The command on a machine whose file systems were changed so, for it alone."""
     process = await asyncio.create_subprocess_exec(
-        *("unshare", "--mount", "sh", "-c", f'{machine} && cd /var/tmp && exec "$@"', "sh", *check),
+        *("unshare", "--mount", "sh", "-c", f'{machine} && exec "$@"', "sh", RINGBACK, *words),
         env=environ_of({}),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(3 * PATIENCE):
         out, err = await process.communicate()
-    assert (process.returncode, out) == (2, b"")
-    assert err.decode() == (
-        f"ringback: cannot recount the database {tmp_path / 'copy.db'}: there is no room for"
-        " temporary files: let SQLITE_TMPDIR name a directory that has some\n"
-    )
-    whole = await ringback(tmp_path, "check", "--database", "copy.db")
-    assert whole.code == 0, whole
+    return Ended(process.returncode, out.decode(), err.decode())
