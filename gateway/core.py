@@ -63,6 +63,10 @@ HOUSEKEEPING = 60.0  # seconds between two rounds
 STALE_EVERY = 60  # rounds between two looks for tokens that were not registered again
 KEEP_DEAD = 7 * 86_400.0  # seconds for which a dead registration is kept, so that it can be undone
 CLOCK_SET = 30.0  # seconds by which the machine's clock may be moved: the most that tokens forgive
+PUT_BACK = (
+    "the database is a backup that was put back: if anything was committed after it was made,"
+    " clients may believe what is no more; stop, run ringback renew-epoch, start"
+)
 
 _log = structlog.get_logger("gateway.core")
 
@@ -158,6 +162,8 @@ class Core:
         Raises `CannotOpen`. After an error of any kind call `stop`.
         """
         await self.database.open()
+        if self.database.put_back:
+            _log.warning(PUT_BACK)
         await self.store.start()
         waiting = await self.book.recover()
         self._worker.start(calls)

@@ -90,6 +90,7 @@ class Database:
         self._reader: Connection | None = None
         self._scanner: Connection | None = None
         self._reads, self._scans = InTurn(), InTurn()
+        self.put_back = False  # the file was a backup of which nothing had been opened yet
         self._lock: int | None = None
         self._file: tuple[int, int] | None = None  # which one it is, whatever it is called
         self._written = 0  # values since the log was last folded back
@@ -103,6 +104,7 @@ class Database:
         try:
             self._lock = _take_lock(self.path)
             _refuse_log_of_another(self.path)
+            self.put_back = _keeps_none(self.path)
             self._file = _which(self.path)
             self._writer = await self._connect()
             await self._migrate(self._writer)
@@ -448,14 +450,18 @@ def _refuse_log_of_another(path: Path) -> None:
 
     It is of the database in whose place the backup was put, and SQLite would take it for its own.
     """
-    with path.open("rb") as file:
-        keeps_none = file.read(20)[18:] == b"\1\1"
     wal = path.with_name(path.name + "-wal")
-    if keeps_none and wal.exists() and wal.stat().st_size:
+    if _keeps_none(path) and wal.exists() and wal.stat().st_size:
         raise CannotOpen(
             f"{wal} is of another database, which was in the place of {path}: remove it, and the"
             " -shm beside it"
         )
+
+
+def _keeps_none(path: Path) -> bool:
+    """Whether the file keeps no log, as `copy` makes it. What has been opened to write does."""
+    with path.open("rb") as file:
+        return file.read(20)[18:] == b"\1\1"
 
 
 def _which(path: Path) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -18,11 +19,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 from typer.main import get_command
 
 from gateway.cli import app
 from gateway.config.starter import config_text
+from gateway.core import PUT_BACK
 from gateway.protocol import Role
+from storage.database import copy
 from tests.running import PATIENCE, PATIENT, Running, running
 
 RINGBACK = Path(sys.executable).with_name("ringback")
@@ -394,28 +398,48 @@ async def test_why_tells_of_a_message_while_the_gateway_runs(tmp_path: Path) -> 
 
 
 async def test_a_backup_is_whole_while_others_write_and_can_be_gone_back_to(tmp_path: Path) -> None:
-    copy = tmp_path / "copy.db"
-    words = ("backup", str(copy), "--config", "ringback.toml")
+    copied = tmp_path / "copy.db"
+    words = ("backup", str(copied), "--config", "ringback.toml")
     async with running(tmp_path) as it:
         before = await it.write(text="before")
         writing = asyncio.create_task(_keep_writing(it))
         told = await ringback(tmp_path, *words)
         writing.cancel()
         assert (told.code, told.out) == (0, "")
-        assert copy.stat().st_mode & 0o777 == 0o600
+        assert copied.stat().st_mode & 0o777 == 0o600
         path = it.gateway.config.storage.path
         epoch = it.gateway.core.store.meta["epoch"]
-        assert str(copy) in (await ringback(tmp_path, *words)).refused(), "it is not overwritten"
-    held = await ringback(tmp_path, "check", "--database", str(copy))
+        assert str(copied) in (await ringback(tmp_path, *words)).refused(), "it is not overwritten"
+    held = await ringback(tmp_path, "check", "--database", str(copied))
     assert (held.code, "all holds" in held.out) == (0, True), held
-    assert copy.read_bytes()[18:20] == b"\1\1", "no write-ahead log: it can be read where none is"
+    assert copied.read_bytes()[18:20] == b"\1\1", "no write-ahead log: it can be read where none is"
     for name in (path, *path.parent.glob(path.name + "-*")):
         name.unlink()
-    copy.rename(path)
+    copied.rename(path)
     assert (await ringback(tmp_path, "renew-epoch", "--config", "ringback.toml")).code == 0
     async with running(tmp_path) as it:
         assert it.gateway.core.store.meta["epoch"] != epoch
         assert await it.outcome(before)
+
+
+async def test_who_goes_back_to_a_backup_and_forgets_the_epoch_is_warned(tmp_path: Path) -> None:
+    """A client that had seen more would resume among other messages of the same `seq`."""
+    database, copied = tmp_path / "ringback.db", tmp_path / "copy.db"
+    warning = ("warning", PUT_BACK)
+    async with running(tmp_path) as it:
+        await it.write()
+        copy(database, copied)
+    for new_epoch, warned in ((False, True), (True, False)):
+        shutil.copy(copied, database)
+        if new_epoch:
+            assert (await ringback(tmp_path, "renew-epoch", "-c", "ringback.toml")).code == 0
+        with capture_logs() as logs:
+            async with running(tmp_path):
+                pass
+            async with running(tmp_path):
+                pass
+        told = [(line["log_level"], line["event"]) for line in logs]
+        assert told.count(warning) == warned, "once, and not for who did it right"
 
 
 async def _keep_writing(it: Running) -> None:
