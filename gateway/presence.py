@@ -190,7 +190,7 @@ class Presence:
                     self._marks.received(tx, c, session, unwritten)
                 self._left(tx, session.key, was_in_chat, grace)
 
-        needs = Needs(keys=(session.key,), mark=(session.key, unwritten))
+        needs = Needs(keys=(session.key,), mark=unwritten)
         self._submit_quietly(session.key, change, needs, lambda: self._hub.leave(session))
 
     def set_state(self, session: CustomerSession, state: SessionState) -> None:
