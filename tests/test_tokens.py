@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from base64 import b64decode
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from gateway.config.values import fresh_key
 from gateway.devices import DEVICES
@@ -19,7 +21,7 @@ from storage import sql
 from storage.errors import StorageError
 from storage.records import fingerprint
 from storage.vault import key_name
-from tests.running import backend, running, settings
+from tests.running import PATIENCE, Call, backend, running, settings
 from tests.test_cli import ringback
 
 TOKEN = "CANARY-device-token"
@@ -173,6 +175,34 @@ async def test_of_very_many_phones_the_one_told_longest_ago_goes(tmp_path: Path)
         assert len(left) == DEVICES
         assert left.isdisjoint({"phone-0", "phone-2"})
         assert {"phone-1", "phone-new"} <= left
+
+
+async def test_of_very_many_phones_one_whose_token_is_dead_goes_before_any_that_rings(
+    tmp_path: Path,
+) -> None:
+    async def rejects(call: Call) -> web.StreamResponse:
+        return web.Response(status=410 if call.body["deviceToken"] == "token-1" else 200)
+
+    async with running(tmp_path) as it:
+        it.backend.otherwise = rejects
+        for number in range(2):
+            await it.register(token=f"token-{number}", installation=f"phone-{number}")
+        await it.write()
+        await it.settled(1, "pushed")
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                changed = it.next_commit()
+                _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+                if [device["state"] for device in told["devices"]] == ["live", "dead"]:
+                    break
+                await changed.wait()
+        for number in range(2, DEVICES + 1):
+            await it.register(token=f"token-{number}", installation=f"phone-{number}")
+        _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+        left = {device["installation"] for device in told["devices"]}
+        assert left == {f"phone-{number}" for number in range(DEVICES + 1)} - {"phone-1"}
+        (removed,) = [e for e in (await it.outcome(1))["events"] if e["event"] == "device_removed"]
+        assert removed["reason"] == "too_many"
 
 
 async def test_a_device_that_was_not_registered_again_for_too_long_is_forgotten(
