@@ -417,6 +417,30 @@ async def test_what_the_customer_did_not_want_since_is_not_rung_by_a_replay(tmp_
         assert len(it.backend.calls) == 1
 
 
+@pytest.mark.parametrize("reason", ["acked", "read", "muted"])
+async def test_a_ring_that_is_cancelled_leaves_no_dead_letter(tmp_path: Path, reason: str) -> None:
+    async with running(tmp_path) as it:
+        it.backend.otherwise = 503
+        await it.register()
+        seq = await it.write()
+        await it.backend.take()
+        if reason == "muted":
+            muted = {"muted_until": timestamp(time.time() + 60.0)}
+            await it.call("PUT", "/v1/customers/c-42/preferences", Role.SERVICE, json=muted)
+        else:
+            customer = await it.customer()
+            await customer.send({"acked": "ack", "read": "read"}[reason], seq=seq)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                changed = it.next_commit()
+                events = (await it.outcome(seq))["events"]
+                looks = [(e["action"], e["reason"]) for e in events if e["event"] == "look"]
+                if ("cancel", reason) in looks:
+                    break
+                await changed.wait()
+        assert await letters(it) == []
+
+
 async def test_a_silent_ring_leaves_no_dead_letter(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=QUICK) as it:
         await it.register()
