@@ -218,6 +218,26 @@ def test_a_flapping_phone_still_rings_within_the_longest_hold(day: Day) -> None:
     assert world.now - began > world.timing.ack_timeout
 
 
+def test_what_is_written_meanwhile_holds_a_message_of_a_flapping_phone_no_longer(
+    day: Day,
+) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(10.0)
+    agent = world.agent("acme")
+    visit = comes(world, anna)
+    world.run(1.0)
+    began = world.now
+    while not rung(day):
+        agent.send(f"a-{world.now}", "anna", world.text(anna))
+        world.run(0.5)
+        visit.line.end(ABNORMAL)
+        visit = comes(world, anna)
+        world.run(0.5)
+        assert world.now - began < world.timing.max_hold + 2.0
+    assert world.now - began > world.timing.ack_timeout
+
+
 def test_what_waited_before_takes_nothing_from_the_hold_of_a_new_message(day: Day) -> None:
     """A badge that cannot be told is held when somebody comes; a message of later is held anew."""
     world, anna = day.world, day.world.person(*ANNA)
