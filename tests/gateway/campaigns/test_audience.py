@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.campaigns import audience
-from gateway.campaigns.audience import Bad, BadRecipient, Entry, File, Format, Line, Words
+from gateway.campaigns.audience import (
+    LINE_BYTES,
+    Bad,
+    BadRecipient,
+    Entry,
+    File,
+    Format,
+    Line,
+    Words,
+)
 from gateway.protocol import CUSTOMER_LIMITS, FrameError
 
 PLAIN = audience.words("hello", None)
@@ -189,6 +198,20 @@ def test_csv_is_read_as_it_comes_quotes_and_line_ends_within_them_included(size:
 def test_a_semicolon_separates_where_the_first_line_has_no_comma() -> None:
     (line,) = lines(File(Format.CSV), b"customer;sum\nc-1;3,50\n")
     assert line.value == {"customer": "c-1", "sum": "3,50"}
+
+
+def test_a_semicolon_in_a_row_separates_nothing_where_the_first_line_has_none() -> None:
+    found = lines(File(Format.CSV), b"customer\nacme;7\nc-2\n")
+    assert [line.value for line in found] == [{"customer": "acme;7"}, {"customer": "c-2"}]
+
+
+def test_a_line_may_be_as_long_as_is_said() -> None:
+    header, longest = b"customer\n", b"x" * LINE_BYTES
+    for data in (header + longest, header + longest + b"\n"):
+        (line,) = lines(File(Format.CSV), data, 100_000)
+        assert line.value == {"customer": longest.decode()}
+    with pytest.raises(FrameError, match=f"longer than {LINE_BYTES} bytes"):
+        lines(File(Format.CSV), header + longest + b"x", 100_000)
 
 
 @pytest.mark.parametrize(
