@@ -345,6 +345,7 @@ async def test_what_is_not_sent_when_it_expires_is_skipped(tmp_path: Path) -> No
         it.pass_time(100.0)
         told = await until(it, id, lambda told: told["state"] == "expired")
         assert (told["sent"], told["left"]) == (1, 1)
+        assert told["ended_at"] >= ends
         _, report = await ask(it, id, "/report")
         assert report["skipped"] == {"expired": 1}
 
