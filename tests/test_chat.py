@@ -58,6 +58,26 @@ async def test_a_conversation_is_live_for_what_people_write_until_an_agent_ends_
         assert await live() is True
 
 
+async def test_who_waits_for_an_answer_does_so_since_their_first_message_and_no_offer_is_one(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        customer, agent = await it.customer(), await it.agent()
+
+        async def unanswered() -> list[Any]:
+            page = await agent.ask("inbox", "inbox", filter="unanswered")
+            return [entry["unanswered_since"] for entry in page["conversations"]]
+
+        first = await customer.ask("send", "sent", text="where is my order?")
+        await customer.ask("send", "sent", text="hello?")
+        assert await unanswered() == [first["at"]]
+        await it.write(kind="proactive")
+        await it.write(kind="system")
+        assert await unanswered() == [first["at"]]
+        await agent.ask("send", "sent", customer="c-42", text="it is on its way")
+        assert await unanswered() == []
+
+
 async def test_the_newest_name_that_a_customer_s_token_tells_is_shown(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.write()
