@@ -165,6 +165,20 @@ async def test_one_session_too_many_closes_the_oldest_while_the_disk_is_full_too
             await other.ask("ping", "pong")
 
 
+async def test_who_comes_while_too_much_waits_for_the_disk_gets_what_is_written_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Welcomed though no change of theirs could even wait."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write()
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.store, "QUEUE", 0)
+            customer = await it.customer()
+            assert (await customer.take("message"))["seq"] == 1
+        assert await it.write() == 2
+        assert (await customer.take("message"))["seq"] == 2
+
+
 @pytest.mark.parametrize("how", ["comes back", "turns active"])
 @pytest.mark.parametrize("what", ["disk", "queue"])
 async def test_what_is_acknowledged_by_coming_while_all_is_full_is_written_when_it_is_not(
