@@ -201,6 +201,25 @@ async def test_reading_elsewhere_clears_the_badge_with_a_silent_ring(
         assert badge.body["payload"]["aps"] == {"badge": 0, "content-available": 1}
 
 
+async def test_a_phone_that_was_never_rung_is_not_told_of_what_is_read(tmp_path: Path) -> None:
+    """Its icon shows what the app set: no ring of ours made a number that is wrong now."""
+    async with running(tmp_path) as it:
+        await it.register()
+        phone, web = await it.customer(installation="phone"), await it.customer()
+        for seq in (1, 2):
+            assert await it.write() == seq
+            await web.take("message", seq=seq)
+            await web.send("ack", seq=seq)
+        await phone.send("read", seq=1)
+        assert (await web.take("status"))["unread"] == 1
+        await web.send("read", seq=2)
+        assert (await phone.take("status", read_seq=2))["unread"] == 0
+        for wire in (phone, web):
+            await wire.send("bye")
+        await it.write()
+        assert (await it.backend.take()).ring["kind"] == "proactive"
+
+
 async def test_a_ring_that_comes_after_its_own_phone_has_read_is_corrected(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         gate = Gate()
