@@ -459,6 +459,31 @@ async def test_what_was_refused_stays_so_beside_what_was_then_opted_out_of(tmp_p
         assert (await it.settled(chat, "undeliverable"))["reason"] == "refused"
 
 
+async def test_a_refusal_of_what_was_acknowledged_meanwhile_is_recorded_after_an_opt_out_too(
+    tmp_path: Path,
+) -> None:
+    gate = Gate(422)
+    async with running(tmp_path) as it:
+        await it.register()
+        await wish(it, proactive=False)
+        await it.settled(await it.write(), "undeliverable")
+        it.backend.answers.append(gate)
+        seq = await it.write(kind="chat")
+        await it.backend.take()
+        customer = await it.customer()
+        await customer.send("ack", seq=seq)
+        await it.settled(seq, "acked")
+        gate.open.set()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                changed = it.next_commit()
+                if "attempt" in {event["event"] for event in (await it.outcome(seq))["events"]}:
+                    break
+                await changed.wait()
+        await customer.send("bye")
+        await it.settled(await it.write(kind="chat"), "pushed")
+
+
 async def test_what_was_opted_out_of_is_not_what_a_later_ring_says(tmp_path: Path) -> None:
     """Its customer wants such again, and the phone has another token since."""
     async with running(tmp_path, delivery=QUICK | {"ack_timeout": 1.0, "max_hold": 5.0}) as it:
