@@ -219,6 +219,19 @@ async def test_a_session_that_acknowledges_after_another_is_a_fact(tmp_path: Pat
     assert [e["installation"] for e in events(answer, "acked_too")] == ["phone-2"]
 
 
+async def test_who_acknowledges_less_than_before_has_not_lost_what_it_had(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        one, two = [await it.customer(installation=phone) for phone in PHONES]
+        for seq in (1, 2):
+            assert await it.write() == seq
+        await one.send("ack", seq=2)
+        await recorded(it, 2, "acked")
+        for again in (2, 1, 2):
+            await two.send("ack", seq=again)
+        answer = await after(it, two, 2)
+    assert [e["installation"] for e in events(answer, "acked_too")] == [PHONES[1]]
+
+
 async def reads(one: Wire, two: Wire) -> None:
     await one.send("read", seq=1)
     await two.take("status")
