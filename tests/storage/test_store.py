@@ -704,6 +704,26 @@ async def test_a_change_sees_the_oldest_pending_and_the_newest_of_very_many_unac
         assert await unacked(OTHER) == [1, 3, 7, 8]
 
 
+async def test_of_very_many_unacked_messages_each_is_seen_once_near_as_the_places_of_phones_are(
+    path: Path,
+) -> None:
+    def registers(tx: Transaction) -> None:
+        c = known(tx, KEY)
+        for upto in (1, 2):
+            phone = Device(upto, f"i-{upto}", f"t-{upto}", 1, 1.0, covered=Cut(upto, upto))
+            c = tx.move_token(c, phone)
+
+    async with opened(path) as (store, _):
+        store._known.UNACKED = 2
+        for _ in range(9):
+            await post(store, draft("x"))
+        await store.submit(registers, Needs(keys=(KEY,)))
+        seen = await store.submit(
+            lambda tx: [m.seq for m in tx.unacked(known(tx, KEY))], Needs(keys=(KEY,))
+        )
+        assert seen == [1, 2, 3, 4, 5, 6, 8, 9]
+
+
 async def test_a_change_reads_no_more_of_the_unacked_messages_however_many_there_are(
     path: Path,
 ) -> None:
