@@ -81,6 +81,11 @@ def test_one_device_s_failures_alone_open_nothing_however_many() -> None:
     assert failed(WELL, *[7] * 100, 8).open
 
 
+@pytest.mark.parametrize("devices", [(1, 1, 2), (1, 2, 1), (1, 2, 2)])
+def test_it_opens_for_several_devices_whichever_failed_last(devices: tuple[int, ...]) -> None:
+    assert failed(WELL, *devices).open
+
+
 def test_a_device_s_failures_alone_suspend_what_never_succeeded_for_so_long() -> None:
     health = failed(WELL, 7, 7)
     assert not failed(health, 7, now=NOW + 3599.0).open
