@@ -598,6 +598,16 @@ async def test_operators_are_told_that_it_fails_and_that_it_works_again() -> Non
     ]
 
 
+async def test_a_probe_that_fails_is_no_news() -> None:
+    with capture_logs() as logs:
+        async with failing() as rig:
+            rig.backend.verdicts.append(TIMEOUT)
+            rig.clock.tick(1.0)
+            await rig.book.until_settled(3)
+            await rig.until_quiet()
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+
+
 async def test_after_a_long_failure_it_is_suspended_with_what_to_do_and_a_probe_ends_that() -> None:
     async with failing(suspend_after=7_200.0) as rig:
         with capture_logs() as logs:
