@@ -17,6 +17,7 @@ from gateway.protocol import Role, parse_timestamp, timestamp
 from storage.audit import audit
 from storage.sql import EVENTS_OF, Statement
 from tests.running import PATIENCE, PATIENT, QUICK, Gate, Running, change, running
+from tests.test_wishes import NOW_QUIET, hours, looked, wish
 
 
 async def letters(it: Running, query: str = "", tenant: str = "acme") -> list[dict[str, Any]]:
@@ -129,6 +130,22 @@ async def test_what_has_expired_since_it_was_refused_is_not_rung_again(tmp_path:
         id = await refused(it, expires_at=timestamp(time.time() + 60.0))
         it.pass_time(60.0)
         assert await replay(it, id) == "expired"
+        assert len(it.backend.calls) == 1
+
+
+async def test_what_a_replay_made_pending_again_expires_at_its_time(tmp_path: Path) -> None:
+    """Though its phone waits for the end of quiet hours, and nobody looks at it before."""
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it, expires_at=timestamp(time.time() + 1_800.0))
+        await wish(it, time_zone="UTC", quiet_hours=hours(*NOW_QUIET))
+        await it.write(expires_at=timestamp(time.time() + 60.0))
+        it.pass_time(60.0)
+        await it.settled(2, "expired")  # and nothing is left that expires
+        assert await replay(it, id) == "replayed"
+        await looked(it, 1, "wait", "quiet_hours")
+        it.pass_time(1_800.0)
+        await it.settled(1, "expired")
         assert len(it.backend.calls) == 1
 
 
