@@ -356,6 +356,26 @@ async def test_what_was_given_up_with_its_backend_is_not_rung_for_when_both_are_
             assert [call.ring["seq"] for call in qa.calls] == [3]
 
 
+async def test_what_a_phone_was_rung_past_is_not_taken_up_again_though_another_has_no_backend(
+    tmp_path: Path,
+) -> None:
+    async with backend() as qa:
+        push = {"backends": {"qa": a_backend(qa, "sandbox")}}
+        async with running(tmp_path, push=push) as it:
+            await it.register("c-1", "phone-1", "t-1", environment="sandbox")
+            await it.register("c-1", "phone-2", "t-2", environment="staging")
+            with_both = it.gateway.config
+            it.gateway.take_up(settings(tmp_path, it.backend.url))
+            await it.settled(await it.write("c-1"), "undeliverable", "c-1")
+            it.gateway.take_up(with_both)
+            await it.settled(await it.write("c-1"), "pushed", "c-1")
+            await it.register("c-1", "phone-1", "t-1", environment="sandbox")
+            told = await it.outcome(1, "c-1")
+            assert (told["outcome"], told["reason"]) == ("undeliverable", "no_endpoint")
+            moves = [event["outcome"] for event in told["events"] if event["event"] == "outcome"]
+            assert moves == ["undeliverable"]
+
+
 async def test_a_reload_makes_anew_only_what_its_tenant_changed(tmp_path: Path) -> None:
     """Of a thousand tenants with fifty backends each it took a second, and nobody was served."""
     async with running(tmp_path) as it:
