@@ -1261,6 +1261,19 @@ def test_an_opt_out_settles_nothing_of_what_came_after_and_is_not_yet_due(day: D
     assert world.look(unwanted) == [(1, 1)]
 
 
+def test_what_a_ring_takes_along_was_looked_at_with_the_rest(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    comes(world, anna)
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(3.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(4.0)
+    assert [heard.seq for heard in rung(day)] == [2]
+    assert world.look("SELECT from_seq, seq FROM events WHERE event = 'look'") == [(1, 2)]
+
+
 def test_in_chat_what_nobody_rings_for_has_its_own_time_too(day: Day) -> None:
     """A chat message is due; the proactive one that the customer opted out of is not."""
     world, anna = day.world, day.world.person(*ANNA)
