@@ -598,6 +598,21 @@ async def test_operators_are_told_that_it_fails_and_that_it_works_again() -> Non
     ]
 
 
+async def test_a_call_that_was_out_when_it_opened_and_fails_too_makes_the_wait_no_longer() -> None:
+    async with started(acme=an_endpoint(breaker_after=2, in_flight=3)) as rig:
+        rig.backend.hold("acme")
+        rig.backend.verdicts.extend([TIMEOUT] * 3)
+        for device in range(3):
+            rig.worker.wake(rig.book.owes(a_claim(device)))
+        await rig.backend.until_called(3)
+        await rig.backend.release("acme")
+        await rig.book.until_settled(3)
+        rig.worker.wake(rig.book.owes(a_claim(3)))
+        await rig.clock.asleep()
+        rig.clock.tick(1.0)
+        await rig.book.until_settled(4)
+
+
 async def test_a_probe_that_fails_is_no_news() -> None:
     with capture_logs() as logs:
         async with failing() as rig:
