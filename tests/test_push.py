@@ -262,6 +262,34 @@ async def test_a_dead_token_is_never_called_again_and_the_message_says_why(
         assert [device["state"] for device in listed["devices"]] == ["dead"]
 
 
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        (200, "accepted"),
+        (422, "refused"),
+        (410, "token_dead"),
+        (503, "retry"),
+        (404, "misconfigured"),
+    ],
+)
+async def test_what_came_of_the_last_push_is_told_of_a_device(
+    tmp_path: Path, status: int, verdict: str
+) -> None:
+    async with running(tmp_path, push={"retry_first": 60.0, "retry_max": 60.0}) as it:
+
+        async def last_push() -> object:
+            _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
+            return told["devices"][0].get("last_push")
+
+        await it.register()
+        assert await last_push() is None
+        it.backend.answers.append(status)
+        await it.write()
+        await recorded(it, 1, "attempt")
+        (attempt,) = await events(it, 1, "attempt")
+        assert await last_push() == {"verdict": verdict, "at": attempt["at"]}
+
+
 async def test_a_rejected_token_in_a_200_is_dead_too(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register(token="t-1")
