@@ -12,7 +12,7 @@ from gateway.client import CustomerClient
 from gateway.protocol import CloseCode, Role
 from storage.errors import Unavailable
 from storage.store import Store
-from tests.running import PATIENCE, PATIENT, Running, running
+from tests.running import PATIENCE, PATIENT, Gate, Running, running
 
 
 async def fill(it: Running) -> None:
@@ -177,6 +177,30 @@ async def test_who_comes_while_too_much_waits_for_the_disk_gets_what_is_written_
             assert (await customer.take("message"))["seq"] == 1
         assert await it.write() == 2
         assert (await customer.take("message"))["seq"] == 2
+
+
+async def test_what_a_backend_answers_while_the_disk_is_full_is_written_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as it:
+        gate = Gate()
+        it.backend.answers.append(gate)
+        await it.register()
+        seq = await it.write()
+        await it.backend.take()
+        refused = asyncio.Event()
+
+        async def refuses(statements: Any) -> None:
+            refused.set()
+            raise Unavailable("disk full")
+
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.database, "write", refuses)
+            gate.open.set()
+            async with asyncio.timeout(PATIENCE):
+                await refused.wait()
+        await it.settled(seq, "pushed")
+        assert len(it.backend.calls) == 1
 
 
 @pytest.mark.parametrize("how", ["comes back", "turns active"])
