@@ -86,7 +86,8 @@ async def test_what_was_acknowledged_before_a_ring_was_claimed_is_told_as_not_ru
 async def test_a_thousand_messages_in_an_outage_cost_one_ring_and_one_further(
     tmp_path: Path,
 ) -> None:
-    async with running(tmp_path) as it:
+    # The call that is held must not time out while a slow machine takes the thousand.
+    async with running(tmp_path, push={"timeout": 600.0}) as it:
         await it.register()
         it.backend.answers.extend([503] * 5)
         gate = Gate(503)
