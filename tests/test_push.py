@@ -134,6 +134,21 @@ async def test_a_ring_that_waits_is_cancelled_when_the_customer_acks(tmp_path: P
         assert len(it.backend.calls) == 1
 
 
+async def test_who_comes_into_chat_does_not_cut_a_backoff_short(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.answers.append(web.Response(status=503, headers={"Retry-After": "600"}))
+        await it.write()
+        await it.backend.take()
+        await recorded(it, 1, "attempt")
+        customer = await it.customer()
+        await customer.take("message")
+        it.pass_time(60.0)
+        await it.register("c-1", installation="another", token="token-of-c-1")
+        await it.write("c-1")
+        assert (await it.backend.take()).ring["customer"] == "c-1"
+
+
 async def test_within_the_grace_a_reload_rings_nobody(tmp_path: Path) -> None:
     delivery = QUICK | {"disconnect_grace": 60.0, "ack_timeout": 60.0, "max_hold": 60.0}
     async with running(tmp_path, delivery=delivery) as it:
