@@ -64,7 +64,7 @@ class Marks:
     ) -> Conversation:
         cut = self._mark(tx, c, seq).cut
         if not session.active:
-            tx.undo(lambda before=session.noted: setattr(session, "noted", before))  # type: ignore[misc]
+            tx.undo(partial(setattr, session, "noted", session.noted))
             session.noted = max(session.noted, cut)
             return c
         return self.acknowledge(tx, c, cut, session)
