@@ -208,8 +208,8 @@ FAULTS = (
     Fault(
         "a counter forgets where a message came from (I2)",
         "storage/transaction.py",
-        "            delta[tenant, origin.value] -= count\n",
-        "            delta[tenant, origin.value] -= 1\n",
+        "            delta[tenant, str(move.origin)] -= count\n",
+        "            delta[tenant, str(move.origin)] -= 1\n",
     ),
     Fault(
         "who joins amid a commit gets its messages twice (I4)",
