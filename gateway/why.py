@@ -55,7 +55,8 @@ def own_events(told: Told) -> Iterator[Event]:
         if event.event in ("outcome", "acked"):
             ended = about.get("outcome") in _ENDS
         if event.event not in _OF_A_DEVICE:
-            yield event
+            if not (ended and event.event == "due_moved"):
+                yield event
             continue
         device = about["device"]
         if event.event == "claimed" or about.get("action", Action.RETRY) not in _OF_ITS_RING:

@@ -171,6 +171,7 @@ def test_a_ring_for_what_came_after_the_end_is_not_told_as_the_message_s_own() -
         event(61, "look", action="skip", reason="expired", **phone),
     ]
     of_the_next = [
+        event(80, "due_moved", reason="left", until=AT_TEXT),
         event(90, "look", action="ring", reason="not_in_chat", **phone),
         event(90, "claimed", ring="r_2", kind="message", unread=2, **phone),
         event(91, "attempt", ring="r_2", verdict="retry", attempt=1, **phone),
