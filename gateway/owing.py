@@ -67,9 +67,12 @@ class Owing:
         for first, last in outcomes.runs([m for m, at in waiting if at <= tx.now]):
             reason = Reason.EXPIRED.value
             c, _ = self.move(tx, c, first.before, last.cut, Trigger.EXPIRY, reason)
-        nearest = min((at for _, at in waiting if at > tx.now), default=None)
+        left = [(m, at) for m, at in waiting if at > tx.now]
+        nearest = min((at for _, at in left), default=None)
         if not outcomes.pending(c):
             return nothing_left(tx, c)
+        if c.hold_from is not None and left:  # what joins held of others takes nothing from it
+            c = replace(c, hold_from=max(c.hold_from, left[0][0].at))
         # Beyond what one change looks at (`Known.UNACKED`) there may be more: look again soon.
         return tx.put(replace(c, expires_at=nearest or tx.now + AGAIN))
 

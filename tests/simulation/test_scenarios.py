@@ -238,6 +238,28 @@ def test_what_is_written_meanwhile_holds_a_message_of_a_flapping_phone_no_longer
     assert world.now - began > world.timing.ack_timeout
 
 
+def test_what_expired_takes_nothing_from_the_hold_of_what_came_after_it(day: Day) -> None:
+    """A phone that flaps for as long as joins may hold the first message, which has expired."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    visit = comes(world, anna)
+    world.run(1.0)
+    world.write(anna, MessageKind.CHAT, 20.0)
+    for number in range(9):
+        world.run(2.0)
+        if number == 4:
+            world.write(anna, MessageKind.CHAT, None)
+        world.run(1.0)
+        visit.line.end(ABNORMAL)
+        world.run(0.5)
+        came = world.process.loop.time()
+        visit = comes(world, anna)
+    assert world.model.outcomes == {(1, 1): "expired", (1, 2): "pending"}
+    world.run(10.0)
+    assert [heard.seq for heard in rung(day)] == [2]
+    assert rung(day)[0].at >= due_in_chat(world, came)
+
+
 def test_what_waited_before_takes_nothing_from_the_hold_of_a_new_message(day: Day) -> None:
     """A badge that cannot be told is held when somebody comes; a message of later is held anew."""
     world, anna = day.world, day.world.person(*ANNA)
