@@ -160,12 +160,12 @@ class DeadLetters:
     async def replay_range(self, tenant: str, wanted: Wanted, cursor: str | None) -> Ranged:
         """Replay the newest `AT_ONCE` of those that are wanted.
 
-        A customer's one after the other, the oldest first: it takes along what was refused after
-        it, so that what one device owes becomes one ring.
+        A customer's one after the other, first what begins first, of these the newest: it takes
+        along what was refused after it, so that what one device owes becomes one ring.
         """
         letters = await self.page(tenant, wanted, cursor, AT_ONCE)
         theirs: dict[Key, list[DeadLetter]] = {}
-        for letter in reversed(letters):
+        for letter in sorted(letters, key=lambda letter: letter.lo_seq):
             theirs.setdefault(letter.key, []).append(letter)
 
         async def in_turn(some: list[DeadLetter]) -> list[Replay]:

@@ -254,6 +254,26 @@ async def test_what_a_device_was_refused_in_turn_becomes_one_ring(tmp_path: Path
         assert len(it.backend.calls) == 4
 
 
+async def test_what_was_refused_in_turn_and_then_as_one_ring_is_replayed_as_that(
+    tmp_path: Path,
+) -> None:
+    """The second letter has never been replayed itself, and is for half of the third."""
+    async with running(tmp_path) as it:
+        await it.register()
+        await refused(it)
+        await refused(it)
+        it.backend.answers.append(422)
+        await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json={})
+        while len(await letters(it)) < 3:
+            await asyncio.sleep(0.01)
+        await it.settled(1, "undeliverable")
+        _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json={})
+        assert told["replay"]["replayed"] == 1
+        await it.settled(2, "pushed")
+        assert (await it.outcome(1))["outcome"] == "pushed"
+        assert len(it.backend.calls) == 4
+
+
 @pytest.mark.parametrize("many", [3, 12])
 async def test_a_phone_that_refused_much_costs_each_replay_no_more_readings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
