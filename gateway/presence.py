@@ -178,16 +178,13 @@ class Presence:
     def leave(self, session: CustomerSession, code: int | None) -> None:
         """The session ended with close code `code`: start the grace that fits."""
         grace = delivery.grace_after(code, self._context.timing)
-
-        unwritten = session.unwritten or 0  # who has gone is not caught up with
+        unwritten = session.unwritten or 0
 
         def change(tx: Transaction) -> None:
             was_in_chat = self._hub.is_in_chat(session.key)
             if self._hub.leave(session):
                 tx.undo(lambda: self._hub.join(session))
-                c = tx.conversation(session.key)
-                if unwritten and c is not None:
-                    self._marks.received(tx, c, session, unwritten)
+                self._write_late(tx, session, unwritten)
                 self._left(tx, session.key, was_in_chat, grace)
 
         needs = Needs(keys=(session.key,), mark=unwritten)
@@ -195,11 +192,15 @@ class Presence:
 
     def set_state(self, session: CustomerSession, state: SessionState) -> None:
         """Active: in chat again, and acks noted in the background count. Background: left."""
+        unwritten = session.unwritten or 0
+        seq = session.noted.seq if state is SessionState.ACTIVE else unwritten
 
         def change(tx: Transaction) -> None:
             if session.state is state:
                 return
             was_in_chat = self._hub.is_in_chat(session.key)
+            if session.active:
+                self._write_late(tx, session, unwritten)
             tx.undo(partial(setattr, session, "state", session.state))
             session.state = state
             c = tx.conversation(session.key)
@@ -214,7 +215,7 @@ class Presence:
             session.state = state
             session.unwritten = max(session.unwritten or 0, session.noted.seq)
 
-        needs = Needs(keys=(session.key,), mark=session.noted.seq)
+        needs = Needs(keys=(session.key,), mark=seq)
         self._submit_quietly(session.key, change, needs, otherwise)
 
     def catch_up(self) -> None:
@@ -223,6 +224,13 @@ class Presence:
         for session in self._hub.everyone():
             if isinstance(session, CustomerSession) and session.unwritten is not None:
                 self._write_anew(session, session.unwritten)
+
+    def _write_late(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
+        """What it had acknowledged by coming, before it is in chat no more: of who is not, nothing
+        would count that is caught up with."""
+        c = tx.conversation(session.key)
+        if seq and c is not None:
+            self._marks.received(tx, c, session, seq)
 
     def _write_anew(self, session: CustomerSession, seq: int) -> None:
         key = session.key

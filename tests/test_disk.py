@@ -242,8 +242,9 @@ async def test_what_is_acknowledged_by_coming_while_all_is_full_is_written_when_
         assert it.backend.calls == []
 
 
+@pytest.mark.parametrize("how", ["leaves", "turns to the background"])
 async def test_what_is_acknowledged_by_coming_while_the_disk_is_full_is_written_on_leaving_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """That they leave is the first that the disk takes again."""
     async with running(tmp_path, delivery=PATIENT) as it:
@@ -256,7 +257,10 @@ async def test_what_is_acknowledged_by_coming_while_the_disk_is_full_is_written_
         with monkeypatch.context() as full:
             full.setattr(it.gateway.core.database, "write", refuses)
             back = await it.customer(resume=resume)
-        await back.send("bye")
+        if how == "leaves":
+            await back.send("bye")
+        else:
+            await back.send("state", state="background")
         await it.settled(seq, "acked")
         assert it.backend.calls == []
 
