@@ -197,13 +197,16 @@ class Core:
 
     async def _judge_anew(self, tenants: set[str]) -> None:
         """Until it could be read who waits: nothing else looks at them for the new rules."""
-        while True:
+        for tries in itertools.count():
             try:
-                return await self.book.judge_anew(tenants)
+                await self.book.judge_anew(tenants)
+                break
             except Unavailable as error:
-                _log.warning("what waits is not judged anew yet", problem=str(error))
+                if not tries:
+                    _log.warning("what waits is not judged anew yet", problem=str(error))
             except Exception as error:
-                return self._failed(error)
+                self._failed(error)
+                break
             await asyncio.sleep(RETRY_TICK)
 
     @property

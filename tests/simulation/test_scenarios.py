@@ -600,11 +600,12 @@ def test_a_reload_that_cannot_read_at_once_who_waits_lifts_quiet_hours_when_it_c
     world.write(anna, MessageKind.CHAT, None)
     world.run(60.0)
     assert world.core is not None
-    with monkeypatch.context() as disk:
+    with monkeypatch.context() as disk, structlog.testing.capture_logs() as logged:
         disk.setattr(world.core.database, "scan", fails)
         reload(day, quiet_hours=None)
         world.run(10.0)
         assert not rung(day)
+    assert [line["event"] for line in logged].count("what waits is not judged anew yet") == 1
     world.run(world.timing.max_hold + 5.0)
     assert [heard.seq for heard in rung(day)] == [1]
 
