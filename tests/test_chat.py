@@ -454,7 +454,7 @@ async def test_an_ack_from_the_background_does_not_count_for_the_moment_in_chat_
             await waiting(store, 4)
             db.execute("ROLLBACK")
         assert (await agent.take("sent"))["duplicate"] is True
-        assert (await it.outcome(1))["outcome"] == "undeliverable"
+        await it.settled(1, "undeliverable")
         await customer.send("state", state="active")
         await it.settled(1, "acked")
 
