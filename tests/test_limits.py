@@ -58,9 +58,9 @@ async def test_behind_so_many_unconfirmed_sends_a_session_waits_and_loses_none(
             await disk.wait()
             await write(statements)
 
-        def count(change: Any, needs: Any, *rest: Any) -> None:
+        def count(change: Any, needs: Any, *rest: Any, **more: Any) -> None:
             asked.append(needs)
-            enqueue(change, needs, *rest)
+            enqueue(change, needs, *rest, **more)
 
         monkeypatch.setattr(database, "write", wait)
         monkeypatch.setattr(store, "enqueue", count)

@@ -24,7 +24,7 @@ Asked = dict[str, threading.Event]
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Names of which each hangs until its event is set; any other is this machine."""
+    """Names of which each hangs until its event is set; any other is this machine, by IPv4."""
     asked: Asked = {}
     real = socket.getaddrinfo
 
@@ -32,7 +32,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Asked:
         if host.startswith("hangs-"):
             asked.setdefault(host, threading.Event()).wait(60)
             raise socket.gaierror(socket.EAI_AGAIN, "no name server answered")
-        return real("localhost", *rest)
+        return real("127.0.0.1", *rest)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
