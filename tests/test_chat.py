@@ -78,6 +78,20 @@ async def test_who_waits_for_an_answer_does_so_since_their_first_message_and_no_
         assert await unanswered() == []
 
 
+async def test_a_conversation_that_an_agent_ended_waits_for_no_answer_and_is_the_latest_to_change(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        agent = await it.agent()
+        for sub in ("c-1", "c-2"):
+            customer = await it.customer(sub)
+            await customer.ask("send", "sent", text="thank you, that is all")
+        await agent.ask("end", "ok", customer="c-1")
+        for filter, listed in (("all", ["c-1", "c-2"]), ("unanswered", ["c-2"])):
+            page = await agent.ask("inbox", "inbox", filter=filter)
+            assert [entry["customer"] for entry in page["conversations"]] == listed
+
+
 async def test_the_newest_name_that_a_customer_s_token_tells_is_shown(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.write()
