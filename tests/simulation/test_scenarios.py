@@ -199,6 +199,31 @@ def test_what_a_cancelled_ring_covered_beyond_the_fan_out_is_still_owed(day: Day
     ]
 
 
+def test_of_two_that_are_owed_the_second_rings_when_the_first_was_acknowledged(day: Day) -> None:
+    """At the very look at which the first one's ring in hand is cancelled."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.ears.mood = Mood.FAILS
+    for _ in range(2):
+        world.write(anna, MessageKind.CHAT, None)
+        world.run(3.0)
+    visit = comes(world, anna)
+    world.run(0.5)
+    visit.ack(1)
+    world.run(0.5)
+    world.ears.mood = Mood.ACCEPTS
+    visit.line.end(ABNORMAL)
+    world.run(30.0)
+    assert world.model.outcomes == {(1, 1): "acked", (1, 2): "pushed"}
+    rows = world.look("SELECT detail FROM events WHERE event = 'look' ORDER BY id")
+    looks = [orjson.loads(detail) for (detail,) in rows]
+    assert [(look["action"], look["reason"]) for look in looks[-2:]] == [
+        ("cancel", "acked"),
+        ("ring", "not_in_chat"),
+    ]
+
+
 def test_a_flapping_phone_still_rings_within_the_longest_hold(day: Day) -> None:
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
