@@ -635,7 +635,11 @@ async def test_after_a_long_failure_it_is_suspended_with_what_to_do_and_a_probe_
             rig.clock.tick(SUSPENDED_PROBE - 1.0)
             await rig.until_quiet()
             assert len(rig.backend.calls) == 3
+            rig.backend.verdicts.append(TIMEOUT)  # which is no news
             rig.clock.tick(1.0)
+            await rig.book.until_settled(4)
+            await rig.clock.asleep()
+            rig.clock.tick(SUSPENDED_PROBE)
             await rig.book.until_settled(31)
             assert not rig.worker.loads()["acme", ""].suspended
     assert [entry["log_level"] for entry in logs] == ["error", "info"]
