@@ -226,9 +226,13 @@ async def test_a_campaign_is_paused_goes_on_at_its_place_and_is_cancelled(tmp_pa
         for _ in range(2):
             status, told = await ask(it, id, "/resume", "POST")
             assert (status, told["state"], told["sent"]) == (200, "running", 1)
+        ended = set()
         for _ in range(2):
             status, told = await ask(it, id, "/cancel", "POST")
             assert (status, told["state"], told["left"]) == (200, "cancelled", 2)
+            ended.add(told["ended_at"])
+            it.pass_time(1.0)
+        assert len(ended) == 1
         status, told = await ask(it, id, "/resume", "POST")
         assert (status, told["code"]) == (409, "conflict")
         assert "cancelled already" in told["detail"]
