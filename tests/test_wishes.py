@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from gateway.protocol import Role, timestamp
-from tests.running import PATIENCE, QUICK, Call, Gate, Running, running
+from tests.running import PATIENCE, PATIENT, QUICK, Call, Gate, Running, running
 from tests.test_transitions import balance
 
 FOREVER = "9999-12-31T23:59:59Z"
@@ -505,6 +505,24 @@ async def test_what_was_opted_out_of_is_not_what_a_later_ring_says(tmp_path: Pat
         assert call.body["payload"]["aps"]["alert"]["body"] == "wanted"
         await it.settled(1, "pushed")
         assert (await it.outcome(2))["outcome"] == "undeliverable"
+
+
+async def test_what_a_registration_made_pending_again_expires_at_its_time(tmp_path: Path) -> None:
+    """Though its phone waits for the end of quiet hours, and nobody looks at it before."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write(expires_at=timestamp(time.time() + 1_800.0))
+        await it.settled(1, "undeliverable")
+        await it.customer()
+        await it.write(expires_at=timestamp(time.time() + 30.0))
+        it.pass_time(30.0)
+        await it.settled(2, "expired")  # and nothing is left that expires
+        await wish(it, time_zone="UTC", quiet_hours=hours(*NOW_QUIET))
+        await it.register()
+        it.pass_time(60.0)
+        await looked(it, 1, "wait", "quiet_hours")
+        it.pass_time(1_710.0)
+        await it.settled(1, "expired")
+        assert it.backend.calls == []
 
 
 @pytest.mark.parametrize("phone", ["the same again", "another"])
