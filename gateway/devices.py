@@ -308,7 +308,7 @@ def _begin(tx: Transaction, c: Conversation, before: Conversation, device: Devic
     if renewed or device.owed_ord > device.covered.ord:
         return
     waiting = outcomes.pending(c)
-    upto = max(device.covered, waiting[0].lo if waiting else c.last)
+    upto = waiting[0].lo if waiting else c.last
     begun = c.device(device.id)
     if begun is not None and begun.covered < upto:
         tx.put(c.with_device(replace(begun, covered=upto, owed_ord=upto.ord)))

@@ -80,7 +80,7 @@ class Owing:
         """Every live device that is behind owes a ring from now on (rule 6)."""
         waiting = outcomes.pending(c)
         if not waiting:
-            return tx.put(replace(c, push_due_at=None, hold_from=None))
+            return tx.put(replace(c, push_due_at=None))
         in_chat = self._context.hub.is_in_chat(c.key)
         why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
