@@ -179,6 +179,25 @@ async def test_who_comes_while_too_much_waits_for_the_disk_gets_what_is_written_
         assert (await customer.take("message"))["seq"] == 2
 
 
+async def test_what_could_not_be_looked_at_while_the_disk_was_full_rings_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as it:
+        write = it.gateway.core.database.write
+        full = iter([True, True])
+
+        async def refuses_looks(statements: Any) -> None:
+            if any("look" in told for _, told in statements) and next(full, False):
+                raise Unavailable("disk full")
+            await write(statements)
+
+        monkeypatch.setattr(it.gateway.core.database, "write", refuses_looks)
+        await it.register()
+        await it.settled(await it.write(), "pushed")
+        assert next(full, None) is None
+        assert len(it.backend.calls) == 1
+
+
 async def test_what_a_backend_answers_while_the_disk_is_full_is_written_when_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
