@@ -18,6 +18,7 @@ from storage.audit import Audit, Rule
 from storage.errors import CannotOpen
 from storage.records import Outcome
 from tests.running import PATIENT, QUICK, Running, running
+from tests.storage.stored import draft, opened, post
 
 TEXT = "nobody may read this in a finding"
 
@@ -283,6 +284,21 @@ def test_a_pending_message_that_has_expired_is_not_forgotten_while_the_gateway_i
     later = time.time() + 2 * 86_400.0
     rules = {f.rule for f in audit.audit(path, later).findings}
     assert Rule.FORGOTTEN not in rules
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_of_several_that_expire_the_earliest_says_when_somebody_has_to_look(
+    tmp_path: Path, late: bool
+) -> None:
+    path, now = tmp_path / "ringback.db", time.time()
+    async with opened(path) as (store, _):
+        for seconds in (2_000.0, 1_000.0, 3_000.0):
+            await post(store, draft(expires_at=now + seconds))
+    if late:
+        with damaging(path) as db:
+            db.execute("UPDATE conversations SET expires_at = ?", (now + 1_500.0,))
+    too_late = [f.seq for f in found(path).findings if "would expire too late" in f.problem]
+    assert too_late == ([2] if late else [])
 
 
 def test_findings_beyond_the_bound_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
