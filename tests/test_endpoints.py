@@ -356,6 +356,21 @@ async def test_what_was_given_up_with_its_backend_is_not_rung_for_when_both_are_
             assert [call.ring["seq"] for call in qa.calls] == [3]
 
 
+async def test_what_lacked_a_backend_rings_once_there_is_one_and_the_app_registers_again(
+    tmp_path: Path,
+) -> None:
+    async with backend() as qa, running(tmp_path) as it:
+        await it.register("tester", "phone-1", "t-1", environment="sandbox")
+        told = await it.settled(await it.write("tester"), "undeliverable", "tester")
+        assert told["reason"] == "no_endpoint"
+        push = {"backends": {"qa": a_backend(qa, "sandbox")}}
+        it.gateway.take_up(settings(tmp_path, it.backend.url, push=push))
+        await it.register("tester", "phone-1", "t-1", environment="sandbox")
+        await it.settled(1, "pushed", "tester")
+        assert [call.ring["seq"] for call in qa.calls] == [1]
+        assert it.backend.calls == []
+
+
 async def test_what_a_phone_was_rung_past_is_not_taken_up_again_though_another_has_no_backend(
     tmp_path: Path,
 ) -> None:
