@@ -41,6 +41,17 @@ async def looked(it: Running, seq: int, *look: str) -> dict[str, Any]:
             await changed.wait()
 
 
+async def attempted(it: Running, seq: int, times: int) -> None:
+    """Wait until the answers to so many calls for the message are recorded."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            changed = it.next_commit()
+            events = (await it.outcome(seq))["events"]
+            if sum(event["event"] == "attempt" for event in events) == times:
+                return
+            await changed.wait()
+
+
 def hours(begin: float, end: float) -> str:
     """Quiet hours in UTC, from so many minutes from now until so many minutes from now."""
     now = datetime.now(UTC)
@@ -459,6 +470,28 @@ async def test_what_was_refused_stays_so_beside_what_was_then_opted_out_of(tmp_p
         assert (await it.settled(chat, "undeliverable"))["reason"] == "refused"
 
 
+async def test_of_a_mute_on_one_phone_and_an_opt_out_on_another_the_mute_is_the_reason(
+    tmp_path: Path,
+) -> None:
+    async def fails(call: Call) -> web.StreamResponse:
+        waits = call.body["deviceToken"] == "tablet-token"
+        return web.Response(status=503 if waits else 200, headers={"Retry-After": "600"})
+
+    async with running(tmp_path) as it:
+        it.backend.otherwise = fails
+        await wish(it, proactive=False)
+        await it.register()
+        await it.register(installation="tablet", token="tablet-token")
+        await it.write(kind="chat")
+        await attempted(it, 1, 2)
+        await it.write()
+        told = await looked(it, 2, "skip", "opted_out")
+        assert told["outcome"] == "pending"
+        await wish(it, proactive=False, muted_until=FOREVER)
+        it.pass_time(700.0)
+        assert (await it.settled(2, "undeliverable"))["reason"] == "muted"
+
+
 async def test_a_refusal_of_what_was_acknowledged_meanwhile_is_recorded_after_an_opt_out_too(
     tmp_path: Path,
 ) -> None:
@@ -474,12 +507,7 @@ async def test_a_refusal_of_what_was_acknowledged_meanwhile_is_recorded_after_an
         await customer.send("ack", seq=seq)
         await it.settled(seq, "acked")
         gate.open.set()
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                changed = it.next_commit()
-                if "attempt" in {event["event"] for event in (await it.outcome(seq))["events"]}:
-                    break
-                await changed.wait()
+        await attempted(it, seq, 1)
         await customer.send("bye")
         await it.settled(await it.write(kind="chat"), "pushed")
 
