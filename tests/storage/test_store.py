@@ -17,7 +17,18 @@ import pytest
 from storage.database import Database, Rows
 from storage.errors import Overloaded, Unavailable
 from storage.outcomes import Trigger
-from storage.records import Conversation, Cut, Device, DeviceState, Key, Message, Outcome
+from storage.records import (
+    Answered,
+    Conversation,
+    Cut,
+    Device,
+    DeviceState,
+    Key,
+    Message,
+    Outcome,
+    RingInHand,
+    Wishes,
+)
 from storage.sql import FORGETTABLE, LOAD_UNACKED
 from storage.store import Needs, Store
 from storage.transaction import Owner, Transaction
@@ -873,6 +884,46 @@ def deregister(store: Store, tenant: str, installation: str) -> asyncio.Future[N
             remove(tx, owner)
 
     return store.submit(change, Needs(device=(tenant, installation, None)))
+
+
+async def test_a_conversation_is_read_as_it_was_written_with_its_registrations_and_wishes(
+    path: Path,
+) -> None:
+    begins = Device(1, "i-1", "t-1", 1, 1.0)
+    phone = Device(
+        1, "i-2", "t-2", 3, 2.0, platform="ios", app="shop", environment="sandbox", locale="de",
+        time_zone="Europe/Berlin", state=DeviceState.QUARANTINED, state_at=3.0, covered=Cut(1, 1),
+        badge=4, owes=True, owed_ord=2, wake_at=5.0, ring=RingInHand("{}", Cut(3, 2), 6),
+        answered=Answered("retry", 7.0), unrung="muted",
+    )  # fmt: skip
+    wishes = Wishes(muted_until=8.0, proactive=False, time_zone="UTC", quiet_hours="22:00-07:00")
+
+    def writes(tx: Transaction) -> None:
+        c, _ = tx.acknowledge(known(tx, KEY), Cut(1, 1))
+        c = tx.mark_read(c, Cut(1, 1))
+        c, _ = tx.transition(c, Cut(1, 1), Cut(3, 2), Trigger.NO_DEVICE_LEFT, "muted")
+        times = {"push_due_at": 9.0, "hold_from": 10.0, "expires_at": 11.0, "updated_at": 12.0}
+        marks = {"agent_acked_seq": 3, "agent_acked_said": 1} | {"unanswered_since": 13.0}
+        marks |= {"agent_read_seq": 2, "agent_read_said": 1}
+        c = replace(c, name="Ada", live=True, badge_seq=14, wishes=wishes, **times, **marks)
+        tx.move_token(c, phone)
+
+    async with opened(path) as (store, _):
+        for role in ("agent", "customer", "agent", "agent"):
+            await post(store, draft(role=role))
+        needs = Needs(keys=(KEY,))
+        await store.submit(lambda tx: tx.move_token(known(tx, KEY), begins), needs)
+        await store.submit(writes, needs)
+        before = await store.conversation(KEY)
+    async with opened(path) as (store, _):
+        assert await store.conversation(KEY) == before
+    assert before is not None
+    assert before.devices == (phone,)
+    plain = Device(0, "", "", 0, 0.0)
+    told = {
+        name for name in Device.__struct_fields__ if getattr(phone, name) != getattr(plain, name)
+    }
+    assert told == set(Device.__struct_fields__) - {"sealed"}
 
 
 async def test_device_ids_are_never_given_again_not_even_after_reopening(path: Path) -> None:
