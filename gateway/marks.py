@@ -101,11 +101,11 @@ class Marks:
         if cut.ord <= c.acked_ord:
             self._note_too(tx, c, session, cut.seq)
             return tx.acknowledge(c, cut)[0]
-        oldest = None
+        oldest = patience = None
         if cut.ord < c.last_ord:
             mark = tx.mark(c, cut.seq)
             oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
-        patience = self._context.patience(c.key, tx.now)
+            patience = self._context.patience(c.key, tx.now)
         due = delivery.due_after_ack(c.push_due_at, oldest, patience)
         held = c.hold_from
         if held is not None and oldest is not None:
