@@ -257,14 +257,8 @@ class Caller:
             self._tell(endpoint, refused)
             return Failure.ADDRESS
         if failure is Failure.INTERNAL:
-            _log.error(
-                "push call broke; this is a fault of ringback or of the adapter",
-                adapter=endpoint.adapter,
-                ring=claim.ring.id,
-                error=type(error).__name__,
-                where=where(error),
-                **endpoint.named,
-            )
+            broke = "push call broke; this is a fault of ringback or of the adapter"
+            _tell_broken(broke, error, endpoint, claim)
         return failure
 
     def _tell(self, endpoint: Endpoint, refused: list[guard.AddressRefused]) -> None:
@@ -389,15 +383,20 @@ def _judged(
     try:
         return verdicts.checked(judge(outcome, claim.target.token, now))
     except Exception as error:
-        _log.error(
-            "the push adapter broke at an answer",
-            adapter=endpoint.adapter,
-            ring=claim.ring.id,
-            error=type(error).__name__,
-            where=where(error),
-            **endpoint.named,
-        )
+        _tell_broken("the push adapter broke at an answer", error, endpoint, claim)
         return verdicts.judge(outcome, claim.target.token, now)
+
+
+def _tell_broken(what: str, error: Exception, endpoint: Endpoint, claim: Claim) -> None:
+    """Not the error's text: it might quote a message."""
+    _log.error(
+        what,
+        adapter=endpoint.adapter,
+        ring=claim.ring.id,
+        error=type(error).__name__,
+        where=where(error),
+        **endpoint.named,
+    )
 
 
 def _written(adapter: Adapter, endpoint: Endpoint, claim: Claim) -> Request:

@@ -421,14 +421,19 @@ async def test_a_device_that_worked_again_is_news_when_it_breaks_again() -> None
         assert len(logs) == 2
 
 
+async def two_rest(rig: Rig) -> None:
+    """Two devices broke, the second when half of the first one's rest was over."""
+    first, second = (rig.book.owes(broken(), a_claim(device)) for device in (1, 2))
+    rig.worker.wake(first)
+    await rig.clock.asleep()
+    rig.clock.tick(REST_FIRST / 2)
+    rig.worker.wake(second)
+    await rig.book.until(lambda: rig.book.count("look", second) == 1)
+
+
 async def test_a_device_that_broke_later_is_looked_at_again_though_others_rest_no_more() -> None:
     async with started() as rig:
-        first, second = (rig.book.owes(broken(), a_claim(device)) for device in (1, 2))
-        rig.worker.wake(first)
-        await rig.clock.asleep()
-        rig.clock.tick(REST_FIRST / 2)
-        rig.worker.wake(second)
-        await rig.book.until(lambda: rig.book.count("look", second) == 1)
+        await two_rest(rig)
         rig.clock.tick(REST_FIRST / 2)
         await rig.book.until_settled(1)
         await rig.clock.asleep()
@@ -440,12 +445,7 @@ async def test_a_device_that_broke_later_is_looked_at_again_though_another_s_cal
     None
 ):
     async with started() as rig:
-        first, second = (rig.book.owes(broken(), a_claim(device)) for device in (1, 2))
-        rig.worker.wake(first)
-        await rig.clock.asleep()
-        rig.clock.tick(REST_FIRST / 2)
-        rig.worker.wake(second)
-        await rig.book.until(lambda: rig.book.count("look", second) == 1)
+        await two_rest(rig)
         rig.backend.hold("acme")
         rig.clock.tick(REST_FIRST / 2)
         await rig.backend.until_called(1)
