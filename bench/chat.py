@@ -106,11 +106,16 @@ class Load(Protocol):
     def broken(self) -> str | None: ...
 
 
-async def saturate(load: Load, in_flight: int, warm: float, seconds: float) -> Window:
-    """Closed loop with so many messages in flight in all."""
+def fill(load: Load, in_flight: int) -> None:
+    """Keep so many messages in flight in all: each that comes back sends the next."""
     load.again = lambda lane: load.send(lane, clock())
     for i in range(in_flight):
         load.send(i % load.lanes, clock())
+
+
+async def saturate(load: Load, in_flight: int, warm: float, seconds: float) -> Window:
+    """Closed loop with so many messages in flight in all."""
+    fill(load, in_flight)
     await asyncio.sleep(warm)
     window = await _watch(load, asyncio.sleep(seconds))
     load.again = None

@@ -42,9 +42,7 @@ async def draw(conversations: int, to: Path) -> None:
             if await done.wait():
                 raise subprocess.CalledProcessError(done.returncode or 1, record)
 
-        load.again = lambda lane: load.send(lane, chat.clock())
-        for i in range(conversations):
-            load.send(i % load.lanes, chat.clock())
+        chat.fill(load, conversations)
         await asyncio.sleep(size.warm)
         await sample()
         load.again = None

@@ -95,9 +95,7 @@ async def messages(callgrind: Callgrind, conversations: int, many: int) -> Spent
     """One message in flight for each conversation."""
     with servers.gateway(under=callgrind.under) as process:
         load = await Chat.open(process, chat.names(conversations), Size().agents)
-        load.again = lambda lane: load.send(lane, chat.clock())
-        for i in range(conversations):
-            load.send(i % load.lanes, chat.clock())
+        chat.fill(load, conversations)
         await _reached(lambda: load.done, WARM)
         await callgrind.begin(process)
         before = load.done
