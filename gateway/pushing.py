@@ -51,6 +51,8 @@ class Book:
         self._wake = wake
         self._busy: dict[DeviceRef, str] = {}
         """Those in the worker's hands, and for which backend."""
+        self._anew: set[Key] = set()
+        """To be judged though nothing in their rows is due: after a start, and by new rules."""
         self._calling = context.calling
         self.alarms = Alarms(context.clock, self._tick)
         self._store.changed = self.watch
@@ -62,6 +64,12 @@ class Book:
         """
         if c.tenant not in self._context.tenants:
             return
+        when = self._next(c)
+        if when != math.inf:
+            self.alarms.set(c.key, when)
+
+    def _next(self, c: Conversation) -> float:
+        """The earliest time in the conversation's row, of what is not in the worker's hands."""
         when = math.inf
         if c.push_due_at is not None:
             when = c.push_due_at
@@ -72,8 +80,7 @@ class Book:
                 continue
             if not self._is_busy(device, DeviceRef(c.tenant, c.customer, device.id)):
                 when = device.wake_at
-        if when != math.inf:
-            self.alarms.set(c.key, when)
+        return when
 
     def _is_busy(self, device: Device, ref: DeviceRef) -> bool:
         """The worker has it, for the backend that it has now: registering may have changed it."""
@@ -94,6 +101,7 @@ class Book:
             for key in keys:
                 if key.tenant in self._context.tenants:
                     waiting += 1
+                    self._anew.add(key)
                     self.alarms.set(key, grace)
         return waiting
 
@@ -102,6 +110,7 @@ class Book:
         async for keys in self._store.unsettled():
             for key in keys:
                 if key.tenant in tenants:
+                    self._anew.add(key)
                     self.alarms.set(key, self._clock())
 
     def drain(self) -> None:
@@ -110,6 +119,16 @@ class Book:
         self.alarms.stop()
 
     def _tick(self, key: Key) -> None:
+        """Judge the row, unless it says by now that nothing is due: it was acknowledged, or is in
+        the worker's hands. What a change that waits for the writer makes due sets its own alarm.
+        """
+        now = self._store.peek(key)
+        if now is not None and key not in self._anew and self._next(now) > self._clock():
+            self.watch(now)
+            # Not at once: of a hundred thousand, so many in a turn of the loop as may be judged.
+            asyncio.get_running_loop().call_soon(self.alarms.judged, key)
+            return
+
         def change(tx: Transaction) -> None:
             found = tx.conversation(key)
             if found is None or self._context.draining:
@@ -127,6 +146,8 @@ class Book:
         def done(value: None, error: Exception | None) -> None:
             if error is not None:
                 self.alarms.set(key, self._clock() + RETRY_TICK)
+            else:
+                self._anew.discard(key)
             self.alarms.judged(key)
 
         def again() -> None:

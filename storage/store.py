@@ -106,7 +106,8 @@ class Store:
         self.counters: Counter[tuple[str, str]] = Counter()
         self.meta: dict[str, str] = {}
         self.changed: Callable[[Conversation], None] = lambda conversation: None
-        """Told of every conversation that a commit changed, before the commit's callbacks."""
+        """Told of every conversation that a commit changed, after the commit's callbacks: what they
+        take in hand is in hand by then."""
         self.failed: Callable[[Exception], None] = lambda error: None
         """Told of an error that nobody else is told of: a fault of ours, or of the disk."""
         self.recovered: Callable[[], None] = lambda: None
@@ -338,9 +339,10 @@ class Store:
                 self.counters[slot] += by
             for key, conversation in tx.changed.items():
                 self._known.remember(key, conversation)
-                self._tell(self.changed, conversation)
             for callback in tx.callbacks:
                 self._tell(callback)
+            for conversation in tx.changed.values():
+                self._tell(self.changed, conversation)
             for change in batch:
                 self._tell(change.done, *answers.popleft())
         finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from aiohttp import web
 from msgspec.structs import replace
 
 from gateway.protocol import Role, timestamp
@@ -311,6 +312,24 @@ async def test_a_ring_whose_backend_was_taken_out_of_the_configuration_is_given_
             told = await it.settled(1, "undeliverable", "tester")
             assert told["reason"] == "no_endpoint"
             assert it.backend.calls == []
+
+
+async def test_who_came_back_before_what_was_taken_out_is_given_up_changes_nothing_of_that(
+    tmp_path: Path,
+) -> None:
+    async with backend() as qa:
+        qa.answers.append(web.Response(status=503, headers={"Retry-After": "600"}))
+        with_qa = {"backends": {"qa": a_backend(qa, "sandbox")}}
+        async with running(tmp_path, push=with_qa) as it:
+            await it.register("tester", "phone-1", "qa-token", environment="sandbox")
+            await it.write("tester")
+            await recorded(it, "tester", "attempt")
+        async with running(tmp_path, delivery=QUICK | {"restart_grace": 60.0}) as it:
+            await it.customer("tester", state="background")
+            assert (await it.outcome(1, "tester"))["outcome"] == "pending"
+            it.pass_time(61.0)
+            told = await it.settled(1, "undeliverable", "tester")
+            assert told["reason"] == "no_endpoint"
 
 
 async def test_a_backend_that_is_taken_out_while_running_gives_up_what_waited_for_it(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -672,11 +673,57 @@ async def test_two_alarms_of_one_commit_are_one_look(tmp_path: Path) -> None:
             core.context.timing, ack_timeout=0.0
         )  # else it waits for an ack
         core.store.submit(is_due, Needs(keys=(key,)))
+        core.book._anew.add(key)  # else it waits until that is committed
         for _ in range(2):
             core.book._tick(key)
         assert [(await it.backend.take()).badge for _ in range(2)] == [1, 1]
         told = await it.settled(seq, "pushed")
         assert [e["action"] for e in told["events"] if e["event"] == "look"] == ["ring", "retry"]
+
+
+def count_ticks(it: Running) -> list[Key]:
+    """Whose rows are judged from now on because their time has come."""
+    ticks: list[Key] = []
+    store = it.gateway.core.store
+    enqueue = store.enqueue
+
+    def counting(apply: Any, needs: Needs, done: Any, *, later: bool = False) -> None:
+        if apply.__qualname__.startswith("Book._tick"):
+            ticks.extend(needs.keys)
+        enqueue(apply, needs, done, later=later)
+
+    store.enqueue = counting  # type: ignore[method-assign]
+    return ticks
+
+
+async def test_a_push_is_judged_once_when_it_is_due(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        await it.register()
+        ticks = count_ticks(it)
+        await it.settled(await it.write(), "pushed")
+        it.pass_time(1.0)
+        await it.settled(await it.write("c-1"), "undeliverable", "c-1")
+        assert ticks == [("acme", "c-42"), ("acme", "c-1")]
+
+
+async def test_what_was_acknowledged_in_time_is_not_judged_when_it_would_be_due(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=SLOW_ACK) as it:
+        await it.register()
+        customer = await it.customer()
+        ticks = count_ticks(it)
+        seq = await it.write()
+        await customer.take("message")
+        await customer.send("ack", seq=seq)
+        await it.settled(seq, "acked")
+        it.pass_time(61.0)
+        await it.settled(await it.write("c-1"), "undeliverable", "c-1")
+        assert ticks == [("acme", "c-1")]
+        seq = await it.write()
+        it.pass_time(61.0)
+        await it.settled(seq, "pushed")
+        assert ticks == [("acme", "c-1"), ("acme", "c-42")]
 
 
 @asynccontextmanager

@@ -444,7 +444,7 @@ async def test_whoever_is_told_and_fails_harms_nobody(path: Path) -> None:
         assert rows(path, "SELECT seq FROM messages") == [(1,)], "applied once"
 
 
-async def test_every_changed_conversation_is_told_before_the_callbacks(path: Path) -> None:
+async def test_every_changed_conversation_is_told_after_the_callbacks(path: Path) -> None:
     async with opened(path) as (store, _):
         told: list[Any] = []
         store.changed = lambda c: told.append((c.customer, c.last_seq))
@@ -456,7 +456,7 @@ async def test_every_changed_conversation_is_told_before_the_callbacks(path: Pat
         await asyncio.gather(
             store.submit(change, Needs(keys=(KEY,))), post(store, draft("two"), OTHER)
         )
-        assert told == [("c-1", 1), ("c-2", 1), "callback"]
+        assert told == ["callback", ("c-1", 1), ("c-2", 1)]
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_holds_nobody_up_and_is_no_fault(
