@@ -71,6 +71,14 @@ PUT_BACK = (
 _log = structlog.get_logger("gateway.core")
 
 
+def _tell_of_migration(before: int, after: int) -> None:
+    _log.info(
+        "the database is brought up to date; where there are many messages that takes minutes",
+        schema=before,
+        to=after,
+    )
+
+
 class Core:
     """One gateway's decisions. Made, started, drained, stopped."""
 
@@ -161,6 +169,7 @@ class Core:
 
         Raises `CannotOpen`. After an error of any kind call `stop`.
         """
+        self.database.migrating = _tell_of_migration
         await self.database.open()
         if self.database.put_back:
             _log.warning(PUT_BACK)

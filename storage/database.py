@@ -91,6 +91,8 @@ class Database:
         self._scanner: Connection | None = None
         self._reads, self._scans = InTurn(), InTurn()
         self.put_back = False  # the file was a backup of which nothing had been opened yet
+        self.migrating: Callable[[int, int], None] = lambda before, after: None
+        """Told from which schema to which what is there is migrated, before that begins."""
         self._lock: int | None = None
         self._file: tuple[int, int] | None = None  # which one it is, whatever it is called
         self._written = 0  # values since the log was last folded back
@@ -262,6 +264,8 @@ class Database:
         await _put_on_disk(writer, self.path.with_name(self.path.name + "-wal"))
         if version == len(MIGRATIONS):
             return
+        if version:
+            self.migrating(version, len(MIGRATIONS))
         await writer.execute_fetchall("PRAGMA journal_mode = WAL")
         for number, statements in enumerate(MIGRATIONS[version:], version + 1):
             await writer.execute_fetchall("BEGIN IMMEDIATE")

@@ -27,6 +27,8 @@ from gateway.config.starter import config_text
 from gateway.core import PUT_BACK
 from gateway.protocol import Role
 from storage.database import copy
+from storage.errors import CannotOpen
+from storage.schema import MIGRATIONS
 from tests.running import PATIENCE, PATIENT, Running, running
 
 RINGBACK = Path(sys.executable).with_name("ringback")
@@ -440,6 +442,22 @@ async def test_who_goes_back_to_a_backup_and_forgets_the_epoch_is_warned(tmp_pat
                 pass
         told = [(line["log_level"], line["event"]) for line in logs]
         assert told.count(warning) == warned, "once, and not for who did it right"
+
+
+async def test_a_start_that_migrates_says_so_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path) as it:
+            await it.write()
+    assert not [line for line in logs if "schema" in line], "a new file has nothing to migrate"
+    known = len(MIGRATIONS)
+    monkeypatch.setattr("storage.database.MIGRATIONS", (*MIGRATIONS, ("CREATE NONSENSE",)))
+    with capture_logs() as logs, pytest.raises(CannotOpen):
+        async with running(tmp_path):
+            pass
+    told = [(line["schema"], line["to"]) for line in logs if "schema" in line]
+    assert told == [(known, known + 1)], "before, and whatever comes of it"
 
 
 async def _keep_writing(it: Running) -> None:
