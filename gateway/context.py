@@ -8,7 +8,6 @@ reads), `gateway.chat` (messages), and those of pushes in `gateway.owing` and `g
 from __future__ import annotations
 
 import secrets
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -65,8 +64,6 @@ class Context:
         self.timing = timing
         self.limits = limits
         self.tenants = tenants
-        self.houses_before: defaultdict[str, set[House]] = defaultdict(set)
-        """Of tenants whose hours reloads changed: who waits for the end of these waits no more."""
         self.tell = Telling(hub, store.peek)
         self.clock = clock
         self.draining = False
@@ -81,18 +78,9 @@ class Context:
         housekeeping and late sign-outs still meet its rows."""
         return self.tenants.get(tenant, _NO_PUSH)
 
-    def quiet_hours_end(
-        self, now: float, c: Conversation, device: Device, house: House | None = None
-    ) -> float | None:
-        """Of those in which the device is now, by the tenant's hours or by those of `house`."""
-        return quiet_until(now, c.wishes, device.time_zone, house or self.rules(c.tenant).house)
-
-    def waits_for_morning(
-        self, now: float, c: Conversation, device: Device, house: House | None = None
-    ) -> bool:
-        """Whether it waits for the end of quiet hours: no other wait ends at that very moment."""
-        until = self.quiet_hours_end(now, c, device, house)
-        return until is not None and device.wake_at == until
+    def quiet_hours_end(self, now: float, c: Conversation, device: Device) -> float | None:
+        """Of those in which the device is now."""
+        return quiet_until(now, c.wishes, device.time_zone, self.rules(c.tenant).house)
 
     def is_calling(self, key: Key, device: Device) -> bool:
         """Whether a call for this device is out: then its settling decides its next time, no

@@ -192,11 +192,6 @@ class Core:
         self.context.tenants = {
             name: _rules(tenant.push) for name, tenant in config.tenants.items()
         }
-        for name, rules in before.items():
-            now = self.context.rules(name).house
-            if now != rules.house:
-                self.context.houses_before[name].add(rules.house)
-                self.context.houses_before[name].discard(now)
         self._called = _called(config, self._called)
         self._worker.take_up(self._endpoints)
         others = {name for name, now in self.context.tenants.items() if now != before.get(name)}

@@ -118,7 +118,7 @@ class Devices:
             c = tx.conversation(key) or c
             device = self._device(tx, c, mine, told)
             c = self._make_room(tx, tx.move_token(c, device), device)
-            c = self._owing.reconsider(tx, c, before)
+            c = self._owing.reconsider(tx, c)
             c = self._owing.settle_undeliverable(tx, c)
             _begin(tx, self._rearm(tx, c), before, device)
             return device.id

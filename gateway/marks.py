@@ -140,7 +140,7 @@ class Marks:
                 c = c.with_device(replace(device, badge=c.unread))
             else:
                 wake = device.wake_at
-                if wake is None or self._context.waits_for_morning(tx.now, c, device):
+                if wake is None or device.waits_for_morning:
                     wake = tx.now  # what makes no noise does not wait for it
                 c = c.with_device(replace(device, owes=True, wake_at=wake))
         return tx.put(c)

@@ -21,7 +21,6 @@ from gateway.protocol import ReceiptState
 from gateway.wanted import no_live_device
 from push.backends import Backend, choose
 from push.ring import Ring
-from push.verdicts import RETRY_AFTER_MOST
 from storage import outcomes
 from storage.outcomes import Move, Trigger
 from storage.records import Conversation, Cut, Device, Outcome, RingInHand, fingerprint
@@ -154,31 +153,28 @@ class Owing:
             self.looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT), c.last)
 
     def _bring_near(self, tx: Transaction, c: Conversation) -> Conversation:
-        """If the clock was set back while nobody ran, no device waits longer than it was told."""
+        """No device waits for the end of quiet hours that are others by now, or, if the clock was
+        set back while nobody ran, longer than it was told."""
         before = c
         for device in c.devices:
             if device.wake_at is not None and device.wake_at > tx.now:
-                quiet = self._context.quiet_hours_end(tx.now, c, device) or 0.0
-                backoff = max(_backoff(device), quiet - tx.now)
-                near = delivery.within_reason(device.wake_at, tx.now, self._context.timing, backoff)
-                houses = self._context.houses_before.get(c.tenant, ())
-                waited = any(
-                    self._context.waits_for_morning(tx.now, c, device, house) for house in houses
-                )
-                if waited and device.wake_at != quiet:
-                    near = self._at_once(tx, c)  # it waits for the end of hours that are others now
+                near = self._near(tx, c, device, device.wake_at)
                 if near != device.wake_at:
                     c = c.with_device(replace(device, wake_at=near))
         return c if c is before else tx.put(c)
 
-    def reconsider(self, tx: Transaction, c: Conversation, before: Conversation) -> Conversation:
-        """Wishes or zones are other than `before`: who waits for the end of quiet hours is looked
-        at anew."""
-        for device in before.devices:
-            now = c.device(device.id)
-            waited = self._context.waits_for_morning(tx.now, before, device)
-            if waited and now is not None and now.wake_at == device.wake_at:
-                c = c.with_device(replace(now, wake_at=self._at_once(tx, c)))
+    def _near(self, tx: Transaction, c: Conversation, device: Device, wake_at: float) -> float:
+        if not device.waits_for_morning:
+            timing, backoff = self._context.timing, _backoff(device, wake_at)
+            return delivery.within_reason(wake_at, tx.now, timing, backoff)
+        quiet = self._context.quiet_hours_end(tx.now, c, device)
+        return wake_at if quiet == wake_at else self._at_once(tx, c)
+
+    def reconsider(self, tx: Transaction, c: Conversation) -> Conversation:
+        """Wishes or zones are others: who waits for the end of quiet hours is looked at anew."""
+        for device in c.devices:
+            if device.waits_for_morning:
+                c = c.with_device(replace(device, wake_at=self._at_once(tx, c)))
         return tx.put(c)
 
     def _at_once(self, tx: Transaction, c: Conversation) -> float:
@@ -257,16 +253,12 @@ def claimed(held: RingInHand) -> Ring:
     return msgspec.json.decode(held.claim, type=Ring)
 
 
-def _backoff(device: Device) -> float:
-    """How long the ring in hand was told to wait after its last verdict; 0 before the first.
-
-    A wait that is longer than any backoff was for the end of quiet hours.
-    """
-    if device.ring is None or device.wake_at is None:
+def _backoff(device: Device, wake_at: float) -> float:
+    """How long the ring in hand was told to wait after its last verdict; 0 without one."""
+    if device.ring is None:
         return 0.0
-    since = max(claimed(device.ring).claimed_at, device.answered.at if device.answered else 0.0)
-    wait = device.wake_at - since
-    return wait if wait <= 2 * RETRY_AFTER_MOST else 0.0  # which jitter is added to
+    answered = device.answered.at if device.answered else 0.0
+    return wake_at - max(claimed(device.ring).claimed_at, answered)
 
 
 def idle(device: Device) -> Device:

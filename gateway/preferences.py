@@ -39,9 +39,8 @@ class Preferences:
         """Set all wishes at once. Makes the customer if new."""
 
         def change(tx: Transaction) -> None:
-            before = tx.conversation(key) or tx.create(key, name)
-            c = tx.put(replace(before, wishes=wishes))
-            self._owing.reconsider(tx, c, before)
+            c = tx.conversation(key) or tx.create(key, name)
+            self._owing.reconsider(tx, replace(c, wishes=wishes))
 
         await self._store.submit(change, Needs(keys=(key,)))
 

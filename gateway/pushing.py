@@ -9,8 +9,8 @@ alarms from them, and a ring that was in hand is called again under its id.
 
 What a device owes is in its row: `owes` (a look is wanted), `ring` (claimed, not settled),
 `wake_at` (when), `owed_ord` (up to which counted message a fan-out said so). Why it waits until
-then (a backoff, a hold, quiet hours) is not kept: where that matters the time itself tells, as in
-`Context.waits_for_morning`. A device in the worker's hands is not woken again; while its call is
+then (a backoff, a hold, quiet hours) is kept only of quiet hours (`Device.waits_for_morning`),
+which may be others meanwhile. A device in the worker's hands is not woken again; while its call is
 out, joins and leaves do not move its time.
 """
 

@@ -76,7 +76,7 @@ class Ringing:
         match decision.action:
             case Action.WAIT:
                 if decision.reason is Reason.QUIET_HOURS:
-                    tx.put(c.with_device(replace(device, wake_at=quiet)))
+                    tx.put(c.with_device(replace(device, wake_at=quiet, quiet_end=quiet)))
                 elif decision.reason in (Reason.IN_CHAT, Reason.LEFT):
                     tx.put(c.with_device(replace(device, wake_at=wanted.due_at)))
                 return pause if decision.reason in PAUSES else None

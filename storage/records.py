@@ -203,8 +203,9 @@ class Device(msgspec.Struct, frozen=True):
     `token` is the token itself; `sealed` is how it is stored, if not as it is.
     It has been rung up to `covered`, and from there is what its `ring` in hand covers. `owes` says
     that a look is wanted, `wake_at` when, `owed_ord` up to which counted message a fan-out asked
-    for. `badge` is the unread count that was last attempted to be shown on it. `unrung` is why it
-    was last not rung for some of what it covers.
+    for. `quiet_end` is when the quiet hours end that it was last found in. `badge` is the unread
+    count that was last attempted to be shown on it. `unrung` is why it was last not rung for some
+    of what it covers.
     """
 
     id: int
@@ -224,6 +225,7 @@ class Device(msgspec.Struct, frozen=True):
     owes: bool = False
     owed_ord: int = 0
     wake_at: float | None = None
+    quiet_end: float | None = None
     ring: RingInHand | None = None
     answered: Answered | None = None
     unrung: str | None = None
@@ -237,6 +239,11 @@ class Device(msgspec.Struct, frozen=True):
     @property
     def live(self) -> bool:
         return self.state is DeviceState.LIVE
+
+    @property
+    def waits_for_morning(self) -> bool:
+        """Whether it waits for the end of quiet hours: no other wait ends at that very moment."""
+        return self.wake_at is not None and self.wake_at == self.quiet_end
 
     @property
     def rung_to(self) -> Cut:

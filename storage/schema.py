@@ -318,6 +318,9 @@ _UNANSWERED_SINCE = (
     "ALTER TABLE conversations DROP COLUMN unanswered",
 )
 
+_QUIET_END = ("ALTER TABLE devices ADD COLUMN quiet_end REAL",)
+"""Of who waits already it is not known: they wait until then as they did."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _CHAINED_EVENTS,
@@ -329,5 +332,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _UNRUNG,
     _MESSAGES_IN_ORDER,
     _UNANSWERED_SINCE,
+    _QUIET_END,
 )
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

@@ -41,8 +41,8 @@ MESSAGE = tuple(Message.__struct_fields__)
 DEVICE = (
     "id", "installation", "token", "generation", "registered_at", "platform", "app", "environment",
     "locale", "time_zone", "state", "state_at", "covered_seq", "covered_ord", "badge", "owes",
-    "owed_ord", "wake_at", "ring", "ring_seq", "ring_ord", "attempt", "verdict", "verdict_at",
-    "unrung", "sealed", "sealed_by",
+    "owed_ord", "wake_at", "quiet_end", "ring", "ring_seq", "ring_ord", "attempt", "verdict",
+    "verdict_at", "unrung", "sealed", "sealed_by",
 )  # fmt: skip
 WISHES = tuple(Wishes.__struct_fields__)
 CONVERSATION = (
@@ -131,8 +131,8 @@ def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
     return (
         d.id, d.installation, d.found_by, d.generation, d.registered_at, d.platform, d.app,
         d.environment, d.locale, d.time_zone, str(d.state), d.state_at, *d.covered, d.badge,
-        int(d.owes), d.owed_ord, d.wake_at, *ring, *(d.answered or (None, None)), d.unrung,
-        *((None, None) if d.sealed is None else d.sealed[1:]), c.tenant, c.id,
+        int(d.owes), d.owed_ord, d.wake_at, d.quiet_end, *ring, *(d.answered or (None, None)),
+        d.unrung, *((None, None) if d.sealed is None else d.sealed[1:]), c.tenant, c.id,
     )  # fmt: skip
 
 
@@ -309,8 +309,8 @@ def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
     """A registration with its token opened; one whose token does not open is dead."""
     (
         id, installation, token, generation, registered_at, platform, app, environment, locale,
-        time_zone, state, state_at, covered_seq, covered_ord, badge, owes, owed_ord, wake_at, claim,
-        ring_seq, ring_ord, attempt, verdict, verdict_at, unrung, text, by,
+        time_zone, state, state_at, covered_seq, covered_ord, badge, owes, owed_ord, wake_at,
+        quiet_end, claim, ring_seq, ring_ord, attempt, verdict, verdict_at, unrung, text, by,
     ) = row  # fmt: skip
     device = Device(
         id=id,
@@ -330,6 +330,7 @@ def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
         owes=bool(owes),
         owed_ord=owed_ord,
         wake_at=wake_at,
+        quiet_end=quiet_end,
         ring=None if claim is None else RingInHand(claim, Cut(ring_seq, ring_ord), attempt),
         answered=None if verdict is None else Answered(verdict, verdict_at),
         unrung=unrung,

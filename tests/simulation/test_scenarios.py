@@ -1223,14 +1223,19 @@ def test_acks_of_older_messages_do_not_hold_the_rest_for_longer(day: Day) -> Non
     assert world.now - began < world.timing.max_hold + 5.0
 
 
-def test_a_ring_in_hand_does_not_wait_for_quiet_hours_that_a_restart_lifted(day: Day) -> None:
+@pytest.mark.parametrize("hours", [1.0, 12.0])
+def test_a_ring_in_hand_does_not_wait_for_quiet_hours_that_a_restart_lifted(
+    day: Day, hours: float
+) -> None:
+    """Hours that end sooner than a backoff may, too."""
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
     world.run(15.0)
     world.ears.mood = Mood.FAILS
     world.write(anna, MessageKind.CHAT, None)
     world.run(0.5)
-    reload(day, quiet_hours=QuietHours(time(0, 0), time(23, 59)))
+    ends = datetime.fromtimestamp(world.now + 3600.0 * hours, UTC)
+    reload(day, quiet_hours=QuietHours(time(0, 0), ends.time().replace(second=0, microsecond=0)))
     world.ears.mood = Mood.ACCEPTS
     world.run(60.0)
     failed = len(rung(day))

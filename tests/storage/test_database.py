@@ -21,6 +21,7 @@ from storage.database import TRANSACTION, Connection, Database, copy, snapshot
 from storage.errors import CannotOpen, Fault, RefTaken, StorageError, Unavailable
 from storage.records import Message
 from storage.schema import APPLICATION_ID, MIGRATIONS
+from storage.vault import Vault
 from tests.storage.stored import outside, rows
 
 OTHER_PROCESS = """
@@ -764,6 +765,31 @@ async def test_who_waited_in_an_older_database_waits_since_it_was_last_changed(p
     async with Database(path) as db:
         since = await db.read("SELECT unanswered_since FROM conversations ORDER BY id")
         assert since == [(None,), (5.0,)]
+
+
+async def test_what_a_phone_of_an_older_database_waits_for_is_not_known(path: Path) -> None:
+    """Schema 11: when its quiet hours end was not kept before. It waits until then as it did."""
+    old = sqlite3.connect(path, isolation_level=None)
+    for statement in (statement for migration in MIGRATIONS[:10] for statement in migration):
+        old.execute(statement)
+    old.execute("PRAGMA user_version = 10")
+    old.execute(
+        "INSERT INTO conversations (id, tenant, customer, live, last_seq, last_ord, last_said,"
+        " acked_seq, acked_ord, read_seq, read_ord, agent_acked_seq, agent_read_seq,"
+        " agent_read_said, badge_seq, newest_counted_seq, updated_at)"
+        " VALUES (1, 'acme', 'c-1', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 5.0)"
+    )
+    old.execute(
+        "INSERT INTO devices (id, tenant, conversation, installation, token, generation,"
+        " registered_at, state, covered_seq, covered_ord, owes, owed_ord, wake_at, ring_seq,"
+        " ring_ord, attempt) VALUES (7, 'acme', 1, 'i', 't', 1, 1, 'live', 0, 0, 1, 1, 9.5, 0,"
+        " 0, 0)"
+    )
+    old.close()
+    async with Database(path) as db:
+        waits = await db.read(sql.LOAD_DEVICES, sql.rows([1]))
+        phone = sql.to_device(waits[0][1:], "acme", Vault())
+        assert (phone.id, phone.wake_at, phone.waits_for_morning) == (7, 9.5, False)
 
 
 async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:

@@ -134,6 +134,22 @@ def test_only_a_live_registration_may_be_rung(state: DeviceState, live: bool) ->
     assert device(1, state=state).live is live
 
 
+@pytest.mark.parametrize(
+    ("wake_at", "quiet_end", "waits"),
+    [
+        (5.0, 5.0, True),
+        (6.0, 5.0, False),
+        (5.0, None, False),
+        (None, 5.0, False),
+        (None, None, False),
+    ],
+)
+def test_a_device_waits_for_the_morning_while_it_wakes_then(
+    wake_at: float | None, quiet_end: float | None, waits: bool
+) -> None:
+    assert device(1, wake_at=wake_at, quiet_end=quiet_end).waits_for_morning is waits
+
+
 def test_a_new_device_comes_last_and_a_known_one_keeps_its_place() -> None:
     c = CONVERSATION.with_device(device(1)).with_device(device(2))
     c = c.with_device(device(1, badge=3))

@@ -893,8 +893,8 @@ async def test_a_conversation_is_read_as_it_was_written_with_its_registrations_a
     phone = Device(
         1, "i-2", "t-2", 3, 2.0, platform="ios", app="shop", environment="sandbox", locale="de",
         time_zone="Europe/Berlin", state=DeviceState.QUARANTINED, state_at=3.0, covered=Cut(1, 1),
-        badge=4, owes=True, owed_ord=2, wake_at=5.0, ring=RingInHand("{}", Cut(3, 2), 6),
-        answered=Answered("retry", 7.0), unrung="muted",
+        badge=4, owes=True, owed_ord=2, wake_at=5.0, quiet_end=15.0,
+        ring=RingInHand("{}", Cut(3, 2), 6), answered=Answered("retry", 7.0), unrung="muted",
     )  # fmt: skip
     wishes = Wishes(muted_until=8.0, proactive=False, time_zone="UTC", quiet_hours="22:00-07:00")
 
