@@ -303,6 +303,8 @@ class Ringing:
         match verdict.kind:
             case VerdictKind.RETRY | VerdictKind.MISCONFIGURED:
                 wake = min(attempt.retry_at or tx.now, claim.ring.expires_at)
+                if self._owing.backend(c.tenant, device) is None:
+                    wake = tx.now  # taken out during the call: nothing is waited for
                 wake = max(wake, device.wake_at or 0.0)  # a hold stands
                 return tx.put(c.with_device(replace(device, wake_at=wake)))
             case VerdictKind.ACCEPTED:

@@ -531,6 +531,25 @@ def test_what_an_endpoint_accepts_that_was_taken_away_during_the_call_was_pushed
     assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "undeliverable"}
 
 
+@pytest.mark.parametrize("environment", [None, "sandbox"])
+def test_an_endpoint_that_was_taken_away_during_a_call_that_fails_is_waited_for_no_longer(
+    day: Day, environment: str | None
+) -> None:
+    """Of a retry that is minutes away nothing can come any more."""
+    world, anna = day.world, day.world.person(*ANNA)
+    reload(day, retry_first=600.0, retry_max=600.0)
+    reload(day, backends=sandbox(day))
+    world.register(anna, "phone-1", "TOKEN-1", environment=environment)
+    world.run(15.0)
+    world.ears.mood = Mood.HANGS
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(1.0)
+    reload(day, **{} if environment is None else {"backends": {}})
+    assert world.model.outcomes == {(1, 1): "pending"}
+    world.run(15.0)
+    assert world.look("SELECT outcome, reason FROM outcomes") == [("undeliverable", "no_endpoint")]
+
+
 @pytest.mark.parametrize(
     ("mood", "again"),
     [
