@@ -194,6 +194,7 @@ class InHand(msgspec.Struct, frozen=True):
     acked: bool = False
     read: bool = False
     expired: bool = False
+    taken: bool = True  # a badge ring's backend has silent rings
     current: bool = True  # a badge ring still tells the present number
     unwanted: bool = False  # it is for nothing but proactive messages, and they are not wanted
 
@@ -279,6 +280,8 @@ def _look_again(ring: InHand, facts: Facts) -> Decision:
     if ring.expired:
         return Decision(Action.CANCEL, Reason.EXPIRED)
     if ring.silent:
+        if not ring.taken:
+            return Decision(Action.CANCEL, Reason.NO_ENDPOINT)
         if ring.current:
             return Decision(Action.RETRY, Reason.RETRY)
         return Decision(Action.CANCEL, Reason.SUPERSEDED)

@@ -125,6 +125,7 @@ class Ringing:
         quiet: float | None,
         pause: Pause | None,
     ) -> Facts:
+        tells_badges = backend is not None and backend.silent
         in_hand = None
         if device.ring is not None:
             ring, upto = claimed(device.ring), device.ring.upto
@@ -134,10 +135,10 @@ class Ringing:
                 acked=not silent and upto.ord <= c.acked_ord,
                 read=not silent and upto.ord <= c.read_ord,
                 expired=ring.expires_at <= tx.now,
+                taken=tells_badges,
                 current=ring.unread == c.unread,
                 unwanted=all_unwanted(tx, c, device),
             )
-        tells_badges = backend is not None and backend.silent
         behind = device.owed_ord - max(device.covered.ord, c.acked_ord)
         return Facts(
             endpoint=backend is not None,

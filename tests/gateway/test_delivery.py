@@ -112,9 +112,15 @@ def test_a_message_is_due_after_its_ack_timeout_and_no_later_than_a_grace_ends(
 
 RINGS = [
     InHand(
-        silent=silent, acked=acked, read=read, expired=expired, current=current, unwanted=unwanted
+        silent=silent,
+        acked=acked,
+        read=read,
+        expired=expired,
+        taken=taken,
+        current=current,
+        unwanted=unwanted,
     )
-    for silent, acked, read, expired, current, unwanted in product(YES_NO, repeat=6)
+    for silent, acked, read, expired, taken, current, unwanted in product(YES_NO, repeat=7)
 ]
 ALL_FACTS = [
     Facts(
@@ -181,6 +187,12 @@ STATED: list[Stated] = [
         lambda f, r: f.in_hand is not None and r.expired,
         Action.CANCEL,
         Reason.EXPIRED,
+    ),
+    (
+        "a badge in hand ends where the backend has no silent rings any more",
+        lambda f, r: f.in_hand is not None and r.silent and not r.taken,
+        Action.CANCEL,
+        Reason.NO_ENDPOINT,
     ),
     (
         "a badge in hand that tells an old number gives way",
@@ -283,7 +295,7 @@ def test_every_combination_of_facts_is_decided_as_the_rule_says() -> None:
         if delivery.look(facts) != Decision(action, reason):
             wrong.append((facts, delivery.look(facts)))
     assert wrong == []
-    assert len(ALL_FACTS) == 65 * 2 * 2**11
+    assert len(ALL_FACTS) == 129 * 2 * 2**11
 
 
 def test_every_sentence_of_the_rule_decides_some_case() -> None:

@@ -72,8 +72,8 @@ def test_every_look_that_there_can_be_is_told_as_a_decision_with_its_reason() ->
     flags = (False, True)
     names = ("endpoint", "live", "early", "in_chat", "all_expired", "all_read", "badge_is_high")
     in_hands = [None] + [
-        InHand(silent=s, acked=a, read=r, expired=e, current=c)
-        for s, a, r, e, c in itertools.product(flags, repeat=5)
+        InHand(silent=s, acked=a, read=r, expired=e, taken=t, current=c)
+        for s, a, r, e, t, c in itertools.product(flags, repeat=6)
     ]
     decisions = {
         delivery.look(

@@ -399,6 +399,30 @@ def test_a_phone_that_dies_beside_one_that_was_muted_leaves_no_word_of_a_refusal
         assert db.execute("SELECT reason FROM outcomes").fetchall() == [("muted",)]
 
 
+def test_an_icon_is_not_corrected_through_an_adapter_that_cannot_do_so_silently(day: Day) -> None:
+    """The ring was claimed for another adapter: it would be a notification that says nothing."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    visit = world.visit(anna, active=False, acks=False, resume=False, ttl=9999.0)
+    world.run(1.0)
+    assert visit is not None
+    visit.read(1)
+    world.run(15.0)
+    world.ears.mood = Mood.ACCEPTS
+    heard = len(world.ears.log)
+    reload(day, adapter="template", options='{"body": {"deviceToken": "{token}"}}')
+    world.run(600.0)
+    assert len(world.ears.log) == heard
+    assert world.look("SELECT ring, owes FROM devices") == [(None, 0)]
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(15.0)
+    assert [heard.seq for heard in rung(day)] == [1, 2]
+
+
 class Slow(Random):
     """A disk that takes 20 ms for each statement."""
 
