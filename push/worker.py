@@ -284,11 +284,13 @@ class PushWorker:
                 self._fill(each)
 
     async def _call(self, lane: Lane, claim: Claim, *, probed: bool) -> None:
-        verdict, ms = await self._caller.call(lane.endpoint, claim, self._wall())
-        self._learn(lane, claim.ref, verdict, probed=probed)
+        called = lane.endpoint
+        verdict, ms = await self._caller.call(called, claim, self._wall())
+        if lane.endpoint is called:  # else it says nothing of the settings taken up meanwhile
+            self._learn(lane, claim.ref, verdict, probed=probed)
+            if verdict.kind is VerdictKind.MISCONFIGURED:
+                self._complain(lane, verdict)
         attempt = self._judge(lane, claim, verdict, ms)
-        if verdict.kind is VerdictKind.MISCONFIGURED:
-            self._complain(lane, verdict)
         await self._settle(claim, attempt)
         self._on_attempt(claim, attempt)
 

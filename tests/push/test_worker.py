@@ -972,6 +972,24 @@ async def test_new_settings_forget_the_failures_of_the_old_and_what_waited_goes_
         assert not rig.worker.loads()["acme", ""].open
 
 
+@pytest.mark.parametrize(("token", "counts"), [("another", False), ("auth-token", True)])
+async def test_how_calls_by_old_settings_end_says_nothing_of_the_new(
+    token: str, counts: bool
+) -> None:
+    with capture_logs() as logs:
+        async with started(acme=an_endpoint(breaker_after=2)) as rig:
+            rig.backend.hold("acme")
+            rig.backend.verdicts.extend([REDIRECT] * 2)
+            for device in range(2):
+                rig.worker.wake(rig.book.owes(a_claim(device)))
+            await rig.backend.until_called(2)
+            rig.worker.take_up([an_endpoint(auth_token=token, breaker_after=2)])
+            await rig.backend.release("acme")
+            await rig.book.until_settled(2)
+            assert rig.worker.loads()["acme", ""].open is counts
+    assert bool(logs) is counts
+
+
 async def test_the_same_settings_again_change_nothing() -> None:
     async with failing() as rig:
         rig.worker.take_up([an_endpoint(breaker_after=2, in_flight=2)])
