@@ -195,7 +195,7 @@ class DeadLetters:
         return result
 
     async def _certain(self, letter: DeadLetter) -> bool:
-        """Whether neither this ring, nor a later one that would be replayed with it, can have been
+        """Whether neither this ring, nor another for what would be replayed with it, can have been
         taken: every call is recorded with its answer. A call that was cut off, or out when the
         process died, may have rung; and a backend may refuse what it has already taken.
 

@@ -75,9 +75,9 @@ _FORGET = """
 """
 _OLDER = "SELECT 1 FROM dead_letters WHERE at < ? LIMIT 1"
 _ONE = f"SELECT {_NAMES} FROM dead_letters WHERE id = ? AND tenant = ?"  # noqa: S608
-_LATER = """
+_AS_FAR = """
     SELECT id, seq, attempts FROM dead_letters
-    WHERE device = ? AND generation = ? AND seq > ? ORDER BY number
+    WHERE device = ? AND generation = ? AND seq >= ? AND id <> ? ORDER BY number
 """
 _NUMBER = "SELECT number FROM dead_letters WHERE id = ? AND tenant = ?"
 _STRETCH = """
@@ -137,10 +137,10 @@ class DeadLetterRows:
         return _to_letter(rows[0]) if rows else None
 
     async def calls(self, letter: DeadLetter) -> list[Calls]:
-        """Its own, and those of the letters of the same registration that go further."""
-        given = (letter.device, letter.generation, letter.seq)
-        later = await self._database.read(_LATER, given, letter.tenant)
-        return [Calls(letter.id, letter.seq, letter.attempts), *(Calls(*row) for row in later)]
+        """Its own, and those of the letters of the same registration that go as far, or further."""
+        given = (letter.device, letter.generation, letter.seq, letter.id)
+        others = await self._database.read(_AS_FAR, given, letter.tenant)
+        return [Calls(letter.id, letter.seq, letter.attempts), *(Calls(*row) for row in others)]
 
     async def page(
         self, tenant: str, wanted: Wanted, before: str | None, limit: int

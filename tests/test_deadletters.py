@@ -419,15 +419,16 @@ async def test_a_ring_on_its_way_to_the_device_is_waited_for(tmp_path: Path) -> 
         assert await replay(it, id) == "pending"
 
 
+class Lost(web.Response):
+    """A call that the backend took, and whose answer was lost."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        assert request.transport is not None
+        request.transport.abort()
+        return await super().prepare(request)
+
+
 async def test_what_may_have_rung_before_it_was_refused_is_not_rung_again(tmp_path: Path) -> None:
-    """The backend took the first call, and its answer was lost."""
-
-    class Lost(web.Response):
-        async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-            assert request.transport is not None
-            request.transport.abort()
-            return await super().prepare(request)
-
     async with running(tmp_path) as it:
         await it.register()
         first = await refused(it)
@@ -438,6 +439,29 @@ async def test_what_may_have_rung_before_it_was_refused_is_not_rung_again(tmp_pa
         _, told = await it.call("GET", f"/v1/dead_letters/{second}", Role.SERVICE)
         assert (told["attempts"], told["replay"]) == (2, "uncertain")
         assert len(it.backend.calls) == 3
+
+
+async def given_up(it: Running, many: int) -> str:
+    """Wait until there are so many dead letters; the newest one's id."""
+    async with asyncio.timeout(PATIENCE):
+        while len(found := await letters(it)) < many:
+            await asyncio.sleep(0.01)
+    return str(found[0]["id"])
+
+
+async def test_what_may_have_rung_as_a_part_of_another_ring_is_not_rung_again(
+    tmp_path: Path,
+) -> None:
+    """The second was replayed with the first, and has never been replayed itself."""
+    async with running(tmp_path) as it:
+        await it.register()
+        first, second = [await refused(it) for _ in range(2)]
+        it.backend.answers += [Lost(), 422]
+        assert await replay(it, first) == "replayed"
+        both = await given_up(it, 3)
+        assert await replay(it, both) == "uncertain"
+        assert await replay(it, second) == "uncertain"
+        assert len(it.backend.calls) == 4
 
 
 async def test_what_the_customer_did_not_want_since_is_not_rung_by_a_replay(tmp_path: Path) -> None:
