@@ -211,21 +211,25 @@ class DeadLetters:
         return all(answered[one.id] == set(range(1, one.attempts + 1)) for one in calls)
 
     async def _replay(self, letter: DeadLetter) -> Replay:
+        before = await self._store.conversation(letter.key)
         outlook = await self._outlook(letter)
         if outlook is not Replay.REPLAYED:
             return outlook
 
-        def change(tx: Transaction) -> Replay:
+        def change(tx: Transaction) -> Replay | None:
             result = self._judge(tx, letter)
             c = tx.conversation(letter.key)
             device = None if c is None else _device(c, letter)
             if result is Replay.REPLAYED and c is not None and device is not None:
+                if before is None or device != before.device(device.id):
+                    return None  # a call may have been made of it since the calls were read
                 self._rearm(tx, c, device, letter)
                 tx.also(dead_letter_replayed(letter.id, tx.now))
             return result
 
         needs = Needs(keys=(letter.key,))
-        return await self._store.submit(change, needs, later=True)
+        result = await self._store.submit(change, needs, later=True)
+        return result or await self.replay(letter.tenant, letter.id)
 
     def _rearm(self, tx: Transaction, c: Conversation, device: Device, letter: DeadLetter) -> None:
         """The device is behind again from the letter's first message on, and is due.

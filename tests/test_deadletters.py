@@ -464,6 +464,35 @@ async def test_what_may_have_rung_as_a_part_of_another_ring_is_not_rung_again(
         assert len(it.backend.calls) == 4
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_what_somebody_else_replays_meanwhile_is_judged_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, answered: bool
+) -> None:
+    """Two operators replay one dead letter at the same time, and the backend refuses again."""
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        store, looked_up, go_on = it.gateway.core.store, asyncio.Event(), asyncio.Event()
+        attempts = store.attempts
+
+        async def slowly(*asked: Any) -> Any:
+            found = await attempts(*asked)
+            looked_up.set()
+            await go_on.wait()
+            return found
+
+        with monkeypatch.context() as slow:
+            slow.setattr(store, "attempts", slowly)
+            other = asyncio.create_task(replay(it, id))
+            await asyncio.wait_for(looked_up.wait(), PATIENCE)
+        it.backend.answers += [422] if answered else [Lost(), 422]
+        assert await replay(it, id) == "replayed"
+        await given_up(it, 2)
+        go_on.set()
+        assert await other == "already"
+        assert len(it.backend.calls) == (2 if answered else 3)
+
+
 async def test_what_the_customer_did_not_want_since_is_not_rung_by_a_replay(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
