@@ -71,6 +71,8 @@ class Ringing:
         backend = self._owing.backend(c.tenant, device)
         facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
         decision = delivery.look(facts)
+        if decision.action is Action.RING:
+            c = self._leave_be(tx, c, wanted.unwanted)  # first: to them the ring is none of theirs
         about = wanted.due if decision.action is Action.SKIP else None
         self._owing.looked(tx, c, device, decision, about or c.last)
         match decision.action:
@@ -95,7 +97,6 @@ class Ringing:
                 ring = claimed(held)
                 tx.put(c.with_device(replace(device, ring=held)))
             case Action.RING:
-                c = self._leave_be(tx, c, wanted.unwanted)
                 held, ring = self._claim(tx, c, device, wanted)
             case Action.BADGE:
                 held, ring = self._claim(tx, c, device, Wanted())

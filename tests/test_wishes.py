@@ -337,6 +337,7 @@ async def test_of_a_mixed_backlog_the_newest_that_is_wanted_rings_and_each_has_i
         for seq in (1, 3):
             told = await it.outcome(seq)
             assert (told["outcome"], told["reason"]) == ("undeliverable", "opted_out")
+            assert looks(told) == []  # the look that rang was for the other
         await wish(it)
         await it.write(text="d")
         later = await it.backend.take()
