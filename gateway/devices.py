@@ -29,7 +29,6 @@ from gateway.owing import Owing
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import CustomerSession, Rates
 from storage import outcomes
-from storage.errors import Unavailable
 from storage.outcomes import Trigger
 from storage.records import Conversation, Device, Key
 from storage.store import Needs
@@ -265,7 +264,7 @@ class Devices:
             if c is None:
                 return False
             for session in self._context.hub.sessions(key):  # what they ask for comes after this
-                tx.undo(partial(setattr, session, "revoked", session.revoked))
+                tx.undo(session.pardon)
                 session.revoked = True
                 tx.after_commit(partial(session.close, CloseCode.SIGNED_OUT))
             for device in c.devices:
@@ -273,12 +272,7 @@ class Devices:
             self._owing.settle_undeliverable(tx, c)
             return True
 
-        try:
-            return await self._store.submit(change, Needs(keys=(key,)))
-        except Unavailable:
-            for session in self._context.hub.sessions(key):
-                session.revoked = session.revoked and session.closed  # it was not confirmed
-            raise
+        return await self._store.submit(change, Needs(keys=(key,)))
 
     # Keys
 

@@ -249,6 +249,10 @@ class Session:
         if not self.closed:
             await self.out.stream(protocol.encode(frame))
 
+    def pardon(self) -> None:
+        """It was not signed out after all; a right that has ended otherwise stays so."""
+        self.revoked = self.revoked and self.closed
+
     def close(self, code: CloseCode) -> None:
         """Close the socket; what was not sent is replayed to the next session."""
         self.revoked = self.revoked or code in REVOKED

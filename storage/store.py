@@ -369,8 +369,6 @@ class Store:
                 await self._database.write(statements)
                 self.commits += 1
                 self._recover()
-        except Unavailable:
-            raise
         except Exception:
             tx.rollback(start)
             raise

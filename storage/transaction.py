@@ -351,8 +351,7 @@ class Transaction:
     def undo(self, callback: Callable[[], Any]) -> None:
         """Run `callback` if this change turns out not to have happened, or is run again.
 
-        For what a change does to memory. A disk that does not confirm is no reason to call it:
-        then memory is all that knows.
+        For what a change does to memory.
         """
         self._undo.append(callback)
 

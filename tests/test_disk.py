@@ -305,6 +305,25 @@ async def test_an_ack_that_the_disk_refused_is_said_again_and_nobody_is_rung(
         assert it.backend.calls == []
 
 
+async def test_that_another_phone_has_it_too_is_recorded_though_the_disk_refused_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        phone, tablet = [await it.customer(installation=name) for name in ("phone", "tablet")]
+        seq = await it.write()
+        await tablet.send("ack", seq=seq)
+        await it.settled(seq, "acked")
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.database, "write", refuses)
+            await phone.send("ack", seq=seq, ref="a")
+            assert (await phone.take("error", ref="a"))["code"] == "unavailable"
+        await phone.send("ack", seq=seq)
+        await phone.ask("ping", "pong")
+        await it.write("c-1")  # in a commit after it
+        too = [e for e in (await it.outcome(seq))["events"] if e["event"] == "acked_too"]
+        assert [e["installation"] for e in too] == ["phone"]
+
+
 async def test_a_sign_out_that_the_disk_refused_takes_no_right_from_who_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -428,6 +428,18 @@ async def test_a_closed_session_streams_nothing() -> None:
     assert wire.out == [b'{"type":"pong"}', CloseCode.RESTART]
 
 
+@pytest.mark.parametrize("code", [CloseCode.TOKEN_EXPIRED, None])
+def test_who_is_not_signed_out_after_all_has_its_right_unless_that_ended_otherwise(
+    code: CloseCode | None,
+) -> None:
+    session, _ = customer()
+    session.revoked = True
+    if code is not None:
+        session.close(code)
+    session.pardon()
+    assert session.revoked is (code is not None)
+
+
 def test_a_sender_has_one_bucket_over_all_sessions_and_the_longest_unseen_is_forgotten() -> None:
     rates = Rates({Role.CUSTOMER: (60, 1)})
     ann = Identity("acme", Role.CUSTOMER, "ann", None, 2e9)
