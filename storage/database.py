@@ -105,8 +105,7 @@ class Database:
         """
         try:
             self._lock = _take_lock(self.path)
-            _refuse_log_of_another(self.path)
-            self.put_back = _keeps_none(self.path)
+            self.put_back = _keeps_no_log(self.path)
             self._file = _which(self.path)
             self._writer = await self._connect()
             await self._migrate(self._writer)
@@ -313,7 +312,7 @@ def existing(path: Path) -> Path:
     """`path`, for who is not to make a database there. Raises `CannotOpen`."""
     try:
         path.stat()
-        _refuse_log_of_another(Path(os.path.realpath(path)))
+        _keeps_no_log(Path(os.path.realpath(path)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CannotOpen(f"there is no database {path}") from error
     except OSError as error:  # a directory that is another user's, say
@@ -449,23 +448,21 @@ def _write_anew(path: Path) -> None:
         os.close(file)
 
 
-def _refuse_log_of_another(path: Path) -> None:
-    """Raise `CannotOpen` if a log lies beside a file that keeps none, as a backup does not.
+def _keeps_no_log(path: Path) -> bool:
+    """Whether the file keeps no log, as `copy` makes it. What has been opened to write does.
 
-    It is of the database in whose place the backup was put, and SQLite would take it for its own.
+    Raises `CannotOpen` if there is one beside it all the same: it is of the database in whose place
+    the backup was put, and SQLite would take it for its own.
     """
+    with path.open("rb") as file:
+        keeps_none = file.read(20)[18:] == b"\1\1"
     wal = path.with_name(path.name + "-wal")
-    if _keeps_none(path) and wal.exists() and wal.stat().st_size:
+    if keeps_none and wal.exists() and wal.stat().st_size:
         raise CannotOpen(
             f"{wal} is of another database, which was in the place of {path}: remove it, and the"
             " -shm beside it"
         )
-
-
-def _keeps_none(path: Path) -> bool:
-    """Whether the file keeps no log, as `copy` makes it. What has been opened to write does."""
-    with path.open("rb") as file:
-        return file.read(20)[18:] == b"\1\1"
+    return keeps_none
 
 
 def _which(path: Path) -> tuple[int, int] | None:
