@@ -24,6 +24,7 @@ from gateway import delivery
 from gateway.context import Context
 from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError
+from gateway.wishes import is_muted, is_unwanted
 from push.backends import Backend, choose
 from storage import outcomes
 from storage.deadletters import (
@@ -55,7 +56,7 @@ class Replay(StrEnum):
     ACKED = "acked"
     PUSHED = "pushed"  # another device rang for it, or this one since
     PENDING = "pending"  # it is on its way, or something newer on this device is
-    UNWANTED = "unwanted"  # the customer did not want to be rung for it, or for something newer
+    UNWANTED = "unwanted"  # the customer does not want to be rung, or did not for something newer
     UNCERTAIN = "uncertain"  # a call of it had no answer: it may have rung before it was refused
     EXPIRED = "expired"
     DEVICE_GONE = "device_gone"  # the registration is another, or dead: registering rings anew
@@ -99,8 +100,11 @@ def judge(
         return Replay.PENDING
     if any(s.outcome is Outcome.UNDELIVERABLE and s.reason != Reason.REFUSED for s in since):
         return Replay.UNWANTED
-    if not _due_again(c, lo, letter.hi, unacked, now):
+    again = _due_again(c, lo, letter.hi, unacked, now)
+    if not again:
         return Replay.EXPIRED
+    if is_muted(c.wishes, now) or all(is_unwanted(c.wishes, m.kind) for m in again):
+        return Replay.UNWANTED
     if choose(backends, device.environment, device.app) is None:
         return Replay.NO_ENDPOINT
     return Replay.REPLAYED

@@ -17,7 +17,7 @@ from gateway.protocol import Role, parse_timestamp, timestamp
 from storage.audit import audit
 from storage.sql import EVENTS_OF, Statement
 from tests.running import PATIENCE, PATIENT, QUICK, Gate, Running, change, running
-from tests.test_wishes import NOW_QUIET, hours, looked, wish
+from tests.test_wishes import FOREVER, NOW_QUIET, hours, looked, wish
 
 
 async def letters(it: Running, query: str = "", tenant: str = "acme") -> list[dict[str, Any]]:
@@ -505,6 +505,37 @@ async def test_what_the_customer_did_not_want_since_is_not_rung_by_a_replay(tmp_
         await it.call("PUT", wishes, Role.SERVICE, json={})
         assert await replay(it, id) == "unwanted"
         assert len(it.backend.calls) == 1
+
+
+@pytest.mark.parametrize("wishes", [{"muted_until": FOREVER}, {"proactive": False}])
+async def test_who_does_not_want_to_be_rung_now_can_be_when_that_is_over(
+    tmp_path: Path, wishes: dict[str, Any]
+) -> None:
+    """Rung in vain, the message would have been settled as muted, and the letter be spent."""
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        await wish(it, **wishes)
+        assert await replay(it, id) == "unwanted"
+        await wish(it)
+        assert await replay(it, id) == "replayed"
+        await it.settled(1, "pushed")
+
+
+async def test_of_a_letter_for_several_what_is_wanted_is_replayed(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.register()
+        customer = await it.customer()
+        for kind in ("chat", "proactive"):
+            await it.write(kind=kind)
+        it.backend.answers.append(422)
+        await customer.send("bye")
+        await it.settled(2, "undeliverable")
+        (letter,) = await letters(it)
+        await wish(it, proactive=False)
+        assert await replay(it, letter["id"]) == "replayed"
+        await it.settled(1, "pushed")
+        assert (await it.outcome(2))["reason"] == "opted_out"
 
 
 @pytest.mark.parametrize("reason", ["acked", "read", "muted"])
