@@ -26,6 +26,7 @@ from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError
 from gateway.wishes import is_muted, is_unwanted
 from push.backends import Backend, choose
+from push.verdicts import NOT_SENT
 from storage import outcomes
 from storage.deadletters import (
     DeadLetter,
@@ -77,8 +78,9 @@ def judge(
     now: float,
     backends: tuple[Backend, ...],
 ) -> Replay:
-    """What a replay would do now, if each of the ring's calls was answered, and none of them by
-    yes. `unacked` are the messages after the acked cursor; `backends` are the tenant's.
+    """What a replay would do now, if none of the ring's calls can have been taken.
+
+    `unacked` are the messages after the acked cursor; `backends` are the tenant's.
     """
     if c is None:
         return Replay.DEVICE_GONE
@@ -200,19 +202,20 @@ class DeadLetters:
 
     async def _certain(self, letter: DeadLetter) -> bool:
         """Whether neither this ring, nor another for what would be replayed with it, can have been
-        taken: every call is recorded with its answer. A call that was cut off, or out when the
-        process died, may have rung; and a backend may refuse what it has already taken.
+        taken: every call is recorded with its answer, or as not sent. A call that was cut off, or
+        out when the process died, may have rung; and a backend may refuse what it has already
+        taken.
 
         The letter was judged before: its commit is in the memory, as it was in the file.
         """
         calls = await self._rows.calls(letter)
         last = max(one.seq for one in calls)
-        answered: defaultdict[str, set[int]] = defaultdict(set)
+        certain: defaultdict[str, set[int]] = defaultdict(set)
         for event in await self._store.attempts(letter.key, letter.seq, last):
             told = event.details
-            if "status" in told:
-                answered[told["ring"]].add(told["attempt"])
-        return all(answered[one.id] == set(range(1, one.attempts + 1)) for one in calls)
+            if "status" in told or told["reason"] in NOT_SENT:
+                certain[told["ring"]].add(told["attempt"])
+        return all(certain[one.id] == set(range(1, one.attempts + 1)) for one in calls)
 
     async def _replay(self, letter: DeadLetter) -> Replay:
         before = await self._store.conversation(letter.key)

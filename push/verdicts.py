@@ -69,6 +69,27 @@ _OUR_SETTING: Final = frozenset(
     }
 )
 
+NOT_SENT: Final = frozenset(
+    {
+        Failure.CONNECT_TIMEOUT,
+        Failure.CONNECT,
+        Failure.DNS,
+        Failure.MOVED,
+        Failure.CA_FILE,
+        Failure.URL,
+        Failure.ADDRESS,
+        Failure.ADAPTER,
+        Failure.UNWRITABLE,
+        Failure.TOKEN_UNAVAILABLE,
+        Failure.TOKEN_REFUSED,
+        Failure.TOKEN_UNREADABLE,
+        Failure.TOKEN_TLS,
+        Failure.SIGNING_SECRET,
+    }
+)
+"""After these no request had left that was not answered: nobody can have been rung by it. TLS may
+fail after it has, by an alert (RFC 8446, 6.2)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

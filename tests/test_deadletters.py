@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from gateway.protocol import Role, parse_timestamp, timestamp
 from storage.audit import audit
 from storage.sql import EVENTS_OF, Statement
 from tests.running import PATIENCE, PATIENT, QUICK, Gate, Running, change, running
-from tests.test_wishes import FOREVER, NOW_QUIET, hours, looked, wish
+from tests.test_wishes import FOREVER, NOW_QUIET, attempted, hours, looked, wish
 
 
 async def letters(it: Running, query: str = "", tenant: str = "acme") -> list[dict[str, Any]]:
@@ -439,6 +440,31 @@ async def test_what_may_have_rung_before_it_was_refused_is_not_rung_again(tmp_pa
         _, told = await it.call("GET", f"/v1/dead_letters/{second}", Role.SERVICE)
         assert (told["attempts"], told["replay"]) == (2, "uncertain")
         assert len(it.backend.calls) == 3
+
+
+async def test_what_was_refused_after_nothing_could_be_sent_is_certain(tmp_path: Path) -> None:
+    """A backend that was away, and refuses what comes when it is back."""
+    async with running(tmp_path) as it:
+        await it.register()
+        before = it.gateway.config
+        push = before.tenants["acme"].push
+        assert push is not None
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            port = nobody.getsockname()[1]
+        away = msgspec.structs.replace(push, endpoint=f"http://127.0.0.1:{port}/ring")
+        acme = msgspec.structs.replace(before.tenants["acme"], push=away)
+        it.gateway.take_up(change(before, tenants={**before.tenants, "acme": acme}))
+        await it.write()
+        await attempted(it, 1, 1)
+        it.backend.answers.append(422)
+        it.gateway.take_up(before)
+        told = await it.settled(1, "undeliverable")
+        assert "connect" in [event.get("reason") for event in told["events"]]
+        (letter,) = await letters(it)
+        assert letter["attempts"] > 1
+        assert await replay(it, letter["id"]) == "replayed"
+        await it.settled(1, "pushed")
+        assert len(it.backend.calls) == 2
 
 
 async def given_up(it: Running, many: int) -> str:

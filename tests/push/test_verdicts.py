@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from push.ring import Verdict, VerdictKind
 from push.verdicts import (
+    NOT_SENT,
     RETRY_AFTER_MOST,
     Answer,
     Failure,
@@ -257,3 +258,14 @@ def test_what_an_adapter_says_can_be_waited_for(wait: float | None, waits: float
 def test_what_is_no_verdict_is_not_taken_for_one(told: object) -> None:
     with pytest.raises((AttributeError, msgspec.ValidationError)):
         checked(told)
+
+
+def test_a_call_may_have_been_taken_unless_it_ended_before_it_left() -> None:
+    assert set(Failure) - NOT_SENT == {
+        Failure.TIMEOUT,
+        Failure.RESET,
+        Failure.BAD_HTTP,
+        Failure.INTERNAL,
+        Failure.TLS,
+        Failure.CLIENT_CERTIFICATE,
+    }
