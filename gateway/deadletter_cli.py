@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
 from gateway.service import (
     Access,
-    Refused,
+    Failed,
     Service,
     Token,
     Url,
@@ -155,12 +156,8 @@ async def _one_by_one(to: Access, ids: list[str]) -> Counter[str]:
     async with Service(to) as service:
         for id in ids:
             path = f"/v1/dead_letters/{in_path(id)}/replay"
-            try:
+            with _telling(results, f"{id}: "):
                 results[(await service.call("POST", path))["replay"]] += 1
-            except Refused as error:
-                done = ", ".join(f"{many} {result}" for result, many in results.items())
-                before = f"; those before it: {done}" if done else ""
-                raise Refused(error.status, f"{id}: {error}{before}") from None
     return results
 
 
@@ -169,8 +166,20 @@ async def _ranged(to: Access, wanted: dict[str, str]) -> Counter[str]:
     results: Counter[str] = Counter()
     async with Service(to) as service:
         while True:
-            told = await service.call("POST", "/v1/dead_letters/replay", json=wanted)
+            with _telling(results):
+                told = await service.call("POST", "/v1/dead_letters/replay", json=wanted)
             results.update(told["replay"])
             if "cursor" not in told:
                 return results
             wanted = wanted | {"cursor": told["cursor"]}
+
+
+@contextmanager
+def _telling(results: Counter[str], which: str = "") -> Iterator[None]:
+    """If a call fails, say also what came of those before it."""
+    try:
+        yield
+    except Failed as error:
+        done = ", ".join(f"{many} {result}" for result, many in results.items())
+        before = f"; those before it: {done}" if done else ""
+        raise Failed(f"{which}{error}{before}") from None

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.deadletters import Ranged
+from storage.deadletters import Wanted
+from storage.errors import Unavailable
 from tests.running import Running, running
 from tests.test_campaign_cli import here
 from tests.test_cli import Ended, ringback
@@ -50,6 +53,27 @@ async def test_what_was_replayed_before_a_refusal_is_told(tmp_path: Path) -> Non
         told = (await deadletters(it, "replay", id, "r_none")).refused()
         assert "r_none: this tenant has no such dead letter" in told
         assert "1 replayed" in told
+
+
+async def test_what_was_replayed_of_a_range_before_a_call_failed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.deadletters.AT_ONCE", 2)
+    async with running(tmp_path) as it:
+        for i in range(3):
+            await it.register(f"c-{i}", f"phone-{i}", f"t-{i}")
+            await refused(it, f"c-{i}")
+        them = it.gateway.core.dead_letters
+        replay_range = them.replay_range
+
+        async def once(tenant: str, wanted: Wanted, cursor: str | None) -> Ranged:
+            if cursor is not None:
+                raise Unavailable("disk full")
+            return await replay_range(tenant, wanted, cursor)
+
+        monkeypatch.setattr(them, "replay_range", once)
+        told = (await deadletters(it, "replay", "--all")).refused()
+        assert "2 replayed" in told
 
 
 async def test_there_are_none_of_a_customer_whose_id_cannot_be(tmp_path: Path) -> None:
