@@ -96,7 +96,9 @@ class Core:
         self.wall = wall or clock
         self.store = Store(database, clock, config.storage.keys)
         self.hub = Hub()
-        self.metrics = Metrics(self.store, self.hub, self.loads, lambda: self.campaigns.open())
+        self.metrics = Metrics(
+            self.store, self.hub, self.loads, lambda: self.campaigns.open(), config.tenants
+        )
         self.verifier = Verifier(config.tenants)
         self.context = context = Context(
             self.store,

@@ -147,9 +147,10 @@ class Metrics:
         hub: Hub,
         loads: Callable[[], Mapping[tuple[str, str], Load]],
         campaigns: Callable[[], list[Campaign]],
+        tenants: Iterable[str],
     ) -> None:
         """`loads` tells how each endpoint is, by tenant and backend, and what waits for it,
-        from any thread; `campaigns`, every campaign that is not over.
+        from any thread; `campaigns`, every campaign that is not over; `tenants` are those served.
         """
         self._store = store
         self._hub = hub
@@ -216,6 +217,9 @@ class Metrics:
                 registry=self.registry,
             )
         )
+        for tenant in tenants:  # begins at 0: in what was not there Prometheus sees no rise
+            for cause in Cause:
+                self.dead_letters.of(tenant, cause.value)
         self.faults = Counter(
             "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
         )

@@ -81,11 +81,12 @@ def _state(*, open: bool, suspended: bool) -> str:
 
 
 def _counted(counter: OfTenants[Counter], tenant: str, *names: str) -> list[dict[str, Any]]:
-    """The counter's values for the tenant, each with its other labels; the largest first."""
+    """What was counted for the tenant, by the counter's other labels; the largest first."""
     found = [
         {**dict(zip(names, labels, strict=True)), "count": int(sample.value)}
         for labels, one in counter.all_of(tenant).items()
         for sample in _samples(one, "_total")
+        if sample.value
     ]
     return sorted(found, key=lambda one: -one["count"])
 

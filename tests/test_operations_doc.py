@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.auth import Refusal
 from gateway.protocol import CloseCode
+from tests.running import running
 
 DOC = Path("docs/operations.md").read_text()
 
@@ -25,3 +26,15 @@ def test_every_reason_to_turn_a_client_away_is_told() -> None:
     listeners = {f"too_many_{name}_connections" for name in ("http", "admin")}
     reasons = {"origin"} | {code.name.lower() for code in at_hello} | listeners
     assert sorted(told) == sorted(reasons | {f"token_{reason}" for reason in Refusal})
+
+
+async def test_every_metric_is_told_and_none_that_is_not_there(tmp_path: Path) -> None:
+    told = DOC.split("## Metrics\n")[1].split("\n## ")[0]
+    table = re.findall(r"^\| `(ringback_\w+)` \|", told, re.M)
+    async with running(tmp_path) as it:
+        _, text = await it.call("GET", "/metrics", listener="admin")
+    there = set(re.findall(r"^# TYPE (ringback_\w+)", text, re.M))
+    assert set(table) == {name for name in there if not name.endswith("_created")}
+    alerts = re.findall(r"^  expr: .*?(ringback_\w+)", told, re.M)
+    assert alerts
+    assert set(alerts) <= set(table)

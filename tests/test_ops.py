@@ -114,6 +114,17 @@ async def test_a_ring_that_was_given_up_is_counted_by_its_cause(tmp_path: Path) 
         assert (await figures(it, "other"))["dead_letters"] == []
 
 
+async def test_what_is_alerted_on_is_at_0_before_it_rises(tmp_path: Path) -> None:
+    """Prometheus sees no rise in a figure that was not there before: the first went unnoticed."""
+    async with running(tmp_path) as it:
+        _, text = await it.call("GET", "/metrics", listener="admin")
+        for tenant in ("acme", "other"):
+            for cause in ("refused", "expired"):
+                zero = f'ringback_dead_letters_total{{cause="{cause}",tenant="{tenant}"}} 0.0'
+                assert zero in text
+        assert "ringback_faults_total 0.0" in text
+
+
 async def test_a_socket_that_is_turned_away_is_counted_once_with_the_reason(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         customer = await it.customer()
