@@ -97,7 +97,10 @@ def access(
     def made() -> str:
         return auth.issue(settings, chosen, Role.SERVICE, AUTHOR, ttl=TTL)
 
-    made()  # what cannot be made is said now
+    try:
+        made()
+    except auth.CannotIssue as error:
+        fail(f"{error}: give one of a service in RINGBACK_TOKEN")
     whose = f"the tenant {chosen} of {config_path}"
     if config_path is None:
         whose = "the development tenant: give --config, or a token in RINGBACK_TOKEN"

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.protocol import Role, timestamp
 from tests.running import PATIENCE, PATIENT, Running, running
@@ -68,6 +70,17 @@ async def test_with_the_configuration_alone_a_token_is_made(tmp_path: Path, peop
         assert ended.code == 0, ended
         ended = await ringback(tmp_path, "campaign", "list", "-c", config, RINGBACK_URL=url)
         assert "finished" in ended.out
+
+
+async def test_where_none_can_be_made_it_is_said_where_to_give_one(tmp_path: Path) -> None:
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "acme.pem").write_bytes(pem)
+    auth = '[tenants.acme.auth]\nalgorithm = "ES256"\npublic_key_file = "acme.pem"\n'
+    (tmp_path / "ringback.toml").write_text(auth)
+    told = (await ringback(tmp_path, "campaign", "list", "-c", "ringback.toml")).refused()
+    assert "signs with ES256" in told
+    assert "give one of a service in RINGBACK_TOKEN" in told
 
 
 async def test_a_token_may_end_with_its_files_line(tmp_path: Path) -> None:
