@@ -29,9 +29,12 @@ def show_message(answer: dict[str, Any]) -> None:
     console.print(f"message {answer['seq']} of {answer['customer']}: {outcome}{reason}")
     for line in sentences.summary(answer):
         console.print(line, soft_wrap=True)
-    table = Table("time (UTC)", "event", "what", box=None, pad_edge=False)
+    before = answer["events"][0]["at"]
+    table = Table(f"{before[:10]} UTC", "event", "what", box=None, pad_edge=False)
     for entry in answer["events"]:
-        table.add_row(sentences.clock(entry["at"]), entry["event"], sentences.told(entry))
+        at = sentences.clock(entry["at"], before)
+        table.add_row(at, entry["event"], sentences.told(entry))
+        before = entry["at"]
     console.print(table)
     for line in sentences.would(answer["policy"]) if "policy" in answer else ():
         console.print(line, soft_wrap=True)

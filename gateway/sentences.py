@@ -150,7 +150,10 @@ def summary(answer: Mapping[str, Any]) -> list[str]:
     lines = [f"{said[0].upper()}{said[1:]}."]
     lines += [f"{_receipt(answer['events'])}."]
     last = answer["events"][-1].get("at", "") if answer["events"] else ""
-    lines += [f"It waits for {waits(entry, last)}." for entry in answer.get("waiting", ())]
+    if outcome is Outcome.PENDING:
+        lines += [f"It waits for {waits(entry, last)}." for entry in answer.get("waiting", ())]
+        ends = (entry["expires"] for entry in answer["events"] if "expires" in entry)
+        lines += [f"It expires at {clock(end, last)}." for end in ends]
     return lines
 
 

@@ -64,6 +64,24 @@ async def after(it: Running, wire: Wire, seq: int) -> dict[str, Any]:
 # The command
 
 
+async def test_a_story_of_more_than_a_day_tells_each_day(tmp_path: Path) -> None:
+    """What had waited for a day read as if it had expired within a second."""
+    async with running(tmp_path) as it:
+        await it.register()
+        it.backend.otherwise = 503
+        await it.write()
+        first = await recorded(it, 1, "attempt")
+        pending = (await ringback(tmp_path, *WHY, "1")).out
+        it.pass_time(86_400)
+        last = await it.settled(1, "expired")
+        out = (await ringback(tmp_path, *WHY, "1")).out.splitlines()
+    begun, ended = (answer["events"][i]["at"] for answer, i in ((first, 0), (last, -1)))
+    assert f"It expires at {ended[:10]} " in pending
+    (heading,) = (line for line in out if " event " in line)
+    assert heading.startswith(f"{begun[:10]} UTC ")
+    assert sum(ended[:10] in line for line in out[out.index(heading) :]) == 1
+
+
 async def test_another_phone_that_is_rung_later_changes_nothing_of_why_it_was_pushed(
     tmp_path: Path,
 ) -> None:

@@ -237,6 +237,13 @@ def test_a_time_of_another_day_has_its_date() -> None:
     assert sentences.summary(pending)[-1].endswith(" at 2026-11-25 07:00:00.000.")
 
 
+def test_until_when_a_pending_message_waits_is_told_and_of_no_other() -> None:
+    written = {"event": "committed", "at": AT, "expires": "2026-11-25T09:00:05.000Z"}
+    told = {"outcome": "pending", "events": [written], "waiting": []}
+    assert sentences.summary(told)[-1] == "It expires at 2026-11-25 09:00:05.000."
+    assert "expires" not in " ".join(sentences.summary(told | {"outcome": "acked"}))
+
+
 def test_an_answer_in_words_has_a_summary_and_words_for_each_event() -> None:
     acked = {"at": AT, "event": "acked", "session": "s_1"}
     answer = {"seq": 9, "outcome": "acked", "reason": "in_chat", "events": [acked]}
