@@ -57,6 +57,7 @@ from storage.campaigns import CampaignRows
 from storage.database import Database
 from storage.deadletters import DeadLetterRows
 from storage.errors import StorageError, Unavailable
+from storage.records import Outcome
 from storage.store import Store
 
 HOUSEKEEPING = 60.0  # seconds between two rounds
@@ -66,6 +67,10 @@ CLOCK_SET = 30.0  # seconds by which the machine's clock may be moved: the most 
 PUT_BACK = (
     "the database is a backup that was put back: if anything was committed after it was made,"
     " clients may believe what is no more; stop, run ringback renew-epoch, start"
+)
+ABSENT = (
+    "messages of tenants that are not in the configuration are pending: they neither ring nor"
+    " expire until it has these tenants again"
 )
 
 _log = structlog.get_logger("gateway.core")
@@ -176,6 +181,9 @@ class Core:
         if self.database.put_back:
             _log.warning(PUT_BACK)
         await self.store.start()
+        pending = {tenant for tenant, name in +self.store.counters if name == Outcome.PENDING}
+        if absent := sorted(pending - self.context.tenants.keys()):
+            _log.warning(ABSENT, tenants=absent)
         waiting = await self.book.recover()
         self._worker.start(calls)
         await self.campaign_loading.start()

@@ -24,7 +24,7 @@ from typer.main import get_command
 
 from gateway.cli import app
 from gateway.config.starter import config_text
-from gateway.core import PUT_BACK
+from gateway.core import ABSENT, PUT_BACK
 from gateway.protocol import Role
 from storage.database import copy
 from storage.errors import CannotOpen
@@ -422,6 +422,21 @@ async def test_a_backup_is_whole_while_others_write_and_can_be_gone_back_to(tmp_
     async with running(tmp_path) as it:
         assert it.gateway.core.store.meta["epoch"] != epoch
         assert await it.outcome(before)
+
+
+async def test_that_a_tenant_is_not_configured_whose_messages_wait_is_told(tmp_path: Path) -> None:
+    """A slip in its name, and nobody was rung or told of it."""
+    tenants = ("acme", "other")
+    async with running(tmp_path, tenants=tenants, delivery=PATIENT) as it:
+        await it.customer()
+        await it.write()
+    with capture_logs() as logs:
+        async with running(tmp_path, tenants=("other",)):
+            pass
+        async with running(tmp_path, tenants=tenants):
+            pass
+    told = [entry["tenants"] for entry in logs if entry["event"] == ABSENT]
+    assert told == [["acme"]]
 
 
 async def test_who_goes_back_to_a_backup_and_forgets_the_epoch_is_warned(tmp_path: Path) -> None:
