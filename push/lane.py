@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from push import breaker, retry
 from push.breaker import Health, Permit
-from push.ring import DeviceRef, Endpoint, Pause
+from push.ring import DeviceRef, Endpoint, Pause, VerdictKind
 
 
 class Turn(NamedTuple):
@@ -49,14 +49,14 @@ class Lane:
     health: Health = breaker.WELL
     pace: retry.Pace = field(default_factory=retry.Pace)
     timer: Timer | None = None
-    complained_at: float | None = None
+    complained_at: dict[VerdictKind, float] = field(default_factory=dict)
     in_wave: bool = False  # of rejections, as was told
     is_gone: bool = False  # taken out of the configuration: who waits here waits for nothing
 
     def take_up(self, endpoint: Endpoint) -> None:
         """Call by these settings from now on; failures and rate of the old are forgotten."""
         self.endpoint, self.health, self.pace = endpoint, breaker.WELL, retry.Pace()
-        self.complained_at, self.is_gone = None, False
+        self.complained_at, self.is_gone = {}, False
 
     def wake(self, ref: DeviceRef) -> None:
         """`ref`, which has no turn now, wants one: once, however often it is woken."""

@@ -31,6 +31,7 @@ is called again with the same bytes, which is why a backend drops doubles by id.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from random import Random
@@ -68,6 +69,10 @@ _SUSPENDED: Final = (
 _QUARANTINED: Final = (
     "see why the backend says that so many tokens are dead (its credentials, its environment) and"
     " mend it; a phone in quarantine is rung again when its app registers again, at its next start"
+)
+_GIVEN_UP: Final = (
+    "see what it objects to (`ringback deadletters list`, `ringback push test`), mend that, and"
+    " replay them"
 )
 
 _log = structlog.get_logger("push.worker")
@@ -288,7 +293,7 @@ class PushWorker:
         verdict, ms = await self._caller.call(called, claim, self._wall())
         if lane.endpoint is called:  # else it says nothing of the settings taken up meanwhile
             self._learn(lane, claim.ref, verdict, probed=probed)
-            if verdict.kind is VerdictKind.MISCONFIGURED:
+            if verdict.kind in (VerdictKind.MISCONFIGURED, VerdictKind.REFUSED):
                 self._complain(lane, verdict)
         attempt = self._judge(lane, claim, verdict, ms)
         await self._settle(claim, attempt)
@@ -375,16 +380,22 @@ class PushWorker:
         return Attempt(verdict, ms, now, retry_at, quarantine=dead and wave)
 
     def _complain(self, lane: Lane, verdict: Verdict) -> None:
-        now = self._clock()
-        if lane.complained_at is not None and 0 <= now - lane.complained_at < COMPLAIN_EVERY:
+        """Tell operators what waits or is lost until somebody mends it; of each kind now and then,
+        so that one ring which is refused does not hide that the endpoint is misconfigured."""
+        now, kind = self._clock(), verdict.kind
+        if 0 <= now - lane.complained_at.get(kind, -math.inf) < COMPLAIN_EVERY:
             return
-        lane.complained_at = now
+        lane.complained_at[kind] = now
+        told = {**lane.endpoint.named, "reason": verdict.reason, "status": verdict.status}
+        if kind is VerdictKind.REFUSED:
+            _log.warning(
+                "the push endpoint refuses rings: they are given up", advice=_GIVEN_UP, **told
+            )
+            return
         _log.error(
             "the push endpoint is misconfigured; its rings wait and are retried",
-            reason=verdict.reason,
-            status=verdict.status,
             advice=advice(verdict.reason),
-            **lane.endpoint.named,
+            **told,
         )
 
     def _rest(self, ref: DeviceRef, backend: str, error: Exception) -> None:

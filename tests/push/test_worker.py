@@ -43,6 +43,7 @@ RETRY = Verdict(VerdictKind.RETRY, "http_503", 503)
 TIMEOUT = Verdict(VerdictKind.RETRY, "timeout")
 DEAD = Verdict(VerdictKind.TOKEN_DEAD, "rejected", 200)
 REDIRECT = Verdict(VerdictKind.MISCONFIGURED, "redirect", 301)
+REFUSED = Verdict(VerdictKind.REFUSED, "http_422", 422)
 
 
 class Rig:
@@ -310,6 +311,25 @@ async def test_a_misconfigured_endpoint_is_told_once_a_minute_with_what_to_do() 
         assert logs[0]["log_level"] == "error"
         assert (logs[0]["tenant"], logs[0]["reason"]) == ("acme", "redirect")
         assert "final address" in logs[0]["advice"]
+        assert TOKEN not in repr(logs)
+
+
+async def test_rings_that_are_refused_are_told_of_once_a_minute_and_hide_nothing_worse() -> None:
+    """They were given up one after the other, and the log had no word of it."""
+    async with started() as rig:
+        with capture_logs() as logs:
+            for number, verdict in enumerate((REFUSED, REFUSED, REDIRECT)):
+                rig.backend.verdicts.append(verdict)
+                rig.worker.wake(rig.book.owes(a_claim(number)))
+                await rig.book.until_settled(number + 1)
+            rig.clock.tick(COMPLAIN_EVERY)
+            rig.backend.verdicts.append(REFUSED)
+            rig.worker.wake(rig.book.owes(a_claim(3)))
+            await rig.book.until_settled(4)
+        told = [(entry["log_level"], entry["reason"]) for entry in logs]
+        refused = ("warning", REFUSED.reason)
+        assert told == [refused, ("error", REDIRECT.reason), refused]
+        assert "deadletters" in logs[0]["advice"]
         assert TOKEN not in repr(logs)
 
 
