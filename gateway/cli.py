@@ -32,6 +32,7 @@ from gateway.command import (
     AsJson,
     ConfigPath,
     TenantName,
+    by_its_code,
     clearly,
     fail,
     load,
@@ -72,7 +73,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point."""
-    app()
+    with by_its_code():
+        app()
 
 
 def _version(wanted: bool) -> None:

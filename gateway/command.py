@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -75,14 +75,28 @@ def clearly() -> Iterator[None]:
     except BrokenPipeError:  # who reads has what they wanted: an end without a word
         raise
     except OSError as error:
-        _drop_output()
+        _drop(sys.stdout)
         fail(f"the system refuses: {error}")
 
 
-def _drop_output() -> None:
+@contextmanager
+def by_its_code() -> Iterator[None]:
+    """Let the command end with its own exit code also where nobody can be told why: Python from
+    3.13.5 at the latest makes 120 of any, if something is left that stderr does not take."""
+    try:
+        yield
+    finally:
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+        except OSError:
+            _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
     """Keep what could not be written from being tried again, and told of, at the very end."""
     with suppress(OSError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def must_be_utf_8(**options: str | None) -> None:

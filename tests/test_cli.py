@@ -301,6 +301,15 @@ async def test_an_address_that_is_not_here_is_told_as_that(tmp_path: Path) -> No
     assert "choose one of this machine" in line
 
 
+async def test_the_exit_code_is_the_commands_own_where_nobody_can_be_told(tmp_path: Path) -> None:
+    """On a full disk, say: 120, which Python 3.14 would end with, says neither yes nor no."""
+    for words, code in (("init",), 0), (("check-config", "--config", "nowhere.toml"), 2):
+        process = await asyncio.create_subprocess_shell(
+            f"{RINGBACK} {' '.join(words)} 2>/dev/full", cwd=tmp_path, env=environ_of({})
+        )
+        assert await process.wait() == code, words
+
+
 async def test_which_version_it_is(tmp_path: Path) -> None:
     ended = await ringback(tmp_path, "--version")
     assert (ended.code, ended.err) == (0, "")
