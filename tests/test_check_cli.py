@@ -104,7 +104,7 @@ async def test_what_cannot_be_sorted_for_want_of_room_is_not_said_to_be_broken(
     tmp_path: Path, machine: str
 ) -> None:
     """In a container of which only the database's directory can be written, say."""
-    needs("unshare", "mount", root=True)
+    needs(root=True)
     async with running(tmp_path) as it:
         await it.write()
     with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
@@ -128,7 +128,7 @@ async def test_a_database_beside_which_nothing_can_be_written_is_to_be_copied_el
     tmp_path: Path,
 ) -> None:
     """Of a stopped gateway, in a snapshot of a file system, say."""
-    needs("unshare", "mount", root=True)
+    needs(root=True)
     async with running(tmp_path):
         pass
     database = tmp_path / "ringback.db"
