@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+ifneq ($(origin PYTHON),file)  # chosen: not whatever Python an earlier goal took
+READY  := $(READY)-$(subst /,-,$(lastword $(PYTHON)))
+endif
 CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 
 # Hundreds of processes start in the tests: each would compile the same files once more.
@@ -85,12 +88,15 @@ clean:
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "Ringback needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	    || { echo "this Python cannot make virtual environments; on Debian: apt-get install $(notdir $(PYTHON))-venv"; exit 1; }
 	@echo "setting up $(VENV) ..."
-	@$(PYTHON) -m venv --clear $(VENV) \
-	    || { echo "this Python cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
 	@# --no-deps: the lock names everything; resolving again may prefer a newer release and fail.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-	    -r requirements.lock
+	    -r requirements.lock \
+	    || { echo "what requirements.lock names could not be installed: pip says why. It comes from PyPI, or from where" \
+	              "PIP_INDEX_URL or PIP_FIND_LINKS say"; exit 1; }
 	@$(BIN)/python -m pip check --disable-pip-version-check >/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@touch $@ $(VENV)/.ready
