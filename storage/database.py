@@ -8,6 +8,7 @@ that was confirmed survives power loss.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import sqlite3
@@ -74,6 +75,17 @@ class Connection(Protocol):
     async def close(self) -> None: ...
 
 
+async def connected(path: str, **options: Any) -> Connection:
+    """As `aiosqlite.connect`, and cancelled meanwhile it leaves nothing open that nobody has."""
+    opening = asyncio.ensure_future(aiosqlite.connect(path, **options))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with suppress(sqlite3.Error):
+            await (await opening).close()
+        raise
+
+
 class Database:
     """One file, one process. `write` is for the one writer task; `read` may run beside it.
 
@@ -82,7 +94,7 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, connect: Callable[..., Awaitable[Connection]] = aiosqlite.connect
+        self, path: Path, connect: Callable[..., Awaitable[Connection]] = connected
     ) -> None:
         self.path = Path(os.path.realpath(path))
         self._connecting = connect

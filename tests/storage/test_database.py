@@ -241,6 +241,38 @@ async def test_opening_that_is_cancelled_leaves_no_connection_whose_thread_goes_
             await connection.execute("SELECT 1")
 
 
+class Noted(database._Transacting):
+    """A connection that says whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+@pytest.mark.parametrize("opening", [Database.open, Database.open_to_read])
+async def test_opening_that_is_cancelled_before_there_is_a_connection_closes_it_once_it_is_there(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opening: Callable[[Database], Coroutine[Any, Any, Database]],
+) -> None:
+    """From Python 3.13 on one that is left open is warned of."""
+    await make(path)
+    connect, loop, opened = sqlite3.connect, asyncio.get_running_loop(), list[Noted]()
+
+    def cancelling(*args: Any, **options: Any) -> Noted:
+        loop.call_soon_threadsafe(task.cancel)
+        opened.append(connect(*args, **options | {"factory": Noted}))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", cancelling)
+    task = asyncio.create_task(opening(Database(path)))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [connection.closed for connection in opened] == [True]
+
+
 @pytest.mark.parametrize("at", [("COMMIT",), ("COMMIT", "ROLLBACK"), ("BEGIN IMMEDIATE",)])
 async def test_after_an_io_error_writing_goes_on_over_a_new_connection(
     path: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[str, ...]
