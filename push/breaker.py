@@ -59,7 +59,7 @@ class Health:
     """What is remembered of one endpoint. The default is a closed breaker."""
 
     failures: int = 0  # in a row
-    device: Hashable = None  # whose the first of them was
+    device: Hashable = None  # whose the last of them was
     several: bool = False  # not all of them were that one's
     failing_since: float | None = None
     until: float | None = None  # open: no call before then
@@ -119,7 +119,7 @@ def after(
     failing = replace(
         health,
         failures=health.failures + 1,
-        device=device if health.failures == 0 else health.device,
+        device=device,
         several=health.several or (health.failures > 0 and device != health.device),
         failing_since=since,
     )

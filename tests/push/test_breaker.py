@@ -134,7 +134,7 @@ def test_retry_after_is_waited_for() -> None:
 
 
 def test_calls_that_were_out_when_it_opened_change_nothing_but_what_they_ask_for() -> None:
-    assert failed(OPEN, 4, 5) == OPEN
+    assert failed(OPEN, 4, 5, now=NOW + 0.9) == OPEN
     assert failed(OPEN, 4, verdict=replace(FAILED, retry_after=30.0)).until == NOW + 30.0
     assert failed(probe(OPEN), 4).probing
 

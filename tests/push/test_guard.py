@@ -74,9 +74,13 @@ INSIDE = (ip_network("10.20.0.0/16"), ip_network("fd12:3456::/32"))
         ("2001:0:4136:e378:8000:63bf:3fff:fdd2", "teredo"),
         ("169.254.169.254", "metadata"),
         ("169.254.170.2", "metadata"),
+        ("169.254.170.23", "metadata"),
         ("100.100.100.200", "metadata"),
+        ("192.0.0.192", "metadata"),
         ("168.63.129.16", "metadata"),
         ("fd00:ec2::254", "metadata"),
+        ("fd00:ec2::23", "metadata"),
+        ("fd20:ce::254", "metadata"),
         ("127.1", "no_address"),
         ("push.acme.example", "no_address"),
         ("", "no_address"),
@@ -136,6 +140,8 @@ def test_an_allowed_translation_opens_only_what_may_be_called_as_ipv4(prefix: st
     assert refusal(f"{prefix}127.0.0.1", allowed) is Refusal.LOOPBACK
     assert refusal(f"{prefix}10.20.30.40", allowed) is Refusal.PRIVATE
     assert refusal(f"{prefix}10.20.30.40", [*allowed, *INSIDE]) is None
+    neighbour = ip_network("10.20.30.40/32")
+    assert refusal(f"{prefix}10.20.30.41", [*allowed, neighbour]) is Refusal.PRIVATE
 
 
 def test_the_allowlist_lets_its_networks_through_and_nothing_else() -> None:

@@ -70,6 +70,11 @@ def test_a_token_type_may_be_missing() -> None:
     assert read_token(Answer(200, {}, b'{"access_token": "t"}')).text == "t"
 
 
+def test_a_token_is_used_with_every_character_that_one_may_have() -> None:
+    text = "!AZ.az-09_+/=~"  # RFC 6749, appendix A.12, but for the space
+    assert read_token(Answer(200, {}, orjson.dumps({"access_token": text}))).text == text
+
+
 @pytest.mark.parametrize(
     ("status", "body", "failure", "code"),
     [
@@ -100,6 +105,7 @@ def test_a_token_type_may_be_missing() -> None:
         (404, None, Failure.TOKEN_REFUSED, "http_404"),
         (302, b"", Failure.TOKEN_REFUSED, "http_302"),
         (429, b"", Failure.TOKEN_UNAVAILABLE, "http_429"),
+        (500, b"{}", Failure.TOKEN_UNAVAILABLE, "http_500"),
         (503, b"<html>", Failure.TOKEN_UNAVAILABLE, "http_503"),
     ],
 )

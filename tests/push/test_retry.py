@@ -82,8 +82,8 @@ def test_a_wave_is_more_than_twenty_and_more_than_half(
 
 def test_a_wave_is_over_a_minute_later() -> None:
     wave = wave_of(50, 0)
-    assert wave.is_wave(1000.0 + WAVE_SECONDS - 1)
-    assert not wave.is_wave(1000.0 + WAVE_SECONDS)
+    assert wave.is_wave(1059.0)
+    assert not wave.is_wave(1060.0)
 
 
 def test_rejections_spread_over_more_than_a_minute_are_no_wave() -> None:
@@ -99,6 +99,13 @@ def test_good_answers_of_the_same_minute_weigh_against_a_wave() -> None:
         wave.record(1030.0, dead=True)
         assert not wave.is_wave(1030.0), number
     assert wave.is_wave(1060.0)
+
+
+def test_good_answers_weigh_for_a_minute_of_their_own_whenever_the_first_one_came() -> None:
+    wave = wave_of(0, 1, at=1000.0)
+    for number in range(55):
+        wave.record(1030.0, dead=number < 25)
+    assert not wave.is_wave(1060.0)
 
 
 def test_memory_stays_bounded_under_any_traffic() -> None:
@@ -155,10 +162,11 @@ def test_a_quiet_time_saves_nothing_up() -> None:
 
 def test_what_was_taken_and_not_used_is_there_again() -> None:
     pace = Pace()
-    assert pace.take(100.0, 1.0) == 0.0
-    pace.give_back(1.0)
-    assert pace.take(100.0, 1.0) == 0.0
-    assert pace.take(100.0, 1.0) == 1.0
+    assert pace.take(100.0, 4.0) == 0.0
+    assert pace.take(100.24, 4.0) == 0.0
+    pace.give_back(4.0)
+    assert pace.take(100.24, 4.0) == 0.0
+    assert pace.take(100.24, 4.0) == pytest.approx(0.26)
 
 
 def test_without_a_rate_nobody_waits() -> None:
