@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,6 +15,7 @@ from push.credentials import OAuth
 from push.oauth import NoToken, Token
 from push.tokens import KEPT, Tokens
 from push.verdicts import Failure
+from tests.simulation.virtual import VirtualLoop
 
 UNAVAILABLE = NoToken(Failure.TOKEN_UNAVAILABLE, "503")
 REFUSED = NoToken(Failure.TOKEN_REFUSED, "invalid_client")
@@ -50,6 +53,14 @@ class Endpoint:
         return answer
 
 
+def on_a_clock_of_its_own(story: Coroutine[Any, Any, None]) -> None:
+    loop = VirtualLoop(0.0)
+    try:
+        loop.run_until_complete(story)
+    finally:
+        loop.close()
+
+
 async def test_a_token_is_kept_while_it_is_good() -> None:
     endpoint = Endpoint()
     tokens = Tokens(endpoint)
@@ -61,6 +72,18 @@ async def test_a_token_that_has_ended_is_asked_for_anew() -> None:
     endpoint = Endpoint(Token("short", 0.0))
     tokens = Tokens(endpoint)
     assert [await tokens.token(client()) for _ in range(3)] == ["short", "t2", "t2"]
+
+
+def test_a_token_is_good_for_so_many_seconds_and_no_longer() -> None:
+    async def hours() -> None:
+        tokens = Tokens(Endpoint(Token("first", 100.0)))
+        assert await tokens.token(client()) == "first"
+        await asyncio.sleep(99.0)
+        assert await tokens.token(client()) == "first"
+        await asyncio.sleep(1.0)
+        assert await tokens.token(client()) == "t2"
+
+    on_a_clock_of_its_own(hours())
 
 
 async def test_each_client_has_its_own() -> None:
@@ -121,6 +144,27 @@ async def test_a_backend_that_refuses_every_token_does_not_cost_one_a_call() -> 
     assert endpoint.asked == 2
 
 
+def test_a_token_that_is_refused_a_minute_after_the_last_is_renewed_as_that_was() -> None:
+    async def minutes() -> None:
+        tokens = Tokens(Endpoint())
+        second = await tokens.renewed(client(), await tokens.token(client()))
+        assert second is not None
+        await asyncio.sleep(59.0)
+        assert await tokens.renewed(client(), second) is None
+        await asyncio.sleep(1.0)
+        assert await tokens.renewed(client(), second) == "t3"
+
+    on_a_clock_of_its_own(minutes())
+
+
+async def test_a_second_call_with_a_refused_token_asks_again_if_its_renewal_failed() -> None:
+    tokens = Tokens(Endpoint(Token("old", 3600.0), UNAVAILABLE))
+    old = await tokens.token(client())
+    with pytest.raises(NoToken):
+        await tokens.renewed(client(), old)
+    assert await tokens.renewed(client(), old) == "t3"
+
+
 async def test_a_refused_token_is_not_used_again_though_its_renewal_failed() -> None:
     endpoint = Endpoint(Token("old", 3600.0), UNAVAILABLE)
     tokens = Tokens(endpoint)
@@ -156,7 +200,8 @@ async def test_the_same_failure_is_logged_once_until_it_works_again_and_shows_no
                 await tokens.token(client())
             except NoToken:
                 continue
-    assert [log["problem"] for log in logs] == ["token_refused (invalid_client)"] * 2
+    told = ("ringback", "token_refused (invalid_client)")
+    assert [(log["client"], log["problem"]) for log in logs] == [told] * 2
     assert "hush" not in str(logs)
 
 
@@ -188,6 +233,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_no_noise() -> None:
     while endpoint.at_once:
         await asyncio.sleep(0)
     assert await tokens.token(client()) == "t2"
+    del impatient  # or its cancellation holds the frames that hold the request
     gc.collect()
     assert noise == []
 
