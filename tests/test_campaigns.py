@@ -587,6 +587,22 @@ async def test_campaigns_that_are_being_uploaded_count_too(
         assert Counter(status for status, _ in made) == {201: 3, 409: 6}
 
 
+async def test_a_body_that_is_neither_json_nor_a_form_is_told_what_it_must_be(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        settings = {"text": "hello", "audience": ["c-1"]}
+        status, told = await it.call(
+            "POST",
+            "/v1/campaigns",
+            Role.SERVICE,
+            data=orjson.dumps(settings),
+            headers={"Content-Type": "text/csv"},
+        )
+        assert (status, told["code"]) == (415, "bad_frame")
+        assert "application/json, or multipart/form-data" in told["detail"]
+
+
 async def test_another_tenant_sees_nothing_of_a_campaign(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         id = await begin(it, audience=["c-1", "c-2"], **SLOW)
@@ -605,6 +621,9 @@ async def test_campaigns_are_listed_newest_first_in_pages(tmp_path: Path) -> Non
         assert ([c["id"] for c in page["campaigns"]], page["more"]) == ([ids[2], ids[1]], True)
         _, page = await it.call("GET", f"/v1/campaigns?limit=2&before={ids[1]}", Role.SERVICE)
         assert ([c["id"] for c in page["campaigns"]], page["more"]) == ([ids[0]], False)
+        _, page = await it.call("GET", "/v1/campaigns?limit=3", Role.SERVICE)
+        assert ([c["id"] for c in page["campaigns"]], page["more"]) == (ids[::-1], False)
+        assert not {"title", "data", "send_at", "expires_at"} & set(page["campaigns"][0])
         status, told = await it.call("GET", "/v1/campaigns?before=cp_none", Role.SERVICE)
         assert (status, "before" in told["detail"]) == (400, True)
 
