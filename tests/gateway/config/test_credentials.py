@@ -201,7 +201,7 @@ def test_a_client_certificate_has_its_key_there_or_beside_it(
         (
             ['client_certificate = "ringback.toml"'],
             "client_certificate",
-            "cannot be used (",
+            "cannot be used (no PEM, or not its key)",
             "with its key there or in client_key",
         ),
     ],

@@ -56,3 +56,13 @@ def test_a_tenant_more_or_less_needs_a_restart(tmp_path: Path) -> None:
     one, two = read(tmp_path), read(tmp_path, GOOD + OTHER)
     assert plan(one, two) == (one, (), ("tenants.other",))
     assert plan(two, one) == (two, (), ("tenants.other",))
+
+
+def test_who_stays_goes_on_with_what_is_new_of_them_though_another_is_gone(tmp_path: Path) -> None:
+    running = read(tmp_path, GOOD + OTHER)
+    (acme, other) = running.tenants
+    gone = read(tmp_path, GOOD[: GOOD.index("[tenants.acme")] + OTHER.replace(SECRET, SECRET[::-1]))
+    told = plan(running, gone)
+    assert (told.changed, told.kept) == ((other,), ("tenants.acme",))
+    assert told.config.tenants[acme] == running.tenants[acme]
+    assert told.config.tenants[other] == gone.tenants[other]
