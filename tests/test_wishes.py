@@ -99,6 +99,9 @@ async def test_who_said_nothing_wishes_nothing_and_strangers_are_not_found(tmp_p
         )
         status, _ = await it.call("GET", "/v1/customers/new/preferences", Role.SERVICE)
         assert status == 404
+        await it.write("known")
+        told = await it.call("GET", "/v1/customers/known/preferences", Role.SERVICE)
+        assert told == (200, {"proactive": True}), "who is known and said nothing"
 
 
 @pytest.mark.parametrize(
