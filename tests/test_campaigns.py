@@ -587,22 +587,6 @@ async def test_campaigns_that_are_being_uploaded_count_too(
         assert Counter(status for status, _ in made) == {201: 3, 409: 6}
 
 
-async def test_a_body_that_is_neither_json_nor_a_form_is_told_what_it_must_be(
-    tmp_path: Path,
-) -> None:
-    async with running(tmp_path) as it:
-        settings = {"text": "hello", "audience": ["c-1"]}
-        status, told = await it.call(
-            "POST",
-            "/v1/campaigns",
-            Role.SERVICE,
-            data=orjson.dumps(settings),
-            headers={"Content-Type": "text/csv"},
-        )
-        assert (status, told["code"]) == (415, "bad_frame")
-        assert "application/json, or multipart/form-data" in told["detail"]
-
-
 async def test_another_tenant_sees_nothing_of_a_campaign(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         id = await begin(it, audience=["c-1", "c-2"], **SLOW)
