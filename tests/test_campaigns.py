@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,20 @@ import orjson
 import pytest
 
 from gateway.auth import Identity
-from gateway.campaigns import api, audience, sending
+from gateway.campaigns import api, audience, loading, sending
 from gateway.campaigns.lanes import BUSY, Lane, Run, Waiting
 from gateway.campaigns.loading import Source
 from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role, timestamp
 from gateway.server import Gateway
 from storage.audit import audit
-from storage.campaigns import _WITH_DEVICE, Campaign, CampaignState
+from storage.campaigns import (
+    _WITH_DEVICE,
+    Campaign,
+    CampaignRows,
+    CampaignState,
+    Recipient,
+    recipients_add,
+)
 from storage.errors import Unavailable
 from storage.store import Needs
 from tests import recount
@@ -78,6 +87,14 @@ async def until(
             _, told = await ask(it, id, what)
             if enough(told):
                 return dict(told)
+            await asyncio.sleep(0.01)
+
+
+async def until_in_states(it: Running, *states: CampaignState, some: bool = True) -> None:
+    """Until there are `some` campaigns in these states, or none any more."""
+    rows = CampaignRows(it.gateway.core.database)
+    async with asyncio.timeout(PATIENCE):
+        while bool(await rows.in_states(*states)) is not some:
             await asyncio.sleep(0.01)
 
 
@@ -400,6 +417,61 @@ async def test_a_campaign_that_was_refused_leaves_its_key_free(tmp_path: Path) -
         assert status == 201
 
 
+async def broken_off(it: Running, ref: str, *people: str) -> None:
+    """Leave on disk what is there of a campaign when the process ends amid its audience."""
+    half = Campaign(
+        id="cp_half",
+        tenant="acme",
+        author="crm",
+        name=None,
+        ref=ref,
+        digest="",
+        state=CampaignState.LOADING,
+        text="hello",
+        title=None,
+        data=None,
+        unknown="create",
+        rate=1.0,
+        created_at=time.time(),
+        send_at=None,
+        expires_at=None,
+    )
+    recipients = [Recipient(n, customer, None) for n, customer in enumerate(people, 1)]
+    store, needs = it.gateway.core.store, Needs(campaign=half.id, whose="acme")
+    await store.submit(lambda tx: tx.put_campaign(half), needs)
+    await store.submit(lambda tx: tx.also(recipients_add(half.id, recipients)), needs)
+
+
+async def test_of_an_audience_that_broke_off_with_the_process_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "FORGET", 2)
+    async with running(tmp_path) as it:
+        whole = await begin(it, audience=["c-1", "c-2"])
+        await over(it, whole)
+        await broken_off(it, "summer", *(f"c-{i}" for i in range(5)))
+    async with running(tmp_path) as it:
+        half = (CampaignState.LOADING, CampaignState.DISCARDED)
+        await until_in_states(it, *half, some=False)
+        assert (await ask(it, "cp_half"))[0] == 404
+        assert (await ask(it, whole, "/report"))[1]["recipients"] == 2
+        assert (await upload(it, "customer\nc-1\n", key="summer"))[0] == 201
+    with closing(sqlite3.connect(tmp_path / "ringback.db")) as db:
+        (left,) = db.execute("SELECT count(*) FROM campaign_recipients").fetchone()
+    assert left == 3
+
+
+async def test_a_key_is_free_of_an_audience_that_broke_off_and_could_not_be_let_go(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await broken_off(it, "summer", "c-1", "c-2")
+        status, told = await upload(it, "customer\nc-3\n", key="summer")
+        assert (status, told["recipients"], "duplicate" in told) == (201, 1, False)
+        await over(it, told["id"])
+        assert (await it.call("GET", "/v1/customers/c-1/status", Role.SERVICE))[0] == 404
+
+
 async def test_a_message_that_used_the_campaigns_id_as_its_key_is_not_overwritten(
     tmp_path: Path,
 ) -> None:
@@ -524,6 +596,26 @@ async def test_an_upload_that_stops_coming_is_given_up(
         assert (status, b"stopped coming" in told) == (400, True), told
 
 
+async def test_a_key_is_refused_while_a_campaign_is_being_taken_under_it(tmp_path: Path) -> None:
+    begun = WHOLE.decode() + "".join(f"\nc-{i}" for i in range(2_000))  # more than is read ahead
+    end = "\r\n--b--\r\n"
+    async with running(tmp_path) as it, line(it) as peer:
+        peer.say(
+            "POST /v1/campaigns HTTP/1.1\r\nHost: x\r\nIdempotency-Key: summer\r\n"
+            f"Authorization: Bearer {it.token(Role.SERVICE, 'crm')}\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\n"
+            f"Content-Length: {len(begun + end)}\r\n\r\n{begun}"
+        )
+        await until_in_states(it, CampaignState.LOADING)
+        status, told = await post(it, key="summer", audience=["c-1"])
+        assert (status, told["code"]) == (503, "unavailable")
+        assert "try again soon" in told["detail"]
+        peer.say(end)
+        assert (await peer.answer())[0] == 201
+        _, page = await it.call("GET", "/v1/campaigns", Role.SERVICE)
+        assert len(page["campaigns"]) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "detail"),
     [
@@ -534,6 +626,21 @@ async def test_an_upload_that_stops_coming_is_given_up(
             b"--b\r\nnonsense\r\n\r\nx\r\n--b--\r\n",
             "multipart/form-data; boundary=b",
             "not multipart/form-data",
+        ),
+        (
+            WHOLE.replace(b'"recipients"', b'"audience"') + b"\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+            "the second part must be recipients",
+        ),
+        (
+            WHOLE.replace(b"r.csv", b"r.txt") + b"\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+            "must be text/csv or application/jsonl, or be called .csv or .jsonl",
+        ),
+        (
+            WHOLE.replace(b"{", b'{"audience": "devices", ') + b"\r\n--b--\r\n",
+            "multipart/form-data; boundary=b",
+            "audience: give it, or a file, not both",
         ),
         (b"hello", "text/csv", "the body must be application/json, or multipart/form-data"),
         (b"{", "application/json", "not JSON"),
