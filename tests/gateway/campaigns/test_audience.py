@@ -127,6 +127,9 @@ def test_a_column_that_the_text_wants_must_be_in_the_file() -> None:
         ({"customer": "c-1", "name": "Ann"}, NAMED, Entry("c-1", '{"name":"Ann"}')),
         ({"customer": "c-1", "name": 7}, NAMED, Entry("c-1", '{"name":"7"}')),
         ({"customer": "c-1", "name": ""}, NAMED, Entry("c-1", '{"name":""}')),
+        ({"customer": "c-1", "name": -5}, NAMED, Entry("c-1", '{"name":"-5"}')),
+        ({"customer": "c-1", "name": 2**64 - 1}, NAMED, Entry("c-1", f'{{"name":"{2**64 - 1}"}}')),
+        ({"customer": "c-1", "name": 1 - 2**63}, NAMED, Entry("c-1", f'{{"name":"{1 - 2**63}"}}')),
     ],
 )
 def test_a_recipient_keeps_the_fields_that_are_wanted(
@@ -178,17 +181,22 @@ def test_words_that_would_be_blank_or_too_long_are_refused(said: Words, problem:
         audience.entry({"customer": "c-1", "name": ""}, said, CUSTOMER_LIMITS)
 
 
+def test_words_may_be_as_long_as_is_said() -> None:
+    said = audience.words("{name}" + "x" * 7_800, "{name}")
+    assert audience.entry({"customer": "c-1", "name": "y" * 200}, said, CUSTOMER_LIMITS)
+
+
 # Files
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
 def test_csv_is_read_as_it_comes_quotes_and_line_ends_within_them_included(size: int) -> None:
     data = (
-        b"\xef\xbb\xbfcustomer,name,\r\n"
-        b"c-1,Ann,\r\n"
+        b"\xef\xbb\xbfcustomer,name,,\r\n"
+        b"c-1,Ann,,\r\n"
         b"\r\n"
-        b'c-2,"Ben ""B""\nthe second, really",x\n'
-        b'"c-3",\xc3\x84nne,'
+        b'c-2,"Ben ""B""\nthe second, really",x,\n'
+        b'"c-3",\xc3\x84nne,,'
     )
     found = lines(File(Format.CSV), data, size)
     assert [line.number for line in found] == [2, 4, 6]
@@ -198,6 +206,11 @@ def test_csv_is_read_as_it_comes_quotes_and_line_ends_within_them_included(size:
 def test_a_semicolon_separates_where_the_first_line_has_no_comma() -> None:
     (line,) = lines(File(Format.CSV), b"customer;sum\nc-1;3,50\n")
     assert line.value == {"customer": "c-1", "sum": "3,50"}
+
+
+def test_a_semicolon_in_a_name_separates_nothing_where_commas_do() -> None:
+    (line,) = lines(File(Format.CSV), b"customer,paid;open\nc-1,3;4\n")
+    assert line.value == {"customer": "c-1", "paid;open": "3;4"}
 
 
 def test_a_semicolon_in_a_row_separates_nothing_where_the_first_line_has_none() -> None:
@@ -212,6 +225,18 @@ def test_a_line_may_be_as_long_as_is_said() -> None:
         assert line.value == {"customer": longest.decode()}
     with pytest.raises(FrameError, match=f"longer than {LINE_BYTES} bytes"):
         lines(File(Format.CSV), header + longest + b"x", 100_000)
+
+
+@pytest.mark.parametrize(
+    "begun", [b"customer\nc-1\n" + b"x" * 1_000, b'customer\nc-1\n"' + b"x\n" * 500 + b"y" * 10]
+)
+def test_of_a_line_that_does_not_end_no_more_is_held_than_it_may_have(begun: bytes) -> None:
+    file = File(Format.CSV)
+    file.feed(begun)
+    for _ in range((LINE_BYTES - len(begun)) // 1_000):
+        assert file.feed(b"x" * 1_000) == []
+    with pytest.raises(FrameError, match="line 3: longer than 65536 bytes"):
+        file.feed(b"x" * 1_100)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +266,7 @@ def test_a_line_may_be_as_long_as_is_said() -> None:
         (b"customer\n" + b"x" * 70_000, "line 2: longer than 65536 bytes"),
         (b"customer\n" + b"x" * 70_000 + b"\n", "line 2: longer than 65536 bytes"),
         (b'customer\n"' + b"x\n" * 40_000, "line 2: longer than 65536 bytes"),
+        (b'customer\n"' + b"x\n" * 40_000 + b'"\n', "line 2: longer than 65536 bytes"),
     ],
 )
 def test_a_file_of_no_use_is_refused_with_the_line(data: bytes, problem: str) -> None:
