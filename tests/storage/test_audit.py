@@ -67,6 +67,7 @@ async def _live(directory: Path) -> None:
     async with running(directory, delivery=PATIENT) as it:
         await it.customer("ben")
         await it.write("ben", TEXT)
+        await it.write("ben", TEXT, kind="system")
         await _campaign(it)
 
 
@@ -113,7 +114,7 @@ def test_all_holds_in_a_database_that_nobody_damaged(path: Path) -> None:
     assert acme.holds
     assert acme.counted["accepted"] == 9
     assert all(acme.counted[outcome] for outcome in Outcome)
-    assert (told.conversations, told.messages) == (4, 10)
+    assert (told.conversations, told.messages) == (4, 11)
 
 
 CONVERSATION = "UPDATE conversations SET {} WHERE customer = 'anna'"
@@ -247,6 +248,9 @@ def test_damage_is_found_and_named(path: Path, damage: str, rule: Rule, said: st
     assert not told.holds
     lines = [(f.rule, f"{f.customer} {f.seq}: {f.problem}") for f in told.findings]
     assert [line for line in lines if line[0] is rule and said in line[1]], lines
+    placed = [f for f in told.findings if f.rule not in (Rule.INTEGRITY, Rule.FOREIGN_KEY)]
+    of_tenants = (Rule.COUNTER, Rule.OUTCOME, Rule.CAMPAIGN)
+    assert all(f.tenant and (f.customer or f.rule in of_tenants) for f in placed)
 
 
 def test_an_index_that_lost_a_row_is_found(path: Path) -> None:
