@@ -145,9 +145,8 @@ class Book:
 
         def done(value: None, error: Exception | None) -> None:
             if error is not None:
+                self._anew.add(key)
                 self.alarms.set(key, self._clock() + RETRY_TICK)
-            else:
-                self._anew.discard(key)
             self.alarms.judged(key)
 
         def again() -> None:
@@ -156,6 +155,7 @@ class Book:
 
         try:
             self._store.enqueue(change, Needs(keys=(key,)), done, later=True)
+            self._anew.discard(key)  # not when it is done: rules may be newer by then
         except Unavailable:
             # There is no room: it keeps its place, or all that are due would be refused one by one.
             asyncio.get_running_loop().call_later(RETRY_TICK, again)

@@ -678,6 +678,31 @@ def test_a_reload_that_cannot_read_at_once_who_waits_lifts_quiet_hours_when_it_c
     assert [heard.seq for heard in rung(day)] == [1]
 
 
+def test_a_reload_while_what_waits_is_judged_by_the_one_before_lifts_quiet_hours(
+    day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many wait that not all may be judged at once, and a commit of others takes its time."""
+    world, anna, ben = day.world, day.world.person(*ANNA), day.world.person("acme", "ben")
+    monkeypatch.setattr("gateway.alarms.AT_ONCE", 1)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    acme = world.config.tenants["acme"].push
+    assert acme is not None
+    quiet = replace(acme, quiet_hours=QuietHours(time(0, 0), time(23, 59)))
+    world.configure("acme", quiet, 0.0)
+    world.run(0.1)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(60.0)
+    world.disk.rng = Slow(1)
+    world.configure("acme", replace(quiet, title="Another"), 0.0)
+    for _ in range(53):
+        world.write(ben, MessageKind.CHAT, None)
+        world.run(0.003)
+    world.configure("acme", acme, 0.0)
+    world.run(60.0)
+    assert [heard.customer for heard in rung(day)] == ["anna"]
+
+
 def test_who_waits_for_the_end_of_quiet_hours_is_not_looked_at_anew_where_that_is_as_before(
     day: Day,
 ) -> None:
