@@ -640,6 +640,27 @@ def test_a_hold_goes_on_while_a_device_waits_for_its_turn(day: Day) -> None:
         assert world.now - began < world.timing.max_hold + 5.0
 
 
+def test_a_backoff_stands_though_a_message_comes_and_through_a_restart(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    reload(day, retry_first=600.0, retry_max=600.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.ears.mood = Mood.ACCEPTS
+    ((wakes_at,),) = world.look("SELECT wake_at FROM devices")
+    assert wakes_at > world.now + 5 * world.timing.max_hold
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.shut_down()
+    world.start()
+    world.run(wakes_at - world.now - 1.0)
+    assert len(rung(day)) == 1
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [1, 1, 2]
+
+
 def test_lifted_quiet_hours_hold_nothing_back_any_more(day: Day) -> None:
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
