@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from enum import StrEnum
 from itertools import chain
 from typing import NamedTuple
@@ -45,7 +46,7 @@ replace = msgspec.structs.replace
 KEEP = 30 * 86_400.0  # seconds for which a dead letter is kept
 FORGET = 1_000  # of those that are older, so many go at a time
 _CURSOR = re.compile(r"r_[0-9a-f]{16}")
-AT_ONCE = 200  # letters of a range in one call; the next call goes on
+AT_ONCE = 200  # letters of a range in one call, and what is left of a registration's
 
 
 class Replay(StrEnum):
@@ -74,13 +75,14 @@ class Ranged(NamedTuple):
 def judge(
     c: Conversation | None,
     letter: DeadLetter,
-    unacked: list[Message],
+    unacked: Callable[[Conversation], list[Message]],
     now: float,
     backends: tuple[Backend, ...],
 ) -> Replay:
     """What a replay would do now, if none of the ring's calls can have been taken.
 
-    `unacked` are the messages after the acked cursor; `backends` are the tenant's.
+    `unacked` gives the messages after the acked cursor, where they matter: they have to be read.
+    `backends` are the tenant's.
     """
     if c is None:
         return Replay.DEVICE_GONE
@@ -102,7 +104,7 @@ def judge(
         return Replay.PENDING
     if any(s.outcome is Outcome.UNDELIVERABLE and s.reason != Reason.REFUSED for s in since):
         return Replay.UNWANTED
-    again = _due_again(c, lo, letter.hi, unacked, now)
+    again = _due_again(c, lo, letter.hi, unacked(c), now)
     if not again:
         return Replay.EXPIRED
     if is_muted(c.wishes, now) or all(is_unwanted(c.wishes, m.kind) for m in again):
@@ -150,9 +152,14 @@ class DeadLetters:
         self, tenant: str, wanted: Wanted, cursor: str | None, limit: int
     ) -> list[DeadLetter]:
         """A tenant's dead letters, newest first. Raises `FrameError` for an unknown cursor."""
+        return await self._page(tenant, wanted, cursor, limit, each=True)
+
+    async def _page(
+        self, tenant: str, wanted: Wanted, cursor: str | None, limit: int, *, each: bool
+    ) -> list[DeadLetter]:
         if cursor is not None and not _CURSOR.fullmatch(cursor):  # its letter may be forgotten
             raise FrameError(ErrorCode.BAD_FRAME, "cursor: give one as an answer had it")
-        return await self._rows.page(tenant, wanted, cursor, limit)
+        return await self._rows.page(tenant, wanted, cursor, limit, each=each)
 
     async def one(self, tenant: str, id: str) -> tuple[DeadLetter, Replay]:
         """A dead letter, and what a replay would do now. Raises `FrameError` `not_found`."""
@@ -164,21 +171,27 @@ class DeadLetters:
         return await self._replay(await self._found(tenant, id))
 
     async def replay_range(self, tenant: str, wanted: Wanted, cursor: str | None) -> Ranged:
-        """Replay the newest `AT_ONCE` of those that are wanted.
+        """Replay about `AT_ONCE` of those that are wanted, all of a registration in one call.
 
         A customer's one after the other, first what begins first, of these the newest: it takes
         along what was refused after it, so that what one device owes becomes one ring.
         """
-        letters = await self.page(tenant, wanted, cursor, AT_ONCE)
+        furthest = await self._page(tenant, wanted, cursor, AT_ONCE, each=False)
+        older = len(furthest) == AT_ONCE
         theirs: dict[Key, list[DeadLetter]] = {}
-        for letter in sorted(letters, key=lambda letter: letter.lo_seq):
-            theirs.setdefault(letter.key, []).append(letter)
+        many = 0
+        while furthest and many < AT_ONCE:
+            letter = furthest.pop(0)
+            cursor = letter.id
+            some = await self._rows.beside(letter, wanted)
+            theirs.setdefault(letter.key, []).extend(some)
+            many += len(some)
 
         async def in_turn(some: list[DeadLetter]) -> list[Replay]:
-            return [await self._replay(letter) for letter in some]
+            return [await self._replay(one) for one in sorted(some, key=lambda one: one.lo_seq)]
 
         results = chain(*await asyncio.gather(*map(in_turn, theirs.values())))
-        return Ranged(Counter(results), letters[-1].id if len(letters) == AT_ONCE else None)
+        return Ranged(Counter(results), cursor if furthest or older else None)
 
     async def forget(self, before: float) -> None:
         """Remove what was made before then (epoch seconds), a thousand at a time."""
@@ -261,7 +274,5 @@ class DeadLetters:
         tx.put(replace(c.with_device(behind), push_due_at=due))
 
     def _judge(self, tx: Transaction, letter: DeadLetter) -> Replay:
-        c = tx.conversation(letter.key)
-        unacked = [] if c is None else tx.unacked(c)
         backends = self._context.rules(letter.tenant).backends
-        return judge(c, letter, unacked, tx.now, backends)
+        return judge(tx.conversation(letter.key), letter, tx.unacked, tx.now, backends)

@@ -84,12 +84,25 @@ _STRETCH = """
     SELECT number FROM dead_letters WHERE tenant = ? AND number < ?
     ORDER BY number DESC LIMIT 1 OFFSET ?
 """
+
+
+def _fits(letter: str) -> str:
+    """Whether the letter of that name is `Wanted`: `?4` to `?7` say which are."""
+    return f"""(?4 IS NULL OR {letter}.customer = ?4) AND (?5 IS NULL OR {letter}.cause = ?5)
+        AND (?6 IS NULL OR {letter}.at >= ?6) AND (?7 IS NULL OR {letter}.at <= ?7)"""
+
+
 _WANTED = f"""
-    SELECT {_NAMES} FROM dead_letters WHERE tenant = ?1 AND number >= ?2 AND number < ?3
-        AND (?4 IS NULL OR customer = ?4) AND (?5 IS NULL OR cause = ?5)
-        AND (?6 IS NULL OR at >= ?6) AND (?7 IS NULL OR at <= ?7)
+    SELECT {_NAMES} FROM dead_letters d WHERE tenant = ?1 AND number >= ?2 AND number < ?3
+        AND {_fits("d")} AND (?9 OR NOT EXISTS (
+            SELECT 1 FROM dead_letters o WHERE o.device = d.device AND o.generation = d.generation
+                AND (o.seq, o.number) > (d.seq, d.number) AND {_fits("o")}))
     ORDER BY number DESC LIMIT ?8
 """  # noqa: S608
+_BESIDE = f"""
+    SELECT {_NAMES} FROM dead_letters d WHERE +tenant = ?1 AND device = ?2 AND generation = ?3
+        AND {_fits("d")} ORDER BY number DESC
+"""  # noqa: S608  ("+": the device's index, as the tenant's letters are many)
 STRETCH = 2_000  # letters that one read looks at: others wait for the same connection
 
 
@@ -124,6 +137,11 @@ class Wanted(msgspec.Struct, frozen=True):
     since: float | None = None
     until: float | None = None
 
+    @property
+    def conditions(self) -> tuple[str | float | None, ...]:
+        """As the statements want them."""
+        return (self.customer, self.cause and self.cause.value, self.since, self.until)
+
 
 class DeadLetterRows:
     """What is asked of dead letters, from what is committed."""
@@ -143,23 +161,27 @@ class DeadLetterRows:
         return [Calls(letter.id, letter.seq, letter.attempts), *(Calls(*row) for row in others)]
 
     async def page(
-        self, tenant: str, wanted: Wanted, before: str | None, limit: int
+        self, tenant: str, wanted: Wanted, before: str | None, limit: int, *, each: bool = True
     ) -> list[DeadLetter]:
-        """A tenant's dead letters, newest first, older than the one named `before`.
+        """A tenant's dead letters, newest first, older than the one named `before`. Without `each`
+        only the one of every registration that goes furthest.
 
         None are, if that was forgotten meanwhile: the oldest are, first.
         """
         below = 2**62 if before is None else await self._number(tenant, before)
-        cause = None if wanted.cause is None else wanted.cause.value
-        conditions = (wanted.customer, cause, wanted.since, wanted.until)
         found: list[DeadLetter] = []
         while below and len(found) < limit:
             rows = await self._database.scan(_STRETCH, (tenant, below, STRETCH - 1), tenant)
             first = rows[0][0] if rows else 0
-            asked = (tenant, first, below, *conditions, limit - len(found))
+            asked = (tenant, first, below, *wanted.conditions, limit - len(found), each)
             found += [_to_letter(row) for row in await self._database.scan(_WANTED, asked, tenant)]
             below = first
         return found
+
+    async def beside(self, letter: DeadLetter, wanted: Wanted) -> list[DeadLetter]:
+        """Those of the same registration that are wanted, newest first, this one among them."""
+        asked = (letter.tenant, letter.device, letter.generation, *wanted.conditions)
+        return [_to_letter(row) for row in await self._database.read(_BESIDE, asked, letter.tenant)]
 
     async def _number(self, tenant: str, id: str) -> int:
         rows = await self._database.read(_NUMBER, (id, tenant), tenant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -671,6 +672,34 @@ async def test_a_range_larger_than_one_call_goes_on_at_its_cursor(
         assert told["replay"] == {"replayed": 2}
         _, told = await it.call("POST", path, Role.SERVICE, json={"cursor": told["cursor"]})
         assert told == {"replay": {"replayed": 1}}
+
+
+async def test_what_a_device_was_refused_becomes_one_ring_in_a_range_of_several_calls_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Call after call from the newest on, each phone rang for its last message, and those before it
+    stayed undeliverable for good."""
+    monkeypatch.setattr("gateway.deadletters.AT_ONCE", 2)
+    async with running(tmp_path) as it:
+        for customer in ("c-1", "c-2", "c-3"):
+            await it.register(customer, customer, f"t-{customer}")
+        for _ in range(3):
+            for customer in ("c-1", "c-2", "c-3"):
+                await refused(it, customer)
+        calls, body, counted = 0, dict[str, str](), Counter[str]()
+        while True:
+            path = "/v1/dead_letters/replay"
+            _, told = await it.call("POST", path, Role.SERVICE, json=body)
+            counted.update(told["replay"])
+            calls += 1
+            for seq, customer in ((seq, f"c-{4 - calls}") for seq in (1, 2, 3)):
+                await it.settled(seq, "pushed", customer)
+            if "cursor" not in told:
+                break
+            body = {"cursor": told["cursor"]}
+        assert calls == 3
+        assert (counted["replayed"], counted.total()) == (3, 9)
+        assert len(it.backend.calls) == 9 + 3
 
 
 async def test_others_look_between_the_stretches_of_a_long_search(
