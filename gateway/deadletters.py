@@ -61,7 +61,7 @@ class Replay(StrEnum):
     UNWANTED = "unwanted"  # the customer does not want to be rung, or did not for something newer
     UNCERTAIN = "uncertain"  # a call of it had no answer: it may have rung before it was refused
     EXPIRED = "expired"
-    DEVICE_GONE = "device_gone"  # the registration is another, or dead: registering rings anew
+    DEVICE_GONE = "device_gone"  # the registration is another, or dead
     NO_ENDPOINT = "no_endpoint"  # no configured backend rings the device
 
 
