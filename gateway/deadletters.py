@@ -269,8 +269,9 @@ class DeadLetters:
             ack_timeout=self._context.timing.ack_timeout,
         )
         covered = min(lo, device.covered)
-        # Nothing is owed before it is due: a look for the number on the icon rings for no message.
-        behind = replace(device, covered=covered, owed_ord=covered.ord)
+        # Nothing more is owed before it is due: a look for the number on the icon rings for none.
+        owed = device.owed_ord if device.owed_ord > device.covered.ord else covered.ord
+        behind = replace(device, covered=covered, owed_ord=owed)
         tx.put(replace(c.with_device(behind), push_due_at=due))
 
     def _judge(self, tx: Transaction, letter: DeadLetter) -> Replay:

@@ -525,6 +525,32 @@ def test_what_came_without_an_endpoint_is_not_rung_for_when_an_icon_is_corrected
     assert len(rung(day)) == rings
 
 
+def test_what_a_device_owes_is_not_put_off_when_something_older_is_replayed(day: Day) -> None:
+    """A message in chat is due, and its look waits for the only slot."""
+    world, (anna, ben) = day.world, two_with_one_slot(day)
+    world.run(15.0)
+    world.ears.mood = Mood.REFUSES
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    comes(world, anna)
+    world.run(1.0)
+    written = world.process.loop.time()
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(4.5)
+    world.ears.mood = Mood.SLOW
+    world.write(ben, MessageKind.CHAT, None)
+    world.run(1.0)
+    assert world.model.outcomes[1, 1] == "undeliverable"
+    world.ears.mood = Mood.ACCEPTS
+    world.replay("acme")
+    world.run(30.0)
+    assert set(world.model.outcomes.values()) == {"pushed"}
+    rings = [heard for heard in rung(day) if heard.customer == "anna" and heard.took]
+    assert [heard.seq for heard in rings] == [2]
+    assert rings[0].at - written < 10.0
+    assert "already acknowledged" not in str(words_of(world, 2))
+
+
 def test_a_phone_whose_backend_is_new_is_rung_for_what_is_tried_on_another(day: Day) -> None:
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
