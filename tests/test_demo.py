@@ -92,6 +92,7 @@ def test_serve_leaves_gateway_and_backend_running_until_it_is_told_to_end(tmp_pa
             told += line
             if line.startswith("metrics "):
                 break
+        assert "\nmetrics " in told, told
         address = told.split()[-1]
         assert 'ringback_messages{outcome="accepted",tenant="acme"} 12.0' in _get(address)
         demo.send_signal(signal.SIGTERM)
