@@ -17,6 +17,15 @@ def test_what_is_missing_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
         needs("sh", "no-browser")
 
 
+def test_what_root_may_not_do_in_a_container_is_tried_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(ALL, raising=False)
+    monkeypatch.setattr("tests.faults.needs.TRIAL", ("false",))
+    with pytest.raises(pytest.skip.Exception, match=r"and to make networks$"):
+        needs("sh", root=True)
+
+
 def test_it_fails_where_every_test_has_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ALL, "1")
     with pytest.raises(pytest.fail.Exception, match="this test needs no-browser"):
