@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.clientside.agent import AgentClient
+from gateway.clientside.errors import RequestFailed
 from gateway.clientside.told import Frame
 from gateway.protocol import Route
 from tests.gateway.clientside.scripted import (
@@ -147,6 +148,8 @@ async def test_an_agents_own_send_counts_as_its_seq_and_a_gap_is_filled(
         await socket.say("conversation", ref=request["ref"], seq=5, messages=missed, **OPENED)
         await client.wait_for(lambda frame: frame.get("seq") == 5 and "text" in frame)
         assert heard == [2, 3, 4, 5]
+        await client.close()
+        assert await socket.rest() == [], "the gap was asked for once"
 
 
 async def test_a_closed_conversation_is_not_opened_again(server: Scripted) -> None:
@@ -163,6 +166,71 @@ async def test_a_closed_conversation_is_not_opened_again(server: Scripted) -> No
         await client.wait_for(is_welcome, since=mark)
         await client.close()
         assert await again.rest() == []
+
+
+async def test_a_conversation_that_is_closed_while_it_is_opened_again_stays_closed(
+    server: Scripted,
+) -> None:
+    heard: list[str] = []
+    async with agent(server, on_frame=lambda frame: heard.append(frame["type"])) as told:
+        client, socket = told
+        await opened(client, socket, 1)
+        socket.vanish()
+        again = await server.socket()
+        await again.agent_welcome()
+        request = await again.take("open")
+        closing = asyncio.create_task(client.close_conversation("c-42"))
+        close = await again.take("close")
+        await again.say("conversation", ref=request["ref"], seq=1, messages=[], **OPENED)
+        await again.say("ok", ref=close["ref"])
+        await within(closing)
+        assert heard == ["welcome", "conversation", "welcome", "ok"]
+        again.vanish()
+        third = await server.socket()
+        mark = client.frames_seen
+        await third.agent_welcome()
+        await client.wait_for(is_welcome, since=mark)
+        await client.close()
+        assert await third.rest() == []
+
+
+async def test_a_conversation_is_followed_on_though_a_send_to_it_was_refused(
+    server: Scripted,
+) -> None:
+    async with agent(server) as (client, socket):
+        await opened(client, socket, 1)
+        sending = asyncio.create_task(client.send("c-42", "hello"))
+        send = await socket.take("send")
+        await socket.say("error", ref=send["ref"], code="bad_frame", message="no")
+        with pytest.raises(RequestFailed):
+            await within(sending)
+        socket.vanish()
+        again = await server.socket()
+        await again.agent_welcome()
+        assert (await again.take("open"))["after"] == 1
+
+
+async def answered(client: AgentClient, socket: Socket) -> None:
+    """A ping, which is all that the client says."""
+    await _answered(client.ping, socket, "ping", "pong")
+
+
+async def test_an_agents_send_waits_for_the_one_before_it_that_may_pass_later(
+    server: Scripted,
+) -> None:
+    async with agent(server) as (client, socket):
+        sends = [asyncio.create_task(client.send("c-42", "first"))]
+        first = await socket.take("send")
+        await socket.say(
+            "error", ref=first["ref"], code="rate_limited", message="wait", retry_after=3600
+        )
+        await answered(client, socket)
+        sends.append(asyncio.create_task(client.send("c-42", "second")))
+        await answered(client, socket)
+        await answered(client, socket)
+        for send in sends:
+            send.cancel()
+        await asyncio.gather(*sends, return_exceptions=True)
 
 
 async def test_a_conversation_that_is_gone_is_not_asked_for_for_ever(server: Scripted) -> None:
@@ -205,8 +273,8 @@ async def test_agents_ack_read_type_page_and_end(server: Scripted) -> None:
             await _answered(call, socket, type)
 
 
-async def _answered(call: Callable[[], Any], socket: Socket, type: str) -> None:
+async def _answered(call: Callable[[], Any], socket: Socket, type: str, answer: str = "ok") -> None:
     calling = asyncio.ensure_future(call())
     request = await socket.take(type)
-    await socket.say("ok", ref=request["ref"])
+    await socket.say(answer, ref=request["ref"])
     await within(calling)

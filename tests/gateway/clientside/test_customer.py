@@ -164,6 +164,36 @@ async def test_a_send_that_had_been_committed_is_found_in_the_replay_and_not_rep
         assert [frame["type"] for frame in await again.rest()] == ["ack"]
 
 
+async def test_a_send_that_had_been_committed_is_found_in_a_reload_and_not_repeated(
+    server: Scripted,
+) -> None:
+    async with customer(server) as (client, socket):
+        sending = asyncio.create_task(client.send("hello"))
+        send = await socket.take("send")
+        socket.vanish()
+        again = await server.socket()
+        await again.welcome(1)
+        request = await again.take("history")
+        found = message(1, ref=send["ref"])
+        await again.say("history", ref=request["ref"], messages=[found], more=False)
+        sent = await within(sending)
+        assert (sent.seq, sent.ref, sent.duplicate) == (1, send["ref"], True)
+        await client.close()
+        assert [frame["type"] for frame in await again.rest()] == ["ack"]
+
+
+async def test_an_answer_to_a_send_that_is_not_known_leaves_a_gap_that_is_filled(
+    server: Scripted,
+) -> None:
+    async with customer(server) as (client, socket):
+        await socket.sent({"ref": "of nobody"}, 1)
+        await socket.messages(2, 2)
+        request = await socket.take("history")
+        await socket.say("history", **history(request, 1, 2, more=False))
+        await client.wait_message(2)
+        assert seqs(client.messages) == [1, 2]
+
+
 async def test_an_answer_that_is_not_as_the_protocol_says_raises(server: Scripted) -> None:
     async with customer(server) as (client, socket):
         asking = asyncio.create_task(client.history())

@@ -260,6 +260,22 @@ async def test_the_thousand_and_first_waiting_send_is_refused(server: Scripted) 
         assert {type(end) for end in ends} == {ConnectionEnded}
 
 
+async def test_what_is_missing_is_had_from_another_socket_if_it_cannot_be_asked_for(
+    server: Scripted,
+) -> None:
+    async with customer(server) as (client, socket):
+        sending = [asyncio.create_task(client.send("m")) for _ in range(1000)]
+        await asyncio.sleep(0)
+        await socket.messages(2, 2)
+        again = await server.socket()
+        await again.welcome(2, resumed=True)
+        await again.messages(1, 2)
+        await client.wait_message(2)
+        assert [message.seq for message in client.messages] == [1, 2]
+        await client.close()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+
 # Coming back
 
 
