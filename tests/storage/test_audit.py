@@ -16,6 +16,7 @@ from gateway.protocol import Role
 from storage import audit
 from storage.audit import Audit, Rule
 from storage.errors import CannotOpen
+from storage.loading import Known
 from storage.records import Outcome
 from tests.running import PATIENT, QUICK, Running, running
 from tests.storage.stored import draft, opened, post
@@ -49,6 +50,7 @@ async def _live(directory: Path) -> None:
         await it.write("ben", TEXT)
         await it.settled(1, "undeliverable", "ben")
         await it.backend.take()
+        await _gwen(it)
         it.backend.answers += [503, 503]
         await it.register("cleo", "phone-2", "t-2")
         await it.write("cleo", TEXT, expires_at=_in(60.0))
@@ -69,6 +71,27 @@ async def _live(directory: Path) -> None:
         await it.write("ben", TEXT)
         await it.write("ben", TEXT, kind="system")
         await _campaign(it)
+
+
+async def _gwen(it: Running) -> None:
+    """Her tablet's token is dead; she waits for an answer, and read what was pushed: her phone's
+    badge is in hand, and what comes then expires."""
+    it.backend.answers.append(410)
+    await it.register("gwen", "tablet", "t-4")
+    await it.write("gwen", TEXT)
+    await it.settled(1, "undeliverable", "gwen")
+    await it.register("gwen", "phone-3", "t-3")
+    await it.settled(1, "pushed", "gwen")
+    for _ in range(2):
+        await it.backend.take()
+    gwen = await it.customer("gwen")
+    await gwen.ask("send", "sent", text=TEXT)
+    it.backend.answers.append(503)
+    await gwen.send("read", seq=1)
+    assert (await it.backend.take()).ring["kind"] == "badge"
+    await gwen.send("bye")
+    await gwen.closed()
+    await it.write("gwen", TEXT, expires_at=_in(60.0))
 
 
 async def _campaign(it: Running) -> None:
@@ -112,13 +135,14 @@ def test_all_holds_in_a_database_that_nobody_damaged(path: Path) -> None:
     assert told.holds
     (acme,) = told.balances
     assert acme.holds
-    assert acme.counted["accepted"] == 9
+    assert acme.counted["accepted"] == 11
     assert all(acme.counted[outcome] for outcome in Outcome)
-    assert (told.conversations, told.messages) == (4, 11)
+    assert (told.conversations, told.messages) == (5, 14)
 
 
 CONVERSATION = "UPDATE conversations SET {} WHERE customer = 'anna'"
 DEVICE = "UPDATE devices SET {} WHERE installation = 'phone-2'"
+OWES = "ring = NULL, ring_seq = 0, ring_ord = 0, attempt = 0, owes = 1"
 SPAN = (
     "INSERT INTO outcomes SELECT id, {}, 'expired', 'expired' FROM conversations"
     " WHERE customer = 'anna'"
@@ -132,8 +156,8 @@ SPAN = (
         ("DELETE FROM counters WHERE name = 'pushed'", Rule.COUNTER, "pushed is 0, but there are"),
         ("INSERT INTO counters VALUES ('ghost', 'pushed', 2)", Rule.COUNTER, "there are 0"),
         (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "anna 4: has 2 outcomes: expired and pushed"),
-        (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "9 messages were accepted and have 10 outcomes"),
-        (SPAN.format("0, 0, 2, 1"), Rule.SPAN, "anna 2: span 0 to 2, expired: all of it was ack"),
+        (SPAN.format("2, 1, 4, 3"), Rule.OUTCOME, "11 messages were accepted and have 12 outcomes"),
+        (SPAN.format("0, 0, 3, 2"), Rule.SPAN, "anna 3: span 0 to 3, expired: all of it was ack"),
         (SPAN.format("4, 3, 9, 8"), Rule.SPAN, "anna 9: span 4 to 9, expired: points beyond"),
         ("UPDATE outcomes SET hi_ord = 7 WHERE outcome = 'pushed'", Rule.SPAN, "is 7, counted 3"),
         ("UPDATE outcomes SET lo_ord = 0 WHERE outcome = 'pushed'", Rule.SPAN, "is 0, counted 2"),
@@ -197,7 +221,23 @@ SPAN = (
         (DEVICE.format("ring_ord = 1"), Rule.DEVICE, "ring_seq 2 has ring_ord 1, counted 2"),
         (DEVICE.format("owed_ord = 9"), Rule.DEVICE, "owed_ord 9 lies beyond"),
         (DEVICE.format("attempt = 0"), Rule.DEVICE, "was never called"),
-        (DEVICE.format("ring = NULL"), Rule.DEVICE, "has no ring in hand, but covers something"),
+        (DEVICE.format(f"state = 'dead', {OWES}"), Rule.DEVICE, "is dead, but still owes a ring"),
+        (DEVICE.format(f"wake_at = NULL, {OWES}"), Rule.DEVICE, "would never be looked at"),
+        (
+            DEVICE.format("ring = NULL, ring_ord = 0, attempt = 0"),
+            Rule.DEVICE,
+            "has no ring in hand, but covers something",
+        ),
+        (
+            DEVICE.format("ring = NULL, ring_seq = 0, attempt = 0"),
+            Rule.DEVICE,
+            "has no ring in hand, but covers something",
+        ),
+        (
+            DEVICE.format("ring = NULL, ring_seq = 0, ring_ord = 0"),
+            Rule.DEVICE,
+            "has no ring in hand, but covers something",
+        ),
         (DEVICE.format("tenant = 'other'"), Rule.DEVICE, "belongs to the tenant other"),
         (
             "UPDATE devices SET conversation = 99 WHERE installation = 'phone-2'",
@@ -251,6 +291,10 @@ def test_damage_is_found_and_named(path: Path, damage: str, rule: Rule, said: st
     placed = [f for f in told.findings if f.rule not in (Rule.INTEGRITY, Rule.FOREIGN_KEY)]
     of_tenants = (Rule.COUNTER, Rule.OUTCOME, Rule.CAMPAIGN)
     assert all(f.tenant and (f.customer or f.rule in of_tenants) for f in placed)
+    of_messages = (Rule.SEQ, Rule.RANK, Rule.CURSOR, Rule.SPAN, Rule.FORGOTTEN)
+    nowhere = [f for f in placed if f.rule in of_messages and f.seq is None]
+    assert all("cursor None" in f.problem for f in nowhere)
+    assert all(f.device is not None for f in placed if f.rule is Rule.DEVICE)
 
 
 def test_an_index_that_lost_a_row_is_found(path: Path) -> None:
@@ -304,6 +348,24 @@ def test_a_pending_message_that_has_expired_is_not_forgotten_while_the_gateway_i
     assert Rule.FORGOTTEN not in rules
 
 
+def test_what_a_device_owes_and_has_not_in_hand_yet_is_not_forgotten(path: Path) -> None:
+    with damaging(path) as db:
+        db.execute(DEVICE.format(OWES))
+    assert found(path).findings == []
+
+
+async def test_the_first_message_that_nobody_looks_at_is_named_whether_it_expires_or_not(
+    tmp_path: Path,
+) -> None:
+    path, later = tmp_path / "ringback.db", time.time() + 1_000.0
+    async with opened(path) as (store, _):
+        for text, expires_at in (("a", None), ("b", later), ("c", None)):
+            await post(store, draft(text, expires_at=expires_at))
+    with damaging(path) as db:
+        db.execute("UPDATE conversations SET push_due_at = NULL")
+    assert [f.seq for f in found(path).findings if "nobody will look" in f.problem] == [1]
+
+
 @pytest.mark.parametrize("late", [False, True])
 async def test_of_several_that_expire_the_earliest_says_when_somebody_has_to_look(
     tmp_path: Path, late: bool
@@ -317,6 +379,20 @@ async def test_of_several_that_expire_the_earliest_says_when_somebody_has_to_loo
             db.execute("UPDATE conversations SET expires_at = ?", (now + 1_500.0,))
     too_late = [f.seq for f in found(path).findings if "would expire too late" in f.problem]
     assert too_late == ([2] if late else [])
+
+
+@pytest.mark.parametrize(("many", "told"), [(2, [1]), (3, [])])
+async def test_of_more_than_is_kept_in_mind_it_may_not_be_known_which_expires_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int, told: list[int]
+) -> None:
+    monkeypatch.setattr(Known, "UNACKED", 2)
+    path, later = tmp_path / "ringback.db", time.time() + 1_000.0
+    async with opened(path) as (store, _):
+        for n in range(many):
+            await post(store, draft(str(n), expires_at=later + n))
+    with damaging(path) as db:
+        db.execute("UPDATE conversations SET expires_at = ?", (later + many,))
+    assert [f.seq for f in found(path).findings if "too late" in f.problem] == told
 
 
 def test_findings_beyond_the_bound_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
