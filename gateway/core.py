@@ -72,6 +72,7 @@ ABSENT = (
     "messages of tenants that are not in the configuration are pending: they neither ring nor"
     " expire until it has these tenants again"
 )
+STALE = "device tokens that no app has renewed for token_expires_after are removed"
 
 _log = structlog.get_logger("gateway.core")
 
@@ -255,7 +256,9 @@ class Core:
                 await self.dead_letters.forget(self.clock() - KEEP_DEAD_LETTERS)
                 if number % STALE_EVERY == 0:
                     for name, rules in self.context.tenants.items():
-                        await self.devices.expire(name, self.clock() - rules.token_expires_after)
+                        before = self.clock() - rules.token_expires_after
+                        if many := await self.devices.expire(name, before):
+                            _log.info(STALE, tenant=name, customers=many)
             except StorageError as error:
                 _log.warning("housekeeping has to wait", problem=str(error))
             except Exception as error:

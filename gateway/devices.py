@@ -231,8 +231,9 @@ class Devices:
 
         await self._for_each(lambda: self._store.forgettable(before), change)
 
-    async def expire(self, tenant: str, before: float) -> None:
-        """Remove registrations that were not told again since then (epoch seconds)."""
+    async def expire(self, tenant: str, before: float) -> int:
+        """Remove registrations that were not told again since then (epoch seconds); of how many
+        customers."""
 
         def change(key: Key, tx: Transaction) -> None:
             c = tx.conversation(key)
@@ -241,20 +242,21 @@ class Devices:
                 if (device.live or not device.token) and device.registered_at < before:
                     self._remove(tx, Owner(key, device.id), "stale")
 
-        await self._for_each(lambda: self._store.stale(tenant, before), change)
+        return await self._for_each(lambda: self._store.stale(tenant, before), change)
 
     async def _for_each(
         self,
         some: Callable[[], Awaitable[list[Key]]],
         change: Callable[[Key, Transaction], None],
-    ) -> None:
-        """Change whom `some` finds, as long as it finds others than before."""
+    ) -> int:
+        """Change whom `some` finds, as long as it finds others than before; how many those were."""
         done = set[Key]()
         while keys := [key for key in await some() if key not in done]:
             for key in keys:
                 needs = Needs(keys=(key,))
                 await self._store.submit(partial(change, key), needs, later=True)
             done.update(keys)
+        return len(done)
 
     async def sign_out(self, key: Key) -> bool:
         """Close the customer's sessions and remove all devices; False if there is no such one."""

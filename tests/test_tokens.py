@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from gateway.config.values import fresh_key
+from gateway.core import STALE
 from gateway.devices import DEVICES
 from gateway.protocol import Role
 from gateway.server import CannotStart
@@ -223,6 +225,23 @@ async def test_a_device_that_was_not_registered_again_for_too_long_is_forgotten(
         assert [e["reason"] for e in removed] == ["stale"]
         await it.register(token="old-token", installation="old")
         await it.settled(2, "pushed")
+
+
+async def test_how_many_were_forgotten_is_in_the_log(tmp_path: Path) -> None:
+    """Of a period that was set too short, or a clock that was wrong at the start, it had no word,
+    and nobody had a phone any more."""
+    async with running(tmp_path) as it:
+        it.pass_time(-3_600.0)
+        for number in range(2):
+            await it.register(f"c-{number}", f"phone-{number}", f"token-{number}")
+    told: list[Any] = []
+    with capture_logs() as logs:
+        async with running(tmp_path, push={"token_expires_after": "30m"}) as it:
+            async with asyncio.timeout(PATIENCE):
+                while not told:
+                    await it.call("GET", "/v1/customers/c-0/devices", Role.SERVICE)
+                    told += [entry for entry in logs if entry["event"] == STALE]
+    assert [(entry["tenant"], entry["customers"]) for entry in told] == [("acme", 2)]
 
 
 async def test_a_sign_out_is_told_of_every_message_that_might_still_have_rung(
