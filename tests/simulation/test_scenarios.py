@@ -25,7 +25,7 @@ from storage.errors import Unavailable
 from storage.loading import Known
 from storage.records import Key, Wishes
 from tests.simulation.days import Day
-from tests.simulation.disk import LATENCIES
+from tests.simulation.disk import LATENCIES, Health
 from tests.simulation.ears import Heard, Mood
 from tests.simulation.peers import ABNORMAL, Customer, Visit
 from tests.simulation.world import World
@@ -722,6 +722,22 @@ def test_a_reload_that_cannot_read_at_once_who_waits_lifts_quiet_hours_when_it_c
         assert not rung(day)
     assert [line["event"] for line in logged].count("what waits is not judged anew yet") == 1
     world.run(world.timing.max_hold + 5.0)
+    assert [heard.seq for heard in rung(day)] == [1]
+
+
+def test_a_reload_on_a_full_disk_lifts_quiet_hours_when_it_takes_writes_again(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    reload(day, quiet_hours=QuietHours(time(0, 0), time(23, 59)))
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(60.0)
+    world.disk_turns(Health.FULL)
+    reload(day, quiet_hours=None)
+    world.run(10.0)
+    assert not rung(day)
+    world.disk_turns(Health.GOOD)
+    world.run(5.0)
     assert [heard.seq for heard in rung(day)] == [1]
 
 
