@@ -687,6 +687,28 @@ def test_a_backoff_stands_though_a_message_comes_and_through_a_restart(day: Day)
     assert [heard.seq for heard in rung(day)] == [1, 1, 2]
 
 
+def test_an_icon_that_is_to_be_corrected_cuts_no_backoff_short(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    reload(day, retry_first=600.0, retry_max=600.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.ears.mood = Mood.ACCEPTS
+    ((wakes_at,),) = world.look("SELECT wake_at FROM devices")
+    visit = world.visit(anna, active=False, acks=False, resume=False, ttl=9999.0)
+    world.run(1.0)
+    assert visit is not None
+    visit.read(1)
+    world.run(wakes_at - world.now - 1.0)
+    assert [heard.seq for heard in world.ears.log] == [1, 2]
+    world.run(30.0)
+    assert [heard.seq for heard in rung(day)] == [1, 2, 2]
+
+
 def test_lifted_quiet_hours_hold_nothing_back_any_more(day: Day) -> None:
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
