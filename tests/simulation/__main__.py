@@ -7,15 +7,13 @@ that it needs.
 from __future__ import annotations
 
 import argparse
-import gc
 import multiprocessing
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import repeat
 
 from tests.simulation.days import Report, run, shrink
+from tests.simulation.many import many
 from tests.simulation.world import Violation
 
 PROGRESS = 1_000  # runs after which it is told how far it is
@@ -42,30 +40,6 @@ class Total:
         self.rings += report.rings
         self.repeated += report.repeated
         self.moves += report.moves
-
-
-def _prepare() -> None:
-    """As `ringback serve` does: a full collection of what lives for long is time wasted."""
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 1_000)
-
-
-def _one(job: tuple[int, int]) -> Report | str:
-    seed, steps = job
-    try:
-        return run(str(seed), range(steps))
-    except Violation as broken:
-        return str(broken)
-
-
-def many(first: int, runs: int, steps: int, jobs: int) -> Iterator[Report | str]:
-    """One report, or what was violated, per run; in order."""
-    work = zip(range(first, first + runs), repeat(steps))
-    if jobs == 1:
-        yield from map(_one, work)
-        return
-    with multiprocessing.Pool(jobs, _prepare) as pool:
-        yield from pool.imap(_one, work, chunksize=4)
 
 
 def simulate(runs: int, steps: int, *, first: int = 0, jobs: int = 1, stop: bool = False) -> Total:

@@ -49,3 +49,10 @@ def test_a_seed_replays_exactly_in_another_process_with_another_hash_seed() -> N
     told.add(f"{run('7', range(60))}\n")
     assert len(told) == 1
     assert "trace=" in told.pop()
+
+
+def test_days_are_lived_in_processes_of_their_own_too() -> None:
+    command = (sys.executable, "-m", "tests.simulation", "--runs=2", "--steps=20", "--jobs=2")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("2 runs, 40 steps"), done
+    assert (done.returncode, done.stderr) == (0, "")
