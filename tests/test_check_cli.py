@@ -83,8 +83,8 @@ async def test_where_nothing_can_be_written_the_exit_code_does_not_say_that_it_i
 
 async def _to(directory: Path, where: str) -> tuple[int | None, str]:
     """Exit code and stderr of a check whose stdout goes there."""
-    process = await asyncio.create_subprocess_shell(
-        f"{RINGBACK} {' '.join(CONFIG)} >{where}",
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'"$@" >{where}', "sh", RINGBACK, *CONFIG),
         cwd=directory,
         env=environ_of({"PYTHONUNBUFFERED": ""}),
         stderr=asyncio.subprocess.PIPE,

@@ -182,7 +182,7 @@ async def test_sigint_ends_it_with_0_too(tmp_path: Path) -> None:
 async def test_it_runs_and_ends_well_though_stdin_was_closed_before_the_start(
     tmp_path: Path,
 ) -> None:
-    closed = ("sh", "-c", f'exec {RINGBACK} "$@" <&-', "sh")
+    closed = ("sh", "-c", 'exec "$@" <&-', "sh", str(RINGBACK))
     async with serving(tmp_path, program=closed) as it:
         ended = await it.stop()
     assert (ended.code, "Assertion" in ended.err) == (0, False)
@@ -304,8 +304,10 @@ async def test_an_address_that_is_not_here_is_told_as_that(tmp_path: Path) -> No
 async def test_the_exit_code_is_the_commands_own_where_nobody_can_be_told(tmp_path: Path) -> None:
     """On a full disk, say: 120, which Python 3.14 would end with, says neither yes nor no."""
     for words, code in (("init",), 0), (("check-config", "--config", "nowhere.toml"), 2):
-        process = await asyncio.create_subprocess_shell(
-            f"{RINGBACK} {' '.join(words)} 2>/dev/full", cwd=tmp_path, env=environ_of({})
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", '"$@" 2>/dev/full', "sh", RINGBACK, *words),
+            cwd=tmp_path,
+            env=environ_of({}),
         )
         assert await process.wait() == code, words
 
