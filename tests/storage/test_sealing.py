@@ -10,7 +10,7 @@ from storage import sealing
 from storage.database import Database
 from storage.errors import CannotOpen, Unavailable
 from storage.records import Device, Key
-from storage.sealing import Progress, seal_all
+from storage.sealing import Progress, seal_all, sealed_by
 from storage.store import Needs, Store
 from storage.transaction import Transaction
 from storage.vault import Keys, key_name
@@ -151,6 +151,17 @@ async def test_sealing_that_is_cut_short_goes_on_where_it_stands(
             await read_tokens(path, Keys(NEW))
     assert await read_tokens(path, keys) == ALL
     assert await read_tokens(path, Keys(NEW)) == ALL
+
+
+async def test_each_commit_tells_how_many_were_sealed_and_how_many_did_not_open(path: Path) -> None:
+    await fill(path, Keys(OLD))
+    with outside(path) as db:
+        db.execute("UPDATE devices SET sealed = 'damaged' WHERE id IN (3, 14)")
+    seen: list[Progress] = []
+    async with Database(path) as database:
+        await seal_all(database, Keys(NEW, OLD), seen.append)
+        assert await sealed_by(database) == [(key_name(NEW), MANY)]
+    assert seen == [Progress(10, 1), Progress(20, 2), Progress(MANY, 2)]
 
 
 async def test_a_disk_that_fails_amid_sealing_loses_nothing(

@@ -1,5 +1,6 @@
 """Tokens at rest: what opens, what does not, and what a stored form tells."""
 
+import hmac
 from base64 import b64decode, b64encode
 
 import pytest
@@ -77,6 +78,12 @@ def test_a_token_is_found_by_the_same_hash_whatever_key_seals_it() -> None:
     assert vault().lookup("a", "b\0c") != vault().lookup("a\0b", "d")
     other = vault(lookup_key=b"x" * 32)
     assert vault().lookup("acme", TOKEN) != other.lookup("acme", TOKEN)
+
+
+def test_a_token_is_found_by_the_hash_that_databases_have_of_it() -> None:
+    """Another, and every app of a database that is there would be a new phone."""
+    hashed = hmac.new(LOOKUP, b"acme\0the-device-token", "sha256").hexdigest()
+    assert vault().lookup("acme", TOKEN) == hashed
 
 
 def test_without_a_key_tokens_are_stored_and_found_as_they_are() -> None:
