@@ -106,6 +106,12 @@ async def test_status_tells_what_the_server_last_told(server: Scripted) -> None:
         await client.wait_for(lambda frame: frame["type"] == "status")
         status = client.status
         assert (status.unread, status.read_seq, status.badge_seq) == (1, 2, 17)
+        for epoch, badge_seq in (("e1", 17), ("e2", None)):
+            socket.vanish()
+            socket, mark = await server.socket(), client.frames_seen
+            await socket.welcome(3, epoch=epoch, read_seq=2, resumed=True)
+            await client.wait_for(is_welcome, since=mark)
+            assert (client.status.read_seq, client.status.badge_seq) == (2, badge_seq)
 
 
 async def test_what_a_client_does_not_understand_is_passed_over(server: Scripted) -> None:
@@ -322,6 +328,36 @@ async def test_sends_wait_until_a_long_reload_is_complete(server: Scripted) -> N
 
 
 # What else a customer does
+
+
+async def test_reading_up_to_a_number_reads_and_acks_no_more(server: Scripted) -> None:
+    async with customer(server, auto_ack=False) as (client, socket):
+        await socket.messages(1, 3)
+        await client.wait_message(3)
+        await client.read(2)
+        assert (await socket.take("read"))["seq"] == 2
+        socket.vanish()
+        assert (await server.socket()).hello["resume"] == {"epoch": "e1", "seq": 2}
+
+
+async def test_what_was_read_before_another_epoch_is_not_said_in_it(server: Scripted) -> None:
+    async with customer(server, auto_ack=False) as (client, socket):
+        await socket.messages(1, 3)
+        await client.wait_message(3)
+        await client.read(3)
+        socket.vanish()
+        again = await server.socket()
+        await again.welcome(2, epoch="e2")
+        request, mark = await again.take("history"), client.frames_seen
+        await again.say("history", **history(request, 1, 2, more=False))
+        await client.wait_for(lambda frame: frame["type"] == "history", since=mark)
+        again.vanish()
+        third, mark = await server.socket(), client.frames_seen
+        assert third.hello["resume"] == {"epoch": "e2", "seq": 0}
+        await third.welcome(2, epoch="e2", resumed=True)
+        await client.wait_for(is_welcome, since=mark)
+        await client.close()
+        assert await third.rest() == []
 
 
 async def test_reading_without_a_number_reads_all_that_has_arrived(server: Scripted) -> None:
