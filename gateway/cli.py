@@ -131,11 +131,17 @@ async def _serve(settings: Config, config_path: Path | None) -> bool:
             elif problem is not None:
                 _log.warning(problem)
         if for_people:  # machines have it from the log
+            chat, http, admin = (
+                address._replace(port=gateway.ports[name])
+                for name, address in (
+                    ("chat", server.chat),
+                    ("http", server.http),
+                    ("admin", server.admin),
+                )
+            )
             say(
-                "Ringback is ready: "
-                f"ws://{server.chat.host}:{gateway.ports['chat']}/v1/chat and /v1/agent, "
-                f"http://{server.http.host}:{gateway.ports['http']}/v1, "
-                f"admin http://{server.admin.host}:{gateway.ports['admin']}"
+                f"Ringback is ready: ws://{chat}/v1/chat and /v1/agent, http://{http}/v1, "
+                f"admin http://{admin}"
             )
         ended = gateway.core.store.ended
         reloading = asyncio.create_task(_reload(gateway, config_path, again))

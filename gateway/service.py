@@ -85,11 +85,11 @@ def access(
     if url is not None and token is not None:
         return Access(_base(url), lambda: token)
     settings = load(config_path)
-    host, port = settings.server.http
-    if url is None and not port:
+    at = settings.server.http
+    if url is None and not at.port:
         fail("--url: the configuration has port 0; say where the HTTP API is, http://HOST:PORT")
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
-    here = _base(url or f"http://{everywhere.get(host, host)}:{port}")
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    here = _base(url or f"http://{at._replace(host=everywhere.get(at.host, at.host))}")
     if token is not None:
         return Access(here, lambda: token)
     chosen = tenant_of(settings, tenant)
