@@ -240,6 +240,7 @@ async def test_a_campaign_is_paused_goes_on_at_its_place_and_is_cancelled(tmp_pa
         for _ in range(2):  # again is as once
             status, told = await ask(it, id, "/pause", "POST")
             assert (status, told["state"], told["sent"]) == (200, "paused", 1)
+            assert "ended_at" not in told
         for _ in range(2):
             status, told = await ask(it, id, "/resume", "POST")
             assert (status, told["state"], told["sent"]) == (200, "running", 1)
@@ -466,6 +467,9 @@ async def test_a_key_is_free_of_an_audience_that_broke_off_and_could_not_be_let_
 ) -> None:
     async with running(tmp_path) as it:
         await broken_off(it, "summer", "c-1", "c-2")
+        for what, method in (("", "GET"), ("/report", "GET"), ("/cancel", "POST")):
+            for id in ("cp_half", "cp_of_nobody"):
+                assert (await ask(it, id, what, method))[0] == 404
         status, told = await upload(it, "customer\nc-3\n", key="summer")
         assert (status, told["recipients"], "duplicate" in told) == (201, 1, False)
         await over(it, told["id"])
