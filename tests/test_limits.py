@@ -696,6 +696,31 @@ async def test_an_inbox_that_cannot_be_read_is_unavailable_and_can_be_asked_for_
         assert len((await agent.ask("inbox", "inbox"))["conversations"]) == 1
 
 
+async def test_what_cannot_be_read_is_unavailable_to_who_is_there_and_can_be_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write()
+        customer, agent = await it.customer(), await it.agent()
+        database = it.gateway.core.database
+        read = database.read
+
+        async def fail(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
+            raise Unavailable("the database cannot be read")
+
+        database.read = fail  # type: ignore[method-assign]
+        told = await customer.ask("history", "error")
+        assert (told["code"], "same ref" in told["message"]) == ("unavailable", True)
+        told = await agent.ask("history", "error", customer="c-42")
+        assert told["code"] == "unavailable"
+        another = await it.raw("/v1/chat")
+        await another.send("hello", token=it.token(Role.CUSTOMER, "c-42"))
+        assert await another.closed() == 1011, "what was missed cannot be sent: it comes back"
+        database.read = read  # type: ignore[method-assign]
+        assert len((await customer.ask("history", "history"))["messages"]) == 1
+        assert (await agent.ask("history", "history", customer="c-42"))["messages"]
+
+
 async def test_the_inbox_is_paged_newest_first_and_filtered(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         agent = await it.agent()
