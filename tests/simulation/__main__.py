@@ -1,7 +1,8 @@
 """Random days by the thousand: `python -m tests.simulation --runs 10000 --steps 200`.
 
 A failure prints its seed; `--seed 77 --steps 200` replays it, and `--shrink` finds the few steps
-that it needs.
+that it needs. With `--reference` it is short scripts, compared with the delivery rule's reference:
+of those that differ the shortest is told.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import multiprocessing
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import repeat
 
-from tests.simulation.days import Report, run, shrink
-from tests.simulation.many import many
+from tests.simulation.days import run, shrink
+from tests.simulation.many import many, one_day
+from tests.simulation.scripts import compare
 from tests.simulation.world import Violation
 
 PROGRESS = 1_000  # runs after which it is told how far it is
@@ -45,7 +48,7 @@ class Total:
 def simulate(runs: int, steps: int, *, first: int = 0, jobs: int = 1, stop: bool = False) -> Total:
     """Live many days. `stop` at the first violation."""
     total = Total()
-    for report in many(first, runs, steps, jobs):
+    for report in many(one_day, zip(range(first, first + runs), repeat(steps)), jobs):
         if isinstance(report, str):
             total.runs += 1
             total.violations.append(report)
@@ -66,9 +69,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--stop", action="store_true", help="end at the first violation")
+    parser.add_argument("--reference", action="store_true", help="scripts beside the reference")
     parser.add_argument("--seed", help="replay one run")
     parser.add_argument("--shrink", action="store_true", help="with --seed: find the few steps")
     options = parser.parse_args()
+    if options.reference:
+        first, runs = (
+            (options.first, options.runs) if options.seed is None else (int(options.seed), 1)
+        )
+        return _compare(range(first, first + runs), options.jobs, options.stop)
     if options.seed is not None:
         return _replay(options.seed, options.steps, options.shrink)
     total = simulate(
@@ -81,6 +90,22 @@ def main() -> int:
         f"their id)\n{moves}\n{len(total.violations)} violations"
     )
     return 1 if total.violations else 0
+
+
+def _compare(seeds: range, jobs: int, stop: bool) -> int:
+    """Play scripts beside the reference. `stop` at the first difference."""
+    runs = differences = 0
+    for told in many(compare, seeds, jobs):
+        runs += 1
+        if told:
+            differences += 1
+            print(told, flush=True)
+            if stop:
+                break
+        if runs % PROGRESS == 0:
+            print(f"{runs:,} scripts", file=sys.stderr, flush=True)
+    print(f"{runs:,} scripts, {differences} differences from the reference")
+    return 1 if differences else 0
 
 
 def _replay(seed: str, steps: int, shrinks: bool) -> int:

@@ -45,8 +45,9 @@ TOLD = 40  # lines of the last steps that a failure prints
 
 
 @cache
-def configuration() -> Config:
-    """Two tenants, and the default delays of the delivery rule."""
+def configuration(breaker_after: int = 2) -> Config:
+    """Two tenants, and the default delays of the delivery rule. The breaker opens and closes all
+    day long."""
     with tempfile.TemporaryDirectory() as name:
         return settings(
             Path(name),
@@ -57,7 +58,7 @@ def configuration() -> Config:
                 "retry_first": 1.0,
                 "retry_max": 60.0,
                 "expires_after": "1h",
-                "breaker_after": 2,  # so that it opens and closes all day long
+                "breaker_after": breaker_after,
             },
         )
 

@@ -81,8 +81,8 @@ class Ears:
         """How often a call meets another mood than the present one."""
         self.log: list[Heard] = []
         self.out: dict[int, int] = {}
-        self._arriving = arriving
-        self._answered = answered
+        self.arriving = arriving
+        self.answered = answered
 
     def calls(self, process: Process) -> Any:
         """The `BackendCalls` of this life of the process."""
@@ -105,7 +105,7 @@ class Ears:
             self.out[device] -= 1
         await process.turn()
         verdict = adapter.verdict(outcome, claim.target.token, now)
-        self._answered(heard, verdict)
+        self.answered(heard, verdict)
         return verdict, (process.loop.time() - began) * 1000
 
     def _hear(self, endpoint: Endpoint, claim: Claim, body: bytes) -> Heard:
@@ -128,7 +128,7 @@ class Ears:
             body=body,
             mood=mood,
         )
-        self._arriving(heard)
+        self.arriving(heard)
         if mood not in (Mood.HANGS, Mood.RESETS):
             self.log.append(heard)
         return heard

@@ -1,4 +1,4 @@
-"""Many random days, on all cores.
+"""Many jobs, on all cores.
 
 Not in `__main__`: where processes are not forked, as from Python 3.14 on, they do not find it.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-from collections.abc import Iterator
-from itertools import repeat
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from tests.simulation.days import Report, run
 from tests.simulation.world import Violation
+
+Job = TypeVar("Job")
+Told = TypeVar("Told")
 
 
 def _prepare() -> None:
@@ -20,7 +23,8 @@ def _prepare() -> None:
     gc.set_threshold(50_000, 50, 1_000)
 
 
-def _one(job: tuple[int, int]) -> Report | str:
+def one_day(job: tuple[int, int]) -> Report | str:
+    """Live the day of this seed, of so many steps: its report, or what was violated."""
     seed, steps = job
     try:
         return run(str(seed), range(steps))
@@ -28,11 +32,10 @@ def _one(job: tuple[int, int]) -> Report | str:
         return str(broken)
 
 
-def many(first: int, runs: int, steps: int, jobs: int) -> Iterator[Report | str]:
-    """One report, or what was violated, per run; in order."""
-    work = zip(range(first, first + runs), repeat(steps))
+def many(one: Callable[[Job], Told], work: Iterable[Job], jobs: int) -> Iterator[Told]:
+    """What came of each, in order."""
     if jobs == 1:
-        yield from map(_one, work)
+        yield from map(one, work)
         return
     with multiprocessing.Pool(jobs, _prepare) as pool:
-        yield from pool.imap(_one, work, chunksize=4)
+        yield from pool.imap(one, work, chunksize=4)

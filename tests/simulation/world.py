@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import math
 import sqlite3
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,9 @@ class Settings:
 class World:
     """Made once for a run. `violations` says what went wrong so far."""
 
-    def __init__(self, seed: str, directory: Path, config: Config) -> None:
+    def __init__(
+        self, seed: str, directory: Path, config: Config, chance: Callable[[str], Random] = Random
+    ) -> None:
         self.config = msgspec.structs.replace(
             config, storage=Storage(url=f"sqlite:///{directory / 'ringback.db'}")
         )
@@ -76,6 +78,7 @@ class World:
         push = next(t.push for t in config.tenants.values() if t.push is not None)
         self.longest_retry = push.retry_max + push.timeout + 20.0
         self.seed = seed
+        self.chance = chance
         self.path = directory / "ringback.db"
         self.violations: list[str] = []
         self.started = self._trouble = 0.0
@@ -87,8 +90,8 @@ class World:
         """Every tenant's push sections, in the order in which they came into force."""
         self.wishes: dict[tuple[str, str], Wished] = {}
         self.model = Model(self)
-        self.disk = Disk(Random(f"{seed}:disk"), self.model.committed)
-        self.ears = Ears(Random(f"{seed}:ears"), self.model.arriving, self.model.answered)
+        self.disk = Disk(chance(f"{seed}:disk"), self.model.committed)
+        self.ears = Ears(chance(f"{seed}:ears"), self.model.arriving, self.model.answered)
         self.customers: dict[tuple[str, str], Customer] = {}
         self.agents = {t: Agent(t, self.violate, self._sent_to(t)) for t in config.tenants}
         self.services = {t: Service(self, t) for t in config.tenants}
@@ -148,7 +151,7 @@ class World:
             self.config,
             Database(self.path, self.disk.connect(process)),
             lambda: EPOCH + clock(),
-            Random(f"{self.seed}:core:{self._lives}"),
+            self.chance(f"{self.seed}:core:{self._lives}"),
         )
         self.started = self.now
         self.fresh = self.model.empty

@@ -1,0 +1,29 @@
+"""The real core does what the delivery rule says, as its reference spells it out."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.simulation import reference
+from tests.simulation.scripts import compare
+
+SCRIPTS = 600
+BATCH = 50
+
+
+@pytest.mark.parametrize("first", range(0, SCRIPTS, BATCH))
+def test_random_scripts_come_to_what_the_reference_says(first: int) -> None:
+    for seed in range(first, first + BATCH):
+        told = compare(seed)
+        assert not told, told
+
+
+def test_the_reference_takes_nothing_from_what_it_judges() -> None:
+    assert reference.__file__ is not None
+    tree = ast.parse(Path(reference.__file__).read_text())
+    taken = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    taken |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert taken == {"__future__", "collections.abc", "dataclasses", "functools", "math"}
