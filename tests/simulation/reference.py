@@ -87,6 +87,7 @@ class Device:
     live: bool = True
     settled: dict[int, str] = field(default_factory=dict)
     """The seqs that are over here: rung, or why not."""
+    owes: bool = False
     owed: int = 0
     """Up to which seq a fan-out asked for a ring."""
     ring: Ring | None = None
@@ -117,11 +118,11 @@ class Customer:
     read: int = 0
     due: float = NEVER
     grace_until: float = 0.0
-    held_until: float = 0.0
     hold_from: float = NEVER
     """When joins first held what is pending."""
     muted_until: float = 0.0
     proactive: bool = True
+    quiet_until: float = 0.0
 
     @property
     def in_chat(self) -> bool:
@@ -149,7 +150,8 @@ class Reference:
         """How the backends take calls: a word of `tests.simulation.ears.Mood`."""
         self.log = Log()
         self.customers: dict[str, Customer] = {}
-        self.quiet_until = 0.0
+        self.nothing_until = 0.0
+        """After a start everything is held back until then."""
 
     def customer(self, id: str) -> Customer:
         return self.customers.setdefault(id, Customer(id))
@@ -167,13 +169,13 @@ class Reference:
     def _due(self) -> Iterator[tuple[float, Callable[[], None]]]:
         for c in self.customers.values():
             for m in c.pending:
-                yield max(m.expires_at, self.quiet_until), partial(self._settle, c)
-            yield max(c.due, self.quiet_until), partial(self._fan_out, c)
+                yield max(m.expires_at, self.nothing_until), partial(self._settle, c)
+            yield max(c.due, self.nothing_until), partial(self._fan_out, c)
             for d in c.devices.values():
                 if d.ring is not None and d.ring.out:
                     yield d.busy_until, partial(self._answer, c, d, d.ring)
                 else:
-                    wake_at = max(d.wake_at, d.busy_until, self.quiet_until)
+                    wake_at = max(d.wake_at, d.busy_until, self.nothing_until)
                     yield wake_at, partial(self._look, c, d)
 
     # 1, 2: commit
@@ -190,7 +192,7 @@ class Reference:
     def _earliest(self, c: Customer, m: Message) -> float:
         """When this message is due by itself: nobody is rung for it before."""
         if c.in_chat:
-            return max(m.at + ACK_TIMEOUT, c.held_until)
+            return m.at + ACK_TIMEOUT
         if c.grace_until > self.now:
             return min(m.at + ACK_TIMEOUT, c.grace_until)
         return self.now
@@ -208,9 +210,10 @@ class Reference:
         c = self.customer(customer)
         self._acknowledge(c, seq)
         c.read = max(c.read, seq)
-        for d in c.live:  # 8
-            if d.ring is None and d.wake_at == NEVER and d.badge > c.unread:
+        for d in c.live:  # 8: what makes no noise does not wait for the end of quiet hours
+            if d.badge > c.unread and d.wake_at in (NEVER, c.quiet_until):
                 d.wake_at = self.now
+            d.owes = d.owes or d.badge > c.unread
 
     def _acknowledge(self, c: Customer, seq: int) -> None:
         if seq <= c.acked:
@@ -233,12 +236,11 @@ class Reference:
     def _left(self, c: Customer, grace: float) -> None:
         if c.in_chat:
             return
-        c.held_until = 0.0
         c.grace_until = self.now + grace
         if c.due < NEVER:
             c.due = min(c.due, c.grace_until)
         for d in c.devices.values():
-            if d.ring is None and d.wake_at < NEVER:
+            if d.wake_at < NEVER and (d.ring is None or d.ring.out):  # else a backoff stands
                 d.wake_at = min(d.wake_at, c.grace_until)
 
     # 5: joining
@@ -258,18 +260,21 @@ class Reference:
         self._acknowledge(c, told.noted)
         if c.pending:
             c.hold_from = max(min(c.hold_from, self.now), c.pending[0].at)
-        c.held_until = min(self.now + ACK_TIMEOUT, c.hold_from + MAX_HOLD)
-        c.due = max(c.due, c.held_until)
+        c.due = max(c.due, self._held(c))
         for d in c.devices.values():
-            d.wake_at = max(d.wake_at, c.held_until)
+            d.wake_at = max(d.wake_at, self._held(c))
+
+    def _held(self, c: Customer) -> float:
+        """Until when a join of this moment holds everything."""
+        return min(self.now + ACK_TIMEOUT, c.hold_from + MAX_HOLD)
 
     # 6: fan-out
 
     def _fan_out(self, c: Customer) -> None:
         c.due = NEVER
         for d in c.live:
-            d.owed = len(c.messages)
-            if d.ring is None and d.wake_at == NEVER:
+            d.owes, d.owed = True, len(c.messages)
+            if d.wake_at == NEVER:
                 d.wake_at = self.now
         self._settle(c)
 
@@ -291,35 +296,47 @@ class Reference:
         d.wake_at = NEVER
         if d.ring is not None:
             why = self._cancels(c, d.ring)
+            if why is None and self._is_quiet(c) and d.ring.kind != "badge":
+                d.wake_at = c.quiet_until
+                return
             if why is None:
                 self._call(c, d, d.ring, "retry", "retry")
                 return
             self.log.look(self.now, c.id, d.installation, "cancel", why)
-            d.ring = None
+            d.owed, d.ring = max(d.owed, d.ring.seq), None
         asked, fresh = self._asked(c, d), self._open(c, d)
-        first = next((m for m in asked if not self._opted_out(c, m)), None)
-        if first is not None and self._earliest(c, first) > self.now:
-            d.wake_at = self._earliest(c, first)
+        wanted = [m for m in asked if not self._unwanted(c, m)]
+        if wanted and self._earliest(c, wanted[0]) > self.now:
+            d.wake_at = self._earliest(c, wanted[0])
             return
-        covers = [m for m in fresh if first is not None and not self._unwanted(c, m)]
+        covers = [m for m in fresh if wanted and not self._unwanted(c, m)]
+        if covers and self._is_quiet(c):
+            d.wake_at = c.quiet_until
+            return
+        along = covers[-1].seq if covers else 0
         for m in fresh:  # 10
-            along = m in covers or (bool(covers) and m.seq < covers[-1].seq)
             due = m.seq <= d.owed and self._earliest(c, m) <= self.now
-            if (why := self._unwanted(c, m)) and (along or due):
+            if (why := self._unwanted(c, m)) and (due or m.seq < along):
                 d.settled[m.seq] = why
         left = self._asked(c, d)
         if covers:
+            c.hold_from = NEVER
             last = covers[-1]
-            d.owed, c.hold_from = last.seq, NEVER
             kind = "message" if last.kind == "chat" else "proactive"
-            d.ring = Ring(kind, covers, last.seq, c.unread, last.expires_at)
-            self._call(c, d, d.ring, "ring", "ack_timeout" if c.in_chat else "not_in_chat")
+            ring = Ring(kind, covers, last.seq, c.unread, last.expires_at)
+            self._claim(c, d, ring, "ack_timeout" if c.in_chat else "not_in_chat")
         elif left:
             d.wake_at = self._earliest(c, left[0])
         elif d.badge > c.unread:  # 8
-            d.ring = Ring("badge", [], len(c.messages), c.unread, self.now + EXPIRES_AFTER)
-            self._call(c, d, d.ring, "badge", "read_elsewhere")
+            ring = Ring("badge", [], len(c.messages), c.unread, self.now + EXPIRES_AFTER)
+            self._claim(c, d, ring, "read_elsewhere")
+        else:
+            d.owes = False
         self._settle(c)
+
+    def _claim(self, c: Customer, d: Device, ring: Ring, reason: str) -> None:
+        d.owes, d.ring = False, ring
+        self._call(c, d, ring, "badge" if ring.kind == "badge" else "ring", reason)
 
     def _cancels(self, c: Customer, ring: Ring) -> str | None:
         if ring.kind == "badge":
@@ -334,11 +351,12 @@ class Reference:
             if m.seq > c.acked and m.expires_at > self.now and m.outcome != "undeliverable"
         ]
         reasons = [self._unwanted(c, m) for m in left]
-        return max(filter(None, reasons)) if all(reasons) else None
+        return reasons[0] if reasons and all(reasons) else None
 
     def _call(self, c: Customer, d: Device, ring: Ring, action: str, reason: str) -> None:
         ring.attempt += 1
         ring.mood, ring.out = self.mood, True
+        d.wake_at = self.now  # or when a hold ends that begins meanwhile
         d.busy_until = self.now + ANSWERS.get(ring.mood, MOMENT)
         d.badge = ring.unread
         self.log.look(self.now, c.id, d.installation, action, reason)
@@ -346,30 +364,30 @@ class Reference:
 
     def _answer(self, c: Customer, d: Device, ring: Ring) -> None:
         ring.out = False
-        held_until = max(self.now, c.held_until if c.in_chat else 0.0)
         if ring.mood in ("hangs", "fails", "busy"):
             backoff = min(RETRY_MOST, RETRY_FIRST * 2 ** (ring.attempt - 1)) / 2
             retry_at = self.now + backoff + (RETRY_AFTER if ring.mood == "busy" else 0.0)
-            d.wake_at = max(min(retry_at, ring.expires_at), held_until)
+            d.wake_at = max(min(retry_at, ring.expires_at), d.wake_at)
             return
         d.ring = None
         d.live = ring.mood != "gone"
+        d.owes = d.owes and d.live
         for m in ring.covers if d.live else ():
             d.settled[m.seq] = "refused" if ring.mood == "refuses" else "rung"
             if ring.mood != "refuses" and m.outcome in ("pending", "expired"):
                 self._ends(c, m, "pushed")
-        if d.live and (self._asked(c, d) or d.badge > c.unread):
-            d.wake_at = held_until
+        if not d.owes:
+            d.wake_at = NEVER
         self._settle(c)
 
     # 9: start
 
     def kill(self) -> None:
         """The process is killed, and started again."""
-        self.quiet_until = self.now + RESTART_GRACE
+        self.nothing_until = self.now + RESTART_GRACE
         for c in self.customers.values():
             c.sessions.clear()
-            c.grace_until = c.held_until = 0.0
+            c.grace_until = 0.0
             for d in c.devices.values():
                 d.busy_until = 0.0
                 if d.ring is not None and d.ring.out:
@@ -377,17 +395,26 @@ class Reference:
 
     # 10: wishes
 
-    def wish(self, customer: str, muted_for: float, proactive: bool) -> None:
+    def wish(self, customer: str, muted_for: float, proactive: bool, quiet_until: float) -> None:
         c = self.customer(customer)
+        self._look_anew(c)
         c.muted_until, c.proactive = self.now + muted_for, proactive
+        c.quiet_until = quiet_until
+
+    def _look_anew(self, c: Customer) -> None:
+        """At who waits for the end of quiet hours: of who is in chat, as if they had just come."""
+        for d in c.devices.values():
+            if self._is_quiet(c) and d.wake_at == c.quiet_until:
+                comes = c.in_chat and c.hold_from < NEVER
+                d.wake_at = max(self.now, self._held(c) if comes else 0.0)
+
+    def _is_quiet(self, c: Customer) -> bool:
+        return c.quiet_until > self.now
 
     def _unwanted(self, c: Customer, m: Message) -> str | None:
         if c.muted_until > self.now:
             return "muted"
-        return "opted_out" if self._opted_out(c, m) else None
-
-    def _opted_out(self, c: Customer, m: Message) -> bool:
-        return m.kind == "proactive" and not c.proactive
+        return "opted_out" if m.kind == "proactive" and not c.proactive else None
 
     # Outcomes
 
@@ -409,8 +436,7 @@ class Reference:
         if not c.pending:
             c.due = c.hold_from = NEVER
         elif c.due == NEVER and any(
-            d.ring is None and d.wake_at == NEVER and c.pending[0].seq not in d.settled
-            for d in c.live
+            d.wake_at == NEVER and c.pending[0].seq not in d.settled for d in c.live
         ):
             c.due = self.now + ACK_TIMEOUT  # nothing would lead to it
 
@@ -432,15 +458,18 @@ class Reference:
             for m in c.messages
             if m.outcome == "undeliverable" and m.reason in LACKED and m.expires_at > self.now
         ]
+        self._look_anew(c)
         old = c.devices.get(installation)
         if old is None or old.token != token or not old.live:
             new = c.devices[installation] = Device(installation, token)
             first = min((m.seq for m in c.pending + lacked), default=len(c.messages) + 1)
             new.settled = dict.fromkeys(range(1, first), "before")
             if old is not None:
-                new.owed, new.badge, new.busy_until = old.owed, old.badge, old.busy_until
-                new.owed = max((m.seq for m in self._asked(c, new)), default=0)
-                if new.owed or new.badge > c.unread:
+                new.badge, new.busy_until = old.badge, old.busy_until
+                if old.owes or old.ring is not None:
+                    new.owed = max(old.owed, old.ring.seq if old.ring is not None else 0)
+                new.owes = new.owed > 0 or new.badge > c.unread
+                if new.owes:
                     new.wake_at = self.now + ACK_TIMEOUT
         for m in lacked:
             self._ends(c, m, "pending")

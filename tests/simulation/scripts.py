@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
+from datetime import UTC, datetime
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
@@ -28,10 +29,10 @@ from tests.simulation.days import MEMORY, configuration
 from tests.simulation.ears import Heard, Mood
 from tests.simulation.peers import ABNORMAL, Customer, Visit
 from tests.simulation.reference import DISCONNECT_GRACE, NEVER, Log, Reference
-from tests.simulation.world import Violation, World
+from tests.simulation.world import EPOCH, Violation, World
 
 NO_BREAKER = 1_000_000
-END = 100.0  # seconds after a script in which what is under way ends
+END = 150.0  # seconds after a script in which what is under way ends
 INSTANT, SAME = 0.005, 0.02  # seconds within which there is no order; and which are no difference
 
 CUSTOMERS = ("anna",) * 5 + ("ben",)
@@ -39,6 +40,7 @@ SESSIONS, PHONES, TOKENS = ("v", "v", "w"), ("p1", "p2"), ("T1", "T2", "T3")
 STATES = (True, True, True, False)
 CODES = {"reset": ABNORMAL, "close": 1000, "away": 1001}
 MOODS = ("accepts", "accepts", "slow", "hangs", "fails", "busy", "refuses", "gone")
+WISHES = ("nothing", "muted 3.3", "muted 40", "opted_out", "opted_out", "quiet 1", "quiet 2")
 
 STEPS: dict[str, tuple[tuple[Any, ...], ...]] = {
     "write": (
@@ -55,7 +57,7 @@ STEPS: dict[str, tuple[tuple[Any, ...], ...]] = {
     "deregister": (CUSTOMERS, PHONES),
     "sign_out": (CUSTOMERS,),
     "mood": (MOODS,),
-    "wish": (CUSTOMERS, (0.0, 0.0, 0.0, 3.3, 40.0), (True, False)),
+    "wish": (CUSTOMERS, WISHES),
     "kill": (),
 }
 """What may happen, and the arguments to choose from. Of a seq: how far it is from the newest."""
@@ -249,11 +251,20 @@ class Play:
         self.world.ears.mood = Mood(mood)
         self.rule.mood = mood
 
-    def wish(self, customer: str, muted_for: float, proactive: bool) -> None:
-        until = self.world.now + muted_for if muted_for else None
-        wishes = Wishes(muted_until=until, proactive=proactive)
+    def wish(self, customer: str, wish: str) -> None:
+        """A mute of seconds, an opt-out, quiet hours of minutes, or nothing any more."""
+        what, _, much = wish.partition(" ")
+        begin = self._now - self._now % 60.0
+        end = begin + 60.0 * int(much) if what == "quiet" else 0.0
+        muted_for = float(much) if what == "muted" else 0.0
+        hours = (f"{datetime.fromtimestamp(EPOCH + at, UTC):%H:%M}" for at in (begin, end))
+        wishes = Wishes(
+            muted_until=self.world.now + muted_for if muted_for else None,
+            proactive=what != "opted_out",
+            quiet_hours="-".join(hours) if end else None,
+        )
         self.world.wish(self._person(customer), wishes, 0.0)
-        self.rule.wish(customer, muted_for, proactive)
+        self.rule.wish(customer, muted_for=muted_for, proactive=wishes.proactive, quiet_until=end)
 
     def kill(self) -> None:
         self.world.process.alive = False
