@@ -51,6 +51,7 @@ STEPS: dict[str, tuple[tuple[Any, ...], ...]] = {
     "come": (CUSTOMERS, SESSIONS, STATES, (None, 0, 1)),
     "turn": (CUSTOMERS, SESSIONS),
     "leave": (CUSTOMERS, SESSIONS, ("bye", *CODES)),
+    "flap": (CUSTOMERS, SESSIONS),
     "ack": (CUSTOMERS, SESSIONS, (0, 0, 1, 2)),
     "read": (CUSTOMERS, SESSIONS, (0, 0, 1, 2)),
     "register": (CUSTOMERS, PHONES, TOKENS),
@@ -65,14 +66,14 @@ STEPS: dict[str, tuple[tuple[Any, ...], ...]] = {
 LIFE = "write 12 come 8 turn 5 leave 6 ack 6 read 4 register 3 mood 5 deregister 1 wish 3 kill 1"
 PROFILES = (
     (LIFE + " sign_out 1", 14),
-    ("come 12 leave 12 turn 5 write 4 ack 1 mood 2", 24),
+    ("flap 24 come 4 write 4 ack 1 read 1 mood 1", 24),
     ("register 6 write 8 mood 7 deregister 2 come 3 leave 2 ack 3 read 2 sign_out 1 kill 1", 12),
     ("write 12 come 5 ack 8 read 5 turn 3 leave 3 mood 4", 12),
     ("write 12 come 4 ack 3 read 2 leave 3 mood 4 wish 8 register 2 deregister 1", 12),
 )
 """How often each step comes, and how many there are at most, in turn from seed to seed."""
 PAUSES = (0.0, 0.01, 0.05, 0.3, 0.9, 1.1, 2.0, 3.0, 4.7, 5.1, 12.0, 31.0)
-FLAPS = PAUSES[3:9]
+FLAPS = (2.0, 3.0, 3.6, 4.2)  # no longer than an ack timeout with what a flap takes
 
 
 class Step(NamedTuple):
@@ -104,7 +105,7 @@ def drawn(seed: int) -> Script:
     words, script = weights.split(), [*rng.choice(BEGINNINGS)]
     for do in rng.choices(words[::2], [int(n) for n in words[1::2]], k=rng.randint(3, most)):
         told = tuple(rng.choice(choices) for choices in STEPS[do])
-        pause = rng.choice(FLAPS if most > 12 else PAUSES) + rng.uniform(0.002, 0.03)
+        pause = rng.choice(FLAPS if "flap" in words else PAUSES) + rng.uniform(0.002, 0.03)
         script.append(Step(do, told, round(pause, 4)))
     return script
 
@@ -218,6 +219,13 @@ class Play:
         self.rule.leave(customer, session, 0.0 if how in ("bye", "close") else DISCONNECT_GRACE)
         return None
 
+    def flap(self, customer: str, session: str) -> bool | None:
+        """The line breaks off, and somebody is back within the grace."""
+        if self.leave(customer, session, "reset") is False:
+            return False
+        self.run(0.5)
+        return self.come(customer, session, True, None)
+
     def ack(self, customer: str, session: str, behind: int) -> bool | None:
         visit, seq = self._visits.get((customer, session)), self._seq(customer, behind)
         if visit is None or not seq:
@@ -325,13 +333,13 @@ def _in_order(log: Log) -> list[tuple[float, str]]:
 
 def _beside(rule: list[tuple[float, str]], gateway: list[tuple[float, str]]) -> list[str]:
     """Both logs, marked from where on they differ; none if they do not."""
-    table, differs = [f"   {'by the rule':55}   by the gateway"], False
+    table, differs = [f"   {'by the rule':66}   by the gateway"], False
     for pair in zip_longest(rule, gateway, fillvalue=(NEVER, "")):
         (at, text), (at_gateway, text_gateway) = pair
         differs = differs or text != text_gateway or abs(at - at_gateway) > SAME
         left, right = (f"{at:9.4f}  {text}" if text else "" for at, text in pair)
         table.append(
-            f" {'>' if differs else ' '} {left:55} {'>' if differs else ' '} {right}".rstrip()
+            f" {'>' if differs else ' '} {left:66} {'>' if differs else ' '} {right}".rstrip()
         )
     return table if differs else []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import reference
-from tests.simulation.scripts import compare
+from tests.simulation.scripts import CHAT, PHONE, Step, compare, play, shortest
 
 SCRIPTS = 600
 BATCH = 50
@@ -27,3 +27,19 @@ def test_the_reference_takes_nothing_from_what_it_judges() -> None:
     taken = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     taken |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert taken == {"__future__", "collections.abc", "dataclasses", "functools", "math"}
+
+
+def test_what_differs_is_told_with_the_shortest_script_and_from_which_line_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reference, "ACK_TIMEOUT", 6.0)
+    write = Step("write", ("anna", "chat", None), 1.0)
+    script = shortest([Step("mood", ("slow",), 0.5), PHONE, CHAT, write, Step("kill", (), 1.0)])
+    assert script == [CHAT, write]
+    assert [" ".join(line.split()) for line in play(script).splitlines()] == [
+        "1.0000 come anna v True None",
+        "1.7000 write anna chat None",
+        "by the rule by the gateway",
+        "1.7000 anna 1: pending 1.7000 anna 1: pending",
+        "> 7.7000 anna 1: undeliverable no_device > 6.7000 anna 1: undeliverable no_device",
+    ]
