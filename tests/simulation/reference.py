@@ -490,6 +490,7 @@ class Reference:
             self._left(c, 0.0)
         for d in list(c.devices.values()):
             self._remove(c, d)
+        self._settle(c)
 
     def _remove(self, c: Customer, d: Device) -> None:
         del c.devices[d.installation]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import zip_longest
@@ -100,8 +101,8 @@ def drawn(seed: int) -> Script:
     words, script = weights.split(), [*rng.choice(BEGINNINGS)]
     for do in rng.choices(words[::2], [int(n) for n in words[1::2]], k=rng.randint(3, most)):
         told = tuple(rng.choice(choices) for choices in STEPS[do])
-        pause = rng.choice(pauses) + rng.uniform(0.002, 0.03)
-        script.append(Step(do, told, round(pause, 4)))
+        pause = rng.choice(pauses) + rng.uniform(0.002, 0.03)  # so that no two times are the same
+        script.append(Step(do, told, pause))
     return script
 
 
@@ -113,6 +114,10 @@ class Middling(Random):
 
     def uniform(self, a: float, b: float) -> float:
         return (a + b) / 2
+
+
+class Impossible(Exception):
+    """There is nothing to do it with: nobody is there, or no message."""
 
 
 class Play:
@@ -143,10 +148,10 @@ class Play:
 
     def step(self, step: Step) -> None:
         """Do it, if there is anything to do it with."""
-        at = self._now
-        if getattr(self, step.do)(*step.told) is None:
-            told = " ".join(map(str, step.told))
-            self.played.append(f"{at:9.4f}  {step.do} {told}")
+        told = f"{self._now:9.4f}  {step.do} {' '.join(map(str, step.told))}"
+        with suppress(Impossible):
+            getattr(self, step.do)(*step.told)
+            self.played.append(told)
             self.run(step.pause)
 
     # What the gateway did, in the reference's words
@@ -169,21 +174,32 @@ class Play:
         unread = orjson.loads(it.body)["payload"]["UnreadMessages"]
         self.log.call(self._now, it.customer, it.token, it.kind, it.seq, unread, it.attempt)
 
-    # Steps: False if there is nothing to do it with
+    # Steps. `Impossible` if there is nothing to do it with
 
     def _person(self, customer: str) -> Customer:
         return self.world.person("acme", customer)
 
+    def _visit(self, customer: str, session: str) -> Visit:
+        if (customer, session) not in self._visits:
+            raise Impossible
+        return self._visits[customer, session]
+
     def _seq(self, customer: str, behind: int) -> int:
         return max(0, len(self.rule.customer(customer).messages) - behind)
+
+    def _place(self, customer: str, behind: int) -> int:
+        """A seq that there is."""
+        if not (seq := self._seq(customer, behind)):
+            raise Impossible
+        return seq
 
     def write(self, customer: str, kind: str, expires_in: float | None) -> None:
         self.world.write(self._person(customer), MessageKind(kind), expires_in)
         self.rule.write(customer, kind, expires_in)
 
-    def come(self, customer: str, session: str, active: bool, behind: int | None) -> bool | None:
+    def come(self, customer: str, session: str, active: bool, behind: int | None) -> None:
         if (customer, session) in self._visits:
-            return False
+            raise Impossible
         person, resume = self._person(customer), None
         if behind is not None and person.epoch is not None:
             resume = person.seen = self._seq(customer, behind)
@@ -193,48 +209,37 @@ class Play:
         assert visit is not None
         self._visits[customer, session] = visit
         self.rule.come(customer, session, active, resume)
-        return None
 
-    def turn(self, customer: str, session: str) -> bool | None:
-        visit = self._visits.get((customer, session))
-        if visit is None:
-            return False
+    def turn(self, customer: str, session: str) -> None:
+        visit = self._visit(customer, session)
         visit.turn(not visit.active, self.world.now)
         self.rule.turn(customer, session, visit.active)
-        return None
 
-    def leave(self, customer: str, session: str, how: str) -> bool | None:
-        visit = self._visits.pop((customer, session), None)
-        if visit is None:
-            return False
+    def leave(self, customer: str, session: str, how: str) -> None:
+        visit = self._visit(customer, session)
         if how == "bye":
             visit.bye(self.world.now)
         else:
             visit.line.end(CODES[how])
+        del self._visits[customer, session]
         self.rule.leave(customer, session, 0.0 if how in ("bye", "close") else DISCONNECT_GRACE)
-        return None
 
-    def flap(self, customer: str, session: str) -> bool | None:
+    def flap(self, customer: str, session: str) -> None:
         """The line breaks off, and somebody is back within the grace."""
-        if self.leave(customer, session, "reset") is None:
+        with suppress(Impossible):
+            self.leave(customer, session, "reset")
             self.run(0.5)
-        return self.come(customer, session, True, None)
+        self.come(customer, session, True, None)
 
-    def ack(self, customer: str, session: str, behind: int) -> bool | None:
-        visit, seq = self._visits.get((customer, session)), self._seq(customer, behind)
-        if visit is None or not seq:
-            return False
-        visit.ack(seq)
+    def ack(self, customer: str, session: str, behind: int) -> None:
+        seq = self._place(customer, behind)
+        self._visit(customer, session).ack(seq)
         self.rule.ack(customer, session, seq)
-        return None
 
-    def read(self, customer: str, session: str, behind: int) -> bool | None:
-        visit, seq = self._visits.get((customer, session)), self._seq(customer, behind)
-        if visit is None or not seq:
-            return False
-        visit.read(seq)
+    def read(self, customer: str, session: str, behind: int) -> None:
+        seq = self._place(customer, behind)
+        self._visit(customer, session).read(seq)
         self.rule.reads(customer, session, seq)
-        return None
 
     def register(self, customer: str, installation: str, token: str) -> None:
         self.world.register(self._person(customer), installation, token)
@@ -332,9 +337,8 @@ def _beside(rule: list[tuple[float, str]], gateway: list[tuple[float, str]]) -> 
         (at, text), (at_gateway, text_gateway) = pair
         differs = differs or text != text_gateway or abs(at - at_gateway) > SAME
         left, right = (f"{at:9.4f}  {text}" if text else "" for at, text in pair)
-        table.append(
-            f" {'>' if differs else ' '} {left:66} {'>' if differs else ' '} {right}".rstrip()
-        )
+        mark = ">" if differs else " "
+        table.append(f" {mark} {left:66} {mark} {right}".rstrip())
     return table if differs else []
 
 
