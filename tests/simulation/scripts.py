@@ -73,7 +73,7 @@ PROFILES = (
     ("flap 16 write 4 ack 1 read 1 mood 1", 32, FLAPS),
     ("register 6 write 8 mood 7 deregister 2 come 3 leave 2 ack 3 read 2 kill 1", 12, PAUSES),
     ("write 12 come 4 ack 12 read 3 turn 1 leave 1 mood 1", 14, SHORT),
-    ("write 12 come 4 ack 3 read 2 leave 3 mood 4 wish 8 register 2 deregister 1", 12, PAUSES),
+    ("write 12 come 4 ack 2 read 2 leave 2 mood 10 wish 12 register 2 deregister 1", 14, PAUSES),
 )
 """How often each step comes, how many there are at most, and what passes after each; the seeds have
 them in turn."""
