@@ -49,8 +49,9 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
     wanted = [m for m in fresh if not is_unwanted(c.wishes, m.kind)]
     if wanted and wanted[0].ord > device.owed_ord:
         later = next(m for m in fresh if m.ord > device.owed_ord)
-        unwanted = tuple(m for m in unwanted if m.ord <= device.owed_ord)
-        return Wanted(None, _read_upto(tx, c, behind), unwanted, due=later.before)
+        asked = [m for m in fresh if m.ord <= device.owed_ord]
+        due_at, due = _due(asked, asked, tx.now, patience)
+        return Wanted(None, _read_upto(tx, c, behind), tuple(asked), due_at, due or later.before)
     due_at, due = _due(wanted or fresh, fresh, tx.now, patience)
     if not wanted:
         return Wanted(None, _read_upto(tx, c, behind), unwanted, due_at, due)

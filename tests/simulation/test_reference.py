@@ -29,6 +29,21 @@ def test_the_reference_takes_nothing_from_what_it_judges() -> None:
     assert taken == {"__future__", "collections.abc", "dataclasses", "functools", "math"}
 
 
+def test_what_nobody_is_rung_for_may_be_acknowledged_in_time_whatever_else_is_looked_at() -> None:
+    """The number on the icon, here, as something was read during a call."""
+    script = [
+        PHONE,
+        CHAT,
+        Step("wish", ("anna", "opted_out"), 0.5),
+        Step("write", ("anna", "chat", None), 4.0),
+        Step("write", ("anna", "proactive", None), 1.05),
+        Step("read", ("anna", "v", 1), 0.05),
+        Step("write", ("anna", "chat", None), 0.0),
+    ]
+    told = play(script)
+    assert not told, told
+
+
 def test_what_differs_is_told_with_the_shortest_script_and_from_which_line_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
