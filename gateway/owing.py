@@ -70,8 +70,6 @@ class Owing:
         nearest = min((at for _, at in left), default=None)
         if not outcomes.pending(c):
             return nothing_left(tx, c)
-        if c.hold_from is not None and left:  # what joins held of others takes nothing from it
-            c = replace(c, hold_from=max(c.hold_from, left[0][0].at))
         # Beyond what one change looks at (`Known.UNACKED`) there may be more: look again soon.
         return tx.put(replace(c, expires_at=nearest or tx.now + AGAIN))
 
@@ -105,6 +103,7 @@ class Owing:
         waiting = outcomes.pending(c)
         if not waiting:  # what joins held before holds nothing of what comes, or is pending again
             return c if c.hold_from is None else tx.put(replace(c, hold_from=None))
+        c = _hold_the_rest(tx, c, waiting[0].lo)
         if c.tenant not in self._context.tenants:  # judged when it is configured again
             return c if c.push_due_at is not None else tx.put(replace(c, push_due_at=tx.now))
         backends = self._context.rules(c.tenant).backends
@@ -241,6 +240,14 @@ class _Told(msgspec.Struct, frozen=True):
 
     environment: str | None = None
     app: str | None = None
+
+
+def _hold_the_rest(tx: Transaction, c: Conversation, settled: Cut) -> Conversation:
+    """What joins held of others, which are `settled`, takes nothing from the rest (rule 5)."""
+    if c.hold_from is None:
+        return c
+    rest = next((m.at for m in tx.unacked(c) if m.ord > settled.ord), c.hold_from)
+    return c if rest <= c.hold_from else tx.put(replace(c, hold_from=rest))
 
 
 def nothing_left(tx: Transaction, c: Conversation) -> Conversation:

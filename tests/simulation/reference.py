@@ -222,9 +222,12 @@ class Reference:
         for m in c.messages[:seq]:
             if m.outcome in ("pending", "expired", "undeliverable"):
                 self._ends(c, m, "acked")
+        hold_from = c.hold_from
         self._settle(c)
         if c.due < NEVER:
             c.due = max(c.due, self._earliest(c, c.pending[0]))
+        if any(m.kind != "system" for m in c.messages[seq:]):
+            c.hold_from = hold_from  # of a ring in hand, which may be for what has expired
 
     # 4: leaving
 
@@ -258,8 +261,8 @@ class Reference:
             self._left(c, 0.0)
             return
         self._acknowledge(c, told.noted)
-        if c.pending:
-            c.hold_from = max(min(c.hold_from, self.now), c.pending[0].at)
+        if c.due < NEVER or any(d.wake_at < NEVER for d in c.devices.values()):
+            c.hold_from = max([min(c.hold_from, self.now), *(m.at for m in c.pending[:1])])
         c.due = max(c.due, self._held(c))
         for d in c.devices.values():
             d.wake_at = max(d.wake_at, self._held(c))

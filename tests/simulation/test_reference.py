@@ -29,17 +29,54 @@ def test_the_reference_takes_nothing_from_what_it_judges() -> None:
     assert taken == {"__future__", "collections.abc", "dataclasses", "functools", "math"}
 
 
-def test_what_nobody_is_rung_for_may_be_acknowledged_in_time_whatever_else_is_looked_at() -> None:
-    """The number on the icon, here, as something was read during a call."""
-    script = [
-        PHONE,
-        CHAT,
-        Step("wish", ("anna", "opted_out"), 0.5),
-        Step("write", ("anna", "chat", None), 4.0),
-        Step("write", ("anna", "proactive", None), 1.05),
-        Step("read", ("anna", "v", 1), 0.05),
-        Step("write", ("anna", "chat", None), 0.0),
-    ]
+def says(kind: str, pause: float, expires_in: float | None = None) -> Step:
+    return Step("write", ("anna", kind, expires_in), pause)
+
+
+FLAP = Step("flap", ("anna", "v"), 4.0)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(
+            [
+                PHONE,
+                CHAT,
+                Step("wish", ("anna", "opted_out"), 0.5),
+                says("chat", 4.0),
+                says("proactive", 1.05),
+                Step("read", ("anna", "v", 1), 0.05),
+                says("chat", 0.0),
+            ],
+            id="what nobody is rung for may be acknowledged in time, though an icon is looked at",
+        ),
+        pytest.param(
+            [
+                CHAT,
+                says("chat", 0.3),
+                says("chat", 3.0, 0.7),
+                Step("ack", ("anna", "v", 1), 0.1),
+                says("chat", 0.0),
+            ],
+            id="what has expired makes nothing due after an ack",
+        ),
+        pytest.param(
+            [
+                PHONE,
+                CHAT,
+                Step("mood", ("fails",), 0.1),
+                says("chat", 5.1),
+                *[FLAP] * 3,
+                Step("mood", ("slow",), 4.0),
+                says("chat", 0.2),
+                *[FLAP] * 4,
+            ],
+            id="what joins had held of a message that was pushed is not taken from the next",
+        ),
+    ],
+)
+def test_this_comes_to_what_the_reference_says(script: list[Step]) -> None:
     told = play(script)
     assert not told, told
 
