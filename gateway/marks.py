@@ -15,6 +15,7 @@ from gateway.context import Change, Context, due_moved, known
 from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError, ReceiptState
 from gateway.session import CustomerSession
+from storage import outcomes
 from storage.records import Conversation, Cut, Key, Outcome
 from storage.store import Needs
 from storage.transaction import Mark, Transaction
@@ -102,7 +103,7 @@ class Marks:
             self._note_too(tx, c, session, cut.seq)
             return tx.acknowledge(c, cut)[0]
         oldest = patience = None
-        if cut.ord < c.last_ord:
+        if any(span.hi_ord > cut.ord for span in outcomes.pending(c)):
             mark = tx.mark(c, cut.seq)
             oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
             patience = self._context.patience(c.key, tx.now)
