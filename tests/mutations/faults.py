@@ -615,8 +615,8 @@ FAULTS = (
     Fault(
         "an opt-out settles what came after it and is not yet due",
         "gateway/wanted.py",
-        "unwanted, due=later.before)\n",
-        "unwanted)\n",
+        "due_at, due or later.before)\n",
+        "due_at, due)\n",
         ("tests/simulation/test_scenarios.py",),
     ),
     Fault(
