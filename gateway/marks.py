@@ -103,7 +103,7 @@ class Marks:
             self._note_too(tx, c, session, cut.seq)
             return tx.acknowledge(c, cut)[0]
         oldest = patience = None
-        if any(span.hi_ord > cut.ord for span in outcomes.pending(c)):
+        if cut.ord < c.last_ord and any(span.hi_ord > cut.ord for span in outcomes.pending(c)):
             mark = tx.mark(c, cut.seq)
             oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
             patience = self._context.patience(c.key, tx.now)

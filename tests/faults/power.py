@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from websockets.exceptions import ConnectionClosedError
 
-from gateway.protocol import CloseCode
+from gateway.protocol import CloseCode, Role
 from storage.database import Database
 from storage.errors import StorageError
 from storage.store import Store
@@ -102,13 +102,16 @@ async def _load(it: Process, sends: int, recording: Recording) -> None:
     for i in range(6):
         name = f"c-{i}"
         if i < 4:
-            await it.register(name, f"phone-{i}", f"token-{i}")
+            device = {"token": f"token-{i}", "platform": "ios"}
+            await _ask(it, "PUT", f"/v1/devices/phone-{i}", Role.CUSTOMER, name, json=device)
         if i in (2, 3, 4):
             customer = await _come(it, name)
             if i != 3:
                 reading.append(asyncio.create_task(_acknowledge(customer)))
         elif i == 5:
-            await it.write(name, f"hello {len(texts)}")
+            hello = {"customer": name, "text": f"hello {len(texts)}"}
+            key = {"Idempotency-Key": hello["text"]}
+            await _ask(it, "POST", "/v1/messages", Role.SERVICE, "crm", json=hello, headers=key)
     refs = [ref for ref in texts if ref not in told]
     fresh = [f"r{i}" for i in range(len(texts), len(texts) + sends)]
     texts.update((ref, f"text of {ref}") for ref in fresh)
@@ -121,6 +124,15 @@ async def _load(it: Process, sends: int, recording: Recording) -> None:
     for task in reading:
         task.cancel()
     await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def _ask(it: Process, *what: Any, **options: Any) -> None:
+    """Again, until the disk has confirmed it."""
+    while True:
+        status, told = await it.call(*what, **options)
+        if status in (200, 201):
+            return
+        assert status == 503, told
 
 
 async def _come(it: Process, name: str) -> Wire:

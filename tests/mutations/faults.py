@@ -417,7 +417,7 @@ FAULTS = (
     Fault(
         "a replayed letter rings before it is due",
         "gateway/deadletters.py",
-        ", owed_ord=covered.ord)\n",
+        ", owed_ord=owed)\n",
         ")\n",
         ("tests/simulation/test_scenarios.py",),
     ),

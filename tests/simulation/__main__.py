@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import repeat
 
-from tests.simulation.days import run, shrink
+from tests.simulation.days import Report, run, shrink
 from tests.simulation.many import many, one_day
 from tests.simulation.scripts import compare
 from tests.simulation.world import Violation
