@@ -222,12 +222,12 @@ class Reference:
         for m in c.messages[:seq]:
             if m.outcome in ("pending", "expired", "undeliverable"):
                 self._ends(c, m, "acked")
-        hold_from = c.hold_from
-        self._settle(c)
-        if c.due < NEVER:
+        if not c.pending:
+            c.due = NEVER
+        elif c.due < NEVER:
             c.due = max(c.due, self._earliest(c, c.pending[0]))
-        if any(m.kind != "system" for m in c.messages[seq:]):
-            c.hold_from = hold_from  # of a ring in hand, which may be for what has expired
+        if all(m.kind == "system" for m in c.messages[seq:]):
+            c.hold_from = NEVER  # else it is of a ring in hand, perhaps for what has expired
 
     # 4: leaving
 

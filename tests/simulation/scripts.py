@@ -343,10 +343,11 @@ def _beside(rule: list[tuple[float, str]], gateway: list[tuple[float, str]]) -> 
 
 
 def shortest(script: Script) -> Script:
-    """What is left of a script of which both sides differ, if no step of it can be left out."""
+    """What is left of a script of which both sides differ, if no step but the first, without which
+    the gateway were a new one, can be left out."""
     size = len(script) // 2
     while size:
-        for start in range(len(script) - size, -1, -1):
+        for start in range(len(script) - size, 0, -1):
             less = script[:start] + script[start + size :]
             if play(less):
                 script = less

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import reference
-from tests.simulation.scripts import CHAT, PHONE, Step, compare, play, shortest
+from tests.simulation.scripts import CHAT, PHONE, TABLET, Step, compare, play, shortest
 
 SCRIPTS = 600
 BATCH = 50
@@ -86,7 +86,7 @@ def test_what_differs_is_told_with_the_shortest_script_and_from_which_line_on(
 ) -> None:
     monkeypatch.setattr(reference, "ACK_TIMEOUT", 6.0)
     write = Step("write", ("anna", "chat", None), 1.0)
-    script = shortest([Step("mood", ("slow",), 0.5), PHONE, CHAT, write, Step("kill", (), 1.0)])
+    script = shortest([CHAT, Step("mood", ("slow",), 0.5), TABLET, write, Step("kill", (), 1.0)])
     assert script == [CHAT, write]
     assert [" ".join(line.split()) for line in play(script).splitlines()] == [
         "1.0000 come anna v True None",
