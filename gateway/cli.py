@@ -131,14 +131,9 @@ async def _serve(settings: Config, config_path: Path | None) -> bool:
             elif problem is not None:
                 _log.warning(problem)
         if for_people:  # machines have it from the log
-            chat, http, admin = (
-                address._replace(port=gateway.ports[name])
-                for name, address in (
-                    ("chat", server.chat),
-                    ("http", server.http),
-                    ("admin", server.admin),
-                )
-            )
+            chat = server.chat._replace(port=gateway.ports["chat"])
+            http = server.http._replace(port=gateway.ports["http"])
+            admin = server.admin._replace(port=gateway.ports["admin"])
             say(
                 f"Ringback is ready: ws://{chat}/v1/chat and /v1/agent, http://{http}/v1, "
                 f"admin http://{admin}"

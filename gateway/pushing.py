@@ -58,15 +58,13 @@ class Book:
         self._store.changed = self.watch
 
     def watch(self, c: Conversation) -> None:
-        """Set the alarm for the earliest time in the conversation's row.
+        """Set the alarm for the earliest time in the conversation's row."""
+        self._expect(c.key, self._next(c))
 
-        Of a tenant that was taken out of the configuration all stays as it is until it is back.
-        """
-        if c.tenant not in self._context.tenants:
-            return
-        when = self._next(c)
-        if when != math.inf:
-            self.alarms.set(c.key, when)
+    def _expect(self, key: Key, when: float) -> None:
+        """What is of a tenant that is out of the configuration stays as it is until it is back."""
+        if when != math.inf and key.tenant in self._context.tenants:
+            self.alarms.set(key, when)
 
     def _next(self, c: Conversation) -> float:
         """The earliest time in the conversation's row, of what is not in the worker's hands."""
@@ -122,9 +120,9 @@ class Book:
         """Judge the row, unless it says by now that nothing is due: it was acknowledged, or is in
         the worker's hands. What a change that waits for the writer makes due sets its own alarm.
         """
-        now = self._store.peek(key)
-        if now is not None and key not in self._anew and self._next(now) > self._clock():
-            self.watch(now)
+        known = None if key in self._anew else self._store.peek(key)
+        if known is not None and (when := self._next(known)) > self._clock():
+            self._expect(key, when)
             # Not at once: of a hundred thousand, so many in a turn of the loop as may be judged.
             asyncio.get_running_loop().call_soon(self.alarms.judged, key)
             return

@@ -21,6 +21,13 @@ async def deadletters(it: Running, *words: str) -> Ended:
     return await ringback(directory, "deadletters", *words, **here(it))
 
 
+async def refused_by(it: Running, many: int) -> None:
+    """A dead letter each of so many customers: `c-0` and so on."""
+    for i in range(many):
+        await it.register(f"c-{i}", f"phone-{i}", f"t-{i}")
+        await refused(it, f"c-{i}")
+
+
 async def test_they_are_listed_looked_at_and_replayed(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
@@ -60,9 +67,7 @@ async def test_what_was_replayed_of_a_range_before_a_call_failed_is_told(
 ) -> None:
     monkeypatch.setattr("gateway.deadletters.AT_ONCE", 2)
     async with running(tmp_path) as it:
-        for i in range(3):
-            await it.register(f"c-{i}", f"phone-{i}", f"t-{i}")
-            await refused(it, f"c-{i}")
+        await refused_by(it, 3)
         them = it.gateway.core.dead_letters
         replay_range = them.replay_range
 
@@ -87,9 +92,7 @@ async def test_a_range_is_replayed_call_after_call(
 ) -> None:
     monkeypatch.setattr("gateway.deadletters.AT_ONCE", 2)
     async with running(tmp_path) as it:
-        for i in range(5):
-            await it.register(f"c-{i}", f"phone-{i}", f"t-{i}")
-            await refused(it, f"c-{i}")
+        await refused_by(it, 5)
         one = await deadletters(it, "replay", "--customer", "c-0", "--cause", "refused")
         assert one.out.split() == ["replayed", "1"]
         await it.settled(1, "pushed", "c-0")

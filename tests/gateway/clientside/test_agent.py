@@ -152,6 +152,17 @@ async def test_an_agents_own_send_counts_as_its_seq_and_a_gap_is_filled(
         assert await socket.rest() == [], "the gap was asked for once"
 
 
+async def comes_back_without_a_word(server: Scripted, client: AgentClient, socket: Socket) -> None:
+    """The socket is lost: on the next the client says nothing after its welcome, and ends."""
+    socket.vanish()
+    again = await server.socket()
+    mark = client.frames_seen
+    await again.agent_welcome()
+    await client.wait_for(is_welcome, since=mark)
+    await client.close()
+    assert await again.rest() == []
+
+
 async def test_a_closed_conversation_is_not_opened_again(server: Scripted) -> None:
     async with agent(server) as (client, socket):
         await opened(client, socket, 1)
@@ -159,13 +170,7 @@ async def test_a_closed_conversation_is_not_opened_again(server: Scripted) -> No
         request = await socket.take("close")
         await socket.say("ok", ref=request["ref"])
         await within(closing)
-        socket.vanish()
-        again = await server.socket()
-        mark = client.frames_seen
-        await again.agent_welcome()
-        await client.wait_for(is_welcome, since=mark)
-        await client.close()
-        assert await again.rest() == []
+        await comes_back_without_a_word(server, client, socket)
 
 
 async def test_a_conversation_that_is_closed_while_it_is_opened_again_stays_closed(
@@ -185,13 +190,7 @@ async def test_a_conversation_that_is_closed_while_it_is_opened_again_stays_clos
         await again.say("ok", ref=close["ref"])
         await within(closing)
         assert heard == ["welcome", "conversation", "welcome", "ok"]
-        again.vanish()
-        third = await server.socket()
-        mark = client.frames_seen
-        await third.agent_welcome()
-        await client.wait_for(is_welcome, since=mark)
-        await client.close()
-        assert await third.rest() == []
+        await comes_back_without_a_word(server, client, again)
 
 
 async def test_a_conversation_is_followed_on_though_a_send_to_it_was_refused(

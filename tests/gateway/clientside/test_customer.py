@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -12,6 +14,7 @@ from gateway.clientside.told import Message
 from tests.gateway.clientside.scripted import (
     Held,
     Scripted,
+    Socket,
     customer,
     history,
     is_welcome,
@@ -153,39 +156,39 @@ async def test_ones_own_messages_are_not_acked(server: Scripted) -> None:
         assert await socket.rest() == []
 
 
-async def test_a_send_that_had_been_committed_is_found_in_the_replay_and_not_repeated(
-    server: Scripted,
-) -> None:
+@asynccontextmanager
+async def without_an_answer(server: Scripted) -> AsyncIterator[tuple[Socket, str]]:
+    """A send whose socket is lost before the answer: the next socket, and the ref. There it has to
+    be found, and is not repeated."""
     async with customer(server) as (client, socket):
         sending = asyncio.create_task(client.send("hello"))
-        send = await socket.take("send")
+        ref = (await socket.take("send"))["ref"]
         socket.vanish()
         again = await server.socket()
-        await again.welcome(1, resumed=True)
-        await again.messages(1, 1, ref=send["ref"])
+        yield again, ref
         sent = await within(sending)
-        assert (sent.seq, sent.ref, sent.duplicate) == (1, send["ref"], True)
+        assert (sent.seq, sent.ref, sent.duplicate) == (1, ref, True)
         assert seqs(client.messages) == [1]
         await client.close()
         assert [frame["type"] for frame in await again.rest()] == ["ack"]
 
 
+async def test_a_send_that_had_been_committed_is_found_in_the_replay_and_not_repeated(
+    server: Scripted,
+) -> None:
+    async with without_an_answer(server) as (again, ref):
+        await again.welcome(1, resumed=True)
+        await again.messages(1, 1, ref=ref)
+
+
 async def test_a_send_that_had_been_committed_is_found_in_a_reload_and_not_repeated(
     server: Scripted,
 ) -> None:
-    async with customer(server) as (client, socket):
-        sending = asyncio.create_task(client.send("hello"))
-        send = await socket.take("send")
-        socket.vanish()
-        again = await server.socket()
+    async with without_an_answer(server) as (again, ref):
         await again.welcome(1)
         request = await again.take("history")
-        found = message(1, ref=send["ref"])
+        found = message(1, ref=ref)
         await again.say("history", ref=request["ref"], messages=[found], more=False)
-        sent = await within(sending)
-        assert (sent.seq, sent.ref, sent.duplicate) == (1, send["ref"], True)
-        await client.close()
-        assert [frame["type"] for frame in await again.rest()] == ["ack"]
 
 
 async def test_an_answer_to_a_send_that_is_not_known_leaves_a_gap_that_is_filled(
