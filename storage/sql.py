@@ -32,25 +32,23 @@ from storage.records import (
 from storage.schema import COUNTED
 from storage.vault import Sealed, Unreadable, Vault
 
-replace = msgspec.structs.replace
+astuple, replace = msgspec.structs.astuple, msgspec.structs.replace
 
 Statement = tuple[str, Sequence[Any]]
 """One SQL statement and its parameters."""
 
+# The columns, in the order of the records' fields: a field that is a record has several.
 MESSAGE = tuple(Message.__struct_fields__)
-DEVICE = (
-    "id", "installation", "token", "generation", "registered_at", "platform", "app", "environment",
-    "locale", "time_zone", "state", "state_at", "covered_seq", "covered_ord", "badge", "owes",
-    "owed_ord", "wake_at", "quiet_end", "ring", "ring_seq", "ring_ord", "attempt", "verdict",
-    "verdict_at", "unrung", "sealed", "sealed_by",
-)  # fmt: skip
+_NESTED = {
+    "covered": ("covered_seq", "covered_ord"),
+    "ring": ("ring", "ring_seq", "ring_ord", "attempt"),
+    "answered": ("verdict", "verdict_at"),
+    "sealed": ("sealed", "sealed_by"),
+}
+DEVICE = tuple(chain.from_iterable(_NESTED.get(n, (n,)) for n in Device.__struct_fields__))
 WISHES = tuple(Wishes.__struct_fields__)
-CONVERSATION = (
-    "id", "tenant", "customer", "name", "live", "unanswered_since", "last_seq", "last_ord",
-    "last_said", "acked_seq", "acked_ord", "read_seq", "read_ord", "agent_acked_seq",
-    "agent_acked_said", "agent_read_seq", "agent_read_said", "badge_seq", "push_due_at",
-    "hold_from", "expires_at", "updated_at", "last_event",
-)  # fmt: skip
+_OWN = Conversation.__struct_fields__.index("settled")  # from there on it is other tables' rows
+CONVERSATION = ("id", *Key._fields, *Conversation.__struct_fields__[2:_OWN])
 
 
 def _columns(names: Iterable[str], table: str = "") -> str:
@@ -89,7 +87,7 @@ def rows(values: Iterable[Any]) -> tuple[str]:
 _CONVERSATION_COLUMNS = (*CONVERSATION, "newest_counted_seq")
 _DEVICE_COLUMNS = (*DEVICE, "tenant", "conversation")
 _EVENT_COLUMNS = ("id", "prev", *Event.__struct_fields__)
-_SPAN_COLUMNS = ("conversation", "lo_seq", "lo_ord", "hi_seq", "hi_ord", "outcome", "reason")
+_SPAN_COLUMNS = ("conversation", *Span.__struct_fields__)
 
 CONVERSATIONS = _upsert("conversations", _CONVERSATION_COLUMNS, "id", ("tenant", "customer"))
 MESSAGES = Into("messages", MESSAGE)
@@ -117,22 +115,20 @@ DELETE_SPANS = """
 
 
 def conversation_row(c: Conversation) -> tuple[Any, ...]:
-    return (
-        c.id, *c.key, c.name, int(c.live), c.unanswered_since, c.last_seq,
-        c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord,
-        c.agent_acked_seq, c.agent_acked_said, c.agent_read_seq, c.agent_read_said, c.badge_seq,
-        c.push_due_at, c.hold_from, c.expires_at, c.updated_at, c.last_event,
-        c.newest_counted.seq if c.newest_counted else 0,
-    )  # fmt: skip
+    id, key, name, live, *marks = astuple(c)[:_OWN]
+    return id, *key, name, int(live), *marks, c.newest_counted.seq if c.newest_counted else 0
 
 
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
-    ring = (None, 0, 0, 0) if d.ring is None else (d.ring.claim, *d.ring.upto, d.ring.attempt)
+    (
+        id, installation, _, *about, state, state_at, covered, badge, owes, owed_ord, wake_at,
+        quiet_end, held, answered, unrung, sealed,
+    ) = astuple(d)  # fmt: skip
+    ring = (None, 0, 0, 0) if held is None else (held.claim, *held.upto, held.attempt)
     return (
-        d.id, d.installation, d.found_by, d.generation, d.registered_at, d.platform, d.app,
-        d.environment, d.locale, d.time_zone, str(d.state), d.state_at, *d.covered, d.badge,
-        int(d.owes), d.owed_ord, d.wake_at, d.quiet_end, *ring, *(d.answered or (None, None)),
-        d.unrung, *((None, None) if d.sealed is None else d.sealed[1:]), c.tenant, c.id,
+        id, installation, d.found_by, *about, str(state), state_at, *covered, badge, int(owes),
+        owed_ord, wake_at, quiet_end, *ring, *(answered or (None, None)), unrung,
+        *((None, None) if sealed is None else sealed[1:]), c.tenant, c.id,
     )  # fmt: skip
 
 
@@ -308,33 +304,18 @@ INBOX = """
 def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
     """A registration with its token opened; one whose token does not open is dead."""
     (
-        id, installation, token, generation, registered_at, platform, app, environment, locale,
-        time_zone, state, state_at, covered_seq, covered_ord, badge, owes, owed_ord, wake_at,
-        quiet_end, claim, ring_seq, ring_ord, attempt, verdict, verdict_at, unrung, text, by,
+        id, installation, token, *about, state, state_at, covered_seq, covered_ord, badge, owes,
+        owed_ord, wake_at, quiet_end, claim, ring_seq, ring_ord, attempt, verdict, verdict_at,
+        unrung, text, by,
     ) = row  # fmt: skip
-    device = Device(
-        id=id,
-        installation=installation,
-        token=token,
-        generation=generation,
-        registered_at=registered_at,
-        platform=platform,
-        app=app,
-        environment=environment,
-        locale=locale,
-        time_zone=time_zone,
-        state=DeviceState(state),
-        state_at=state_at,
-        covered=Cut(covered_seq, covered_ord),
-        badge=badge,
-        owes=bool(owes),
-        owed_ord=owed_ord,
-        wake_at=wake_at,
-        quiet_end=quiet_end,
-        ring=None if claim is None else RingInHand(claim, Cut(ring_seq, ring_ord), attempt),
-        answered=None if verdict is None else Answered(verdict, verdict_at),
-        unrung=unrung,
-    )
+    ring = None if claim is None else RingInHand(claim, Cut(ring_seq, ring_ord), attempt)
+    answered = None if verdict is None else Answered(verdict, verdict_at)
+    fields = (
+        id, installation, token, *about, DeviceState(state), state_at,
+        Cut(covered_seq, covered_ord), badge, bool(owes), owed_ord, wake_at, quiet_end, ring,
+        answered, unrung,
+    )  # fmt: skip
+    device = Device(*fields)
     if by is None:
         return device
     sealed = Sealed(token, text, by)
@@ -346,7 +327,7 @@ def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
             token="",
             sealed=sealed,
             state=DeviceState.DEAD,
-            state_at=registered_at,
+            state_at=device.registered_at,
             ring=None,
             owes=wake_at is not None,
         )
