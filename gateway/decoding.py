@@ -37,21 +37,31 @@ from gateway.protocol import (
     UNFIT,
     AgentFrame,
     AgentSend,
+    Cursor,
     CustomerFrame,
+    Data,
+    DeviceToken,
     ErrorCode,
     FrameError,
+    Id,
     InboxFilter,
     Limits,
     MessageKind,
     Moment,
+    PageSize,
     PostCampaign,
     PostMessage,
     PutDevice,
     PutPreferences,
-    RegisterDevice,
+    Rate,
+    Ref,
     ReplayDeadLetters,
+    Resume,
     Send,
+    Seq,
     SessionState,
+    Text,
+    Title,
     Unknown,
 )
 
@@ -95,7 +105,7 @@ def check_id(text: str, name: str) -> str:
     """`text`, if it can be an id; else FrameError about `name`. For ids outside of JSON."""
     if not 1 <= len(text) <= ID_CHARS:
         code = ErrorCode.TOO_LARGE if text else ErrorCode.BAD_FRAME
-        raise FrameError(code, f"{name}: must be {_ID}")
+        raise FrameError(code, f"{name}: must be {_BY_TYPE[Id]}")
     check_plain(text, name, None)
     return text
 
@@ -128,7 +138,7 @@ def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any
         _check_content(frame, limits)
         if "\\u0000" in raw:  # JSON has no other way to write it
             _check_no_nul(frame)
-    for name in _MOMENTS.get(kind, ()):
+    for name in _MOMENTS[kind]:
         moment = getattr(frame, name)
         if moment is not None:
             _check_moment(name, moment)
@@ -153,31 +163,24 @@ def _depth(raw: str) -> int:
 # What a schema cannot say
 
 _WORDED: Final = frozenset({Send, AgentSend, PostMessage, PostCampaign})
-_MOMENTS: Final[Mapping[type, tuple[str, ...]]] = {
-    body: tuple(
-        field.name for field in msgspec.structs.fields(body) if Moment in get_args(field.type)
-    )
-    for body in _BODIES
-}
-_IDS: Final = frozenset(
-    {"ref", "customer", "installation", "platform", "app", "environment", "locale", "time_zone"}
-    | {"quiet_hours", "cursor"}
-)
+_KINDS: Final = (*get_args(CustomerFrame), *get_args(AgentFrame), *_BODIES)
 
 
-def _plain(kind: type[Struct]) -> tuple[str, ...]:
-    """The fields that may not hold control characters. A JSON Web Token is for `gateway.auth`."""
-    device = kind in (RegisterDevice, PutDevice)
-    return tuple(
-        field.name
-        for field in msgspec.structs.fields(kind)
-        if field.name in _IDS or (device and field.name == "token")
-    )
+def _of_types(*types: Any) -> Mapping[type[Struct], tuple[str, ...]]:
+    """Of each frame and body, which fields are of one of these types, or that and None."""
+    return {
+        kind: tuple(
+            field.name
+            for field in msgspec.structs.fields(kind)
+            if not {field.type, *get_args(field.type)}.isdisjoint(types)
+        )
+        for kind in _KINDS
+    }
 
 
-_PLAIN: Final[Mapping[type, tuple[str, ...]]] = {
-    kind: _plain(kind) for kind in (*get_args(CustomerFrame), *get_args(AgentFrame), *_BODIES)
-}
+_MOMENTS: Final = _of_types(Moment)
+_PLAIN: Final = _of_types(Ref, Id, DeviceToken, Cursor)
+"""What may not hold control characters. A JSON Web Token is for `gateway.auth`."""
 
 
 def check_plain(text: str, name: str, frame: Any) -> None:
@@ -266,43 +269,33 @@ def _one_of(words: Iterable[str]) -> str:
     return f"one of {', '.join(words)}"
 
 
-_ID: Final = f"a string of 1 to {ID_CHARS} characters"
-_TIME: Final = "an RFC 3339 time with a zone, as a string"
+_BY_TYPE: Final[Mapping[Any, str]] = {
+    Ref: f"a string of 1 to {REF_CHARS} characters",
+    Id: f"a string of 1 to {ID_CHARS} characters",
+    Title: f"a string of 1 to {TITLE_CHARS} characters",
+    Cursor: f"a string of 1 to {CURSOR_CHARS} characters, as the answer before told it",
+    Text: "a string that is not empty",
+    Data: "a JSON object, its numbers within 64 bits",
+    Seq: f"an integer from 0 to {SEQ_MAX}",
+    PageSize: f"an integer from 1 to {HISTORY_MAX}",
+    Rate: f"a number from 0.01 to {RATE_MAX:.0f}, in recipients per second",
+    Moment: "an RFC 3339 time with a zone, as a string",
+    Resume: "an object with epoch and seq, as a welcome told them",
+    bool: "true or false",
+    **{words: _one_of(words) for words in (SessionState, InboxFilter, MessageKind, Unknown)},
+}
 _RIGHT: Final[Mapping[str, str]] = {
-    "ref": f"a string of 1 to {REF_CHARS} characters",
+    **{
+        field.name: _BY_TYPE[type]
+        for kind in (*_KINDS, Resume)
+        for field in msgspec.structs.fields(kind)
+        for type in (field.type, *get_args(field.type))
+        if type in _BY_TYPE
+    },
     "token": f"a token as a string; for a device, of 1 to {TOKEN_CHARS} characters",
-    "state": _one_of(SessionState),
-    "installation": _ID,
-    "resume": "an object with epoch and seq, as a welcome told them",
-    "epoch": _ID,
-    "seq": f"an integer from 0 to {SEQ_MAX}",
-    "text": "a string that is not empty",
-    "data": "a JSON object, its numbers within 64 bits",
-    "on": "true or false",
-    "before": f"an integer from 0 to {SEQ_MAX}",
-    "after": f"an integer from 0 to {SEQ_MAX}",
-    "limit": f"an integer from 1 to {HISTORY_MAX}",
-    "platform": _ID,
-    "app": _ID,
-    "environment": _ID,
-    "locale": _ID,
-    "time_zone": _ID,
-    "muted_until": _TIME,
-    "proactive": "true or false",
     "quiet_hours": "hours such as 22:00-07:00, or off, as a string",
-    "customer": _ID,
-    "cursor": f"a string of 1 to {CURSOR_CHARS} characters, as the answer before told it",
-    "filter": _one_of(InboxFilter),
-    "kind": _one_of(MessageKind),
-    "title": f"a string of 1 to {TITLE_CHARS} characters",
-    "expires_at": _TIME,
-    "send_at": _TIME,
-    "since": _TIME,
-    "until": _TIME,
     "cause": "one of refused, expired",
     "audience": "the word devices, or a list of ids and of objects with customer",
-    "rate": f"a number from 0.01 to {RATE_MAX:.0f}, in recipients per second",
-    "unknown": _one_of(Unknown),
 }
 """What would be right, per field."""
 

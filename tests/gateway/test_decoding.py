@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import orjson
@@ -452,6 +452,18 @@ def test_a_string_that_never_ends_hides_its_brackets_and_is_not_json() -> None:
 
 
 CONTROLS = ["\0", "a\n", "\x1f", "\x7f", "a\x85b"]
+UNSPOKEN = {kind for kind in vars(protocol).values() if getattr(kind, "__origin__", None) is str}
+UNSPOKEN -= {protocol.Text, protocol.Title}  # what people say
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_text_but_what_people_say_has_no_control_characters(kind: Kind) -> None:
+    fields = msgspec.structs.fields(kind)
+    complete = {field.name: GOOD[field.name] for field in fields if field.required}
+    for field in fields:
+        if not UNSPOKEN.isdisjoint({field.type, *get_args(field.type)}):
+            with pytest.raises(FrameError, match=f"{field.name}: must not contain control"):
+                decode_as(kind, complete | {field.name: "a\n"})
 
 
 @pytest.mark.parametrize("control", CONTROLS)
