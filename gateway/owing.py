@@ -18,7 +18,7 @@ from gateway import delivery
 from gateway.context import Context
 from gateway.delivery import Action, Decision, Reason
 from gateway.protocol import ReceiptState
-from gateway.wanted import no_live_device
+from gateway.wanted import due_by_itself, no_live_device
 from push.backends import Backend, choose
 from push.ring import Ring
 from storage import outcomes
@@ -74,10 +74,14 @@ class Owing:
         return tx.put(replace(c, expires_at=nearest or tx.now + AGAIN))
 
     def _fan_out(self, tx: Transaction, c: Conversation) -> Conversation:
-        """Every live device that is behind owes a ring from now on (rule 6)."""
+        """Every live device that is behind owes a ring from now on (rule 6): once something is due
+        by itself, else nothing is given up either."""
         waiting = outcomes.pending(c)
         if not waiting:
             return tx.put(replace(c, push_due_at=None))
+        later = due_by_itself(tx, c, self._context.patience(c.key, tx.now))
+        if later is not None:
+            return tx.put(replace(c, push_due_at=later))
         in_chat = self._context.hub.is_in_chat(c.key)
         why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)

@@ -63,6 +63,16 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
     return Wanted(wanted[-1], upto, unwanted, due_at, due)
 
 
+def due_by_itself(tx: Transaction, c: Conversation, patience: Patience | None) -> float | None:
+    """When the oldest pending message will be due (epoch seconds), if it is not yet: what a due
+    time was set for may be acknowledged by now, or have expired.
+    """
+    if patience is None:
+        return None
+    pending = [m for m in tx.unacked(c) if outcomes.outcome(c, m) is Outcome.PENDING]
+    return _due(pending, pending, tx.now, patience)[0]
+
+
 def _may_ring(tx: Transaction, c: Conversation, m: Message) -> bool:
     """Whether anybody may be rung for it: it has not expired, nor was it given up."""
     return not m.has_expired(tx.now) and outcomes.outcome(c, m) is not Outcome.UNDELIVERABLE

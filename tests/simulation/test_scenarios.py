@@ -1172,13 +1172,18 @@ def test_what_is_left_by_a_partial_ack_has_its_own_time(day: Day, patience: floa
     assert [heard.at >= due_in_chat(world, wrote) for heard in rung(day)] == [True]
 
 
-def test_who_leaves_does_not_wait_for_what_was_not_due_in_chat(day: Day) -> None:
-    """The due time of an older one has come, the device waits for the newer one's own."""
+@pytest.mark.parametrize(("patience", "looks"), [(4.0, 1), (None, 2)])
+def test_who_leaves_does_not_wait_for_what_was_not_due_in_chat(
+    day: Day, patience: float | None, looks: int
+) -> None:
+    """The due time of an older one has come, and the newer one waits for its own: before the device
+    owes a ring, if the older one has expired, and on the device, if it is not wanted."""
     world, anna = day.world, day.world.person(*ANNA)
     world.register(anna, "phone-1", "TOKEN-1")
+    world.wish(anna, Wishes(proactive=False), 0.0)
     visit = comes(world, anna)
     world.run(15.0)
-    world.write(anna, MessageKind.PROACTIVE, 4.0)
+    world.write(anna, MessageKind.PROACTIVE, patience)
     world.run(3.0)
     world.write(anna, MessageKind.CHAT, None)
     world.run(2.5)
@@ -1187,7 +1192,7 @@ def test_who_leaves_does_not_wait_for_what_was_not_due_in_chat(day: Day) -> None
     world.run(30.0)
     assert [heard.at < left + 1.0 for heard in rung(day)] == [True]
     # The one that waits, and the one that rings: what waits is not looked at all the time.
-    assert world.look("SELECT count(*) FROM events WHERE event = 'look'") == [(2,)]
+    assert world.look("SELECT count(*) FROM events WHERE event = 'look'") == [(looks,)]
 
 
 def test_who_turns_to_the_background_has_no_grace(day: Day) -> None:
