@@ -105,8 +105,8 @@ class Owing:
         if c.is_expiring(tx.now):
             c = self.expire(tx, c)
         waiting = outcomes.pending(c)
-        if not waiting:  # what joins held before holds nothing of what comes, or is pending again
-            return c if c.hold_from is None else tx.put(replace(c, hold_from=None))
+        if not waiting:
+            return c
         c = _hold_the_rest(tx, c, waiting[0].lo)
         if c.tenant not in self._context.tenants:  # judged when it is configured again
             return c if c.push_due_at is not None else tx.put(replace(c, push_due_at=tx.now))
@@ -132,6 +132,8 @@ class Owing:
         else:
             return c
         c, moves = self.move(tx, c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
+        if not outcomes.pending(c):
+            return nothing_left(tx, c)
         return self.settle_undeliverable(tx, c) if moves else c  # what is left needs somebody too
 
     def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:

@@ -236,7 +236,9 @@ class Ringing:
         )
         held = RingInHand(msgspec.json.encode(ring).decode(), upto, attempt=1)
         device = replace(device, ring=held, badge=c.unread, owes=False, wake_at=tx.now)
-        c = tx.put(replace(c.with_device(device), hold_from=None))
+        # The hold of its retries is counted anew; that of what it does not cover goes on (rule 5).
+        held_from = c.hold_from if newest is None and outcomes.pending(c) else None
+        c = tx.put(replace(c.with_device(device), hold_from=held_from))
         tx.event(
             c,
             ring.since if newest else c.last_seq,

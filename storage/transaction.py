@@ -289,6 +289,8 @@ class Transaction:
     ) -> Conversation:
         """Apply `trigger` to `messages` (rising): they are pending again, and expire in time."""
         c = conversation
+        if messages and c.hold_from is not None and not outcomes.pending(c):
+            c = replace(c, hold_from=None)  # what joins held before held nothing of these
         for first, last in outcomes.runs(messages):
             c, _ = self.transition(c, first.before, last.cut, trigger)
         times = (c.expires_at, *(message.expires_at for message in messages))

@@ -186,7 +186,7 @@ class Reference:
         m = Message(len(c.messages) + 1, self.now, expires_at, kind)
         c.messages.append(m)
         if kind != "system":
-            self._ends(c, m, "pending")
+            self._begins(c, m)
             c.due = min(c.due, self._earliest(c, m))
 
     def _earliest(self, c: Customer, m: Message) -> float:
@@ -222,12 +222,6 @@ class Reference:
         for m in c.messages[:seq]:
             if m.outcome in ("pending", "expired", "undeliverable"):
                 self._ends(c, m, "acked")
-        if not c.pending:
-            c.due = NEVER
-        elif c.due < NEVER:
-            c.due = max(c.due, self._earliest(c, c.pending[0]))
-        if all(m.kind == "system" for m in c.messages[seq:]):
-            c.hold_from = NEVER  # else it is of a ring in hand, perhaps for what has expired
 
     # 4: leaving
 
@@ -274,6 +268,9 @@ class Reference:
     # 6: fan-out
 
     def _fan_out(self, c: Customer) -> None:
+        c.due = self._earliest(c, c.pending[0])  # what it was set for may be acked, or expired
+        if c.due > self.now:
+            return
         c.due = NEVER
         for d in c.live:
             d.owes, d.owed = True, len(c.messages)
@@ -306,6 +303,8 @@ class Reference:
                 self._call(c, d, d.ring, "retry", "retry")
                 return
             self.log.look(self.now, c.id, d.installation, "cancel", why)
+            if why in ("muted", "opted_out"):  # 10: it may have rung for them already
+                d.settled.update((m.seq, why) for m in d.ring.covers if m.seq not in d.settled)
             d.owed, d.ring = max(d.owed, d.ring.seq), None
         asked, fresh = self._asked(c, d), self._open(c, d)
         wanted = [m for m in asked if not self._unwanted(c, m)]
@@ -323,7 +322,6 @@ class Reference:
                 d.settled[m.seq] = why
         left = self._asked(c, d)
         if covers:
-            c.hold_from = NEVER
             last = covers[-1]
             kind = "message" if last.kind == "chat" else "proactive"
             ring = Ring(kind, covers, last.seq, c.unread, last.expires_at)
@@ -339,6 +337,8 @@ class Reference:
 
     def _claim(self, c: Customer, d: Device, ring: Ring, reason: str) -> None:
         d.owes, d.ring = False, ring
+        if ring.covers or not c.pending:
+            c.hold_from = NEVER
         self._call(c, d, ring, "badge" if ring.kind == "badge" else "ring", reason)
 
     def _cancels(self, c: Customer, ring: Ring) -> str | None:
@@ -421,9 +421,16 @@ class Reference:
 
     # Outcomes
 
+    def _begins(self, c: Customer, m: Message) -> None:
+        if not c.pending:
+            c.hold_from = NEVER  # what joins held before was not this message
+        self._ends(c, m, "pending")
+
     def _ends(self, c: Customer, m: Message, outcome: str, reason: str = "") -> None:
         m.outcome, m.reason = outcome, reason
         self.log.outcome(self.now, c.id, m.seq, outcome, reason)
+        if not c.pending:
+            c.due = c.hold_from = NEVER
 
     def _settle(self, c: Customer) -> None:
         """What has expired, and what no device is left for, has its outcome; the rest is due."""
@@ -436,10 +443,8 @@ class Reference:
                 lacks = LACKED[bool(c.devices)]
                 reason = max(filter(None, over), key=SPEAKS_FOR_MORE.index, default=lacks)
                 self._ends(c, m, "undeliverable", reason)
-        if not c.pending:
-            c.due = c.hold_from = NEVER
-        elif c.due == NEVER and any(
-            d.wake_at == NEVER and c.pending[0].seq not in d.settled for d in c.live
+        if c.due == NEVER and any(
+            d.wake_at == NEVER and m.seq not in d.settled for m in c.pending[:1] for d in c.live
         ):
             c.due = self.now + ACK_TIMEOUT  # nothing would lead to it
 
@@ -455,7 +460,6 @@ class Reference:
                     del c.devices[d.installation]
                     d.installation = installation
                     c.devices[installation] = d
-        self._settle(c)
         lacked = [
             m
             for m in c.messages
@@ -468,6 +472,7 @@ class Reference:
             first = min((m.seq for m in c.pending + lacked), default=len(c.messages) + 1)
             new.settled = dict.fromkeys(range(1, first), "before")
             if old is not None:
+                new.settled |= old.settled  # the same phone: for what was refused there, too
                 new.badge, new.busy_until = old.badge, old.busy_until
                 if old.owes or old.ring is not None:
                     new.owed = max(old.owed, old.ring.seq if old.ring is not None else 0)
@@ -475,9 +480,10 @@ class Reference:
                 if new.owes:
                     new.wake_at = self.now + ACK_TIMEOUT
         for m in lacked:
-            self._ends(c, m, "pending")
+            self._begins(c, m)
         if c.pending:
             c.due = min(c.due, self.now + ACK_TIMEOUT)
+        self._settle(c)
 
     def deregister(self, customer: str, installation: str) -> None:
         c = self.customer(customer)

@@ -62,6 +62,66 @@ FLAP = Step("flap", ("anna", "v"), 4.0)
             id="what has expired makes nothing due after an ack",
         ),
         pytest.param(
+            [CHAT, says("chat", 1.0, 2.0), says("chat", 0.0)],
+            id="what has expired makes nothing due at its due time",
+        ),
+        pytest.param(
+            [
+                CHAT,
+                says("chat", 0.3),
+                says("chat", 3.0, 0.7),
+                says("chat", 0.5),
+                Step("ack", ("anna", "v", 2), 0.0),
+            ],
+            id="what has expired makes nothing due, whatever was acknowledged before it",
+        ),
+        pytest.param(
+            [
+                PHONE,
+                says("chat", 0.5),
+                says("chat", 0.5),
+                CHAT,
+                Step("mood", ("hangs",), 0.1),
+                Step("read", ("anna", "v", 0), 0.1),
+                *[FLAP] * 12,
+            ],
+            id="joins hold the retries of a badge no longer than those of a message",
+        ),
+        pytest.param(
+            [
+                PHONE,
+                says("chat", 0.5),
+                says("chat", 0.5),
+                CHAT,
+                says("chat", 3.0),
+                *[FLAP] * 4,
+                Step("read", ("anna", "v", 1), 0.1),
+                *[FLAP] * 8,
+            ],
+            id="a badge meanwhile does not lengthen the hold of a message",
+        ),
+        pytest.param(
+            [
+                PHONE,
+                Step("mood", ("refuses",), 0.1),
+                says("chat", 0.1),
+                TABLET,
+                Step("register", ("anna", "p1", "T3"), 0.0),
+            ],
+            id="what was refused for a phone is refused for its new token, and tried at the other",
+        ),
+        pytest.param(
+            [
+                PHONE,
+                CHAT,
+                Step("mood", ("fails",), 0.1),
+                says("proactive", 3.0),
+                says("proactive", 2.5),
+                Step("wish", ("anna", "opted_out"), 0.0),
+            ],
+            id="what a ring took along is settled with it when it is not wanted any more",
+        ),
+        pytest.param(
             [
                 PHONE,
                 CHAT,

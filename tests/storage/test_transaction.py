@@ -159,6 +159,23 @@ def three_messages(tx: Transaction) -> Conversation:
     return c
 
 
+def test_what_is_pending_again_was_not_held_by_the_joins_before() -> None:
+    tx = begin()
+    c, message = tx.append_message(fresh(tx), draft())
+    settled, _ = tx.transition(c, message.before, message.cut, Trigger.NO_DEVICE_LEFT, "no_device")
+    held = tx.put(replace(settled, hold_from=NOW))
+    assert tx.make_pending(held, [], Trigger.REGISTRATION).hold_from == NOW
+    assert tx.make_pending(held, [message], Trigger.REGISTRATION).hold_from is None
+
+
+def test_what_is_pending_again_beside_others_leaves_their_hold() -> None:
+    tx = begin()
+    c, message = tx.append_message(fresh(tx), draft())
+    c, _ = tx.transition(c, message.before, message.cut, Trigger.NO_DEVICE_LEFT, "no_device")
+    c, _ = tx.append_message(c, draft(), hold_from=NOW)
+    assert tx.make_pending(c, [message], Trigger.REGISTRATION).hold_from == NOW
+
+
 def test_an_ack_of_everything_ends_hold_and_expiry_and_counts() -> None:
     tx = begin()
     c, moves = tx.acknowledge(three_messages(tx), Cut(3, 3))
