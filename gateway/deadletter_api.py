@@ -63,6 +63,8 @@ class DeadLetterCalls:
     async def replay_range(self, request: web.Request) -> web.Response:
         """Replay many; with a `cursor` in the answer there are more."""
         who = self._api.who(request, Role.SERVICE)
+        if request.query:  # conditions, as a listing has them there: without them it would be all
+            raise FrameError(ErrorCode.BAD_FRAME, "give the range in the body, as JSON")
         body: ReplayDeadLetters = await self._api.body(request, ReplayDeadLetters)
         wanted = Wanted(
             body.customer,

@@ -240,6 +240,7 @@ def _check_moment(name: str, moment: datetime) -> None:
 # What was wrong
 
 _PLACE: Final = re.compile(r" - at `\$\.?([a-z_.]*)[^`]*`\Z")
+_UNKNOWN: Final = "Object contains unknown field"
 _MISSING: Final = re.compile(r"Object missing required field `([a-z_]+)`")
 _TOO_LONG: Final = re.compile(r"Expected `str[^`]*` of length <= [0-9]+")
 
@@ -253,6 +254,9 @@ def _explain(raw: str, decoder: msgspec.json.Decoder[Any], error: str) -> FrameE
     ref = _ref(told)
     if not isinstance(told, dict):
         return FrameError(ErrorCode.BAD_FRAME, "not a JSON object; send one")
+    if error.startswith(_UNKNOWN):
+        known = ", ".join(decoder.type.__struct_fields__)
+        return FrameError(ErrorCode.BAD_FRAME, f"an unknown field; the known ones are {known}", ref)
     place = _PLACE.search(error)
     path = place[1].rstrip(".") if place else ""
     missing = _MISSING.match(error)

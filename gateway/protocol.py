@@ -468,10 +468,11 @@ class Unknown(StrEnum):
     SKIP = "skip"
 
 
-class PostCampaign(Struct, frozen=True, kw_only=True):
+class PostCampaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/campaigns`. `text` and `title` are templates (`gateway.campaigns.audience`).
 
     `audience` is the word `devices` or a list of ids and objects; without it a file comes along.
+    A slip in `send_at` would ring everybody at once: what is not known is refused.
     """
 
     __repr__ = _unsaid
@@ -485,8 +486,11 @@ class PostCampaign(Struct, frozen=True, kw_only=True):
     unknown: Unknown = Unknown.CREATE
 
 
-class ReplayDeadLetters(Struct, frozen=True, kw_only=True):
-    """`POST /v1/dead_letters/replay`: which, all that is given must be so; `cursor` goes on."""
+class ReplayDeadLetters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/dead_letters/replay`: which, all that is given must be so; `cursor` goes on.
+
+    A slip in the name of a condition would replay everything: what is not known is refused.
+    """
 
     customer: Id | None = None
     cause: Literal["refused", "expired"] | None = None

@@ -512,6 +512,7 @@ async def test_a_message_that_used_the_campaigns_id_as_its_key_is_not_overwritte
         ({"audience": ["c-1"], "text": "Hi {name}"}, "entry 1: name: missing"),
         ({"audience": ["c-1", "", "c-2"]}, "recipients: entry 2: customer: must be"),
         ({"audience": [{"customer": "c-1", "n": 2**64}]}, "audience: integers must fit in 64 bits"),
+        ({"audience": ["c-1"], "sendAt": "2090-01-01T00:00:00Z"}, "an unknown field; the known"),
         ({"audience": ["c-1"], "rate": 0}, "rate: must be a number from 0.01 to 10000"),
         ({"audience": ["c-1"], "expires_at": "2020-01-01T00:00:00Z"}, "expires_at: must be"),
         (

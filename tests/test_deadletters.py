@@ -761,6 +761,27 @@ async def test_a_question_that_is_none_is_refused(tmp_path: Path, query: str, de
         assert detail in told["detail"]
 
 
+@pytest.mark.parametrize(
+    ("query", "body", "detail"),
+    [
+        ("", {"custmer": "c-7"}, "an unknown field; the known ones are customer, cause, since"),
+        ("?customer=c-7", {}, "give the range in the body, as JSON"),
+    ],
+)
+async def test_a_range_with_a_slip_in_it_replays_nothing(
+    tmp_path: Path, query: str, body: dict[str, Any], detail: str
+) -> None:
+    """It was taken for a range without that condition: all that there is."""
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        path = f"/v1/dead_letters/replay{query}"
+        status, told = await it.call("POST", path, Role.SERVICE, json=body)
+        assert (status, told["code"]) == (400, "bad_frame")
+        assert detail in told["detail"]
+        assert await replay(it, id) == "replayed"
+
+
 async def test_another_tenant_sees_and_replays_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()

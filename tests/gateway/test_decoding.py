@@ -590,6 +590,22 @@ def test_a_range_of_dead_letters_that_is_none_is_refused(
     assert error.message.startswith(problem)
 
 
+@pytest.mark.parametrize("name", ["custmer", "customers", SECRET, "` - at `$.customer`", ""])
+def test_a_slip_in_the_name_of_a_condition_is_refused_with_the_names_that_there_are(
+    name: str,
+) -> None:
+    error = body_refusal(orjson.dumps({name: "c-42"}), ReplayDeadLetters)
+    assert error.code is ErrorCode.BAD_FRAME
+    known = "customer, cause, since, until, cursor"
+    assert error.message == f"an unknown field; the known ones are {known}"
+
+
+def test_a_slip_in_the_name_of_a_campaigns_field_is_refused_with_the_names_that_there_are() -> None:
+    error = body_refusal(b'{"text": "x", "sendAt": "2026-11-25T08:00:00Z"}', PostCampaign)
+    assert error.message.startswith("an unknown field; the known ones are text, audience, title,")
+    assert "send_at" in error.message
+
+
 def test_a_campaign_needs_only_a_text_and_goes_at_a_moderate_pace() -> None:
     told = decode_body(b'{"text": "Hi {name}"}', PostCampaign)
     assert (told.audience, told.rate, told.unknown) == (None, 100.0, protocol.Unknown.CREATE)
