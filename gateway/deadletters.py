@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from itertools import chain
 from typing import NamedTuple
@@ -30,6 +30,7 @@ from push.backends import Backend, choose
 from push.verdicts import NOT_SENT
 from storage import outcomes
 from storage.deadletters import (
+    Calls,
     DeadLetter,
     DeadLetterRows,
     Wanted,
@@ -46,7 +47,7 @@ replace = msgspec.structs.replace
 KEEP = 30 * 86_400.0  # seconds for which a dead letter is kept
 FORGET = 1_000  # of those that are older, so many go at a time
 _CURSOR = re.compile(r"r_[0-9a-f]{16}")
-AT_ONCE = 200  # letters of a range in one call, and what is left of a registration's
+AT_ONCE = 200  # letters of a range in one call
 
 
 class Replay(StrEnum):
@@ -63,6 +64,20 @@ class Replay(StrEnum):
     EXPIRED = "expired"
     DEVICE_GONE = "device_gone"  # the registration is another, or dead
     NO_ENDPOINT = "no_endpoint"  # no configured backend rings the device
+
+
+class _Called(NamedTuple):
+    """What was called for letters of one registration."""
+
+    before: Conversation | None
+    """As it was when that was read: a device that is another since may have been called."""
+    uncertain: int
+    """The furthest message of which a ring may have been taken; 0 if there is none."""
+
+    def is_certain(self, letter: DeadLetter) -> bool:
+        """Whether neither this ring, nor another for what would be replayed with it, can have been
+        taken."""
+        return letter.seq > self.uncertain
 
 
 class Ranged(NamedTuple):
@@ -140,6 +155,12 @@ def _due_again(
     ]
 
 
+def _checked(cursor: str | None) -> str | None:
+    if cursor is not None and not _CURSOR.fullmatch(cursor):  # its letter may be forgotten
+        raise FrameError(ErrorCode.BAD_FRAME, "cursor: give one as an answer had it")
+    return cursor
+
+
 class DeadLetters:
     """The use cases."""
 
@@ -152,14 +173,7 @@ class DeadLetters:
         self, tenant: str, wanted: Wanted, cursor: str | None, limit: int
     ) -> list[DeadLetter]:
         """A tenant's dead letters, newest first. Raises `FrameError` for an unknown cursor."""
-        return await self._page(tenant, wanted, cursor, limit, each=True)
-
-    async def _page(
-        self, tenant: str, wanted: Wanted, cursor: str | None, limit: int, *, each: bool
-    ) -> list[DeadLetter]:
-        if cursor is not None and not _CURSOR.fullmatch(cursor):  # its letter may be forgotten
-            raise FrameError(ErrorCode.BAD_FRAME, "cursor: give one as an answer had it")
-        return await self._rows.page(tenant, wanted, cursor, limit, each=each)
+        return await self._rows.page(tenant, wanted, _checked(cursor), limit)
 
     async def one(self, tenant: str, id: str) -> tuple[DeadLetter, Replay]:
         """A dead letter, and what a replay would do now. Raises `FrameError` `not_found`."""
@@ -168,30 +182,28 @@ class DeadLetters:
 
     async def replay(self, tenant: str, id: str) -> Replay:
         """Ring for it again, unless somebody would be rung twice or in vain."""
-        return await self._replay(await self._found(tenant, id))
+        (result,) = await self._in_turn([await self._found(tenant, id)])
+        return result
 
     async def replay_range(self, tenant: str, wanted: Wanted, cursor: str | None) -> Ranged:
-        """Replay about `AT_ONCE` of those that are wanted, all of a registration in one call.
+        """Replay `AT_ONCE` of those that are wanted; the cursor is the last one's id.
 
-        A customer's one after the other, first what begins first, of these the newest: it takes
-        along what was refused after it, so that what one device owes becomes one ring.
+        A registration's one after the other, first what begins first: it takes along what was
+        refused after it, so that what one device owes becomes one ring.
         """
-        furthest = await self._page(tenant, wanted, cursor, AT_ONCE, each=False)
-        older = len(furthest) == AT_ONCE
-        theirs: dict[Key, list[DeadLetter]] = {}
-        many = 0
-        while furthest and many < AT_ONCE:
-            letter = furthest.pop(0)
-            cursor = letter.id
-            some = await self._rows.beside(letter, wanted)
-            theirs.setdefault(letter.key, []).extend(some)
-            many += len(some)
+        found = await self._rows.in_turn(tenant, wanted, _checked(cursor), AT_ONCE + 1)
+        some = found[:AT_ONCE]
+        theirs: dict[Key, dict[tuple[int, int], list[DeadLetter]]] = {}
+        for letter in some:
+            registrations = theirs.setdefault(letter.key, {})
+            registrations.setdefault((letter.device, letter.generation), []).append(letter)
 
-        async def in_turn(some: list[DeadLetter]) -> list[Replay]:
-            return [await self._replay(one) for one in sorted(some, key=lambda one: one.lo_seq)]
+        async def of_a_customer(registrations: Iterable[list[DeadLetter]]) -> list[Replay]:
+            return [result for own in registrations for result in await self._in_turn(own)]
 
-        results = chain(*await asyncio.gather(*map(in_turn, theirs.values())))
-        return Ranged(Counter(results), cursor if furthest or older else None)
+        each = (of_a_customer(registrations.values()) for registrations in theirs.values())
+        results = Counter(chain(*await asyncio.gather(*each)))
+        return Ranged(results, some[-1].id if len(found) > len(some) else None)
 
     async def forget(self, before: float) -> None:
         """Remove what was made before then (epoch seconds), a thousand at a time."""
@@ -207,49 +219,72 @@ class DeadLetters:
 
     async def _outlook(self, letter: DeadLetter) -> Replay:
         """What a replay would do now. What was called is read only where it decides."""
-        needs = Needs(keys=(letter.key,))
-        result = await self._store.submit(lambda tx: self._judge(tx, letter), needs)
-        if result is Replay.REPLAYED and not await self._certain(letter):
+        result = await self._judged(letter)
+        if result is Replay.REPLAYED and not (await self._called([letter])).is_certain(letter):
             return Replay.UNCERTAIN
         return result
 
-    async def _certain(self, letter: DeadLetter) -> bool:
-        """Whether neither this ring, nor another for what would be replayed with it, can have been
-        taken: every call is recorded with its answer, or as not sent. A call that was cut off, or
-        out when the process died, may have rung; and a backend may refuse what it has already
-        taken.
+    async def _judged(self, letter: DeadLetter) -> Replay:
+        needs = Needs(keys=(letter.key,))
+        return await self._store.submit(lambda tx: self._judge(tx, letter), needs)
 
-        The letter was judged before: its commit is in the memory, as it was in the file.
+    async def _called(self, letters: list[DeadLetter]) -> _Called:
+        """What was called for letters of one registration, in one reading however many they are.
+
+        It is certain that a ring was not taken, if every call of it is recorded with its answer, or
+        as not sent. A call that was cut off, or out when the process died, may have rung; and a
+        backend may refuse what it has already taken.
+
+        One of the letters was judged before: its commit is in the memory, as it was in the file.
         """
-        calls = await self._rows.calls(letter)
-        last = max(one.seq for one in calls)
+        key = letters[0].key
+        before = await self._store.conversation(key)
+        first = min(one.seq for one in letters)
+        rings = [*map(Calls.of, letters), *await self._rows.calls(letters[0], first)]
         certain: defaultdict[str, set[int]] = defaultdict(set)
-        for event in await self._store.attempts(letter.key, letter.seq, last):
+        for event in await self._store.attempts(key, first, max(one.seq for one in rings)):
             told = event.details
             if "status" in told or told["reason"] in NOT_SENT:
                 certain[told["ring"]].add(told["attempt"])
-        return all(certain[one.id] == set(range(1, one.attempts + 1)) for one in calls)
+        taken = (r.seq for r in rings if certain[r.id] != set(range(1, r.attempts + 1)))
+        return _Called(before, max(taken, default=0))
 
-    async def _replay(self, letter: DeadLetter) -> Replay:
-        before = await self._store.conversation(letter.key)
-        outlook = await self._outlook(letter)
-        if outlook is not Replay.REPLAYED:
-            return outlook
+    async def _in_turn(self, letters: list[DeadLetter]) -> list[Replay]:
+        """Replay these, of one registration, one after the other."""
+        results: list[Replay] = []
+        called: _Called | None = None
+        while letters:
+            letter, *later = letters
+            result: Replay | None = await self._judged(letter)
+            if result is Replay.REPLAYED:
+                called = called or await self._called(letters)
+                certain = called.is_certain(letter)
+                result = await self._replay(letter, called) if certain else Replay.UNCERTAIN
+            if result is None:
+                called = None
+                letters = [await self._found(letter.tenant, letter.id), *later]
+            else:
+                results.append(result)
+                letters = later
+        return results
+
+    async def _replay(self, letter: DeadLetter, called: _Called) -> Replay | None:
+        """Ring for it again, if that is right now; None if a call may have been made of it since
+        the calls were read."""
 
         def change(tx: Transaction) -> Replay | None:
             result = self._judge(tx, letter)
             c = tx.conversation(letter.key)
             device = None if c is None else _device(c, letter)
             if result is Replay.REPLAYED and c is not None and device is not None:
-                if before is None or device != before.device(device.id):
-                    return None  # a call may have been made of it since the calls were read
+                if called.before is None or device != called.before.device(device.id):
+                    return None
                 self._rearm(tx, c, device, letter)
                 tx.also(dead_letter_replayed(letter.id, tx.now))
             return result
 
         needs = Needs(keys=(letter.key,))
-        result = await self._store.submit(change, needs, later=True)
-        return result or await self.replay(letter.tenant, letter.id)
+        return await self._store.submit(change, needs, later=True)
 
     def _rearm(self, tx: Transaction, c: Conversation, device: Device, letter: DeadLetter) -> None:
         """The device is behind again from the letter's first message on, and is due.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
@@ -77,7 +77,7 @@ _OLDER = "SELECT 1 FROM dead_letters WHERE at < ? LIMIT 1"
 _ONE = f"SELECT {_NAMES} FROM dead_letters WHERE id = ? AND tenant = ?"  # noqa: S608
 _AS_FAR = """
     SELECT id, seq, attempts FROM dead_letters
-    WHERE device = ? AND generation = ? AND seq >= ? AND id <> ? ORDER BY number
+    WHERE device = ? AND generation = ? AND seq >= ? ORDER BY number
 """
 _NUMBER = "SELECT number FROM dead_letters WHERE id = ? AND tenant = ?"
 _STRETCH = """
@@ -101,8 +101,16 @@ _WANTED = f"""
 """  # noqa: S608
 _BESIDE = f"""
     SELECT {_NAMES} FROM dead_letters d WHERE +tenant = ?1 AND device = ?2 AND generation = ?3
-        AND {_fits("d")} ORDER BY number DESC
+        AND {_fits("d")} AND (lo_seq, -number) > (
+            ifnull((SELECT lo_seq FROM dead_letters WHERE id = ?9), -1),
+            ifnull((SELECT -number FROM dead_letters WHERE id = ?9), 0))
+    ORDER BY lo_seq, number DESC LIMIT ?8
 """  # noqa: S608  ("+": the device's index, as the tenant's letters are many)
+_FURTHEST = f"""
+    SELECT number FROM dead_letters d WHERE +tenant = ?1 AND device = ?2 AND generation = ?3
+        AND {_fits("d")} ORDER BY seq DESC, number DESC LIMIT 1
+"""  # noqa: S608
+_ALL = 2**62  # above all numbers
 STRETCH = 2_000  # letters that one read looks at: others wait for the same connection
 
 
@@ -127,6 +135,10 @@ class Calls(NamedTuple):
     id: str
     seq: int
     attempts: int
+
+    @classmethod
+    def of(cls, letter: DeadLetter) -> Self:
+        return cls(letter.id, letter.seq, letter.attempts)
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -154,21 +166,46 @@ class DeadLetterRows:
         rows = await self._database.read(_ONE, (id, tenant), tenant)
         return _to_letter(rows[0]) if rows else None
 
-    async def calls(self, letter: DeadLetter) -> list[Calls]:
-        """Its own, and those of the letters of the same registration that go as far, or further."""
-        given = (letter.device, letter.generation, letter.seq, letter.id)
-        others = await self._database.read(_AS_FAR, given, letter.tenant)
-        return [Calls(letter.id, letter.seq, letter.attempts), *(Calls(*row) for row in others)]
+    async def calls(self, letter: DeadLetter, since: int) -> list[Calls]:
+        """Of all letters of the same registration that go as far as `since`, or further."""
+        given = (letter.device, letter.generation, since)
+        return [Calls(*row) for row in await self._database.read(_AS_FAR, given, letter.tenant)]
 
     async def page(
-        self, tenant: str, wanted: Wanted, before: str | None, limit: int, *, each: bool = True
+        self, tenant: str, wanted: Wanted, before: str | None, limit: int
     ) -> list[DeadLetter]:
-        """A tenant's dead letters, newest first, older than the one named `before`. Without `each`
-        only the one of every registration that goes furthest.
+        """A tenant's dead letters, newest first, older than the one named `before`.
 
         None are, if that was forgotten meanwhile: the oldest are, first.
         """
-        below = 2**62 if before is None else await self._number(tenant, before)
+        below = _ALL if before is None else await self._number(tenant, before)
+        return await self._below(tenant, wanted, below, limit, each=True)
+
+    async def in_turn(
+        self, tenant: str, wanted: Wanted, after: str | None, limit: int
+    ) -> list[DeadLetter]:
+        """`limit` of those that are wanted, after the one named `after`, in the order in which they
+        are to be replayed: a registration's together, of the newest first, and of one first what
+        begins first, of these the newest.
+
+        None are, if that was forgotten meanwhile.
+        """
+        below, found = _ALL, list[DeadLetter]()
+        if after is not None:
+            last = await self.one(tenant, after)
+            if last is None:
+                return []
+            found = await self._beside(last, wanted, limit, after)
+            below = await self._furthest(last, wanted)
+        for letter in await self._below(tenant, wanted, below, limit - len(found), each=False):
+            if len(found) < limit:
+                found += await self._beside(letter, wanted, limit - len(found))
+        return found
+
+    async def _below(
+        self, tenant: str, wanted: Wanted, below: int, limit: int, *, each: bool
+    ) -> list[DeadLetter]:
+        """Newest first. Without `each` only the one of every registration that goes furthest."""
         found: list[DeadLetter] = []
         while below and len(found) < limit:
             rows = await self._database.scan(_STRETCH, (tenant, below, STRETCH - 1), tenant)
@@ -178,10 +215,18 @@ class DeadLetterRows:
             below = first
         return found
 
-    async def beside(self, letter: DeadLetter, wanted: Wanted) -> list[DeadLetter]:
-        """Those of the same registration that are wanted, newest first, this one among them."""
-        asked = (letter.tenant, letter.device, letter.generation, *wanted.conditions)
+    async def _beside(
+        self, letter: DeadLetter, wanted: Wanted, limit: int, after: str | None = None
+    ) -> list[DeadLetter]:
+        """Those of the same registration that are wanted, as they are to be replayed."""
+        asked = (letter.tenant, letter.device, letter.generation, *wanted.conditions, limit, after)
         return [_to_letter(row) for row in await self._database.read(_BESIDE, asked, letter.tenant)]
+
+    async def _furthest(self, letter: DeadLetter, wanted: Wanted) -> int:
+        """The place of the one of its registration that goes furthest; its own, if none does."""
+        asked = (letter.tenant, letter.device, letter.generation, *wanted.conditions)
+        rows = await self._database.read(_FURTHEST, asked, letter.tenant)
+        return int(rows[0][0]) if rows else await self._number(letter.tenant, letter.id)
 
     async def _number(self, tenant: str, id: str) -> int:
         rows = await self._database.read(_NUMBER, (id, tenant), tenant)

@@ -305,6 +305,29 @@ async def test_a_phone_that_refused_much_costs_each_replay_no_more_readings(
         assert chains.count(EVENTS_OF) <= told["replay"]["replayed"]
 
 
+async def test_a_phone_whose_calls_are_uncertain_costs_a_range_one_reading_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that ever happened was read for each of its letters: for 3,000 that took minutes, and
+    whoever had asked heard nothing meanwhile."""
+    async with running(tmp_path) as it:
+        await it.register()
+        for _ in range(5):
+            await refused(it)
+        it.backend.answers.append(Lost())
+        await refused(it)
+        scan, chains = it.gateway.core.database.scan, list[Any]()
+
+        async def noted(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
+            chains.append(sql)
+            return await scan(sql, parameters, tenant)
+
+        monkeypatch.setattr(it.gateway.core.database, "scan", noted)
+        _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json={})
+        assert told == {"replay": {"uncertain": 6}}
+        assert chains.count(EVENTS_OF) == 1
+
+
 async def test_what_was_pushed_before_a_letter_keeps_it_from_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
@@ -690,16 +713,39 @@ async def test_what_a_device_was_refused_becomes_one_ring_in_a_range_of_several_
         while True:
             path = "/v1/dead_letters/replay"
             _, told = await it.call("POST", path, Role.SERVICE, json=body)
+            assert sum(told["replay"].values()) <= 2
             counted.update(told["replay"])
             calls += 1
-            for seq, customer in ((seq, f"c-{4 - calls}") for seq in (1, 2, 3)):
-                await it.settled(seq, "pushed", customer)
             if "cursor" not in told:
                 break
             body = {"cursor": told["cursor"]}
-        assert calls == 3
+        for customer in ("c-1", "c-2", "c-3"):
+            for seq in (1, 2, 3):
+                await it.settled(seq, "pushed", customer)
+        assert calls == 5
         assert (counted["replayed"], counted.total()) == (3, 9)
         assert len(it.backend.calls) == 9 + 3
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_range_goes_on_amid_a_phone_and_where_there_are_no_more_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, begun: bool
+) -> None:
+    """Its cursor may be of a letter that is not in the range."""
+    async with running(tmp_path) as it:
+        for customer in ("c-1", "c-2"):
+            await it.register(customer, customer, f"t-{customer}")
+        first = await refused(it, "c-1")
+        for _ in range(3):
+            await refused(it, "c-2")
+        cursor = first if begun else (await letters(it))[0]["id"]
+        monkeypatch.setattr("gateway.deadletters.AT_ONCE", 1)
+        wanted = {"customer": "c-1" if begun else "c-2", "cursor": cursor}
+        _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json=wanted)
+        assert told == {"replay": {}}
+        wanted["customer"] = "c-1"
+        _, told = await it.call("POST", "/v1/dead_letters/replay", Role.SERVICE, json=wanted)
+        assert told == {"replay": {} if begun else {"replayed": 1}}
 
 
 async def test_others_look_between_the_stretches_of_a_long_search(
