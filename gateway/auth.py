@@ -43,6 +43,7 @@ from gateway.protocol import ID_CHARS, UNFIT, Role
 
 if TYPE_CHECKING:
     from gateway.config.sections import Auth, Config, Tenant
+    from gateway.config.values import Secret
 
 MAX_TOKEN_CHARS: Final = 8 * 1024
 MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2
@@ -125,17 +126,17 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """A tenant's keys, parsed. `only` answers for tokens that name no key."""
+    """A tenant's keys, parsed. `unnamed` answer for tokens that name no key, the present first."""
 
     algorithm: Algorithm
-    only: Any = field(repr=False)
+    unnamed: tuple[Any, ...] = field(repr=False)
     by_kid: Mapping[str, Any] | None = field(repr=False)  # None: no key has a name, `kid` is moot
 
-    def find(self, kid: str | None) -> Any:
-        """The key to verify with, or None."""
+    def find(self, kid: str | None) -> tuple[Any, ...]:
+        """The keys to verify with: one of them has to have signed."""
         if kid is None or self.by_kid is None:
-            return self.only
-        return self.by_kid.get(kid)
+            return self.unnamed
+        return (self.by_kid[kid],) if kid in self.by_kid else ()
 
 
 # --- key material -----------------------------------------------------------------------------
@@ -157,8 +158,10 @@ def read_keys(auth: Auth) -> KeySet:
     """Parse the keys of one tenant's `auth` section; raises `KeyRejected`."""
     if auth.algorithm is Algorithm.HS256:
         return _read_secret(auth)
-    if auth.secret is not None:
-        raise KeyRejected("secret", f"does not go with {auth.algorithm}", "public_key or jwks_file")
+    for setting, given in (("secret", auth.secret), ("previous_secret", auth.previous_secret)):
+        if given is not None:
+            expected = "public_key or jwks_file"
+            raise KeyRejected(setting, f"does not go with {auth.algorithm}", expected)
     if auth.public_key is not None and auth.jwks is not None:
         raise KeyRejected("jwks", "is given beside public_key", "one of the two")
     if auth.public_key is not None:
@@ -172,18 +175,28 @@ def _read_secret(auth: Auth) -> KeySet:
     for setting, given in (("public_key", auth.public_key), ("jwks", auth.jwks)):
         if given is not None:
             raise KeyRejected(setting, "does not go with HS256", "secret")
+    present = _hs256_key("secret", auth.secret)
+    if auth.previous_secret is None:
+        return KeySet(Algorithm.HS256, unnamed=(present,), by_kid=None)
+    previous = _hs256_key("previous_secret", auth.previous_secret)
+    if previous == present:
+        raise KeyRejected("previous_secret", "is the present one", "the one before it, or none")
+    return KeySet(Algorithm.HS256, unnamed=(present, previous), by_kid=None)
+
+
+def _hs256_key(setting: str, secret: Secret | None) -> bytes:
     expected = f"at least {MIN_SECRET_BYTES} random bytes, such as `ringback init` writes"
-    if auth.secret is None:
-        raise KeyRejected("secret", "is missing", expected)
-    raw = auth.secret.reveal().encode()
+    if secret is None:
+        raise KeyRejected(setting, "is missing", expected)
+    raw = secret.reveal().encode()
     if len(raw) < MIN_SECRET_BYTES:
-        raise KeyRejected("secret", f"is only {len(raw)} bytes long", expected)
+        raise KeyRejected(setting, f"is only {len(raw)} bytes long", expected)
     try:
-        key = _ALGORITHMS[Algorithm.HS256].prepare_key(raw)
+        key: bytes = _ALGORITHMS[Algorithm.HS256].prepare_key(raw)
     except jwt.InvalidKeyError:
         # Whoever knows the public key could sign: the HS/RS confusion, by configuration.
-        raise KeyRejected("secret", "is a public key or certificate", expected) from None
-    return KeySet(Algorithm.HS256, only=key, by_kid=None)
+        raise KeyRejected(setting, "is a public key or certificate", expected) from None
+    return key
 
 
 def _read_pem(algorithm: Algorithm, pem: str) -> KeySet:
@@ -196,7 +209,7 @@ def _read_pem(algorithm: Algorithm, pem: str) -> KeySet:
         raise KeyRejected("public_key", "is no public key that can be read", expected) from None
     if not _fits(algorithm, key):
         raise KeyRejected("public_key", f"is not a key for {algorithm}", expected)
-    return KeySet(algorithm, only=key, by_kid=None)
+    return KeySet(algorithm, unnamed=(key,), by_kid=None)
 
 
 def _fits(algorithm: Algorithm, key: object) -> bool:
@@ -226,10 +239,9 @@ def _read_jwks(algorithm: Algorithm, text: str) -> KeySet:
             if kid in named:
                 raise KeyRejected("jwks", "has two keys with the same kid", expected)
             named[kid] = key
-        only = key
     if not usable:
         raise KeyRejected("jwks", f"has no key for {algorithm}", expected)
-    return KeySet(algorithm, only=only if len(usable) == 1 else None, by_kid=named)
+    return KeySet(algorithm, unnamed=(key,) if len(usable) == 1 else (), by_kid=named)
 
 
 class _JwkSet(msgspec.Struct):
@@ -342,10 +354,11 @@ def _check_signature(parsed: _Parsed, keys: KeySet) -> None:
     kid = parsed.header.get("kid")
     if kid is not None and not isinstance(kid, str):
         raise TokenRejected(Refusal.MALFORMED, "kid")
-    key = keys.find(kid)
-    if key is None:
+    found = keys.find(kid)
+    if not found:
         raise TokenRejected(Refusal.UNKNOWN_KEY)
-    if not _ALGORITHMS[keys.algorithm].verify(parsed.signed, key, parsed.signature):
+    verify = _ALGORITHMS[keys.algorithm].verify
+    if not any(verify(parsed.signed, key, parsed.signature) for key in found):
         raise TokenRejected(Refusal.BAD_SIGNATURE)
 
 
@@ -467,4 +480,4 @@ def issue(
         claims["name"] = name
     if section.auth.issuer is not None:
         claims["iss"] = section.auth.issuer
-    return jwt.encode(claims, read_keys(section.auth).only, algorithm=Algorithm.HS256.value)
+    return jwt.encode(claims, read_keys(section.auth).unnamed[0], algorithm=Algorithm.HS256.value)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
+from gateway import auth
+from gateway.config.values import Secret
 from gateway.protocol import Role
-from tests.faults.process import Process, process
-from tests.running import PATIENCE, QUICK, SECRET, Backend, Call, backend
+from tests.faults.process import ROOMY, Process, process
+from tests.running import PATIENCE, QUICK, SECRET, Backend, Call, backend, change
 
 RELOADED = "configuration reloaded"
 REFUSED = "the configuration was not reloaded"
@@ -130,6 +134,61 @@ async def test_the_keys_that_tokens_are_checked_with_are_taken_up_too(tmp_path: 
         edit(tmp_path, lambda text: text.replace(SECRET, NEW_SECRET))
         await hang_up(run, RELOADED)
         assert (await run.call("GET", path, Role.CUSTOMER, "c-42"))[0] == 401
+
+
+async def test_a_change_of_the_secret_by_its_steps_refuses_nobody(tmp_path: Path) -> None:
+    """With one secret alone everybody whose app came back in between was told to stay away."""
+    async with backend() as it, process(tmp_path, it, delivery=QUICK, limits=ROOMY) as run:
+        acme = run.gateway.config.tenants["acme"]
+        renewed = msgspec.structs.replace(acme.auth, secret=Secret(NEW_SECRET))
+        configs = {
+            "old": run.gateway.config,
+            "new": change(
+                run.gateway.config, tenants={"acme": msgspec.structs.replace(acme, auth=renewed)}
+            ),
+        }
+        signed_with, over = ["old"], False
+        came, welcomed = Counter[str](), Counter[str]()
+
+        async def come_and_go(number: int) -> None:
+            while not over:
+                which = signed_with[number % len(signed_with)]
+                came[which] += 1
+                wire = await run.raw("/v1/chat")
+                who = Role.CUSTOMER, f"c-{number}"
+                await wire.send("hello", token=auth.issue(configs[which], "acme", *who, ttl=600.0))
+                await wire.take("welcome")
+                welcomed[which] += 1
+                await wire.send("bye")
+
+        async def more_of(which: str) -> None:
+            upto = welcomed[which] + 10
+            while welcomed[which] < upto:
+                assert not any(client.done() for client in clients), run.log
+                await asyncio.sleep(0.01)
+
+        async def all_of(which: str) -> None:
+            while welcomed[which] < came[which]:
+                await asyncio.sleep(0.01)
+
+        clients = [asyncio.create_task(come_and_go(number)) for number in range(8)]
+        await more_of("old")
+        both = f'secret = "{NEW_SECRET}"\nprevious_secret = "{SECRET}"'
+        edit(tmp_path, lambda text: text.replace(f'secret = "{SECRET}"', both))
+        await hang_up(run, RELOADED)
+        await more_of("old")
+        signed_with.append("new")
+        await more_of("new")
+        signed_with.remove("old")
+        await all_of("old")
+        edit(tmp_path, lambda text: text.replace(f'previous_secret = "{SECRET}"', ""))
+        await hang_up(run, RELOADED)
+        await more_of("new")
+        over = True
+        await asyncio.gather(*clients)
+        assert (await run.call("GET", "/v1/me/status", Role.CUSTOMER, "c-42"))[0] == 401
+        assert SECRET not in run.log
+        assert NEW_SECRET not in run.log
 
 
 async def test_what_needs_a_restart_is_named_and_stays(tmp_path: Path) -> None:

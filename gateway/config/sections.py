@@ -143,6 +143,7 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     algorithm: Algorithms
     secret: OptionalSecret = None
+    previous_secret: OptionalSecret = None  # good as well, while the tenant's server changes over
     public_key: KeyText = None  # PEM
     jwks: KeyText = None  # RFC 7517, JSON
     audience: Text = "ringback"

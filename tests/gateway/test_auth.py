@@ -76,6 +76,13 @@ TENANTS = {
             leeway=0.0,
         )
     ),
+    "changing": Tenant(
+        auth=Auth(
+            algorithm=Algorithm.HS256,
+            secret=Secret(OTHER_SECRET),
+            previous_secret=Secret(SECRET),
+        )
+    ),
     "rs": Tenant(auth=Auth(algorithm=Algorithm.RS256, public_key=pem(RSA_KEY))),
     "es": Tenant(auth=Auth(algorithm=Algorithm.ES256, public_key=pem(EC_KEY))),
     "ed": Tenant(auth=Auth(algorithm=Algorithm.EDDSA, public_key=pem(ED_KEY))),
@@ -154,6 +161,9 @@ MATRIX = [
     rs("oneset", None, "no kid, a set of one", key=RSA_KEY),
     rs("twoset", None, "a set's first key by kid", key=RSA_KEY, header={"kid": "k1"}),
     rs("twoset", None, "a set's second key by kid", key=OTHER_RSA_KEY, header={"kid": "k2"}),
+    Row("the secret before", None, changes={"tenant": "changing"}),
+    Row("the present secret", None, changes={"tenant": "changing"}, key=OTHER_SECRET),
+    Row("a kid where both have none", None, changes={"tenant": "changing"}, header={"kid": "k1"}),
     Row("a kid where the tenant's key has no name", None, header={"kid": "../../etc/passwd"}),
     Row("issuer and audience as configured", None, changes=STRICT),
     Row("one audience of several", None, changes={"aud": ["billing", "ringback"]}),
@@ -188,6 +198,12 @@ MATRIX = [
     Row("RS256 at an HS256 tenant", Refusal.WRONG_ALGORITHM, key=RSA_KEY, algorithm="RS256"),
     rs("rs", Refusal.BAD_SIGNATURE, "another RSA key", key=OTHER_RSA_KEY),
     Row("another secret", Refusal.BAD_SIGNATURE, key="x" * 40),
+    Row(
+        "neither of two secrets",
+        Refusal.BAD_SIGNATURE,
+        changes={"tenant": "changing"},
+        key="x" * 40,
+    ),
     Row("an empty secret", Refusal.BAD_SIGNATURE, key=""),
     Row("another tenant's secret", Refusal.BAD_SIGNATURE, key=OTHER_SECRET),
     Row(
@@ -487,12 +503,21 @@ HS, RS, ES, ED = Algorithm.HS256, Algorithm.RS256, Algorithm.ES256, Algorithm.ED
 NAMED = jwk(RSA_KEY, "RS256", kid="k")
 
 
+def hs(secret: str, previous: str) -> Auth:
+    return Auth(algorithm=HS, secret=Secret(secret), previous_secret=Secret(previous))
+
+
 @pytest.mark.parametrize(
     ("auth", "setting", "problem"),
     [
         (Auth(algorithm=HS), "secret", "is missing"),
         (Auth(algorithm=HS, secret=Secret("x" * 31)), "secret", "is only 31 bytes long"),
         (Auth(algorithm=HS, secret=Secret(pem(RSA_KEY))), "secret", "is a public key"),
+        (Auth(algorithm=HS, previous_secret=Secret(SECRET)), "secret", "is missing"),
+        (hs(SECRET, "x" * 31), "previous_secret", "is only 31 bytes long"),
+        (hs(SECRET, pem(RSA_KEY)), "previous_secret", "is a public key"),
+        (hs(SECRET, SECRET), "previous_secret", "is the present one"),
+        (Auth(algorithm=RS, previous_secret=Secret(SECRET)), "previous_secret", "does not go"),
         (Auth(algorithm=HS, secret=Secret(SECRET), public_key="x"), "public_key", "does not go"),
         (Auth(algorithm=HS, secret=Secret(SECRET), jwks="{}"), "jwks", "does not go"),
         (Auth(algorithm=RS), "public_key", "is missing"),
@@ -537,7 +562,8 @@ def test_a_set_of_each_kind_of_key_verifies(algorithm: str, key: Any) -> None:
 
 
 def test_parsed_keys_do_not_show() -> None:
-    assert SECRET not in repr(read_keys(TENANTS["acme"].auth))
+    for tenant in ("acme", "changing"):
+        assert SECRET not in repr(read_keys(TENANTS[tenant].auth))
 
 
 # --- issuing -----------------------------------------------------------------------------------
