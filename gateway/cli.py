@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import json
 import os
 import signal
@@ -36,6 +37,7 @@ from gateway.command import (
     clearly,
     fail,
     load,
+    must_be_utf_8,
     say,
     tenant_of,
 )
@@ -73,6 +75,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what it has no characters for is an escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     with by_its_code():
         app()
 
@@ -261,6 +265,7 @@ def tell_why(
     A policy is only tried dry: the gateway itself always follows the default one.
     """
     with clearly():
+        must_be_utf_8({"CUSTOMER": customer})
         settings = load(config_path)
         key = Key(tenant_of(settings, tenant), customer)
         dry = _policy(policy)

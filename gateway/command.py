@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final, NoReturn, TextIO
@@ -27,6 +28,7 @@ from storage.errors import StorageError
 
 WRITTEN: Final = Path("ringback.toml")  # by `ringback init`, unless told otherwise
 WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
+_OBEYED: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
 
 ConfigPath = Annotated[
     Path | None,
@@ -99,13 +101,18 @@ def _drop(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def must_be_utf_8(**options: str | None) -> None:
-    """Fail with one line if one of these options cannot be sent to anybody as text."""
-    for name, given in options.items():
+def must_be_utf_8(given: Mapping[str, str | None]) -> None:
+    """Fail with one line if one of these options and arguments, by name, is no text at all."""
+    for name, text in given.items():
         try:
-            (given or "").encode()
+            (text or "").encode()
         except UnicodeEncodeError:
-            fail(f"--{name.replace('_', '-')}: must be UTF-8")
+            fail(f"{name}: must be UTF-8")
+
+
+def for_terminal(text: str) -> str:
+    """`text` of somebody else's, without the characters that a terminal would obey."""
+    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def screen() -> Console:

@@ -103,6 +103,15 @@ async def test_json_lines_and_all_devices_are_audiences_too(tmp_path: Path) -> N
             assert told["recipients"] == recipients
 
 
+async def test_what_a_campaign_says_is_nothing_that_a_terminal_obeys(
+    tmp_path: Path, people: str
+) -> None:
+    async with running(tmp_path) as it:
+        id = await sent(it, people, "--title", "a\x1b[2Jb\x9b31m")
+        title = (await campaign(it, "show", id)).out.partition("title")[2].splitlines()[0]
+        assert title.strip() == "a\ufffd[2Jb\ufffd31m"
+
+
 def _heed_ctrl_c() -> None:
     """As in a terminal, also where the tests run in the background and SIGINT is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -14,9 +14,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from storage.records import fingerprint
-from tests.running import PATIENCE, SIGNING, Backend, Running, backend, running
+from tests.running import PATIENCE, SIGNING, Backend, Call, Running, backend, running
 from tests.test_cli import RINGBACK, Ended, environ_of, ringback
 
 TOKEN = "the-device-token"
@@ -253,6 +254,19 @@ async def test_a_template_finds_the_installation_of_a_registered_device(tmp_path
         assert '"who": "phone"' in ended.out
 
 
+async def test_what_a_backend_answers_is_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    async def obey(call: Call) -> web.StreamResponse:
+        return web.Response(text="one\x1b[2J\r\ntwo\x9b31m\ttabbed")
+
+    async with registered(tmp_path) as (_, there):
+        there.otherwise = obey
+        ended = await push_test(tmp_path, "--tenant", "acme", "--device", "phone")
+        assert "  one\ufffd[2J\n  two\ufffd31m\ttabbed\n" in ended.out
+        told = await ringback(tmp_path, "push", "conform", there.url, "--verbose")
+        assert "    one\ufffd[2J\n    two\ufffd31m" in told.out
+        assert "\x1b" not in told.out
+
+
 async def test_a_dead_token_is_told_and_the_registration_stays(tmp_path: Path) -> None:
     async with registered(tmp_path) as (_, there):
         before = counted(tmp_path)
@@ -316,8 +330,9 @@ async def test_what_cannot_be_tested_is_one_line(tmp_path: Path) -> None:
         assert "no installation 'tablet'" in other.refused()
         foreign = await push_test(tmp_path, "--tenant", "other", "--device", "phone")
         assert "no installation 'phone'" in foreign.refused()
-        latin = await push_test(tmp_path, *acme, "--token", "t\udce9")
-        assert "--token: must be UTF-8" in latin.refused()
+        for option in ("--token", "--device"):
+            latin = await push_test(tmp_path, *acme, option, "t\udce9")
+            assert f"{option}: must be UTF-8" in latin.refused()
 
 
 async def test_without_a_database_there_is_no_device(tmp_path: Path) -> None:

@@ -184,6 +184,24 @@ async def test_a_message_that_is_not_there_has_nothing_to_tell(tmp_path: Path, s
     assert line == f"ringback: tenant acme has no message {seq} of customer c-42"
 
 
+async def test_a_customer_whose_id_cannot_be_is_one_line(tmp_path: Path) -> None:
+    async with running(tmp_path):
+        line = (await ringback(tmp_path, *WHY[:-1], "\udce9", "1")).refused()
+    assert line == "ringback: CUSTOMER: must be UTF-8"
+
+
+async def test_an_id_that_the_terminal_has_no_characters_for_is_shown_all_the_same(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as it:
+        await it.write("\u65e5\u672c")
+        told = await ringback(
+            tmp_path, *WHY[:-1], "\u65e5\u672c", "1", PYTHONIOENCODING="latin-1", PYTHONUTF8="1"
+        )
+    assert told.code == 0, told
+    assert told.out.startswith("message 1 of \\u65e5\\u672c: undeliverable (no_device)\n")
+
+
 async def test_an_unknown_policy_names_the_known_ones(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.write()

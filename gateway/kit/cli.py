@@ -140,7 +140,7 @@ def push_test(
     is recorded and no outcome changes. Exit code 0: accepted; 1: not; 2: it could not be sent.
     """
     with clearly():
-        must_be_utf_8(token=token, title=title, text=text)
+        must_be_utf_8({"--device": device, "--token": token, "--title": title, "--text": text})
         settings = load(config_path)
         endpoint = _endpoint(settings, tenant, backend)
         if bool(device) == bool(token):
@@ -194,7 +194,7 @@ def push_conform(
     say that it is dead. Exit code 0: nothing failed; 1: something did; 2: it could not be tried.
     """
     with clearly():
-        must_be_utf_8(token=token, dead_token=dead_token, auth_token=auth_token)
+        must_be_utf_8({"--token": token, "--dead-token": dead_token, "--auth-token": auth_token})
         if config_path is not None:
             endpoint = _endpoint(load(config_path), tenant, backend)
         elif url is None:
