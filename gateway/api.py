@@ -225,7 +225,7 @@ class Api:
     async def messages(self, request: web.Request) -> web.Response:
         """A page of history."""
         who = self.who(request, Role.SERVICE, Role.AGENT)
-        before = integer(request, "before", 1, 2**53)
+        before = integer(request, "before", 0, protocol.SEQ_MAX)
         limit = page_size(request)
         _, messages, more = await self._inbox.past(_key(request, who), before, limit)
         return as_json({"messages": [frames.message(m) for m in messages], "more": more})
@@ -233,7 +233,7 @@ class Api:
     async def deliveries(self, request: web.Request) -> web.Response:
         """What became of one message, and why."""
         who = self.who(request, Role.SERVICE, Role.AGENT)
-        seq = integer(request, "seq", 1, 2**53)
+        seq = integer(request, "seq", 1, protocol.SEQ_MAX)
         if seq is None:
             raise FrameError(ErrorCode.BAD_FRAME, "seq: missing; say which message, as ?seq=9")
         told = await self._context.store.told(_key(request, who), seq)

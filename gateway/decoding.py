@@ -234,7 +234,8 @@ _LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 def _check_moment(name: str, moment: datetime) -> None:
     if not _EARLIEST <= moment <= _LATEST:
-        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must be a time from 1970 to 9999, in UTC")
+        right = f"a time from {_EARLIEST.year} to {_LATEST:%Y-%m-%dT%H:%M:%SZ}"
+        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must be {right}")
 
 
 # What was wrong

@@ -254,6 +254,9 @@ async def test_history_over_http_is_paged(tmp_path: Path) -> None:
         _, page = await it.call("GET", "/v1/customers/c-42/messages?before=2", Role.AGENT)
         assert [m["text"] for m in page["messages"]] == ["m1"]
         assert page["more"] is False
+        for before in (0, 1):  # as in a frame: what a conversation without a message has as its seq
+            page = await it.call("GET", f"/v1/customers/c-42/messages?before={before}", Role.AGENT)
+            assert page == (200, {"messages": [], "more": False})
         for path in ("messages", "status", "devices", "deliveries?seq=1"):
             status, told = await it.call("GET", f"/v1/customers/nobody/{path}", Role.SERVICE)
             assert (status, told["code"]) == (404, "not_found"), path
