@@ -210,7 +210,7 @@ def floor(part: str) -> Iterator[Process]:
 
 def serve() -> None:
     """Run the gateway as `ringback serve` does, and print its ports."""
-    from gateway import cli, descriptors, logs
+    from gateway import descriptors, logs, serving
     from gateway.server import Gateway
 
     async def run() -> None:
@@ -224,7 +224,7 @@ def serve() -> None:
             print(json.dumps(it.ports), flush=True)
             await stop.wait()
 
-    cli.run(run())
+    serving.run(run())
 
 
 @contextmanager

@@ -23,12 +23,15 @@ from gateway.config import reading
 from gateway.config.development import development
 from gateway.config.sections import Config
 from gateway.config.values import ConfigError
-from gateway.server import CannotStart
 from storage.errors import StorageError
 
 WRITTEN: Final = Path("ringback.toml")  # by `ringback init`, unless told otherwise
 WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
 _OBEYED: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+PLAIN: Final = (
+    "device tokens are not encrypted at rest: put what `ringback keys new` prints into"
+    " storage.encryption_key"
+)
 
 ConfigPath = Annotated[
     Path | None,
@@ -72,7 +75,7 @@ def clearly() -> Iterator[None]:
         yield
         if sys.stdout is not None:
             sys.stdout.flush()  # before the exit code says that it is out
-    except (ConfigError, auth.AuthError, CannotStart, StorageError) as error:
+    except (ConfigError, auth.AuthError, StorageError) as error:
         fail(str(error))
     except BrokenPipeError:  # who reads has what they wanted: an end without a word
         raise

@@ -27,14 +27,14 @@ from gateway.campaigns.reports import Reports
 from gateway.campaigns.sending import Campaigns
 from gateway.chat import Chat
 from gateway.config.content import content_of
-from gateway.config.credentials import credentials_of
-from gateway.config.push import Calls, Push
+from gateway.config.push import Push
 from gateway.config.sections import Config
 from gateway.context import Context, TenantRules
 from gateway.deadletters import KEEP as KEEP_DEAD_LETTERS
 from gateway.deadletters import DeadLetters
 from gateway.delivery import Timing
 from gateway.devices import Devices
+from gateway.endpoints import backends_of, endpoints_of
 from gateway.hub import Hub
 from gateway.inbox import Inbox
 from gateway.marks import Marks
@@ -48,9 +48,6 @@ from gateway.ringing import Ringing
 from gateway.session import Rates
 from gateway.sessions import Sessions
 from gateway.wishes import House
-from push.adapters import adapter_named
-from push.backends import Backend
-from push.guard import meant_by
 from push.ring import DeviceRef, Endpoint
 from push.worker import BackendCalls, Load, PushWorker
 from storage.campaigns import CampaignRows
@@ -357,46 +354,3 @@ def _called(config: Config, before: Mapping[str, _Called]) -> dict[str, _Called]
                 known = _Called(tenant.push, endpoints_of(name, tenant.push))
             called[name] = known
     return called
-
-
-def backends_of(push: Push | None) -> tuple[Backend, ...]:
-    """Which devices each of the tenant's endpoints is for; its own, without a name, first."""
-    if push is None:
-        return ()
-    backends = [Backend(silent=adapter_named(push.adapter, push.options).silent)]
-    for name, backend in push.backends.items():
-        silent = adapter_named(backend.adapter, backend.options).silent
-        backends.append(Backend(name, backend.environment, backend.app, silent))
-    return tuple(backends)
-
-
-def endpoints_of(tenant: str, push: Push) -> tuple[Endpoint, ...]:
-    """How the push worker calls that tenant's backends, in the order of `backends_of`."""
-    every = (push, *push.backends.values())
-    pairs = zip(every, backends_of(push), strict=True)
-    return tuple(endpoint_of(tenant, calls, backend) for calls, backend in pairs)
-
-
-def endpoint_of(tenant: str, push: Calls, backend: Backend) -> Endpoint:
-    """How the push worker calls one of that tenant's backends."""
-    secrets = (push.signing_secret, push.previous_signing_secret)
-    return Endpoint(
-        tenant=tenant,
-        backend=backend,
-        url=push.endpoint,
-        adapter=push.adapter,
-        options=push.options,
-        auth_token=push.auth_token.reveal() if push.auth_token else "",
-        signing_secrets=tuple(secret.reveal() for secret in secrets if secret is not None),
-        credentials=credentials_of(push.credentials, push.allow_networks),
-        ca_file=str(push.ca_file) if push.ca_file else None,
-        allow_networks=meant_by(push.endpoint).union(push.allow_networks),
-        connect_timeout=push.connect_timeout,
-        timeout=push.timeout,
-        in_flight=push.in_flight,
-        retry_first=push.retry_first,
-        retry_max=push.retry_max,
-        rate_per_second=push.rate_per_second,
-        breaker_after=push.breaker_after,
-        suspend_after=push.suspend_after,
-    )

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import orjson
 import typer
 from rich.table import Column
@@ -20,6 +19,9 @@ from rich.table import Column
 from gateway import auth
 from gateway.command import fail, load, tenant_of
 from gateway.protocol import Role
+
+if TYPE_CHECKING:
+    import aiohttp  # for most commands nobody is called, and to import it takes long
 
 R = TypeVar("R")
 
@@ -121,6 +123,8 @@ class Service:
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        import aiohttp
+
         timeout = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=120.0)
         self._http = aiohttp.ClientSession(timeout=timeout)
         return self
@@ -131,6 +135,8 @@ class Service:
 
     async def call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of a good answer. Raises `Refused` or `Unreachable`."""
+        import aiohttp
+
         assert self._http is not None  # noqa: S101  (for mypy: within `async with`)
         headers = {"Authorization": f"Bearer {self._to.token()}", **options.pop("headers", {})}
         url = self._to.url + path

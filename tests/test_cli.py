@@ -334,6 +334,18 @@ async def test_the_exit_code_is_the_commands_own_where_nobody_can_be_told(tmp_pa
         assert await process.wait() == code, words
 
 
+async def test_a_command_that_neither_serves_nor_calls_starts_without_what_does(
+    tmp_path: Path,
+) -> None:
+    """To import it is most of a start: of `ringback token`, with everything, more than half."""
+    environ = {"PYTHONPROFILEIMPORTTIME": "1"}  # each module that is imported, in a line on stderr
+    ended = await ringback(tmp_path, "token", "--sub", "c-42", **environ)
+    assert ended.code == 0, ended
+    imported = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
+    assert "gateway.auth" in imported
+    assert imported.isdisjoint({"gateway.server", "aiohttp", "structlog", "uvloop", "websockets"})
+
+
 async def test_which_version_it_is(tmp_path: Path) -> None:
     ended = await ringback(tmp_path, "--version")
     assert (ended.code, ended.err) == (0, "")

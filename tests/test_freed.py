@@ -1,5 +1,5 @@
 """What has ended is freed with its last reference. The collector is frozen after the start and runs
-rarely (`gateway.cli.run`): what only it finds stays for long, and an upload's body with it.
+rarely (`gateway.serving.run`): what only it finds stays for long, and an upload's body with it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import aiohttp
 import orjson
 import typer
 from rich.console import Console
@@ -124,6 +123,8 @@ def _readable(path: Path) -> _File:
 
 
 async def _send(to: Access, told: dict[str, Any], key: str, file: _File | None) -> Any:
+    import aiohttp
+
     headers = {"Idempotency-Key": key}
     async with Service(to) as service:
         try:

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -25,18 +25,18 @@ from gateway.command import (
 from gateway.config.development import DEVELOPMENT_ENDPOINT
 from gateway.config.sections import Config
 from gateway.config.values import is_host
-from gateway.core import backends_of, endpoints_of
-from gateway.kit import conformance, report, screen, terminal, trial
-from gateway.kit.backend import FakeBackend
+from gateway.endpoints import backends_of, endpoints_of
 from gateway.kit.behaviours import UnknownBehaviour
-from gateway.kit.bench import Bench
 from push.adapters import adapter_named
 from push.backends import PRODUCTION, choose
-from push.caller import Caller
 from push.credentials import added
 from push.ring import Endpoint, PushError, VerdictKind
 from push.signing import decode_secret
 from storage.records import Device
+
+if TYPE_CHECKING:  # else where it is needed: other commands start without what calls and serves
+    from gateway.kit.bench import Bench
+    from gateway.kit.report import Found
 
 ANYWHERE = frozenset({ip_network("0.0.0.0/0"), ip_network("::/0")})
 DEVELOPMENT_PORT = urlsplit(DEVELOPMENT_ENDPOINT).port or 0
@@ -89,6 +89,9 @@ def run_backend(
 
     With neither a configuration nor secrets it is the backend of `ringback serve` for development.
     """
+    from gateway.kit import screen, terminal
+    from gateway.kit.backend import FakeBackend
+
     with clearly():
         secrets, headers = tuple(signing_secret or ()), {}
         if config_path is not None:
@@ -139,6 +142,8 @@ def push_test(
     It goes to the device's backend as every ring does, once; a --token to the tenant's own. Nothing
     is recorded and no outcome changes. Exit code 0: accepted; 1: not; 2: it could not be sent.
     """
+    from gateway.kit import trial
+
     with clearly():
         must_be_utf_8({"--device": device, "--token": token, "--title": title, "--text": text})
         settings = load(config_path)
@@ -193,6 +198,8 @@ def push_conform(
     Rings it about thirty times. Without --token the device token is made up, and the backend may
     say that it is dead. Exit code 0: nothing failed; 1: something did; 2: it could not be tried.
     """
+    from gateway.kit import report
+
     with clearly():
         must_be_utf_8({"--token": token, "--dead-token": dead_token, "--auth-token": auth_token})
         if config_path is not None:
@@ -239,7 +246,11 @@ def _is_address(url: str) -> bool:
 
 async def _conform(
     endpoint: Endpoint, token: str | None, dead_token: str | None
-) -> tuple[report.Found, Bench]:
+) -> tuple[Found, Bench]:
+    from gateway.kit import conformance
+    from gateway.kit.bench import Bench
+    from push.caller import Caller
+
     async with Caller() as caller:
         bench = Bench(endpoint, caller, token, dead_token)
         return await conformance.run(bench), bench

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from gateway.core import endpoint_of
+from gateway.endpoints import endpoint_of
 from push.backends import OWN
 from push.credentials import ClientCertificate, Credentials, OAuth
 from push.guard import LOOPBACK
