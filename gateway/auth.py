@@ -297,6 +297,10 @@ class Verifier:
             name: (tenant.auth, read_keys(tenant.auth)) for name, tenant in tenants.items()
         }
 
+    def leeway(self, tenant: str) -> float:
+        """For how many seconds after its end a token of this tenant is accepted."""
+        return self._tenants[tenant][0].leeway
+
     def verify(self, token: str, now: float) -> Identity:
         """The identity that `token` proves at `now` (epoch seconds).
 

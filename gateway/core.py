@@ -195,7 +195,6 @@ class Core:
         A ring that waits goes out by the new settings, as it would after a restart.
         """
         self.verifier.take_up(config.tenants)
-        self.sessions.take_up(config)
         before = self.context.tenants
         self.context.tenants = {
             name: _rules(tenant.push) for name, tenant in config.tenants.items()

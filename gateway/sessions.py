@@ -58,7 +58,7 @@ class Sessions:
         failed: Callable[[], None],
     ) -> None:
         """`rejected` is told why a socket was turned away, `failed` of every fault of ours."""
-        self._config = config
+        self._origins = {name: tenant.origins for name, tenant in config.tenants.items()}
         self._limits = config.limits
         self._verifier = verifier
         self._context = context
@@ -118,7 +118,7 @@ class Sessions:
         origin = socket.origin
         if origin is None or (role is Role.AGENT and origin in self.console):
             return identity
-        if origin not in self._config.tenants[identity.tenant].origins:
+        if origin not in self._origins[identity.tenant]:
             raise Hangup(CloseCode.WRONG_ROLE)
         return identity
 
@@ -203,10 +203,6 @@ class Sessions:
             streaming.cancel()
         return not late
 
-    def take_up(self, config: Config) -> None:
-        """Go on with the leeways of `config`; all else of it needs a restart."""
-        self._config = config
-
     async def _agent(self, socket: Socket, identity: Identity, hello: protocol.AgentHello) -> None:
         limits = self._limits
         session = AgentSession(
@@ -248,7 +244,7 @@ class Sessions:
         identity, now = session.identity, self._wall()
         delay = identity.expires_at - now
         if delay <= 0.0:
-            delay += self._config.tenants[identity.tenant].auth.leeway
+            delay += self._verifier.leeway(identity.tenant)
         # A century is more than an event loop's timer takes, and than a socket lives.
         loop = asyncio.get_running_loop()
         session.expire_with(

@@ -422,6 +422,13 @@ def test_a_token_without_a_display_name_gives_none(name: object) -> None:
     assert VERIFIER.verify(Row("", None, changes={"name": name}).token(), NOW).name is None
 
 
+def test_a_leeway_is_the_tenants_own_and_that_of_the_settings_taken_up() -> None:
+    verifier = Verifier(TENANTS)
+    assert (verifier.leeway("acme"), verifier.leeway("strict")) == (10.0, 0.0)
+    verifier.take_up({"acme": TENANTS["strict"]})
+    assert verifier.leeway("acme") == 0.0
+
+
 def test_equal_ids_at_two_tenants_are_two_identities() -> None:
     other = Row("", None, changes={"tenant": "other"}, key=OTHER_SECRET).token()
     assert VERIFIER.verify(GOOD, NOW) != VERIFIER.verify(other, NOW)
