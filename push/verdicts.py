@@ -107,10 +107,14 @@ def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
     status = outcome.status
     if lists_token(outcome.body, token):
         return Verdict(VerdictKind.TOKEN_DEAD, "rejected", status)
-    kind = _by_status(status)
     reason = "redirect" if 300 <= status <= 399 else f"http_{status}"
-    wait = retry_after(outcome.headers, now) if kind in RETRIED else None
-    return Verdict(kind, reason, status, wait)
+    return verdict_of(outcome, _by_status(status), reason, now)
+
+
+def verdict_of(answer: Answer, kind: VerdictKind, reason: str, now: float) -> Verdict:
+    """Return `kind` as the verdict on an answer, with its Retry-After where that counts."""
+    wait = retry_after(answer.headers, now) if kind in RETRIED else None
+    return Verdict(kind, reason, answer.status, wait)
 
 
 def checked(told: Any) -> Verdict:

@@ -8,7 +8,8 @@ bytes on every attempt. What a further adapter needs, ours or yours, can be impo
 
 from push.adapters.form import Adapter, Make, OptionError, Request, Unwritable
 from push.adapters.named import AdapterBroken, UnknownAdapterError, adapter_named, names
-from push.verdicts import Answer, Failure, judge
+from push.ring import RingKind, Verdict, VerdictKind
+from push.verdicts import Answer, Failure, judge, verdict_of
 
 __all__ = [
     "Adapter",
@@ -18,9 +19,13 @@ __all__ = [
     "Make",
     "OptionError",
     "Request",
+    "RingKind",
     "UnknownAdapterError",
     "Unwritable",
+    "Verdict",
+    "VerdictKind",
     "adapter_named",
     "judge",
     "names",
+    "verdict_of",
 ]

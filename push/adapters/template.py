@@ -38,7 +38,7 @@ from push.adapters.form import (
     shown,
 )
 from push.credentials import HEADER_NAME, is_ours
-from push.ring import RETRIED, Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
+from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
 from push.verdicts import Answer, Failure
 
 DEPTH: Final = 32
@@ -116,11 +116,10 @@ def make(options: Mapping[str, Any]) -> Adapter:
 
     def verdict(outcome: Answer | Failure, token: str, now: float) -> Verdict:
         plain = verdicts.judge(outcome, token, now)
-        kind = meant.get(plain.status or 0)
-        if kind is None or plain.reason == "rejected" or isinstance(outcome, Failure):
+        if isinstance(outcome, Failure) or plain.reason == "rejected":
             return plain
-        wait = verdicts.retry_after(outcome.headers, now) if kind in RETRIED else None
-        return Verdict(kind, plain.reason, plain.status, wait)
+        kind = meant.get(outcome.status, plain.kind)
+        return verdicts.verdict_of(outcome, kind, plain.reason, now)
 
     return Adapter(request, verdict, silent="badge" in options)
 

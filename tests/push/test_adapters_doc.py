@@ -10,7 +10,16 @@ from typing import Any
 import orjson
 import pytest
 
-from push.adapters import Adapter, OptionError, adapter_named, names
+from push.adapters import (
+    Adapter,
+    Answer,
+    OptionError,
+    Verdict,
+    VerdictKind,
+    adapter_named,
+    names,
+    verdict_of,
+)
 from push.adapters.template import FIELDS
 from push.ring import Target
 from tests.push.scripted import TOKEN, a_ring, an_endpoint
@@ -69,3 +78,10 @@ def test_the_adapter_that_the_page_shows_works() -> None:
     assert isinstance(adapter, Adapter)
     body = adapter.request(a_ring(), Target(TOKEN, "fp-1"), an_endpoint()).body
     assert body == b"blue|the-device-token|3|Hello, how can we help?"
+
+
+def test_what_the_page_names_for_a_verdict_of_ones_own_keeps_the_time_that_was_asked_for() -> None:
+    answer = Answer(200, {"Retry-After": "30"})
+    retried = verdict_of(answer, VerdictKind.RETRY, "busy", 0.0)
+    assert retried == Verdict(VerdictKind.RETRY, "busy", 200, 30.0)
+    assert verdict_of(answer, VerdictKind.REFUSED, "no", 0.0).retry_after is None
