@@ -192,7 +192,7 @@ class Api:
             may = " or ".join(allowed)
             raise FrameError(ErrorCode.FORBIDDEN, f"kind: the role {who.role} may only send {may}")
         if who.role is Role.AGENT:
-            self._limit(who)
+            self._rates.bucket(who).spend(self._context.clock(), "messages")
         posting = Posting(
             key=Key(who.tenant, body.customer),
             role=who.role,
@@ -215,12 +215,6 @@ class Api:
         if duplicate:
             answer["duplicate"] = True
         return as_json(answer, 201)
-
-    def _limit(self, who: Identity) -> None:
-        bucket = self._rates.bucket(who)
-        wait = bucket.take(self._context.clock())
-        if wait is not None:
-            raise bucket.refusal("messages", wait)
 
     async def messages(self, request: web.Request) -> web.Response:
         """A page of history."""

@@ -97,9 +97,7 @@ class Devices:
         out before its turn.
         """
         bucket = self._rates.of(key.tenant, Role.CUSTOMER, key.customer)
-        wait = bucket.take(self._context.clock())
-        if wait is not None:
-            raise bucket.refusal("registrations", wait)
+        bucket.spend(self._context.clock(), "registrations")
 
         def change(tx: Transaction) -> int:
             if session is not None and session.revoked:

@@ -73,10 +73,12 @@ class TokenBucket:
             return None
         return (1 - self.level) * 60 / self.per_minute
 
-    def refusal(self, what: str, wait: float, ref: str | None = None) -> FrameError:
-        """What is said to who has to `wait` so many seconds."""
-        told = f"too many {what}: at most {self.per_minute:g} a minute"
-        return FrameError(ErrorCode.RATE_LIMITED, told, ref, retry_after=wait)
+    def spend(self, now: float, what: str, ref: str | None = None) -> None:
+        """Take one for what is asked. Raises `FrameError` if no more is allowed at `now`."""
+        wait = self.take(now)
+        if wait is not None:
+            told = f"too many {what}: at most {self.per_minute:g} a minute"
+            raise FrameError(ErrorCode.RATE_LIMITED, told, ref, retry_after=wait)
 
     def owe(self, now: float) -> float | None:
         """Take one that is not refused, beforehand if need be: then the seconds until it is due."""
@@ -224,9 +226,7 @@ class Session:
             raise
         self.bad_in_a_row = 0
         if isinstance(frame, _SENDS):
-            wait = self.bucket.take(now)
-            if wait is not None:
-                raise self.bucket.refusal("messages", wait, frame.ref)
+            self.bucket.spend(now, "messages", frame.ref)
         return frame
 
     def expire_with(self, expiry: Timer | None) -> None:
