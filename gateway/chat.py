@@ -163,20 +163,13 @@ class Chat:
             otherwise=no_live_device(c),
             unwanted=None if c.wishes is None else _unwanted(c, posting.kind, tx.now),
         )
-        due = delivery.due_after_commit(
-            c.push_due_at,
-            tx.now,
-            max(self._context.quiet_until, self._hub.quiet_until(posting.key, tx.now)),
-            in_chat=in_chat,
-            ack_timeout=self._context.timing.ack_timeout,
-        )
         sessions = " ".join([session.label for session in self._hub.sessions(posting.key)])
         return {
             "expires_at": expires_at,
             "route": str(routing.route),
             "reason": str(routing.reason),
             "sessions": sessions or None,
-            "due_at": due,
+            "due_at": self._context.due(c, tx.now, in_chat=in_chat),
         }
 
     def _within_reach(self, c: Conversation) -> int:

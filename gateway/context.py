@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
-from gateway import protocol
+from gateway import delivery, protocol
 from gateway.delivery import Patience, Reason, Timing
 from gateway.hub import Hub
 from gateway.protocol import ErrorCode, FrameError, Limits
@@ -93,6 +93,14 @@ class Context:
             return Patience(self.timing.ack_timeout)
         until = self.hub.quiet_until(key, now)
         return Patience(self.timing.ack_timeout, until) if until > now else None
+
+    def due(self, c: Conversation, now: float, *, in_chat: bool) -> float:
+        """When the push for a message that is pending from now on is due (rule 1)."""
+        quiet_until = max(self.quiet_until, self.hub.quiet_until(c.key, now))
+        ack_timeout = self.timing.ack_timeout
+        return delivery.due_after_commit(
+            c.push_due_at, now, quiet_until, in_chat=in_chat, ack_timeout=ack_timeout
+        )
 
     async def existing(self, key: Key) -> Conversation:
         """The conversation as last committed. Raises `FrameError` `not_found`."""

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway import delivery
 from gateway.context import Context
 from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError
@@ -296,13 +295,8 @@ class DeadLetters:
         again = _due_again(c, lo, hi, tx.unacked(c), tx.now)
         tx.event(c, lo.seq + 1, letter.seq, "replayed", ring=letter.id, device=letter.fingerprint)
         c = tx.make_pending(c, again, Trigger.REPLAY)
-        due = delivery.due_after_commit(
-            c.push_due_at,
-            tx.now,
-            max(self._context.quiet_until, self._context.hub.quiet_until(c.key, tx.now)),
-            in_chat=self._context.hub.is_in_chat(c.key),
-            ack_timeout=self._context.timing.ack_timeout,
-        )
+        in_chat = self._context.hub.is_in_chat(c.key)
+        due = self._context.due(c, tx.now, in_chat=in_chat)
         covered = min(lo, device.covered)
         # Nothing more is owed before it is due: a look for the number on the icon rings for none.
         owed = device.owed_ord if device.owed_ord > device.covered.ord else covered.ord
