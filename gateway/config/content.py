@@ -14,6 +14,7 @@ from gateway.config.values import Count, FromEnvironment, Wrong, meta, must_be_t
 from push import content
 from push.content import Mode
 
+DEFAULT: Final = content.Content()  # what is not given is as there
 LONGEST: Final = 500  # characters of a text; of what is longer a phone shows the beginning
 
 
@@ -64,11 +65,11 @@ Modes = Annotated[Mode, meta(_MODES)]
 class Content(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much of a message a notification shows, and what it says instead."""
 
-    mode: Modes = Mode.FULL
-    preview_chars: Count = 100  # what a reader takes for one character counts as one
+    mode: Modes = DEFAULT.mode
+    preview_chars: Count = DEFAULT.preview_chars  # what a reader takes for one counts as one
     texts: ByLanguage = None  # None: one in English
     titles: ByLanguage = None  # for languages in which `title` of the push section is not good
-    locale: Language = "en"  # of `texts`, for a device whose language is not there
+    locale: Language = DEFAULT.locale  # of `texts`, for a device whose language is not there
 
 
 def check_content(section: Content, wrong: Wrong) -> None:

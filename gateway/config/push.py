@@ -16,7 +16,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from gateway.config.content import Content, Title, check_content
+from gateway.config.content import DEFAULT, Content, Title, check_content
 from gateway.config.credentials import Credentials, check_credentials
 from gateway.config.values import (
     CaFile,
@@ -42,6 +42,7 @@ from push import signing
 from push.adapters import AdapterBroken, OptionError, UnknownAdapterError, adapter_named, names
 from push.backends import PRODUCTION
 from push.guard import Network, Refusal, is_never_called, meant_by, refusal
+from push.ring import Endpoint
 
 # --- the values of this section alone -----------------------------------------------------------
 
@@ -113,27 +114,30 @@ Inside = Annotated[tuple[Network, ...], meta('networks such as "10.20.0.0/16"', 
 Options = Annotated[str, meta(_OPTIONS, _options, sourced=True)]
 
 
+_CALLS = Endpoint(tenant="", url="")  # what is not given is as there
+
+
 class Calls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A customer backend, and how it is called. Times in seconds."""
 
     endpoint: Url
     auth_token: OptionalSecret = None
-    adapter: Text = "asapp"
-    options: Options = "{}"  # what the adapter wants to know, as JSON
+    adapter: Text = _CALLS.adapter
+    options: Options = _CALLS.options  # what the adapter wants to know, as JSON
     signing_secret: SigningSecret = None  # requests are signed if given
     previous_signing_secret: SigningSecret = None  # signs too, while the backend changes over
     credentials: Credentials = Credentials()  # beside auth_token and the signature
     allow_http: Flag = False  # plain http to other than loopback, for tests
     allow_networks: Inside = ()  # inside, where the backend may be
     ca_file: CaFile = None  # a private authority's certificates
-    connect_timeout: Seconds = 5.0
-    timeout: Seconds = 15.0
-    in_flight: Count = 32
-    retry_first: Seconds = 1.0
-    retry_max: HourAtMost = 300.0  # as a Retry-After: a longer wait is no backoff
-    rate_per_second: Rate = None  # calls; no limit if not given
-    breaker_after: Count = 10  # failures in a row until only one ring at a time tries
-    suspend_after: Lifetime = 86_400.0  # of failure, until operators have to act
+    connect_timeout: Seconds = _CALLS.connect_timeout
+    timeout: Seconds = _CALLS.timeout
+    in_flight: Count = _CALLS.in_flight
+    retry_first: Seconds = _CALLS.retry_first
+    retry_max: HourAtMost = _CALLS.retry_max  # as a Retry-After: a longer wait is no backoff
+    rate_per_second: Rate = _CALLS.rate_per_second  # calls; no limit if not given
+    breaker_after: Count = _CALLS.breaker_after  # failures in a row until one ring at a time tries
+    suspend_after: Lifetime = _CALLS.suspend_after  # of failure, until operators have to act
 
 
 class PushBackend(Calls, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,7 +152,7 @@ class Push(Calls, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     expires_after: Lifetime = 86_400.0  # a duration in the file, seconds here
     token_expires_after: Lifetime = 270 * 86_400.0  # a token that was not registered again
-    title: Title = "New Message"
+    title: Title = DEFAULT.title
     content: Content = Content()
     quiet_hours: Quiet = None  # in which no customer is rung, unless they said otherwise
     time_zone: Zone = "UTC"  # of customers of whom nothing better is known
