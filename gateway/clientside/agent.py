@@ -99,18 +99,15 @@ class AgentClient(Client):
     async def ack(self, customer: str, seq: int) -> None:
         """This desk has everything of the customer's up to `seq`: they are shown that it was
         delivered. Nothing while away."""
-        self._link.note({"type": "ack", "customer": customer, "seq": seq}, customer)
-        await self._link.written()
+        await self._link.say({"type": "ack", "customer": customer, "seq": seq})
 
     async def read(self, customer: str, seq: int) -> None:
         """Move the agents' shared read mark, and so ack; nothing while away."""
-        self._link.note({"type": "read", "customer": customer, "seq": seq}, customer)
-        await self._link.written()
+        await self._link.say({"type": "read", "customer": customer, "seq": seq})
 
     async def typing(self, customer: str, on: bool = True) -> None:
         """Tell the customer and the other agents; nothing while away."""
-        self._link.note({"type": "typing", "customer": customer, "on": on}, customer)
-        await self._link.written()
+        await self._link.say({"type": "typing", "customer": customer, "on": on})
 
     async def history(
         self, customer: str, before: int | None = None, limit: int = HISTORY_DEFAULT

@@ -112,8 +112,7 @@ class CustomerClient(Client):
     async def ack(self, seq: int) -> None:
         """Everything up to `seq` is received. While away: told by the next resume."""
         self._acked = max(self._acked, seq)
-        self._link.note({"type": "ack", "seq": seq})
-        await self._link.written()
+        await self._link.say({"type": "ack", "seq": seq})
 
     async def read(self, seq: int | None = None) -> None:
         """Everything up to `seq` (None: all that has arrived) is seen. While away: told later."""
@@ -121,8 +120,7 @@ class CustomerClient(Client):
         self._read = max(self._read, seq)
         self._acked = max(self._acked, seq)
         if seq > 0:
-            self._link.note({"type": "read", "seq": seq})
-            await self._link.written()
+            await self._link.say({"type": "read", "seq": seq})
 
     async def set_state(self, state: SessionState | str) -> None:
         """The chat comes on screen (`active`) or leaves it (`background`).
@@ -136,8 +134,7 @@ class CustomerClient(Client):
 
     async def typing(self, on: bool = True) -> None:
         """Tell the agents; nothing while away."""
-        self._link.note({"type": "typing", "on": on})
-        await self._link.written()
+        await self._link.say({"type": "typing", "on": on})
 
     async def history(self, before: int | None = None, limit: int = HISTORY_DEFAULT) -> Page:
         """The `limit` messages (1 to 200) before `before`, or the newest."""

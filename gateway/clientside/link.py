@@ -344,15 +344,16 @@ class Link:
         self._wake.set()
         return ref
 
-    def note(self, frame: Frame, key: str = "") -> None:
-        """Put a frame without an answer on its way; a newer one of its kind replaces it.
+    def note(self, frame: Frame) -> None:
+        """Put a frame without an answer on its way; a newer one of its kind, about the same
+        conversation, replaces it.
 
         An ack or a read that the server could not take is said again.
         """
         if self._socket is not None:
             if frame["type"] == "state":
                 self._say_again()
-            kind = f"{frame['type']} {key}"
+            kind = f"{frame['type']} {frame.get('customer', '')}"
             is_mark = frame["type"] in Marks.TYPES
             self._notes.pop(kind, None)
             self._notes[kind] = self._marks.put(kind, frame) if is_mark else orjson.dumps(frame)
@@ -378,8 +379,9 @@ class Link:
     def wake(self) -> None:
         self._wake.set()
 
-    async def written(self) -> None:
-        """Wait until the notes are written, if there is a socket."""
+    async def say(self, frame: Frame) -> None:
+        """`note`, and wait until it is written, if there is a socket."""
+        self.note(frame)
         if self._socket is not None:
             with suppress(ConnectionClosed):
                 await self._write_notes(self._socket)
