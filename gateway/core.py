@@ -116,7 +116,7 @@ class Core:
         self.marks = Marks(context)
         self.presence = Presence(context, self.marks)
         owing = Owing(context, self.metrics.decided)
-        ringing = Ringing(context, owing, self.metrics.buried)
+        ringing = Ringing(context, owing, self.metrics.buried, self.metrics.rejected_token)
         self.book = Book(context, owing, ringing, self._wake)
         self.devices = Devices(context, owing)
         self.dead_letters = DeadLetters(context, DeadLetterRows(database))

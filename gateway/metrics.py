@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
@@ -26,7 +26,7 @@ from push.verdicts import Failure
 from push.worker import Load
 from storage.campaigns import Campaign
 from storage.deadletters import Cause
-from storage.records import Outcome
+from storage.records import DeviceState, Outcome
 from storage.store import Store
 
 _OF_ENDPOINTS: tuple[tuple[str, str, Callable[[Load], int]], ...] = (
@@ -70,6 +70,8 @@ class _Now(NamedTuple):
     loads: Callable[[], Mapping[tuple[str, str], Load]]
     waiting: int
     commits: int
+    refused: int
+    failing: bool
 
     def collect(self) -> Iterable[Metric]:
         messages = GaugeMetricFamily(
@@ -102,6 +104,12 @@ class _Now(NamedTuple):
         )
         yield CounterMetricFamily(
             "ringback_writer_commits_total", "Commits since the start", self.commits
+        )
+        yield CounterMetricFamily(
+            "ringback_writer_refused_total", "Commits that the disk refused", self.refused
+        )
+        yield GaugeMetricFamily(
+            "ringback_writer_failing", "1 while the disk refuses what is written", self.failing
         )
 
     def _endpoints(self) -> Iterable[Metric]:
@@ -217,13 +225,25 @@ class Metrics:
                 registry=self.registry,
             )
         )
+        self.rejected_tokens = OfTenants(
+            Counter(
+                "ringback_rejected_registrations_total",
+                "Registrations whose token the customer backend called dead: given up as dead, or"
+                " quarantined in a wave",
+                ("tenant", "state"),
+                registry=self.registry,
+            )
+        )
         for tenant in tenants:  # begins at 0: in what was not there Prometheus sees no rise
             for cause in Cause:
                 self.dead_letters.of(tenant, cause.value)
+            for state in (DeviceState.DEAD, DeviceState.QUARANTINED):
+                self.rejected_tokens.of(tenant, state.value)
         self.faults = Counter(
             "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
         )
         self.draining = Gauge("ringback_draining", "1 while shutting down", registry=self.registry)
+        ProcessCollector(registry=self.registry)  # open files among others; only on Linux
 
     def decided(self, tenant: str, decision: Decision) -> None:
         self.looks.of(tenant, decision.action.value, decision.reason.value).inc()
@@ -239,6 +259,9 @@ class Metrics:
 
     def buried(self, tenant: str, cause: Cause) -> None:
         self.dead_letters.of(tenant, cause.value).inc()
+
+    def rejected_token(self, tenant: str, state: DeviceState) -> None:
+        self.rejected_tokens.of(tenant, state.value).inc()
 
     def recipients(self, tenant: str, result: str, many: int) -> None:
         self._recipients.labels(tenant, result).inc(many)
@@ -259,5 +282,7 @@ class Metrics:
             self._loads,
             self._store.waiting,
             self._store.commits,
+            self._store.refused,
+            self._store.failing,
         )
         return lambda: generate_latest(now) + generate_latest(self.registry)

@@ -46,12 +46,18 @@ class Ringing:
     """The changes of devices that owe a ring. No state of its own beyond what it was given."""
 
     def __init__(
-        self, context: Context, owing: Owing, buried: Callable[[str, Cause], None]
+        self,
+        context: Context,
+        owing: Owing,
+        buried: Callable[[str, Cause], None],
+        rejected: Callable[[str, DeviceState], None],
     ) -> None:
-        """`buried` is told of every ring that is given up: whose tenant's it was, and why."""
+        """`buried` is told of every ring that is given up: whose tenant's it was, and why;
+        `rejected` of every registration whose token is dead, and what became of it."""
         self._context = context
         self._owing = owing
         self._buried = buried
+        self._rejected = rejected
 
     # The look and the claim
 
@@ -315,6 +321,7 @@ class Ringing:
                 return self._accepted(tx, c, device, claim.ring)
             case VerdictKind.TOKEN_DEAD:
                 state = DeviceState.QUARANTINED if attempt.quarantine else DeviceState.DEAD
+                tx.after_commit(partial(self._rejected, c.tenant, state))
                 device = replace(idle(device), state=state, state_at=tx.now)
             case VerdictKind.REFUSED:
                 self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)

@@ -116,7 +116,14 @@ class Store:
         self.ended = asyncio.Event()
         """Set when the writer ended by a fault: what comes is refused, until a new start."""
         self.commits = 0
+        self.refused = 0
+        """Commits that the disk refused."""
         self._failing: set[str] = set()  # "commit", "fold", "queue"
+
+    @property
+    def failing(self) -> bool:
+        """Whether the disk refused the last commit."""
+        return "commit" in self._failing
 
     # Life
 
@@ -293,6 +300,7 @@ class Store:
         try:
             await self._commit(batch)
         except Unavailable as error:
+            self.refused += 1
             self._complain("commit", error)
             for change in batch:
                 self._tell(change.done, None, error)

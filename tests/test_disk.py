@@ -92,6 +92,29 @@ async def refuses(statements: Any) -> None:
     raise Unavailable("disk full")
 
 
+async def test_that_the_disk_refuses_is_a_figure_until_it_takes_writes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the log had a word of it, one line for hours."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+
+        async def told(name: str) -> float:
+            _, text = await it.call("GET", "/metrics", listener="admin")
+            (figure,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
+            return float(figure.split()[1])
+
+        with monkeypatch.context() as full:
+            full.setattr(it.gateway.core.database, "write", refuses)
+            for refused in (1, 2):
+                path, body = "/v1/messages", {"customer": "c-42", "text": "not now"}
+                assert (await it.call("POST", path, Role.SERVICE, json=body))[0] == 503
+                assert await told("ringback_writer_refused_total") == refused
+                assert await told("ringback_writer_failing") == 1
+        await it.write()
+        assert await told("ringback_writer_refused_total") == 2
+        assert await told("ringback_writer_failing") == 0
+
+
 async def test_who_comes_and_goes_while_the_disk_is_full_is_told_of_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.campaigns.lanes import Waiting
 from gateway.protocol import Role
 from push.worker import Load
@@ -122,7 +124,19 @@ async def test_what_is_alerted_on_is_at_0_before_it_rises(tmp_path: Path) -> Non
             for cause in ("refused", "expired"):
                 zero = f'ringback_dead_letters_total{{cause="{cause}",tenant="{tenant}"}} 0.0'
                 assert zero in text
-        assert "ringback_faults_total 0.0" in text
+            for state in ("dead", "quarantined"):
+                name = "ringback_rejected_registrations_total"
+                assert f'{name}{{state="{state}",tenant="{tenant}"}} 0.0' in text
+        for figure in ("faults_total", "writer_refused_total", "writer_failing"):
+            assert f"ringback_{figure} 0.0" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its files")
+async def test_open_files_are_told_with_their_limit(tmp_path: Path) -> None:
+    async with running(tmp_path) as it:
+        _, text = await it.call("GET", "/metrics", listener="admin")
+        told = dict(line.split() for line in text.splitlines() if line.startswith("process_"))
+        assert 0 < float(told["process_open_fds"]) < float(told["process_max_fds"])
 
 
 async def test_a_socket_that_is_turned_away_is_counted_once_with_the_reason(tmp_path: Path) -> None:

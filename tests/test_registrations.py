@@ -124,6 +124,10 @@ async def test_a_wave_of_rejections_is_quarantined_and_a_registration_ends_it(
             await it.settled(1, "undeliverable", f"c-{i}")
         reasons = [(await it.outcome(1, f"c-{i}"))["reason"] for i in range(30)]
         assert reasons == ["token_dead"] * 20 + ["quarantined"] * 10
+        _, text = await it.call("GET", "/metrics", listener="admin")
+        for state, many in (("dead", 20.0), ("quarantined", 10.0)):
+            name = "ringback_rejected_registrations_total"
+            assert f'{name}{{state="{state}",tenant="acme"}} {many}' in text
         await it.register("c-29", "phone-29", "token-29")
         await it.settled(1, "pushed", "c-29")
 
