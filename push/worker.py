@@ -291,10 +291,13 @@ class PushWorker:
     async def _call(self, lane: Lane, claim: Claim, *, probed: bool) -> None:
         called = lane.endpoint
         verdict, ms = await self._caller.call(called, claim, self._wall())
-        if lane.endpoint is called:  # else it says nothing of the settings taken up meanwhile
+        current = lane.endpoint is called  # else it says nothing of the settings taken up meanwhile
+        if current:
             self._learn(lane, claim.ref, verdict, probed=probed)
-            if verdict.kind in (VerdictKind.MISCONFIGURED, VerdictKind.REFUSED):
-                self._complain(lane, verdict)
+        if verdict.kind is VerdictKind.REFUSED or (
+            current and verdict.kind is VerdictKind.MISCONFIGURED
+        ):
+            self._complain(lane, verdict)
         attempt = self._judge(lane, claim, verdict, ms)
         await self._settle(claim, attempt)
         self._on_attempt(claim, attempt)

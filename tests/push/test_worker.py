@@ -1010,6 +1010,22 @@ async def test_how_calls_by_old_settings_end_says_nothing_of_the_new(
     assert bool(logs) is counts
 
 
+async def test_what_is_refused_by_old_settings_is_given_up_and_told_of_all_the_same() -> None:
+    """It became a dead letter, which is for good, and the log had no word of it."""
+    with capture_logs() as logs:
+        async with started() as rig:
+            rig.backend.hold("acme")
+            rig.backend.verdicts.append(REFUSED)
+            rig.worker.wake(rig.book.owes(a_claim()))
+            await rig.backend.until_called(1)
+            rig.worker.take_up([an_endpoint(auth_token="another")])
+            await rig.backend.release("acme")
+            await rig.book.until_settled(1)
+    (told,) = logs
+    assert (told["log_level"], told["reason"]) == ("warning", REFUSED.reason)
+    assert "replay" in told["advice"]
+
+
 async def test_the_same_settings_again_change_nothing() -> None:
     async with failing() as rig:
         rig.worker.take_up([an_endpoint(breaker_after=2, in_flight=2)])
