@@ -159,7 +159,12 @@ class Api:
             case ConnectionResetError():  # the caller has hung up: nobody hears this
                 return problem(FrameError(ErrorCode.BAD_FRAME, "the body broke off"))
         self._failed()
-        _log.error("a call failed", path=request.path, error=type(error).__name__, exc_info=error)
+        _log.error(
+            "a call failed",
+            path=request.rel_url.raw_path,
+            error=type(error).__name__,
+            exc_info=error,
+        )
         return problem(FrameError(ErrorCode.INTERNAL, "internal fault"))
 
     @web.middleware

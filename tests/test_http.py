@@ -602,6 +602,18 @@ async def test_a_fault_of_ours_is_counted_wherever_it_is(
                 await asyncio.sleep(0.01)
 
 
+async def test_a_fault_of_ours_is_logged_with_the_path_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded, what a caller wrote could be lines of its own in the log."""
+    async with running(tmp_path) as it:
+        monkeypatch.setattr(it.gateway.core.dead_letters, "one", None)
+        path = "/v1/dead_letters/x%0A2026-11-30%20all%20is%20well"
+        with capture_logs() as logs:
+            assert (await it.call("GET", path, Role.SERVICE))[0] == 500
+        assert [line["path"] for line in logs if line["event"] == "a call failed"] == [path]
+
+
 async def test_a_call_that_broke_is_a_fault_of_ours_and_one_that_was_answered_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
