@@ -192,9 +192,12 @@ def _check_calls(push: Calls, wrong: Wrong) -> None:
         lambda name, *why: wrong(f"credentials.{name}", *why),
     )
     if push.retry_max < push.retry_first:
-        raise wrong("retry_max", f"is {push.retry_max:g}", f"at least {push.retry_first:g}")
+        raise wrong(
+            "retry_max", f"is {push.retry_max:g}", f"at least retry_first ({push.retry_first:g})"
+        )
     if push.timeout < push.connect_timeout:
-        raise wrong("timeout", f"is {push.timeout:g}", f"at least {push.connect_timeout:g}")
+        expected = f"at least connect_timeout ({push.connect_timeout:g})"
+        raise wrong("timeout", f"is {push.timeout:g}", expected)
 
 
 def _refused(push: Calls) -> Refusal | None:

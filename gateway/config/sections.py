@@ -189,6 +189,7 @@ def check(config: Config, blame: Blame) -> None:
         _check_auth(tenant.auth, blame((*path, "auth")))
         if tenant.push is not None:
             check_push(tenant.push, blame((*path, "push")))
+            _check_expiry(tenant.push, config.delivery, blame((*path, "push")))
 
 
 def _check_server(server: Server) -> None:
@@ -236,6 +237,15 @@ def _check_limits(limits: Limits) -> None:
     if limits.outbound_bytes < limits.frame_bytes:
         expected = f"at least limits.frame_bytes ({limits.frame_bytes})"
         raise ConfigError("limits.outbound_bytes", f"is {limits.outbound_bytes}", expected)
+
+
+def _check_expiry(push: Push, delivery: Delivery, wrong: Wrong) -> None:
+    """What has expired by the time when it is due rings nowhere."""
+    for key in ("ack_timeout", "disconnect_grace"):
+        if push.expires_after <= getattr(delivery, key):
+            problem = f"is {push.expires_after:g} seconds"
+            expected = f"more than delivery.{key} ({getattr(delivery, key):g})"
+            raise wrong("expires_after", problem, f"{expected}, or nothing rings after it")
 
 
 def _check_auth(auth: Auth, wrong: Wrong) -> None:

@@ -117,8 +117,8 @@ def test_an_error_never_shows_a_secret(tmp_path: Path, section: str, key: str, v
         (PUSH, f'signing_secret = "whsec_{"QUFB" * 21}QUE="', "has 65 bytes", "24 to 64"),
         (PUSH, f'signing_secret = "{WHSEC[6:]}"', "does not start with whsec_", "24 to 64"),
         (PUSH, 'signing_secret = "whsec_***"', "is not base64", "24 to 64"),
-        (PUSH, "retry_max = 0.5", "is 0.5", "at least 1"),
-        (PUSH, "timeout = 4", "is 4", "at least 5"),
+        (PUSH, "retry_max = 0.5", "is 0.5", "at least retry_first (1)"),
+        (PUSH, "timeout = 4", "is 4", "at least connect_timeout (5)"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
@@ -271,7 +271,7 @@ def test_a_further_backend_can_be_given_by_the_environment(tmp_path: Path) -> No
         (QA + QA.replace("qa", "qa2"), "qa2", "as backends.qa", "another environment or app"),
         (QA.replace("https:", "http:"), "qa.endpoint", "is plain http", "allow_http"),
         (QA + 'title = "T"\n', "qa.title", "is not a known key", "push.title"),
-        (QA + "timeout = 1\n", "qa.timeout", "is 1", "at least 5"),
+        (QA + "timeout = 1\n", "qa.timeout", "is 1", "at least connect_timeout (5)"),
     ],
 )
 def test_what_is_wrong_with_a_further_backend_is_told_with_its_key(

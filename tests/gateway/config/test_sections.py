@@ -112,7 +112,7 @@ def test_a_key_of_device_tokens_that_cannot_be_used_is_refused(
     assert "hush" not in told
 
 
-AUTH = "tenants.acme.auth"
+AUTH, PUSH = "tenants.acme.auth", "tenants.acme.push"
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,19 @@ AUTH = "tenants.acme.auth"
         (AUTH, 'secret = "31-bytes-are-one-less-than-32.."', "is only 31 bytes", "at least 32"),
         (AUTH, 'public_key = "a key"', "does not go with HS256", "secret"),
         (AUTH, "leeway = 31", "is 31", "a number of seconds from 0 to 30"),
+        (PUSH, 'expires_after = "5s"', "is 5 seconds", "more than delivery.ack_timeout (5)"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
     tmp_path: Path, section: str, line: str, problem: str, expected: str
 ) -> None:
     refused_line(tmp_path, section, line, problem, expected)
+
+
+def test_what_nobody_could_be_rung_for_in_time_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, with_line("delivery", "disconnect_grace = 86400"))
+    assert (error.key, error.problem) == ("tenants.acme.push.expires_after", "is 86400 seconds")
+    assert "more than delivery.disconnect_grace (86400)" in error.expected
 
 
 def test_what_may_be_as_much_as_another_may_be_as_much(tmp_path: Path) -> None:
