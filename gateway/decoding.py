@@ -94,7 +94,7 @@ def decode_agent(raw: str | bytes, limits: Limits = AGENT_LIMITS) -> AgentFrame:
 def decode_body(raw: bytes, body: type[Body], limits: Limits = CUSTOMER_LIMITS) -> Body:
     """The JSON body of an HTTP call. Raises FrameError, and nothing else."""
     try:
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # RFC 8259, section 8.1
     except UnicodeDecodeError:
         raise FrameError(ErrorCode.BAD_FRAME, "not UTF-8; send one JSON object in UTF-8") from None
     decoded: Body = _decode(text, _BODIES[body], limits)

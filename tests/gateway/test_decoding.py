@@ -665,6 +665,10 @@ def test_a_posted_message_is_judged_like_a_frame(
     assert error.message.startswith(start)
 
 
+def test_a_body_may_begin_with_a_byte_order_mark_as_some_languages_write_utf8() -> None:
+    assert decode_body(b'\xef\xbb\xbf{"customer":"c","text":"x"}', PostMessage).text == "x"
+
+
 def test_a_body_that_is_not_utf8_not_json_or_no_object_is_told_apart() -> None:
     assert body_refusal(b'{"customer":"\xff","text":"x"}').message.startswith("not UTF-8")
     assert body_refusal(b"customer=c&text=x").message.startswith("not JSON")
