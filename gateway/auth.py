@@ -40,6 +40,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import get_default_algorithms
 
 from gateway.protocol import ID_CHARS, UNFIT, Role
+from push.content import is_blank
 
 if TYPE_CHECKING:
     from gateway.config.sections import Auth, Config, Tenant
@@ -417,11 +418,11 @@ def _role(claims: _Claims) -> Role:
 
 
 def _name(claims: _Claims) -> str | None:
-    """A display name that is empty, blank or null is none."""
+    """A display name in which nothing would be seen, or that is null, is none."""
     if claims.get("name") in (None, ""):
         return None
     name = _text(claims, "name")
-    return None if name.isspace() else name
+    return None if is_blank(name) else name
 
 
 def _text(claims: _Claims, name: str) -> str:

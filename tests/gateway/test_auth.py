@@ -417,7 +417,7 @@ def test_an_accepted_token_tells_who_it_speaks_for_and_until_when(role: str) -> 
     assert VERIFIER.verify(token, NOW) == Identity("acme", Role(role), "c-42", "Ada", NOW + 60.5)
 
 
-@pytest.mark.parametrize("name", [REMOVED, None, "", " ", " \u00a0 "])
+@pytest.mark.parametrize("name", [REMOVED, None, "", " ", " \u00a0 ", "\u200b", "\u3164", "\u2800"])
 def test_a_token_without_a_display_name_gives_none(name: object) -> None:
     assert VERIFIER.verify(Row("", None, changes={"name": name}).token(), NOW).name is None
 
