@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from gateway.config.settings import ANY_BACKEND, ANY_TENANT, PREFIX, SETTINGS, variable_of
 from gateway.config.values import ConfigError, FromEnvironment
 
 Table = dict[str, Any]
+
+VARIABLES: Final = tuple(variable_of(setting.path) for setting in SETTINGS)
+SLIPS: Final = {variable.replace("__", "_"): variable for variable in VARIABLES}
+"""What each variable would be with one underscore too few, wherever there should be two."""
 
 
 def overlay(tables: Table, environ: Mapping[str, str]) -> None:
@@ -23,10 +27,9 @@ def overlay(tables: Table, environ: Mapping[str, str]) -> None:
     Names with no double underscore are not ours: orchestrators make `RINGBACK_PORT` and the like
     for a service of that name. One that is a setting but for an underscore is a slip, though.
     """
-    slips = {variable_of(s.path).replace("__", "_"): variable_of(s.path) for s in SETTINGS}
     for variable, value in sorted(environ.items()):
-        if variable in slips:
-            raise ConfigError(variable, "has one underscore too few", slips[variable])
+        if variable in SLIPS:
+            raise ConfigError(variable, "has one underscore too few", SLIPS[variable])
         if not variable.startswith(PREFIX) or "__" not in variable:
             continue
         path, forms = _key_of(variable, tables)
