@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import traceback
 from asyncio import constants
@@ -58,6 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("timeout")
             item.obj = _within(0.9 * marker.args[0] if marker else SECONDS, item.obj)
+
+
+def pytest_collection_finish() -> None:
+    """What all tests have in common stays until the end: the garbage collector need not go through
+    it again, least of all where a test asks it whether something is left behind."""
+    gc.freeze()
 
 
 def _within(seconds: float, test: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,19 @@ class Vendor:
 # FCM
 
 
+@cache
+def _service_key() -> str:
+    return _pem(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+
+
 def service_account(directory: Path, token_uri: str) -> Path:
     """A service account's file, as Google gives one out."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     path = directory / "service-account.json"
     told = {
         "type": "service_account",
         "project_id": PROJECT,
         "private_key_id": "k1",
-        "private_key": _pem(key),
+        "private_key": _service_key(),
         "client_email": f"push@{PROJECT}.iam.gserviceaccount.com",
         "token_uri": token_uri,
     }
