@@ -141,11 +141,12 @@ export class Devices {
   /** A token; who asks for one that never comes must not keep the others from their turn. */
   async #bearer() {
     if (typeof this.#token !== "function") return this.#token;
+    const told = this.#token(); // may throw: before there is anything to end
     let timer;
     const late = new Promise((_, reject) => {
       timer = this.#env.setTimer(() => reject(new Unreachable("no token came in time")), TOKEN_WITHIN);
     });
-    return Promise.race([this.#token(), late]).finally(() => this.#env.clearTimer(timer));
+    return Promise.race([told, late]).finally(() => this.#env.clearTimer(timer));
   }
 
   async #call(method, installation, { body, key }) {

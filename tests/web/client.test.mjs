@@ -503,6 +503,17 @@ test("a token that never comes does not keep a device from being signed out", as
   assert.equal(world.calls.at(-1).method, "DELETE");
 });
 
+test("a token callback that throws at once leaves nothing behind that fails later", async () => {
+  const world = new World();
+  const token = () => {
+    throw new Error("nobody is signed in");
+  };
+  const { it } = world.client({ token });
+  await assert.rejects(it.registerDevice("t"), { message: "nobody is signed in" });
+  await world.pass(600_000); // where nobody catches it, Node ends
+  assert.equal(it.phase, "idle");
+});
+
 test("an answer without a key, or without an end, is no registration", async () => {
   const world = new World();
   const { it } = world.client({}, {
