@@ -82,7 +82,6 @@ export class Connection {
   nudge(): void;
   drop(): void;
   request(frame: Frame, options?: RequestOptions): Promise<Frame>;
-  waits(ref: string): boolean;
   settle(ref: string, answer: Frame): void;
   lineUp(refs: Iterable<string>): void;
   withdraw(ref: string): void;

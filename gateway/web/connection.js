@@ -350,11 +350,6 @@ export class Connection {
     return new RequestFailed("too_large", `a frame has at most ${most} bytes`);
   }
 
-  /** Whether a request waits for its answer under this ref. */
-  waits(ref) {
-    return this.#outbox.get(ref) !== undefined;
-  }
-
   /** Give the request under `ref` its answer, which came by another way. */
   settle(ref, answer) {
     this.#outbox.settle(ref)?.resolve(answer);
