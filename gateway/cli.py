@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Final, NoReturn, TextIO
+from typing import Annotated, Any, Final, NoReturn, TextIO
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from gateway import auth
 from gateway.config import reading
@@ -27,7 +28,6 @@ from storage.errors import StorageError
 
 WRITTEN: Final = Path("ringback.toml")  # by `ringback init`, unless told otherwise
 WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
-_OBEYED: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
 PLAIN: Final = (
     "device tokens are not encrypted at rest: put what `ringback keys new` prints into"
     " storage.encryption_key"
@@ -113,23 +113,34 @@ def must_be_utf_8(given: Mapping[str, str | None]) -> None:
             fail(f"{name}: must be UTF-8")
 
 
-def for_terminal(text: str) -> str:
-    """`text` of somebody else's, without the characters that a terminal would obey."""
-    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and the ends of lines
+
+
+def plain(text: str) -> str:
+    """What others wrote, for a terminal: what would command it (its title, its clipboard, what is
+    shown of the rest) is written out, `\\x1b`."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _Screen(Console):
+    """Every text that is no `Text` of ours comes by here, also those in tables."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text), **options)
 
 
 def screen() -> Console:
     """Where tables go: into a pipe nothing is cut off, and no text is taken for markup."""
     out = sys.stdout or io.StringIO()  # closed before the start: only the exit code tells
     width = None if out.isatty() else WIDE
-    return Console(file=out, highlight=False, markup=False, emoji=False, width=width)
+    return _Screen(file=out, highlight=False, markup=False, emoji=False, width=width)
 
 
 def say(text: str) -> None:
     """To the operator, beside the result; if nobody can be told, that changes nothing."""
     with suppress(OSError):
         # In one piece: unbuffered, as in containers, a line of the log would come before its end.
-        print(f"{text}\n", end="", file=sys.stderr, flush=True)
+        print(f"{plain(text)}\n", end="", file=sys.stderr, flush=True)
 
 
 def fail(problem: str) -> NoReturn:

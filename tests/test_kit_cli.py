@@ -261,9 +261,9 @@ async def test_what_a_backend_answers_is_nothing_that_a_terminal_obeys(tmp_path:
     async with registered(tmp_path) as (_, there):
         there.otherwise = obey
         ended = await push_test(tmp_path, "--tenant", "acme", "--device", "phone")
-        assert "  one\ufffd[2J\n  two\ufffd31m\ttabbed\n" in ended.out
+        assert "  one\\x1b[2J\n  two\\x9b31m\ttabbed\n" in ended.out
         told = await ringback(tmp_path, "push", "conform", there.url, "--verbose")
-        assert "    one\ufffd[2J\n    two\ufffd31m" in told.out
+        assert "    one\\x1b[2J\n    two\\x9b31m" in told.out
         assert "\x1b" not in told.out
 
 
@@ -338,6 +338,44 @@ async def test_what_cannot_be_tested_is_one_line(tmp_path: Path) -> None:
 async def test_without_a_database_there_is_no_device(tmp_path: Path) -> None:
     await ringback(tmp_path, "init")
     assert "no database" in (await push_test(tmp_path, "--device", "phone")).refused()
+
+
+# What others wrote
+
+COMMANDS = "\x1b]52;c;cHduZWQ=\x07\x1b[2J\x9b5m"
+"""To a terminal: what the clipboard is from now on, a cleared screen, a blinking text."""
+
+
+def commands_nothing(shown: str) -> bool:
+    return re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown) is None
+
+
+async def test_an_answer_that_commands_terminals_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    async def hostile(call: Call) -> web.StreamResponse:
+        return web.Response(status=422, text=f"no {COMMANDS}")
+
+    await ringback(tmp_path, "init")
+    async with backend() as it:
+        it.otherwise = hostile
+        for words in (("test", "--token", TOKEN), ("conform",)):
+            ended = await ringback(tmp_path, "push", *words, *CONFIG, **at(it.url))
+            assert ended.code == 1, ended.err
+            assert "no \\x1b]52;c;cHduZWQ=\\x07\\x1b[2J\\x9b5m" in ended.out, words
+            assert commands_nothing(ended.out), words
+
+
+async def test_a_call_that_commands_terminals_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    said: dict[str, Any] = {"kind": f"message{COMMANDS}", "title": COMMANDS}
+    async with shown(tmp_path, "--verbose") as it, aiohttp.ClientSession() as http:
+        for body in (json.dumps(said), COMMANDS):
+            headers = {"webhook-id": "r_\x9b31m"}
+            async with http.post(f"{it.url}/ring", data=body, headers=headers) as answer:
+                assert answer.status == 401
+            told = ""
+            while "misconfigured" not in told:
+                told += await it.line()
+            assert "r_\\x9b31m" in told
+            assert commands_nothing(told)
 
 
 # ringback push conform

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gateway.campaigns.audience import ENDINGS, Format
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, for_terminal, say, screen
+from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
 from gateway.protocol import RATE_DEFAULT, UNFIT, Unknown
 from gateway.service import (
     Access,
@@ -298,7 +298,7 @@ def _show(campaign: dict[str, Any]) -> None:
     for name, value in campaign.items():
         if value is not None:
             text = value if isinstance(value, str) else orjson.dumps(value).decode()
-            table.add_row(name, for_terminal(text))
+            table.add_row(name, text)
     screen().print(table)
 
 

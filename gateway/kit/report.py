@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.command import for_terminal, screen
+from gateway.command import screen
 from gateway.kit import probe
 from gateway.kit.bench import Bench, Finding, Result
 from gateway.kit.conformance import Check
@@ -70,7 +70,7 @@ def _show_call(console: Console, call: Exchange, bench: Bench) -> None:
     for title, lines in (("sent", told["sent"]), (f"came, after {told['ms']} ms", told["came"])):
         console.print(f"  {title}")
         for line in lines:
-            console.print(f"    {for_terminal(line)}".rstrip(), soft_wrap=True)
+            console.print(f"    {line}".rstrip(), soft_wrap=True)
 
 
 def as_call(call: Exchange, bench: Bench) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.command import for_terminal
+from gateway.command import plain
 from gateway.kit import masking
 from gateway.kit.backend import Answered
 from gateway.kit.received import Received
@@ -32,9 +32,8 @@ class ForPeople:
     ) -> None:
         if self.verbose:
             lines = [*masking.headers(headers), "", *masking.body(raw, call.masks).splitlines()]
-            print("".join(f"  | {for_terminal(line)}\n" for line in lines), end="")
-        told = line(call, double, answered, time.strftime("%H:%M:%S"))
-        print(for_terminal(told), flush=True)
+            print("".join(f"  | {plain(line)}\n" for line in lines), end="")
+        print(plain(line(call, double, answered, time.strftime("%H:%M:%S"))), flush=True)
 
 
 def line(call: Received, double: bool, answered: Answered, at: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from gateway.command import for_terminal
+from gateway.command import plain
 from gateway.config.sections import Storage
 from gateway.kit import probe
 from gateway.kit.advice import what_to_do
@@ -85,7 +85,7 @@ def show(exchange: Exchange, endpoint: Endpoint, to: Recipient) -> None:
     came = f"came, after {exchange.ms:.0f} ms"
     for title, lines in (("sent", told["sent"]), (came, told["came"])):
         print(title)
-        print("".join(f"  {for_terminal(line)}".rstrip() + "\n" for line in lines), end="")
+        print("".join(f"  {plain(line)}".rstrip() + "\n" for line in lines), end="")
     verdict = exchange.verdict
     print(f"verdict: {verdict.kind} ({verdict.reason})")
     advised = what_to_do(verdict)
