@@ -25,7 +25,7 @@ from gateway.devices import TOLD, Devices, Registration
 from gateway.dryrun import dry_run
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
-from gateway.policies import UNREAD_AFTER, Policy
+from gateway.policies import Policy
 from gateway.preferences import Preferences, as_told, wishes_of
 from gateway.protocol import ErrorCode, FrameError, Role
 from gateway.session import Rates
@@ -424,14 +424,14 @@ def page_size(request: web.Request) -> int:
     return integer(request, "limit", 1, protocol.HISTORY_MAX) or protocol.HISTORY_DEFAULT
 
 
-def _policy(request: web.Request) -> tuple[Policy | None, float]:
-    """The policy to try dry, and the seconds of `unread_after`."""
+def _policy(request: web.Request) -> tuple[Policy | None, int | None]:
+    """The policy to try dry, and the seconds of `unread_after`, if they are said."""
     name = request.query.get("policy")
     if name is not None and name not in list(Policy):
         known = ", ".join(Policy)
         raise FrameError(ErrorCode.BAD_FRAME, f"policy: there is no such one; give one of {known}")
     after = integer(request, "after", 0, 2**31)
-    return Policy(name) if name else None, UNREAD_AFTER if after is None else float(after)
+    return Policy(name) if name else None, after
 
 
 def idempotency_key(request: web.Request) -> str | None:

@@ -181,8 +181,7 @@ def tell_why(
         answer = why.deliveries(told, now)
         if dry is not None:
             backends = backends_of(settings.tenants[key.tenant].push)
-            seconds = UNREAD_AFTER if after is None else after
-            answer["policy"] = dry_run(told, dry, now=now, backends=backends, after=seconds)
+            answer["policy"] = dry_run(told, dry, now=now, backends=backends, after=after)
         if as_json:
             print(json.dumps(answer))
         else:

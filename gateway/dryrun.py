@@ -58,13 +58,14 @@ def dry_run(
     *,
     now: float,
     backends: tuple[Backend, ...],
-    after: float = UNREAD_AFTER,
+    after: float | None = None,
 ) -> dict[str, Any]:
     """What `policy` would have decided: {`name`, `after?`, `devices`: [{`device`, …}]}.
 
     `now` in epoch seconds; `backends` are the tenant's; `after` is for `unread_after`. No device,
     no entry: then there is nobody to ring under any policy.
     """
+    after = UNREAD_AFTER if after is None else float(after)
     answer: dict[str, Any] = {"name": policy.value}
     if policy is Policy.UNREAD_AFTER:
         answer["after"] = after
