@@ -24,6 +24,7 @@ DEVELOPMENT_TENANT: Final = "dev"
 DEVELOPMENT_SECRET: Final = "ringback-dev.secret"  # noqa: S105 - a file's name
 DEVELOPMENT_KEY: Final = "ringback-dev.key"
 DEVELOPMENT_ENDPOINT: Final = "http://127.0.0.1:8090/ring"
+DEVELOPMENT_AUTH_TOKEN: Final = "dev"  # noqa: S105 - known to all
 
 _SECRET_FORMS: Final = {"secret", "secret_file", "secret_env"}
 
@@ -38,7 +39,7 @@ def development(environ: Mapping[str, str]) -> Config:
     tenant = {
         "origins": ["http://127.0.0.1:8090", "http://localhost:8090"],
         "auth": auth,
-        "push": {"endpoint": DEVELOPMENT_ENDPOINT, "auth_token": "dev"},
+        "push": {"endpoint": DEVELOPMENT_ENDPOINT, "auth_token": DEVELOPMENT_AUTH_TOKEN},
     }
     tables: Table = {
         "storage": {"url": "sqlite:///ringback-dev.db"},

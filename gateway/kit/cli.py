@@ -22,7 +22,7 @@ from gateway.command import (
     must_be_utf_8,
     tenant_of,
 )
-from gateway.config.development import DEVELOPMENT_ENDPOINT
+from gateway.config.development import DEVELOPMENT_AUTH_TOKEN, DEVELOPMENT_ENDPOINT
 from gateway.config.sections import Config
 from gateway.config.values import is_host
 from gateway.endpoints import backends_of, endpoints_of
@@ -40,7 +40,6 @@ if TYPE_CHECKING:  # else where it is needed: other commands start without what 
 
 ANYWHERE = frozenset({ip_network("0.0.0.0/0"), ip_network("::/0")})
 DEVELOPMENT_PORT = urlsplit(DEVELOPMENT_ENDPOINT).port or 0
-DEVELOPMENT_AUTH_TOKEN = "dev"  # noqa: S105  (what `ringback serve` sends with no configuration)
 
 AuthToken = Annotated[
     str | None, typer.Option(envvar="BACKEND_AUTH_TOKEN", help="What authToken is to be.")
