@@ -43,10 +43,6 @@ LACKED_A_DEVICE = {
 """Reasons of undeliverable that a registration mends."""
 
 
-TOLD = ("platform", "app", "environment", "locale", "time_zone")
-"""What an app may tell of its installation beside its token."""
-
-
 class Registration(msgspec.Struct, frozen=True):
     """What an app tells of its installation. `token` is opaque."""
 
@@ -64,6 +60,10 @@ class Registration(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Registration(installation={self.installation!r})"
+
+
+TOLD = Registration.__struct_fields__[2:]
+"""What an app may tell of its installation beside its token."""
 
 
 PER_MINUTE = 60.0
