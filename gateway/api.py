@@ -71,18 +71,6 @@ class Api:
         self._refused = refused
         self._failed = failed
 
-    @property
-    def limits(self) -> protocol.Limits:
-        return self._context.limits
-
-    def now(self) -> float:
-        """In epoch seconds, by the clock that does not jump."""
-        return self._context.clock()
-
-    @property
-    def draining(self) -> bool:
-        return self._context.draining
-
     def application(self, *others: Iterable[web.RouteDef]) -> web.Application:
         """The aiohttp application for the HTTP listener; `others` are the routes of other files."""
         app = web.Application(
@@ -138,7 +126,7 @@ class Api:
                     FrameError(ErrorCode.BAD_FRAME, "the body cannot be read as it was sent")
                 )
             case web.HTTPRequestEntityTooLarge():
-                most = self.limits.frame_bytes
+                most = self._context.limits.frame_bytes
                 return problem(
                     FrameError(ErrorCode.TOO_LARGE, f"the body is larger than {most} bytes")
                 )

@@ -15,12 +15,11 @@ from prometheus_client import Counter, Histogram
 
 from gateway import protocol
 from gateway.api import Api, as_json
-from gateway.hub import Hub
+from gateway.context import Context
 from gateway.metrics import Metrics, OfTenants
 from gateway.protocol import Role
 from push.worker import Load
 from storage.records import Outcome
-from storage.store import Store
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -31,17 +30,15 @@ class OpsCalls:
     def __init__(
         self,
         api: Api,
+        context: Context,
         metrics: Metrics,
-        store: Store,
-        hub: Hub,
         loads_of: Callable[[str], Mapping[str, Load]],
     ) -> None:
         """`loads_of` tells how a tenant's endpoints are, by backend, and what waits for each."""
         self._api = api
-        self._loads_of = loads_of
+        self._context = context
         self._metrics = metrics
-        self._store = store
-        self._hub = hub
+        self._loads_of = loads_of
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/v1/ops", self.figures)]
@@ -49,15 +46,15 @@ class OpsCalls:
     async def figures(self, request: web.Request) -> web.Response:
         """What is, and what was since the gateway's start."""
         tenant = self._api.who(request, Role.SERVICE).tenant
-        metrics, counters = self._metrics, self._store.counters
+        metrics, context = self._metrics, self._context
         names = ("accepted", *(outcome.value for outcome in Outcome))
         return as_json(
             {
                 "tenant": tenant,
-                "server_time": protocol.timestamp(self._api.now()),
-                "draining": self._api.draining,
-                "sessions": self._hub.counts(tenant),
-                "messages": {name: counters[tenant, name] for name in names},
+                "server_time": protocol.timestamp(context.clock()),
+                "draining": context.draining,
+                "sessions": context.hub.counts(tenant),
+                "messages": {name: context.store.counters[tenant, name] for name in names},
                 "looks": _counted(metrics.looks, tenant, "action", "reason"),
                 "attempts": _counted(metrics.attempts, tenant, "verdict", "reason"),
                 "dead_letters": _counted(metrics.dead_letters, tenant, "cause"),

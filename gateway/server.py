@@ -127,9 +127,15 @@ class Gateway:
         )
         places = Places(server, self.ports)
         others = (
-            CampaignCalls(api, core.campaign_loading, core.campaigns, core.campaign_reports),
+            CampaignCalls(
+                api,
+                core.context.limits,
+                core.campaign_loading,
+                core.campaigns,
+                core.campaign_reports,
+            ),
             DeadLetterCalls(api, core.dead_letters),
-            OpsCalls(api, core.metrics, core.store, core.hub, core.loads_of),
+            OpsCalls(api, core.context, core.metrics, core.loads_of),
             WebPages(places),
         )
         application = api.application(*(calls.routes() for calls in others))

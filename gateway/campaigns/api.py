@@ -28,9 +28,9 @@ from gateway.api import Api, as_json, idempotency_key, page_size
 from gateway.campaigns import audience
 from gateway.campaigns.audience import Bad, BadRecipient, Entry, File, Format, Words
 from gateway.campaigns.loading import Loading, Source
-from gateway.campaigns.reports import Reports, state
+from gateway.campaigns.reports import Reports
 from gateway.campaigns.sending import Campaigns, Step
-from gateway.protocol import ErrorCode, FrameError, PostCampaign, Role
+from gateway.protocol import ErrorCode, FrameError, Limits, PostCampaign, Role
 from storage.campaigns import Campaign
 
 BATCH = 500  # recipients written at a time
@@ -44,8 +44,11 @@ T = TypeVar("T")
 class CampaignCalls:
     """The calls; who may call is judged by `api`."""
 
-    def __init__(self, api: Api, loading: Loading, them: Campaigns, reports: Reports) -> None:
+    def __init__(
+        self, api: Api, limits: Limits, loading: Loading, them: Campaigns, reports: Reports
+    ) -> None:
         self._api = api
+        self._limits = limits
         self._loading = loading
         self._campaigns = them
         self._reports = reports
@@ -116,7 +119,7 @@ class CampaignCalls:
     def _told(self, c: Campaign) -> dict[str, Any]:
         told: dict[str, Any] = {
             "id": c.id,
-            "state": state(c, self._api.now()),
+            "state": self._reports.state(c),
             "by": c.author,
             "text": c.text,
             "rate": c.rate,
@@ -167,7 +170,7 @@ class CampaignCalls:
         return _Taken(body, said, self._list(body.audience, said, tenant))
 
     def _body(self, raw: bytes) -> PostCampaign:
-        return decoding.decode_body(raw, PostCampaign, self._api.limits)
+        return decoding.decode_body(raw, PostCampaign, self._limits)
 
     async def _with_file(self, request: web.Request, tenant: str) -> _Taken:
         try:
@@ -219,7 +222,7 @@ class CampaignCalls:
                 async with self._piece(tenant):
                     for number, value in part:
                         try:
-                            batch.append(audience.entry(value, said, self._api.limits))
+                            batch.append(audience.entry(value, said, self._limits))
                         except BadRecipient as error:
                             bad.note(f"entry {number}", error.problem)
                 if not bad.many:  # else nothing of it is taken, and only errors are looked for
@@ -264,7 +267,7 @@ class CampaignCalls:
                         try:
                             if line.problem is not None:
                                 raise BadRecipient(line.problem)
-                            batch.append(audience.entry(line.value, said, self._api.limits))
+                            batch.append(audience.entry(line.value, said, self._limits))
                         except BadRecipient as error:
                             bad.note(f"line {line.number}", error.problem)
                 if len(batch) >= BATCH:

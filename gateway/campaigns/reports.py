@@ -35,6 +35,11 @@ class Reports:
             raise FrameError(ErrorCode.BAD_FRAME, "before: this tenant has no such campaign")
         return await self._rows.page(tenant, before, limit)
 
+    def state(self, c: Campaign) -> str:
+        """The state that is told: one that has yet to begin is `scheduled`."""
+        early = c.send_at is not None and c.send_at > self._clock()
+        return "scheduled" if early and c.state is CampaignState.RUNNING else c.state.value
+
     async def report(self, c: Campaign) -> dict[str, object]:
         """What became of everybody: each recipient is counted once, but for `read` beside it.
 
@@ -59,7 +64,7 @@ class Reports:
             skipped[c.state.value], left = left, 0
         return {
             "id": c.id,
-            "state": state(c, self._clock()),
+            "state": self.state(c),
             "recipients": c.total,
             **counts,
             "skipped": dict(skipped),
@@ -70,12 +75,6 @@ class Reports:
 
 
 _TOLD = {"pushed": "rung", "acked": "in_chat", "pending": "pending"}
-
-
-def state(c: Campaign, now: float) -> str:
-    """The state that is told: one that has yet to begin is `scheduled`."""
-    early = c.send_at is not None and c.send_at > now
-    return "scheduled" if early and c.state is CampaignState.RUNNING else c.state.value
 
 
 def not_found() -> FrameError:
