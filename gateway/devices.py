@@ -183,13 +183,7 @@ class Devices:
 
     async def deregister(self, key: Key, installation: str) -> None:
         """Remove the customer's own registration of this installation, if there is one."""
-
-        def change(tx: Transaction) -> None:
-            owner = tx.owner_of_installation(key.tenant, installation)
-            if owner is not None and owner.key == key:
-                self._remove(tx, owner, "deregistered")
-
-        await self._store.submit(change, Needs(device=(key.tenant, installation, None)))
+        await self._deregister(key.tenant, installation, lambda owner: owner.key == key)
 
     async def deregister_by_key(self, installation: str, given: str) -> bool:
         """Remove the registration that `given` was made for, if it still is this installation's.
@@ -199,14 +193,18 @@ class Devices:
         tenant, id = self._read_key(given)
         if tenant is None:
             return False
+        await self._deregister(tenant, installation, lambda owner: owner.device == id)
+        return True
 
+    async def _deregister(
+        self, tenant: str, installation: str, meant: Callable[[Owner], bool]
+    ) -> None:
         def change(tx: Transaction) -> None:
             owner = tx.owner_of_installation(tenant, installation)
-            if owner is not None and owner.device == id:
+            if owner is not None and meant(owner):
                 self._remove(tx, owner, "deregistered")
 
         await self._store.submit(change, Needs(device=(tenant, installation, None)))
-        return True
 
     def _remove(self, tx: Transaction, owner: Owner, why: str, *, settle: bool = True) -> None:
         """The registration ends. Without `settle` what was owed on it is left as it is: its
