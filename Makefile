@@ -24,8 +24,7 @@ PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gatew
         gateway/clientside/notifications \
         push/ring push/content push/signing push/credentials push/oauth push/verdicts push/retry \
         push/guard push/breaker push/lane push/backends \
-        push/adapters/form push/adapters/named push/adapters/asapp push/adapters/standard \
-        push/adapters/liveperson push/adapters/zendesk push/adapters/matrix push/adapters/template \
+        $(basename $(filter-out %/__init__.py,$(wildcard push/adapters/*.py))) \
         storage/records storage/vault storage/outcomes \
         gateway/campaigns/audience gateway/addresses
 

@@ -12,6 +12,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gateway", "push", "storage")
 IMPURE = {"asyncio", "websockets", "aiohttp", "aiosqlite"}
+SERVING = "gateway.wire"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
 PURE = [
     "gateway.protocol",
     "gateway.decoding",
@@ -35,18 +44,9 @@ PURE = [
     "gateway.addresses",
     "gateway.campaigns.audience",
     "push.ring",
-    "push.adapters",
     "push.credentials",
     "push.oauth",
     "push.content",
-    "push.adapters.form",
-    "push.adapters.named",
-    "push.adapters.asapp",
-    "push.adapters.standard",
-    "push.adapters.liveperson",
-    "push.adapters.zendesk",
-    "push.adapters.matrix",
-    "push.adapters.template",
     "push.signing",
     "push.verdicts",
     "push.retry",
@@ -63,16 +63,8 @@ PURE = [
     "storage.sql",
     "storage.transaction",
     "storage.errors",
+    *sorted(name for name in FILES if name.startswith("push.adapters")),
 ]
-SERVING = "gateway.wire"
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-FILES = {module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:

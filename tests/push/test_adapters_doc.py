@@ -20,6 +20,7 @@ from push.adapters import (
     names,
     verdict_of,
 )
+from push.adapters.named import ADAPTERS
 from push.adapters.template import FIELDS
 from push.ring import Target
 from tests.push.scripted import TOKEN, a_ring, an_endpoint
@@ -60,6 +61,14 @@ def test_each_request_is_exactly_what_is_published(example: str) -> None:
 def test_every_adapter_has_its_page_and_its_example() -> None:
     assert {example.split()[0] for example in EXAMPLES} == set(names())
     assert re.findall(r"^## (\w+)$", DOC, re.M) == names()
+
+
+def test_the_page_on_the_configuration_names_every_adapter_of_ours() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
+    row = re.search(r"^\| `tenants\.<tenant>\.push\.adapter`.*$", page, re.M)
+    assert row is not None
+    named = re.findall(r"`(\w+)`", row[0])
+    assert [name for name in named if name in ADAPTERS] == list(ADAPTERS)
 
 
 def test_the_fields_of_a_template_are_all_told() -> None:
