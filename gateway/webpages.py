@@ -32,7 +32,7 @@ _TYPES: Final = {
     ".svg": "image/svg+xml",
     ".ts": "text/plain",
 }
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104
 _ALWAYS: Final = {
     "Cache-Control": "no-cache",  # kept, and asked about each time
@@ -67,9 +67,8 @@ class Places:
         if self.server.public_http is not None:
             return frozenset([self.server.public_http])
         host, port = self.server.http.host, self._port("http")
-        hosts = _LOOPBACK if host in (*_EVERYWHERE, "127.0.0.1", "localhost", "::1") else (host,)
-        suffix = "" if port == 80 else f":{port}"
-        return frozenset(f"http://{_bracketed(host)}{suffix}" for host in hosts)
+        hosts = _LOOPBACK if host in (*_EVERYWHERE, *_LOOPBACK) else (host,)
+        return frozenset(f"http://{Address(host, port)}".removesuffix(":80") for host in hosts)
 
     def chat(self, origin: str) -> str:
         """The chat listener's ws(s) origin, for a page of `origin`."""
@@ -81,15 +80,11 @@ class Places:
         host = server.chat.host
         if host in _EVERYWHERE:
             host = urlsplit(origin).hostname or "127.0.0.1"
-        return f"ws://{_bracketed(host)}:{self._port('chat')}"
+        return f"ws://{Address(host, self._port('chat'))}"
 
     def _port(self, name: str) -> int:
         address: Address = getattr(self.server, name)
         return self.ports.get(name, address.port)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 class WebPages:

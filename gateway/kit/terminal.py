@@ -15,6 +15,7 @@ from contextlib import suppress
 from aiohttp import web
 
 from gateway.command import fail, say
+from gateway.config.values import Address
 from gateway.kit import screen
 from gateway.kit.backend import FakeBackend
 from gateway.kit.behaviours import HELP, UnknownBehaviour
@@ -36,7 +37,7 @@ async def serve(it: FakeBackend, host: str, port: int, *, as_json: bool) -> None
         await runner.cleanup()
         problem = f"cannot listen on {host}:{port}: {error.strerror}"
         fail(f"{problem}: choose another with --host or --port")
-    url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
+    url = f"http://{Address(host, runner.addresses[0][1])}"
     if as_json:
         screen.ready(url)
     else:
