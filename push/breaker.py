@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 from push.ring import RETRIED, Endpoint, Pause, Verdict
@@ -38,20 +37,14 @@ SUSPENDED_PROBE: Final = 600.0  # the same for a suspended endpoint
 _DOUBLINGS: Final = 32
 
 
-class Permit(StrEnum):
-    """What may be done now."""
+class Permit(NamedTuple):
+    """Whether a call may go out now: with a `pause`, which says why, none, and `until` till when
+    (None while a probe is out); with `probe` one, to try.
+    """
 
-    CALL = "call"
-    PROBE = "probe"
-    WAIT = "wait"
-
-
-class Answer(NamedTuple):
-    """`pause` says why to wait, and `until` till when; None while a probe is out."""
-
-    permit: Permit
     pause: Pause | None = None
     until: float | None = None
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +69,16 @@ class Health:
 WELL: Final = Health()
 
 
-def ask(health: Health, now: float) -> Answer:
-    """May a call go out now? After `PROBE` the caller sets `probing` by `probe`."""
+def ask(health: Health, now: float) -> Permit:
+    """May a call go out now? If it is a probe, the caller sets `probing` by `probe`."""
     if health.until is None:
-        return Answer(Permit.CALL)
+        return Permit()
     pause = Pause.SUSPENDED if health.suspended else Pause.ENDPOINT_DOWN
     if health.probing:
-        return Answer(Permit.WAIT, pause)
+        return Permit(pause)
     if now < health.until:
-        return Answer(Permit.WAIT, pause, health.until)
-    return Answer(Permit.PROBE)
+        return Permit(pause, health.until)
+    return Permit(probe=True)
 
 
 def probe(health: Health) -> Health:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from push import breaker, retry
-from push.breaker import Health, Permit
+from push.breaker import Health
 from push.ring import DeviceRef, Endpoint, Pause, VerdictKind
 
 
@@ -72,18 +72,18 @@ class Lane:
         """Take the next turn; or return when (epoch s) there may be one; None: not by waiting."""
         if len(self.working) >= self.endpoint.in_flight or not (self.waiting or self.parked):
             return None
-        answer = breaker.ask(self.health, now)
-        if answer.permit is Permit.WAIT:
+        permit = breaker.ask(self.health, now)
+        if permit.pause is not None:
             if self.waiting:
-                return Turn(_pop(self.waiting), answer.pause)
-            return answer.until
+                return Turn(_pop(self.waiting), permit.pause)
+            return permit.until
         wait = self.pace.take(now, self.endpoint.rate_per_second)
         if wait > 0.0:
             return now + wait
-        if answer.permit is Permit.PROBE:
+        if permit.probe:
             self.health = breaker.probe(self.health)
         ref = _pop(self.parked or self.waiting)
-        return Turn(ref, probe=answer.permit is Permit.PROBE)
+        return Turn(ref, probe=permit.probe)
 
     def done(self, turn: Turn, *, called: bool, parked: bool) -> None:
         """That turn is over: what it took and did not use is given back."""

@@ -542,8 +542,8 @@ FAULTS = (
     Fault(
         "a backend that fails is called as if nothing were",
         "push/breaker.py",
-        "    if health.until is None:\n        return Answer(Permit.CALL)\n",
-        "    if True:\n        return Answer(Permit.CALL)\n",
+        "    if health.until is None:\n        return Permit()\n",
+        "    if True:\n        return Permit()\n",
         ("tests/test_endpoints.py",),
     ),
     Fault(

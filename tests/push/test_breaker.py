@@ -12,7 +12,6 @@ from push.breaker import (
     PROBE_MOST,
     SUSPENDED_PROBE,
     WELL,
-    Answer,
     Health,
     Permit,
     after,
@@ -26,7 +25,7 @@ from tests.push.scripted import ACCEPTED, an_endpoint
 NOW = 1_000_000.0
 ENDPOINT = an_endpoint(breaker_after=3, suspend_after=3600.0)
 FAILED = Verdict(VerdictKind.RETRY, "timeout")
-CALL = Answer(Permit.CALL)
+CALL = Permit()
 
 
 def failed(
@@ -42,7 +41,7 @@ def failed(
 
 
 def probed(health: Health, now: float, verdict: Verdict = FAILED) -> Health:
-    assert ask(health, now) == Answer(Permit.PROBE)
+    assert ask(health, now) == Permit(probe=True)
     return after(probe(health), verdict, 9, now, ENDPOINT, probed=True)
 
 
@@ -57,7 +56,7 @@ def test_what_was_not_called_tells_nothing_of_the_endpoint() -> None:
 
 def test_it_opens_after_so_many_failures_in_a_row_and_says_till_when() -> None:
     assert ask(failed(WELL, 1, 2), NOW) == CALL
-    assert ask(OPEN, NOW) == Answer(Permit.WAIT, Pause.ENDPOINT_DOWN, NOW + 1.0)
+    assert ask(OPEN, NOW) == Permit(Pause.ENDPOINT_DOWN, NOW + 1.0)
     assert OPEN.open
     assert not WELL.open
 
@@ -97,8 +96,8 @@ def test_two_failures_far_apart_are_no_long_failure() -> None:
 
 
 def test_when_the_wait_is_over_one_call_goes_out_and_no_second_until_it_is_known() -> None:
-    assert ask(OPEN, NOW + 1.0) == Answer(Permit.PROBE)
-    assert ask(probe(OPEN), NOW + 1e6) == Answer(Permit.WAIT, Pause.ENDPOINT_DOWN, None)
+    assert ask(OPEN, NOW + 1.0) == Permit(probe=True)
+    assert ask(probe(OPEN), NOW + 1e6) == Permit(Pause.ENDPOINT_DOWN, None)
 
 
 def test_a_probe_that_succeeds_closes_it() -> None:
@@ -106,7 +105,7 @@ def test_a_probe_that_succeeds_closes_it() -> None:
 
 
 def test_a_probe_that_made_no_call_is_had_again() -> None:
-    assert ask(unused(probe(OPEN)), NOW + 1.0) == Answer(Permit.PROBE)
+    assert ask(unused(probe(OPEN)), NOW + 1.0) == Permit(probe=True)
 
 
 def test_each_probe_that_fails_doubles_the_wait_up_to_a_bound() -> None:
@@ -149,7 +148,7 @@ def test_without_success_for_long_it_is_suspended_and_probed_seldom() -> None:
     assert not health.suspended
     health = probed(health, NOW + 3700.0)
     assert health.suspended
-    wait = Answer(Permit.WAIT, Pause.SUSPENDED, NOW + 3700.0 + SUSPENDED_PROBE)
+    wait = Permit(Pause.SUSPENDED, NOW + 3700.0 + SUSPENDED_PROBE)
     assert ask(health, NOW + 3701.0) == wait
     assert probed(health, NOW + 3700.0 + SUSPENDED_PROBE, ACCEPTED) == WELL
 
@@ -162,11 +161,11 @@ def test_whatever_happens_there_is_at_most_one_probe_out_and_always_a_next_one(
     for passes, device, works in days:
         now += passes
         answer = ask(health, now)
-        if answer.permit is Permit.WAIT:
+        if answer.pause is not None:
             assert answer.until is not None
             assert now < answer.until <= now + PROBE_MOST
             continue
-        probing = answer.permit is Permit.PROBE
+        probing = answer.probe
         health = probe(health) if probing else health
         verdict = ACCEPTED if works else FAILED
         health = after(health, verdict, device, now, an_endpoint(breaker_after=2), probed=probing)
