@@ -16,7 +16,7 @@ from gateway.delivery import Patience, Reason, Timing
 from gateway.hub import Hub
 from gateway.protocol import ErrorCode, FrameError, Limits
 from gateway.telling import Telling
-from gateway.wishes import House, quiet_until
+from gateway.wishes import House, quiet_hours_end
 from push.backends import Backend
 from push.content import Content
 from push.ring import DeviceRef
@@ -80,7 +80,7 @@ class Context:
 
     def quiet_hours_end(self, now: float, c: Conversation, device: Device) -> float | None:
         """Of those in which the device is now."""
-        return quiet_until(now, c.wishes, device.time_zone, self.rules(c.tenant).house)
+        return quiet_hours_end(now, c.wishes, device.time_zone, self.rules(c.tenant).house)
 
     def is_calling(self, key: Key, device: Device) -> bool:
         """Whether a call for this device is out: then its settling decides its next time, no

@@ -59,7 +59,7 @@ def zone(name: str) -> ZoneInfo | None:
         return None
 
 
-def quiet_until(
+def quiet_hours_end(
     now: float, wishes: Wishes | None, device_zone: str | None, house: House
 ) -> float | None:
     """When the quiet hours that `now` lies in end, in epoch seconds; None outside of them."""

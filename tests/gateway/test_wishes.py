@@ -13,7 +13,7 @@ from gateway.wishes import (
     is_muted,
     is_unwanted,
     quiet_hours,
-    quiet_until,
+    quiet_hours_end,
     zone,
 )
 from storage.records import Wishes
@@ -27,7 +27,7 @@ def at(text: str) -> float:
 
 
 def end(now: str, hours: QuietHours = NIGHT, where: str = VIENNA) -> str | None:
-    until = quiet_until(at(now), None, None, House(hours, where))
+    until = quiet_hours_end(at(now), None, None, House(hours, where))
     return None if until is None else datetime.fromtimestamp(until, UTC).isoformat()
 
 
@@ -120,7 +120,7 @@ def test_it_is_quiet_until_the_end_and_not_after_it(
     now: int, hours: QuietHours, where: str
 ) -> None:
     house = House(hours, where)
-    until = quiet_until(now, None, None, house)
+    until = quiet_hours_end(now, None, None, house)
     here = datetime.fromtimestamp(now, ZoneInfo(where)).time()
     inside = (
         hours.start <= here < hours.end
@@ -131,37 +131,39 @@ def test_it_is_quiet_until_the_end_and_not_after_it(
     if until is not None:
         assert now < until <= now + timedelta(hours=26).total_seconds()
         assert until % 60 == 0
-        assert quiet_until(until, None, None, house) is None
+        assert quiet_hours_end(until, None, None, house) is None
 
 
 # Whose hours, and where
 
 
 def test_without_quiet_hours_it_is_never_quiet() -> None:
-    assert quiet_until(at("2026-11-25T02:00:00+00:00"), None, None, House()) is None
+    assert quiet_hours_end(at("2026-11-25T02:00:00+00:00"), None, None, House()) is None
 
 
 def test_what_the_customer_says_stands_before_what_the_tenant_says() -> None:
     now, house = at("2026-11-25T02:00:00+00:00"), House(NIGHT, VIENNA)
-    assert quiet_until(now, Wishes(quiet_hours="off"), None, house) is None
-    assert quiet_until(now, Wishes(quiet_hours="12:00-13:00"), None, house) is None
-    assert quiet_until(now, Wishes(quiet_hours="02:00-03:30"), None, House()) == now + 5400
-    assert quiet_until(now, Wishes(), None, house) is not None
+    assert quiet_hours_end(now, Wishes(quiet_hours="off"), None, house) is None
+    assert quiet_hours_end(now, Wishes(quiet_hours="12:00-13:00"), None, house) is None
+    assert quiet_hours_end(now, Wishes(quiet_hours="02:00-03:30"), None, House()) == now + 5400
+    assert quiet_hours_end(now, Wishes(), None, house) is not None
 
 
 def test_the_zone_is_the_customers_then_the_devices_then_the_tenants() -> None:
     now, house = at("2026-11-25T12:00:00+00:00"), House(NIGHT, VIENNA)
     tokyo, auckland = Wishes(time_zone="Asia/Tokyo"), "Pacific/Auckland"
-    assert quiet_until(now, tokyo, None, house) is None  # 21:00
-    assert quiet_until(now, tokyo, auckland, house) is None
-    assert quiet_until(now, None, auckland, house) is not None  # 01:00
-    assert quiet_until(now, None, None, house) is None  # 13:00
+    assert quiet_hours_end(now, tokyo, None, house) is None  # 21:00
+    assert quiet_hours_end(now, tokyo, auckland, house) is None
+    assert quiet_hours_end(now, None, auckland, house) is not None  # 01:00
+    assert quiet_hours_end(now, None, None, house) is None  # 13:00
 
 
 def test_a_zone_that_is_not_known_here_is_passed_over() -> None:
     now = at("2026-11-25T23:00:00+00:00")
-    assert quiet_until(now, Wishes(time_zone="Mars/Base"), "Moon/Base", House(NIGHT)) is not None
-    assert quiet_until(now, None, None, House(NIGHT, "Mars/Base")) is not None, "UTC at last"
+    assert (
+        quiet_hours_end(now, Wishes(time_zone="Mars/Base"), "Moon/Base", House(NIGHT)) is not None
+    )
+    assert quiet_hours_end(now, None, None, House(NIGHT, "Mars/Base")) is not None, "UTC at last"
 
 
 # Wishes
