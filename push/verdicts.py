@@ -54,21 +54,6 @@ class Failure(StrEnum):
     SIGNING_SECRET = "signing_secret"  # noqa: S105  (a failure's name)
 
 
-_OUR_SETTING: Final = frozenset(
-    {
-        Failure.TLS,
-        Failure.CA_FILE,
-        Failure.URL,
-        Failure.ADDRESS,
-        Failure.ADAPTER,
-        Failure.SIGNING_SECRET,
-        Failure.CLIENT_CERTIFICATE,
-        Failure.TOKEN_REFUSED,
-        Failure.TOKEN_UNREADABLE,
-        Failure.TOKEN_TLS,
-    }
-)
-
 NOT_SENT: Final = frozenset(
     {
         Failure.CONNECT_TIMEOUT,
@@ -132,7 +117,7 @@ def checked(told: Any) -> Verdict:
 def _by_failure(failure: Failure) -> VerdictKind:
     if failure is Failure.UNWRITABLE:  # it will not be another time either
         return VerdictKind.REFUSED
-    return VerdictKind.MISCONFIGURED if failure in _OUR_SETTING else VerdictKind.RETRY
+    return VerdictKind.MISCONFIGURED if failure in _ADVICE else VerdictKind.RETRY
 
 
 def _by_status(status: int) -> VerdictKind:
@@ -181,6 +166,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     return min(max(date.timestamp() - now, 0.0), RETRY_AFTER_MOST)
 
 
+# Of which failures an operator has to do something, and what: these do not pass by themselves.
 _ADVICE: Final[Mapping[str, str]] = {
     "redirect": "set the tenant's push endpoint to the final address; redirects are not followed",
     "http_401": "the backend does not accept our credentials: check the tenant's push auth_token,"
