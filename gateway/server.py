@@ -121,7 +121,7 @@ class Gateway:
             core.inbox,
             core.rates,
             core.wall,
-            frozenset(o for tenant in self.config.tenants.values() for o in tenant.origins),
+            self.config.origins,
             core.metrics.refused,
             core.metrics.faults.inc,
         )

@@ -50,7 +50,7 @@ class Sockets:
         self._sessions = sessions
         self._clock = clock
         self._rejected = rejected
-        self._origins = frozenset(o for t in config.tenants.values() for o in t.origins)
+        self._origins = config.origins
         self._proxies = config.server.trusted_proxies
         self._attempts: dict[str, TokenBucket] = {}
         self._complain_at = 0.0

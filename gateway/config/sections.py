@@ -170,6 +170,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log: Log = Log()
     tenants: dict[str, Tenant]
 
+    @property
+    def origins(self) -> frozenset[str]:
+        """The web pages that may connect, whosever they are."""
+        return frozenset(origin for tenant in self.tenants.values() for origin in tenant.origins)
+
 
 # --- what no single value can tell -------------------------------------------------------------
 

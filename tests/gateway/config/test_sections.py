@@ -66,6 +66,15 @@ def test_a_tenant_alone_is_enough_and_need_not_have_a_backend(tmp_path: Path) ->
     assert config.storage.path == tmp_path / "ringback.db"
 
 
+def test_the_origins_are_those_of_all_tenants() -> None:
+    auth = Auth(algorithm=Algorithm.HS256, secret=Secret(SECRET))
+    one, other = "https://app.acme.example", "https://other.example"
+    tenants = {"acme": Tenant(auth=auth, origins=(one,)), "other": Tenant(auth=auth)}
+    assert Config(tenants=tenants).origins == {one}
+    tenants["other"] = Tenant(auth=auth, origins=(one, other))
+    assert Config(tenants=tenants).origins == {one, other}
+
+
 def test_any_free_port_may_be_asked_for_more_than_once(tmp_path: Path) -> None:
     environ = {f"RINGBACK_SERVER__{name}": "127.0.0.1:0" for name in ("CHAT", "HTTP", "ADMIN")}
     assert read(tmp_path, GOOD, environ).server.admin.port == 0
