@@ -10,7 +10,16 @@ from typing import Annotated, Final
 
 from msgspec import Struct
 
-from gateway.config.values import Count, FromEnvironment, Wrong, meta, must_be_text, shown, table
+from gateway.config.values import (
+    Count,
+    FromEnvironment,
+    Wrong,
+    meta,
+    must_be_text,
+    one_of,
+    shown,
+    table,
+)
 from push import content
 from push.content import Mode
 
@@ -52,14 +61,12 @@ def _language(raw: object, base: Path) -> str:
 
 _TABLE = 'texts of 1 to 500 characters by language, such as { en = "…", de = "…" }'
 
-_MODES = '"full", "preview", "generic" or "none"'
-
 ByLanguage = Annotated[dict[str, str] | None, meta(_TABLE, _by_language)]
 Title = Annotated[
     str, meta("a text that is not empty and can be seen, of at most 500 characters", _title)
 ]
 Language = Annotated[str, meta('a language tag such as "en" or "de-AT"', _language)]
-Modes = Annotated[Mode, meta(_MODES)]
+Modes = Annotated[Mode, one_of(Mode)]
 
 
 class Content(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

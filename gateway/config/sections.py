@@ -39,6 +39,7 @@ from gateway.config.values import (
     Text,
     WebOrigin,
     Wrong,
+    one_of,
 )
 from gateway.protocol import (
     AGENT_LIMITS,
@@ -62,10 +63,10 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-Format = Annotated[LogFormat, Meta(description='"text" or "json"')]
-Level = Annotated[LogLevel, Meta(description='"debug", "info", "warning" or "error"')]
+Format = Annotated[LogFormat, one_of(LogFormat)]
+Level = Annotated[LogLevel, one_of(LogLevel)]
 Policies = Annotated[Literal["default"], Meta(description='"default"')]
-Algorithms = Annotated[Algorithm, Meta(description='"HS256", "RS256", "ES256" or "EdDSA"')]
+Algorithms = Annotated[Algorithm, one_of(Algorithm)]
 
 
 # --- the sections ------------------------------------------------------------------------------

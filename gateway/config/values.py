@@ -20,6 +20,7 @@ import secrets
 import socket
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
@@ -331,6 +332,12 @@ def shown(raw: object) -> str:
 
 def meta(expected: str, parse: Any = None, *, sourced: bool = False) -> Meta:
     return Meta(description=expected, extra={"parse": parse, "sourced": sourced})
+
+
+def one_of(kind: type[StrEnum]) -> Meta:
+    """One of a few words."""
+    *others, last = (f'"{word}"' for word in kind)
+    return Meta(description=f"{', '.join(others)} or {last}")
 
 
 _AES_KEY = "the base64 of 32 random bytes, such as `ringback keys new` prints"
