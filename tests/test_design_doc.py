@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from gateway.chat import Chat
 from storage.database import Database
 from storage.outcomes import TRANSITIONS
+from storage.transaction import Transaction
 
 ROOT = Path(__file__).parent.parent
 DESIGN = ROOT / "docs" / "design.md"
@@ -16,6 +18,15 @@ def test_the_published_transition_table_is_the_one_in_force() -> None:
     text = DESIGN.read_text().partition("### The transition table")[2].partition("## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", text, re.MULTILINE)
     assert rows == [(a.value, trigger.value, b.value) for (a, trigger), b in TRANSITIONS.items()]
+
+
+def test_the_methods_that_it_names_are_there() -> None:
+    text = DESIGN.read_text()
+    (sending,) = re.findall(r"─> Chat\.(\w+) ─+> storage", text)
+    assert hasattr(Chat, sending)
+    (cases,) = re.findall(r"^- `storage`: methods named after use cases \((.*?), …\)", text, re.M)
+    for name in re.findall(r"`(\w+)`", cases):
+        assert hasattr(Transaction, name), name
 
 
 def another_database() -> str:
