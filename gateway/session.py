@@ -293,8 +293,8 @@ class CustomerSession(Session):
     def active(self) -> bool:
         return self.state is SessionState.ACTIVE
 
-    def has(self, seq: int) -> None:
-        """It says that it has everything up to `seq`: if that is new, it has just been read."""
+    def says_it_has(self, seq: int) -> None:
+        """Everything up to `seq`: if that is new, it has just been read."""
         if seq > self.said:
             self.said = seq
             self.out.answered()

@@ -271,10 +271,10 @@ class Sessions:
             case protocol.Send():
                 return self._chat.send(_posting(session, session.key, frame), session)
             case protocol.Ack():
-                session.has(frame.seq)
+                session.says_it_has(frame.seq)
                 return marks.ack(session, frame.seq)
             case protocol.Read():
-                session.has(frame.seq)
+                session.says_it_has(frame.seq)
                 return marks.read(session, frame.seq)
             case protocol.Typing():
                 self._paced(session, session.typing, frame.on, tell.customer_typing)

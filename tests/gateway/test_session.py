@@ -261,7 +261,7 @@ def test_who_says_that_it_has_more_than_it_said_before_has_answered() -> None:
     session, wire = customer()
     told = []
     for seq in (3, 3, 2, 4):
-        session.has(seq)
+        session.says_it_has(seq)
         told.append(wire.answers)
     assert told == [1, 1, 1, 2]
 
