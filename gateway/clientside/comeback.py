@@ -29,8 +29,14 @@ class Step(NamedTuple):
     fresh_token: bool = False
 
 
+def jitter(attempt: int, rng: Random) -> float:
+    """Seconds to wait after so many attempts: uniform between 0 and 1 s doubled per attempt, at
+    most 30 s."""
+    return retry.delay(attempt, rng, protocol.BACKOFF_FIRST, protocol.BACKOFF_MAX)
+
+
 class Backoff:
-    """Full jitter: uniform between 0 and 1 s doubled per attempt, at most 30 s."""
+    """How long to wait after each attempt in a row that failed."""
 
     __slots__ = ("_attempts", "_rng")
 
@@ -45,8 +51,7 @@ class Backoff:
     def after_failure(self) -> float:
         """Seconds until the next attempt."""
         self._attempts += 1
-        first, most = protocol.BACKOFF_FIRST, protocol.BACKOFF_MAX
-        return retry.delay(self._attempts, self._rng, first, most)
+        return jitter(self._attempts, self._rng)
 
     def after_restart(self, window: float) -> float:
         """Seconds until the next attempt, so that all clients come back spread over `window`."""

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from gateway import protocol
+from gateway.clientside.comeback import jitter
 from gateway.clientside.errors import OutboxFull
 from gateway.protocol import ErrorCode
-from push import retry
 
 UNSENT: Final = 1000  # requests that wait for their answer
 WINDOW: Final = 64  # sends under way at once
@@ -118,8 +117,7 @@ class Outbox:
         request = self._requests[ref]
         request.tries += 1
         if retry_after is None:
-            first, most = protocol.BACKOFF_FIRST, protocol.BACKOFF_MAX
-            retry_after = retry.delay(request.tries, self._rng, first, most)
+            retry_after = jitter(request.tries, self._rng)
         request.due = now + retry_after
         if code == ErrorCode.RATE_LIMITED:
             self._window = 1
