@@ -241,7 +241,8 @@ class Ringing:
             since=min(c.left_from(device), seq),
         )
         held = RingInHand(msgspec.json.encode(ring).decode(), upto, attempt=1)
-        device = replace(device, ring=held, badge=c.unread, owes=False, wake_at=tx.now)
+        owes = newest is not None and device.owed_ord > upto.ord  # what nobody is rung for, say
+        device = replace(device, ring=held, badge=c.unread, owes=owes, wake_at=tx.now)
         # The hold of its retries is counted anew; that of what it does not cover goes on (rule 5).
         held_from = c.hold_from if newest is None and outcomes.pending(c) else None
         c = tx.put(replace(c.with_device(device), hold_from=held_from))

@@ -87,7 +87,6 @@ class Device:
     live: bool = True
     settled: dict[int, str] = field(default_factory=dict)
     """The seqs that are over here: rung, or why not."""
-    owes: bool = False
     owed: int = 0
     """Up to which seq a fan-out asked for a ring."""
     ring: Ring | None = None
@@ -213,7 +212,6 @@ class Reference:
         for d in c.live:  # 8: what makes no noise does not wait for the end of quiet hours
             if d.badge > c.unread and d.wake_at in (NEVER, c.quiet_until):
                 d.wake_at = self.now
-            d.owes = d.owes or d.badge > c.unread
 
     def _acknowledge(self, c: Customer, seq: int) -> None:
         if seq <= c.acked:
@@ -273,7 +271,7 @@ class Reference:
             return
         c.due = NEVER
         for d in c.live:
-            d.owes, d.owed = True, len(c.messages)
+            d.owed = len(c.messages)
             if d.wake_at == NEVER:
                 d.wake_at = self.now
         self._settle(c)
@@ -288,7 +286,11 @@ class Reference:
         ]
 
     def _asked(self, c: Customer, d: Device) -> list[Message]:
-        return [m for m in self._open(c, d) if m.seq <= d.owed]
+        return [m for m in self._open(c, d) if m.seq <= d.owed and d.live]
+
+    def _owes(self, c: Customer, d: Device) -> bool:
+        """Whether there is something to be looked at: a ring, or the number on its icon."""
+        return bool(self._asked(c, d)) or (d.live and d.badge > c.unread)
 
     # 7: look, claim and call
 
@@ -331,12 +333,10 @@ class Reference:
         elif d.badge > c.unread:  # 8
             ring = Ring("badge", [], len(c.messages), c.unread, self.now + EXPIRES_AFTER)
             self._claim(c, d, ring, "read_elsewhere")
-        else:
-            d.owes = False
         self._settle(c)
 
     def _claim(self, c: Customer, d: Device, ring: Ring, reason: str) -> None:
-        d.owes, d.ring = False, ring
+        d.ring = ring
         if ring.covers or not c.pending:
             c.hold_from = NEVER
         self._call(c, d, ring, "badge" if ring.kind == "badge" else "ring", reason)
@@ -374,12 +374,11 @@ class Reference:
             return
         d.ring = None
         d.live = ring.mood != "gone"
-        d.owes = d.owes and d.live
         for m in ring.covers if d.live else ():
             d.settled[m.seq] = "refused" if ring.mood == "refuses" else "rung"
             if ring.mood != "refuses" and m.outcome in ("pending", "expired"):
                 self._ends(c, m, "pushed")
-        if not d.owes:
+        if not self._owes(c, d):
             d.wake_at = NEVER
         self._settle(c)
 
@@ -474,10 +473,9 @@ class Reference:
             if old is not None:
                 new.settled |= old.settled  # the same phone: for what was refused there, too
                 new.badge, new.busy_until = old.badge, old.busy_until
-                if old.owes or old.ring is not None:
+                if self._asked(c, old) or old.ring is not None:
                     new.owed = max(old.owed, old.ring.seq if old.ring is not None else 0)
-                new.owes = new.owed > 0 or new.badge > c.unread
-                if new.owes:
+                if self._owes(c, new):
                     new.wake_at = self.now + ACK_TIMEOUT
         for m in lacked:
             self._begins(c, m)

@@ -114,6 +114,16 @@ FLAP = Step("flap", ("anna", "v"), 4.0)
             [
                 PHONE,
                 CHAT,
+                Step("wish", ("anna", "opted_out"), 0.1),
+                says("chat", 0.1),
+                says("proactive", 0.0),
+            ],
+            id="what is not wanted has its outcome when the ring is over that went out before it",
+        ),
+        pytest.param(
+            [
+                PHONE,
+                CHAT,
                 Step("mood", ("fails",), 0.1),
                 says("proactive", 3.0),
                 says("proactive", 2.5),
