@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 
 from gateway import delivery
-from gateway.context import Context
+from gateway.context import Context, due_moved
 from gateway.delivery import Action, Decision, Reason
 from gateway.protocol import ReceiptState
 from gateway.wanted import due_by_itself, no_live_device
@@ -79,10 +79,11 @@ class Owing:
         waiting = outcomes.pending(c)
         if not waiting:
             return tx.put(replace(c, push_due_at=None))
+        in_chat = self._context.hub.is_in_chat(c.key)
         later = due_by_itself(tx, c, self._context.patience(c.key, tx.now))
         if later is not None:
+            due_moved(tx, c, Reason.IN_CHAT if in_chat else Reason.LEFT, later)
             return tx.put(replace(c, push_due_at=later))
-        in_chat = self._context.hub.is_in_chat(c.key)
         why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
         c = replace(c, push_due_at=None)

@@ -1172,9 +1172,11 @@ def test_what_is_left_by_a_partial_ack_has_its_own_time(day: Day, patience: floa
     assert [heard.at >= due_in_chat(world, wrote) for heard in rung(day)] == [True]
 
 
-@pytest.mark.parametrize(("patience", "looks"), [(4.0, 1), (None, 2)])
+@pytest.mark.parametrize(
+    ("patience", "moved", "looks"), [(4.0, ["in_chat", "left"], 1), (None, [], 2)]
+)
 def test_who_leaves_does_not_wait_for_what_was_not_due_in_chat(
-    day: Day, patience: float | None, looks: int
+    day: Day, patience: float | None, moved: list[str], looks: int
 ) -> None:
     """The due time of an older one has come, and the newer one waits for its own: before the device
     owes a ring, if the older one has expired, and on the device, if it is not wanted."""
@@ -1191,6 +1193,8 @@ def test_who_leaves_does_not_wait_for_what_was_not_due_in_chat(
     left = world.process.loop.time()
     world.run(30.0)
     assert [heard.at < left + 1.0 for heard in rung(day)] == [True]
+    told = world.look("SELECT detail ->> 'reason' FROM events WHERE event = 'due_moved'")
+    assert [reason for (reason,) in told] == moved
     # The one that waits, and the one that rings: what waits is not looked at all the time.
     assert world.look("SELECT count(*) FROM events WHERE event = 'look'") == [(looks,)]
 
