@@ -54,7 +54,8 @@ class Owing:
                 c = tx.put(replace(c, push_due_at=due))
             if due <= tx.now:
                 c = self._fan_out(tx, c)
-        return self._bring_near(tx, self.settle_undeliverable(tx, self._give_up(tx, c)))
+        c = self.settle_undeliverable(tx, self._give_up(tx, c))
+        return self._bring_near(tx, self._correct_icons(tx, c))
 
     def expire(self, tx: Transaction, c: Conversation) -> Conversation:
         """Settle what has passed its time, and find out when the next will."""
@@ -152,6 +153,18 @@ class Owing:
             self._no_endpoint(tx, c, device)
             c = c.with_device(idle(device))
         return tx.put(c) if waiting else c
+
+    def _correct_icons(self, tx: Transaction, c: Conversation) -> Conversation:
+        """What was read while a phone had no backend that could tell it corrects the number on its
+        icon now that it has one (rule 8)."""
+        before = c
+        for device in c.live_devices:
+            if device.badge is None or device.badge <= c.unread or device.wake_at is not None:
+                continue
+            backend = self.backend(c.tenant, device)
+            if backend is not None and backend.silent:
+                c = c.with_device(replace(device, owes=True, wake_at=tx.now))
+        return c if c is before else tx.put(c)
 
     def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
         """Record the decision not to ring a device, which no look will take."""

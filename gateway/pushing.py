@@ -95,7 +95,7 @@ class Book:
             grace += self._context.timing.restart_grace
         self._context.quiet_until = self.alarms.floor = grace
         waiting = 0
-        async for keys in self._store.unsettled():
+        async for keys in self._store.unsettled(self._silent(self._context.tenants)):
             for key in keys:
                 if key.tenant in self._context.tenants:
                     waiting += 1
@@ -105,11 +105,16 @@ class Book:
 
     async def judge_anew(self, tenants: Collection[str]) -> None:
         """Look at all that waits of these tenants: their rules are others now."""
-        async for keys in self._store.unsettled():
+        async for keys in self._store.unsettled(self._silent(tenants)):
             for key in keys:
                 if key.tenant in tenants:
                     self._anew.add(key)
                     self.alarms.set(key, self._clock())
+
+    def _silent(self, tenants: Collection[str]) -> list[str]:
+        """Those of them with a backend that corrects the number on an icon."""
+        rules = self._context.rules
+        return [name for name in tenants if any(b.silent for b in rules(name).backends)]
 
     def drain(self) -> None:
         """Start no more rings."""

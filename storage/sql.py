@@ -230,9 +230,11 @@ LOAD_COUNTERS = "SELECT tenant, name, value FROM counters"
 LOAD_META = "SELECT name, value FROM meta"
 LOAD_DUE = """
     SELECT c.id, c.tenant, c.customer FROM conversations c
-    WHERE c.id > ? AND (c.push_due_at IS NOT NULL OR c.expires_at IS NOT NULL OR EXISTS (
-        SELECT 1 FROM devices d WHERE d.conversation = c.id AND d.wake_at IS NOT NULL))
-    ORDER BY c.id LIMIT ?
+    WHERE c.id > ?1 AND (c.push_due_at IS NOT NULL OR c.expires_at IS NOT NULL OR EXISTS (
+        SELECT 1 FROM devices d WHERE d.conversation = c.id AND (d.wake_at IS NOT NULL OR (
+            d.badge > c.last_ord - c.read_ord AND d.state = 'live'
+            AND c.tenant IN (SELECT value FROM json_each(?3))))))
+    ORDER BY c.id LIMIT ?2
 """
 MAX_CONVERSATION = "SELECT coalesce(max(id), 0) FROM conversations"
 MAX_EVENT = "SELECT coalesce(max(id), 0) FROM events"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -513,11 +513,12 @@ class Store:
         """Conversations with a live registration that is older (epoch seconds)."""
         return [Key(*row) for row in await self._database.scan(sql.STALE, (tenant, before), tenant)]
 
-    async def unsettled(self) -> AsyncIterator[list[Key]]:
-        """Conversations in which something is due, now or later: where recovery begins. So many at
-        a time that others are served in between."""
-        after = 0
-        while rows := await self._database.scan(sql.LOAD_DUE, (after, self.UNSETTLED)):
+    async def unsettled(self, silent: Iterable[str] = ()) -> AsyncIterator[list[Key]]:
+        """Conversations in which something is due, now or later: where recovery begins. Of the
+        tenants in `silent` also those with a live phone that was told more than is unread now. So
+        many at a time that others are served in between."""
+        after, tenants = 0, *sql.rows(silent)
+        while rows := await self._database.scan(sql.LOAD_DUE, (after, self.UNSETTLED, tenants)):
             after = rows[-1][0]
             yield [Key(tenant, customer) for _, tenant, customer in rows]
 

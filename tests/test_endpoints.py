@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trustme
 from aiohttp import web
 from msgspec.structs import replace
 
 from gateway.protocol import Role, timestamp
+from storage.records import Key
 from tests.running import (
     PATIENCE,
     QUICK,
@@ -40,6 +42,13 @@ async def fail(it: Running) -> None:
         await it.write(customer=f"c-{number}")
         await it.backend.take()
     await until(it, lambda: it.load.open)
+
+
+def owing(it: Running, customer: str = "c-42") -> bool:
+    """Whether a phone of the customer's waits for something."""
+    c = it.gateway.core.store.peek(Key("acme", customer))
+    assert c is not None
+    return any(device.wake_at is not None for device in c.devices)
 
 
 async def until(it: Running, holds: Any) -> None:
@@ -373,6 +382,32 @@ async def test_what_was_given_up_with_its_backend_is_not_rung_for_when_both_are_
             assert told["reason"] == "opted_out"
             await it.settled(await it.write("tester", kind="chat"), "pushed", "tester")
             assert [call.ring["seq"] for call in qa.calls] == [3]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_what_is_read_while_the_push_section_is_out_corrects_the_icon_when_it_is_back(
+    tmp_path: Path, *, restarts: bool
+) -> None:
+    """The number stayed too high until the next ring."""
+    async with backend() as rings:
+        async with running(tmp_path, rings) as it:
+            await it.register()
+            await it.settled(await it.write(), "pushed")
+            assert (await rings.take()).badge == 1
+            with_push = it.gateway.config
+            acme = replace(with_push.tenants["acme"], push=None)
+            it.gateway.take_up(change(with_push, tenants=with_push.tenants | {"acme": acme}))
+            customer = await it.customer()
+            await customer.send("read", seq=1)
+            await customer.take("status", unread=0)
+            await until(it, lambda: not owing(it))
+            if not restarts:
+                it.gateway.take_up(with_push)
+                call = await rings.take()
+        if restarts:
+            async with running(tmp_path, rings) as it:
+                call = await rings.take()
+        assert (call.ring["kind"], call.badge) == ("badge", 0)
 
 
 async def test_what_lacked_a_backend_rings_once_there_is_one_and_the_app_registers_again(

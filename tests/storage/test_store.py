@@ -1143,6 +1143,30 @@ async def test_recovery_begins_with_whatever_is_due_now_or_later(path: Path) -> 
             assert [key for page in pages for key in page] == keys[:3]
 
 
+async def test_icons_that_show_too_much_are_found_where_they_can_be_corrected(path: Path) -> None:
+    async with opened(path) as (store, _):
+        keys = [Key(tenant, f"c-{n}") for n in range(3) for tenant in ("acme", "other")]
+        for key in keys:
+            await post(store, draft("x"), key)
+            id = await register(store, key, f"i-{key.customer}", f"t-{key.customer}")
+            badge = {"c-0": 1, "c-1": 2, "c-2": 2}[key.customer]
+            state = DeviceState.DEAD if key.customer == "c-2" else DeviceState.LIVE
+
+            def change(
+                tx: Transaction, key: Key = key, id: int = id, badge: int = badge,
+                state: DeviceState = state,
+            ) -> None:  # fmt: skip
+                c = known(tx, key)
+                device = c.device(id)
+                assert device is not None
+                told = replace(device, badge=badge, state=state, wake_at=None)
+                tx.put(replace(c.with_device(told), push_due_at=None, expires_at=None))
+
+            await store.submit(change, Needs(keys=(key,)))
+        for silent, found in (((), []), (("acme",), [Key("acme", "c-1")])):
+            assert [key async for page in store.unsettled(silent) for key in page] == found
+
+
 async def test_a_renewed_epoch_is_there_after_reopening_and_the_secret_stays(path: Path) -> None:
     async with opened(path) as (store, _):
         first = dict(store.meta)
