@@ -7,6 +7,7 @@ reads), `gateway.chat` (messages), and those of pushes in `gateway.owing` and `g
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
@@ -38,7 +39,7 @@ class TenantRules(NamedTuple):
     expires_after: float = 86_400.0
     content: Content = Content()
     house: House = House()
-    token_expires_after: float = 270 * 86_400.0
+    token_expires_after: float = math.inf  # without a push section: as long as that is out
 
 
 _NO_PUSH = TenantRules()

@@ -58,7 +58,7 @@ from storage.records import Outcome
 from storage.store import Store
 
 HOUSEKEEPING = 60.0  # seconds between two rounds
-STALE_EVERY = 60  # rounds between two looks for tokens that were not registered again
+STALE_EVERY = 60  # rounds between two looks for tokens not registered again, and before the first
 KEEP_DEAD = 7 * 86_400.0  # seconds for which a dead registration is kept, so that it can be undone
 CLOCK_SET = 30.0  # seconds by which the machine's clock may be moved: the most that tokens forgive
 PUT_BACK = (
@@ -244,22 +244,28 @@ class Core:
 
     async def _keep_house(self) -> None:
         was_set = False
-        for number in itertools.count():
+        for number in itertools.count(1):
             was_set = self._tell_of_clock(was_set)
             self.hub.forget_graces(self.clock())
-            try:
-                await self.devices.forget(self.clock() - KEEP_DEAD)
-                await self.dead_letters.forget(self.clock() - KEEP_DEAD_LETTERS)
-                if number % STALE_EVERY == 0:
-                    for name, rules in self.context.tenants.items():
-                        before = self.clock() - rules.token_expires_after
-                        if many := await self.devices.expire(name, before):
-                            _log.info(STALE, tenant=name, customers=many)
-            except StorageError as error:
-                _log.warning("housekeeping has to wait", problem=str(error))
-            except Exception as error:
-                self._failed(error)
+            if number >= STALE_EVERY:  # by then a clock that was wrong at the start was put right
+                await self._forget(stale=number % STALE_EVERY == 0)
             await asyncio.sleep(HOUSEKEEPING)
+
+    async def _forget(self, *, stale: bool) -> None:
+        """Remove what is too old, by the gateway's clock and by the machine's."""
+        now = min(self.clock(), self.wall())
+        try:
+            await self.devices.forget(now - KEEP_DEAD)
+            await self.dead_letters.forget(now - KEEP_DEAD_LETTERS)
+            if stale:
+                for name, rules in self.context.tenants.items():
+                    before = now - rules.token_expires_after
+                    if many := await self.devices.expire(name, before):
+                        _log.info(STALE, tenant=name, customers=many)
+        except StorageError as error:
+            _log.warning("housekeeping has to wait", problem=str(error))
+        except Exception as error:
+            self._failed(error)
 
     def _tell_of_clock(self, told: bool) -> bool:
         """Whether the machine's clock was set since the start; one warning, unless it was told."""

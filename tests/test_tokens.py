@@ -10,12 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
 from gateway.config.values import fresh_key
-from gateway.core import STALE
+from gateway.core import STALE, STALE_EVERY
 from gateway.devices import DEVICES
 from gateway.protocol import Role
 from gateway.server import CannotStart
@@ -23,7 +24,7 @@ from storage import sql
 from storage.errors import StorageError
 from storage.records import fingerprint
 from storage.vault import key_name
-from tests.running import PATIENCE, Call, backend, running, settings
+from tests.running import PATIENCE, Call, Running, backend, change, running, settings
 from tests.test_cli import ringback
 
 TOKEN = "CANARY-device-token"
@@ -227,9 +228,12 @@ async def test_a_device_that_was_not_registered_again_for_too_long_is_forgotten(
         await it.settled(2, "pushed")
 
 
-async def test_how_many_were_forgotten_is_in_the_log(tmp_path: Path) -> None:
+async def test_how_many_were_forgotten_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a period that was set too short, or a clock that was wrong at the start, it had no word,
     and nobody had a phone any more."""
+    monkeypatch.setattr("gateway.core.HOUSEKEEPING", 0.001)
     async with running(tmp_path) as it:
         it.pass_time(-3_600.0)
         for number in range(2):
@@ -242,6 +246,70 @@ async def test_how_many_were_forgotten_is_in_the_log(tmp_path: Path) -> None:
                     await it.call("GET", "/v1/customers/c-0/devices", Role.SERVICE)
                     told += [entry for entry in logs if entry["event"] == STALE]
     assert [(entry["tenant"], entry["customers"]) for entry in told] == [("acme", 2)]
+
+
+def rounds(it: Running, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the housekeeper does from now on, in order."""
+    core, done = it.gateway.core, list[str]()
+    graces, expire, bury = core.hub.forget_graces, core.devices.expire, core.dead_letters.forget
+
+    def forget_graces(now: float) -> None:
+        graces(now)
+        done.append("round")
+
+    async def noted(tenant: str, before: float) -> int:
+        many = await expire(tenant, before)
+        done.append(f"{tenant}: {many}")
+        return many
+
+    async def buried(before: float) -> None:
+        await bury(before)
+        done.append("letters")
+
+    monkeypatch.setattr(core.dead_letters, "forget", buried)
+    monkeypatch.setattr(core.hub, "forget_graces", forget_graces)
+    monkeypatch.setattr(core.devices, "expire", noted)
+    return done
+
+
+async def until(done: list[str], said: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while said not in done:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_start_forgets_nothing_before_its_clock_can_have_been_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that was far ahead a start took everybody's phone within a second."""
+    monkeypatch.setattr("gateway.core.HOUSEKEEPING", 0.001)
+    async with running(tmp_path, push={"token_expires_after": "30m"}) as it:
+        done = rounds(it, monkeypatch)
+        await until(done, "acme: 0")
+        assert done.index("letters") > STALE_EVERY / 2  # some rounds were before `rounds`
+        await it.register()
+        it.pass_time(3_600.0)  # by the machine's clock, which was put right, it did not
+        del done[:]
+        await until(done, "acme: 0")
+        assert "acme: 1" not in done
+
+
+async def test_while_the_push_section_is_out_no_registration_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the default of 270 days those went that a tenant had let live for years."""
+    monkeypatch.setattr("gateway.core.HOUSEKEEPING", 0.001)
+    monkeypatch.setattr("gateway.core.STALE_EVERY", 1)
+    async with running(tmp_path, push={"token_expires_after": "3650d"}) as it:
+        it.pass_time(-300 * 86_400.0)
+        await it.register()
+        it.pass_time(300 * 86_400.0)
+        tenants = it.gateway.config.tenants
+        acme = msgspec.structs.replace(tenants["acme"], push=None)
+        it.gateway.take_up(change(it.gateway.config, tenants=tenants | {"acme": acme}))
+        done = rounds(it, monkeypatch)
+        await until(done, "acme: 0")
+        assert "acme: 1" not in done
 
 
 async def test_a_sign_out_is_told_of_every_message_that_might_still_have_rung(
