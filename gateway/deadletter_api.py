@@ -78,6 +78,8 @@ class DeadLetterCalls:
         told: dict[str, Any] = {"replay": {r.value: many for r, many in ranged.results.items()}}
         if ranged.cursor is not None:
             told["cursor"] = ranged.cursor
+        if ranged.left is not None:
+            told["left"] = ranged.left
         return as_json(told)
 
 

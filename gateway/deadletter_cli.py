@@ -164,22 +164,25 @@ async def _one_by_one(to: Access, ids: list[str]) -> Counter[str]:
 async def _ranged(to: Access, wanted: dict[str, str]) -> Counter[str]:
     """Call after call, until there are no older ones."""
     results: Counter[str] = Counter()
+    total = 0
     async with Service(to) as service:
         while True:
-            with _telling(results):
+            with _telling(results, total=total):
                 told = await service.call("POST", "/v1/dead_letters/replay", json=wanted)
             results.update(told["replay"])
+            total = total or results.total() + told.get("left", 0)
             if "cursor" not in told:
                 return results
             wanted = wanted | {"cursor": told["cursor"]}
 
 
 @contextmanager
-def _telling(results: Counter[str], which: str = "") -> Iterator[None]:
+def _telling(results: Counter[str], which: str = "", total: int = 0) -> Iterator[None]:
     """If a call fails, say also what came of those before it."""
     try:
         yield
     except Failed as error:
         done = ", ".join(f"{many} {result}" for result, many in results.items())
         before = f"; those before it: {done}" if done else ""
-        raise Failed(f"{which}{error}{before}") from None
+        of = f", of {total} in all" if total else ""
+        raise Failed(f"{which}{error}{before}{of}") from None

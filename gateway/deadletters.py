@@ -80,10 +80,12 @@ class _Called(NamedTuple):
 
 
 class Ranged(NamedTuple):
-    """What came of replaying a range: how many each, and where the next call goes on."""
+    """What came of replaying a range: how many each, where the next call goes on, and how many are
+    left for it and those after it, which only the first call counts."""
 
     results: Counter[Replay]
     cursor: str | None
+    left: int | None
 
 
 def judge(
@@ -202,7 +204,10 @@ class DeadLetters:
 
         each = (of_a_customer(registrations.values()) for registrations in theirs.values())
         results = Counter(chain(*await asyncio.gather(*each)))
-        return Ranged(results, some[-1].id if len(found) > len(some) else None)
+        if len(found) == len(some):
+            return Ranged(results, None, None)
+        left = None if cursor else await self._rows.many(tenant, wanted) - len(some)
+        return Ranged(results, some[-1].id, left)
 
     async def forget(self, before: float) -> None:
         """Remove what was made before then (epoch seconds), a thousand at a time."""

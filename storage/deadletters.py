@@ -99,6 +99,10 @@ _WANTED = f"""
                 AND (o.seq, o.number) > (d.seq, d.number) AND {_fits("o")}))
     ORDER BY number DESC LIMIT ?8
 """  # noqa: S608
+_MANY = f"""
+    SELECT count(*) FROM dead_letters d WHERE tenant = ?1 AND number >= ?2 AND number < ?3
+        AND {_fits("d")}
+"""  # noqa: S608
 _BESIDE = f"""
     SELECT {_NAMES} FROM dead_letters d WHERE +tenant = ?1 AND device = ?2 AND generation = ?3
         AND {_fits("d")} AND (lo_seq, -number) > (
@@ -202,18 +206,32 @@ class DeadLetterRows:
                 found += await self._beside(letter, wanted, limit - len(found))
         return found
 
+    async def many(self, tenant: str, wanted: Wanted) -> int:
+        """How many are wanted."""
+        below, found = _ALL, 0
+        while below:
+            first = await self._stretch(tenant, below)
+            asked = (tenant, first, below, *wanted.conditions)
+            found += (await self._database.scan(_MANY, asked, tenant))[0][0]
+            below = first
+        return found
+
     async def _below(
         self, tenant: str, wanted: Wanted, below: int, limit: int, *, each: bool
     ) -> list[DeadLetter]:
         """Newest first. Without `each` only the one of every registration that goes furthest."""
         found: list[DeadLetter] = []
         while below and len(found) < limit:
-            rows = await self._database.scan(_STRETCH, (tenant, below, STRETCH - 1), tenant)
-            first = rows[0][0] if rows else 0
+            first = await self._stretch(tenant, below)
             asked = (tenant, first, below, *wanted.conditions, limit - len(found), each)
             found += [_to_letter(row) for row in await self._database.scan(_WANTED, asked, tenant)]
             below = first
         return found
+
+    async def _stretch(self, tenant: str, below: int) -> int:
+        """From which place on one read may look at all that is below that one."""
+        rows = await self._database.scan(_STRETCH, (tenant, below, STRETCH - 1), tenant)
+        return int(rows[0][0]) if rows else 0
 
     async def _beside(
         self, letter: DeadLetter, wanted: Wanted, limit: int, after: str | None = None

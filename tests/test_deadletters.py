@@ -691,8 +691,8 @@ async def test_a_range_larger_than_one_call_goes_on_at_its_cursor(
             await it.register(customer, customer, f"t-{customer}")
             await refused(it, customer)
         path = "/v1/dead_letters/replay"
-        _, told = await it.call("POST", path, Role.SERVICE, json={})
-        assert told["replay"] == {"replayed": 2}
+        _, told = await it.call("POST", path, Role.SERVICE, json={"cause": "refused"})
+        assert (told["replay"], told["left"]) == ({"replayed": 2}, 1)
         _, told = await it.call("POST", path, Role.SERVICE, json={"cursor": told["cursor"]})
         assert told == {"replay": {"replayed": 1}}
 

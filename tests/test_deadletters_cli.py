@@ -78,7 +78,7 @@ async def test_what_was_replayed_of_a_range_before_a_call_failed_is_told(
 
         monkeypatch.setattr(them, "replay_range", once)
         told = (await deadletters(it, "replay", "--all")).refused()
-        assert "2 replayed" in told
+        assert "2 replayed, of 3 in all" in told
 
 
 async def test_there_are_none_of_a_customer_whose_id_cannot_be(tmp_path: Path) -> None:
