@@ -697,4 +697,52 @@ FAULTS = (
         "",
         ("tests/push/test_caller.py",),
     ),
+    Fault(
+        "a slip in the name of a condition replays everything",
+        "gateway/protocol.py",
+        "class ReplayDeadLetters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):\n",
+        "class ReplayDeadLetters(Struct, frozen=True, kw_only=True):\n",
+        ("tests/test_deadletters.py::test_a_range_with_a_slip_in_it_replays_nothing",),
+    ),
+    Fault(
+        "a range goes on behind a phone of which it has replayed a part",
+        "storage/deadletters.py",
+        "            found = await self._beside(last, wanted, limit, after)\n",
+        "",
+        (
+            "tests/test_deadletters.py::test_what_a_device_was_refused_becomes_one_ring_in_a_range_of_several_calls_too",
+        ),
+    ),
+    Fault(
+        "a token of the secret before is refused",
+        "gateway/auth.py",
+        "unnamed=(present, previous)",
+        "unnamed=(present,)",
+        ("tests/gateway/test_auth.py",),
+    ),
+    Fault(
+        "an icon is not corrected when a backend is there again",
+        "gateway/owing.py",
+        "self._correct_icons(tx, c)",
+        "c",
+        ("tests/test_endpoints.py",),
+    ),
+    Fault(
+        "a start with a wrong clock takes everybody's phone",
+        "gateway/core.py",
+        "            if number >= STALE_EVERY:",
+        "            if number:",
+        (
+            "tests/test_tokens.py::test_a_start_forgets_nothing_before_its_clock_can_have_been_put_right",
+        ),
+    ),
+    Fault(
+        "a clock that was put right takes everybody's phone",
+        "gateway/core.py",
+        "min(self.clock(), self.wall())",
+        "self.clock()",
+        (
+            "tests/test_tokens.py::test_a_start_forgets_nothing_before_its_clock_can_have_been_put_right",
+        ),
+    ),
 )
