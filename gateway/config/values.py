@@ -300,7 +300,7 @@ def _url(raw: object, base: Path) -> str:
         raise ValueError("has a user name or password in it")
     if url.fragment or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("has a fragment, a space or a character that a URL cannot have")
-    return text
+    return url.scheme + text[len(url.scheme) :]  # in small letters, as it is asked for from now on
 
 
 def _ca_file(raw: object, base: Path) -> Path:

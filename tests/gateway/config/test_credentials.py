@@ -170,11 +170,14 @@ def test_a_client_certificate_has_its_key_there_or_beside_it(
             "makes Authorization, as bearer does",
             "only one of the two",
         ),
-        (
-            OAUTH.replace("https://login", "http://login").strip().splitlines(),
-            "oauth.token_url",
-            "is plain http to another machine",
-            "https (or allow_http = true)",
+        *(
+            (
+                OAUTH.replace("https://login", f"{plain}://login").strip().splitlines(),
+                "oauth.token_url",
+                "is plain http to another machine",
+                "https (or allow_http = true)",
+            )
+            for plain in ("http", "HTTP")
         ),
         (OAUTH.strip().splitlines()[:-1], "oauth.client_secret", "is missing", "a secret text"),
         (['client_key = "client.key"'], "client_key", "has no certificate", "as well"),

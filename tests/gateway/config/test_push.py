@@ -30,6 +30,11 @@ def test_an_endpoint_is_https_or_on_loopback(tmp_path: Path, endpoint: str) -> N
     assert push_of(config).endpoint == endpoint
 
 
+def test_an_endpoint_in_capitals_is_the_same(tmp_path: Path) -> None:
+    config = read(tmp_path, with_line("tenants.acme.push", 'endpoint = "HTTPS://a.example/Ring"'))
+    assert push_of(config).endpoint == "https://a.example/Ring"
+
+
 def test_plain_http_to_another_machine_can_be_allowed(tmp_path: Path) -> None:
     text = with_line("tenants.acme.push", 'endpoint = "http://backend.test/ring"')
     config = read(tmp_path, text.replace("adapter =", "allow_http = true\nadapter ="))
@@ -99,6 +104,7 @@ def test_an_error_never_shows_a_secret(tmp_path: Path, section: str, key: str, v
         (PUSH, f'options = "{"[" * 1_000_000}"', "nested too deeply", "a table, or"),
         (PUSH, f"options = {{a = {2**70}}}", "cannot be written as JSON", "a table, or"),
         (PUSH, 'endpoint = "http://a.example/"', "is plain http", "allow_http"),
+        (PUSH, 'endpoint = "HTTP://a.example/"', "is plain http", "allow_http"),
         (PUSH, 'endpoint = "http://localhost.a.example/"', "is plain http", "allow_http"),
         (PUSH, 'endpoint = "http://10.0.0.1/"', "is plain http", "allow_http"),
         (PUSH, 'endpoint = "https://10.0.0.1/"', "not called (private)", "allow_networks"),
