@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from gateway.config.values import fresh_key
+from gateway.config.values import fresh_key, is_host
 from push.signing import new_secret
 
 _TEXT: Final = """\
@@ -59,10 +59,11 @@ def config_text(tenant: str) -> str:
 
     `tenant` is 1 to 128 of `a-z 0-9 . _ -`, as the configuration requires.
     """
+    host = f"{tenant.replace('_', '-')}.example"
     return _TEXT.format(
         tenant=tenant,
         key=f'"{tenant}"' if "." in tenant else tenant,
-        host=f"{tenant.replace('_', '-')}.example",
+        host=host if is_host(host) else "acme.example",
         secret=secrets.token_urlsafe(48),
         encryption_key=fresh_key(),
         auth_token=secrets.token_urlsafe(24),

@@ -31,6 +31,13 @@ def test_the_text_is_a_configuration_for_the_tenant(tmp_path: Path, tenant: str)
     assert push_of(config, tenant).signing_secret is not None
 
 
+@pytest.mark.parametrize("tenant", ["..", ".", "a" * 64, "-" * 128, "a..b"])
+def test_a_tenants_name_that_no_host_can_have_is_in_no_address(tmp_path: Path, tenant: str) -> None:
+    config = loaded(tmp_path, config_text(tenant))
+    assert push_of(config, tenant).endpoint == "https://push.acme.example/ring"
+    assert config.tenants[tenant].origins == ("https://app.acme.example",)
+
+
 def test_what_is_written_out_are_the_defaults(tmp_path: Path) -> None:
     config = loaded(tmp_path, config_text("acme"))
     assert (config.server, config.delivery, config.limits) == (Server(), Delivery(), Limits())
