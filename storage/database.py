@@ -369,7 +369,7 @@ def copy(path: Path, to: Path) -> None:
         except OSError as error:
             raise CannotOpen(f"cannot write {to}: {error.strerror}") from error
         try:
-            with closing(sqlite3.connect(to)) as target:
+            with closing(sqlite3.connect(to.absolute())) as target:  # else a URI, or memory
                 db.backup(target)
                 target.execute("PRAGMA journal_mode = DELETE")  # so it is read where none may write
             os.fsync(made)

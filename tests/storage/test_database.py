@@ -616,6 +616,19 @@ async def test_the_database_can_be_read_when_nobody_writes(path: Path) -> None:
     await db.close()
 
 
+@pytest.mark.parametrize("name", ["kept.db", ":memory:", "file:kept.db", "file:kept?mode=memory"])
+async def test_a_backup_is_in_the_file_of_that_name_whatever_sqlite_makes_of_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    await make(path)
+    monkeypatch.chdir(path.parent)
+    copy(path, Path(name))
+    kept = path.parent / name
+    assert [one for one in path.parent.iterdir() if not one.name.startswith(path.name)] == [kept]
+    with snapshot(kept) as db:
+        assert list(db.execute("SELECT name FROM meta")) == [("kept",)]
+
+
 async def test_a_backup_beside_the_log_of_before_is_refused_until_that_is_gone(
     path: Path, tmp_path: Path
 ) -> None:
