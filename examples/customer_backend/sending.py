@@ -8,6 +8,9 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Any, Protocol
 
+LONGEST = 28 * 86_400
+"""Seconds for which FCM keeps a notification; it refuses one that asks for more."""
+
 
 class Fate(Enum):
     """What became of a notification."""
@@ -52,7 +55,7 @@ class Notification:
 
     @property
     def seconds_left(self) -> int:
-        return max(0, int(self.expires_at - time.time()))
+        return min(max(0, int(self.expires_at - time.time())), LONGEST)
 
 
 class Sender(Protocol):

@@ -174,6 +174,15 @@ async def test_a_message_reaches_a_browser_that_alone_can_read_it(tmp_path: Path
         assert told["sub"] == "mailto:a@acme.example"
 
 
+async def test_no_push_service_is_asked_to_keep_a_ring_longer_than_it_may(tmp_path: Path) -> None:
+    """FCM refuses a `ttl` of more than 28 days."""
+    async with world(tmp_path) as at:
+        for token in (ANDROID, at.browser.token):
+            await at.ring(token, expires_at=time.time() + 366 * 86_400)
+        asked = at.fcm.sent[0].body["android"]["ttl"], at.push_service.sent[0].headers["ttl"]
+        assert asked == ("2419200s", "2419200")
+
+
 async def test_the_vapid_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
     async with world(tmp_path) as at, aiohttp.ClientSession() as http:
         page = at.endpoint.url.removesuffix("ring")
