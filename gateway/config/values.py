@@ -294,7 +294,7 @@ def _url(raw: object, base: Path) -> str:
         raise ValueError("is not a URL") from None
     if url.scheme not in ("https", "http") or not url.hostname or port == 0:
         raise ValueError("is not an https URL")
-    if not is_host(url.hostname):
+    if not (is_host(url.hostname) or _is_ipv6(url.hostname)):
         raise ValueError("has a host name that cannot be one")
     if url.username is not None or url.password is not None:
         raise ValueError("has a user name or password in it")

@@ -109,6 +109,7 @@ def test_an_error_never_shows_a_secret(tmp_path: Path, section: str, key: str, v
         (PUSH, 'endpoint = "http://10.0.0.1/"', "is plain http", "allow_http"),
         (PUSH, 'endpoint = "https://10.0.0.1/"', "not called (private)", "allow_networks"),
         (PUSH, 'endpoint = "https://[64:ff9b::1]/"', "not called (nat64)", "allow_networks"),
+        (PUSH, 'endpoint = "https://[64:ff9b::8.8.8.8]/"', "not called (nat64)", "allow_networks"),
         (PUSH, "allow_networks = 10", "is not a list", "10.20.0.0/16"),
         (PUSH, "allow_networks = [10]", "is not a list of texts", "10.20.0.0/16"),
         (PUSH, 'allow_networks = ["10.0.0.1/8"]', "has '10.0.0.1/8'", "10.20.0.0/16"),
