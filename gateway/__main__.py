@@ -8,6 +8,7 @@ closes a socket that was given such a number.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ def main() -> None:
     os.close(nothing)
     if sys.argv[1:2] == ["serve"]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `serve` reads its configuration anew
+    gc.set_threshold(50_000)  # what is imported stays: looking through it is a tenth of a start
     try:
         from gateway import cli
     except KeyboardInterrupt:
