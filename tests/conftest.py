@@ -11,6 +11,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import linecache
 import traceback
 from asyncio import constants
 from collections.abc import Callable, Generator
@@ -25,13 +26,18 @@ SECONDS = 60.0
 FRAMES = 4
 """Asyncio's debug mode notes where each task, future and handle was made: so much of the stack.
 
-The C futures would note all of it, pytest's own part too: half of what such a test costs.
+The C futures would note all of it, pytest's own part too: half of what such a test costs. What the
+lines say is read when a stack is shown, and no file is looked at again each time: none changes.
 """
 
 
 def pytest_configure() -> None:
     constants.__dict__["DEBUG_STACK_DEPTH"] = FRAMES
     traceback.extract_stack.__defaults__ = (None, FRAMES)
+    extracting = traceback.StackSummary.extract.__kwdefaults__
+    assert extracting is not None
+    extracting["lookup_lines"] = False
+    linecache.checkcache = lambda filename=None: None
     canary.watch()
     settings.register_profile("no deadline", deadline=None)  # a slow machine is no failure
     settings.load_profile("no deadline")

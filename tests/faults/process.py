@@ -22,7 +22,7 @@ from gateway.server import Gateway
 from tests.canary import CANARY
 from tests.running import PATIENCE, Backend, Running, settings
 
-SERVE = (sys.executable, "-c", "from gateway.cli import main; main()", "serve", "--config")
+SERVE = (sys.executable, "-m", "gateway", "serve", "--config")
 READY = re.compile(r"ready: ws://[^:]+:(\d+)/.* http://[^:]+:(\d+)/v1, admin http://[^:]+:(\d+)\n")
 ROOT = Path(__file__).parent.parent.parent
 
