@@ -10,7 +10,7 @@
  * socket, the timers and the token. What the frames mean is left to whoever uses it. No DOM here:
  * the socket, the clock and chance are given by `environment`, and default to the platform's.
  *
- * Bounds: `UNSENT` requests wait for their answer, then `OutboxFull`; `WINDOW` sends are under way;
+ * Bounds: `UNSENT` requests wait for their answer, then `OutboxFull` but for quiet ones; `WINDOW` sends are under way;
  * of the `MARKS` newest acks and reads it is known what to say again when the server refuses one.
  */
 
@@ -135,7 +135,7 @@ export class Outbox {
   }
 
   put(request) {
-    if (this.size >= UNSENT) throw new OutboxFull();
+    if (this.size >= UNSENT && !request.quiet) throw new OutboxFull();
     this.#requests.set(request.ref, { due: 0, tries: 0, written: false, ...request });
   }
 

@@ -663,6 +663,19 @@ test("a send for which there is no room is failed, and can be discarded", async 
   assert.equal(it.pending.length, 1_000);
 });
 
+test("where a thousand sends wait, what was missed is loaded all the same, and then they go out", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  world.socket.ends(1006);
+  for (let number = 0; number < 1_000; number += 1) it.send(`${number}`).catch(() => {});
+  await world.pass(world.next);
+  await world.welcome({ resumed: false, seq: 1 });
+  const { ref } = last(world.socket, "history");
+  assert.deepEqual(world.socket.taken("send"), []);
+  await world.says({ type: "history", ref, more: false, messages: [messageFrame(1)] });
+  assert.equal(world.socket.taken("send").length, 64);
+});
+
 test("what turns out to be larger than the server takes is failed, also after a reload", async () => {
   const world = new World();
   const first = world.client();
