@@ -112,6 +112,47 @@ test("at most so many sends are under way, and so many requests wait", () => {
   assert.throws(() => put(outbox, "more"), OutboxFull);
 });
 
+test("what is under way takes its room until it is answered, and other requests take none", () => {
+  const outbox = new Outbox();
+  for (let i = 0; i < WINDOW; i += 1) put(outbox, `h${i}`, { isSend: false });
+  outbox.take(0, false);
+  for (let i = 0; i < WINDOW + 2; i += 1) put(outbox, `${i}`);
+  assert.equal(outbox.take(0, false).length, WINDOW);
+  assert.deepEqual(refs(outbox.take(0, false)), []);
+  assert.equal(outbox.nextAt(0, false), null);
+  outbox.settle("0");
+  assert.deepEqual(refs(outbox.take(0, false)), [`${WINDOW}`]);
+});
+
+test("one send at a time stays so while none is answered, and until the socket is lost", () => {
+  const outbox = new Outbox();
+  for (const ref of "abcd") put(outbox, ref);
+  outbox.take(0, false);
+  for (const ref of "abcd") outbox.postpone(ref, 10, "rate_limited");
+  outbox.settle("d"); // withdrawn
+  outbox.settle("nobody's");
+  assert.deepEqual(refs(outbox.take(10, false)), ["a"]);
+  assert.deepEqual(refs(outbox.take(10, false)), []);
+  outbox.lost();
+  assert.deepEqual(refs(outbox.take(0, false)), ["a", "b", "c"]);
+});
+
+test("of those that wait for their time the first is told", () => {
+  const outbox = new Outbox();
+  for (const [ref, due] of [["h", 300], ["i", 100], ["j", 200]]) {
+    put(outbox, ref, { isSend: false });
+    outbox.postpone(ref, due, "unavailable");
+  }
+  assert.equal(outbox.nextAt(0, false), 100);
+});
+
+test("where a thousand sends wait, what the client itself has to ask is asked", () => {
+  const outbox = new Outbox();
+  for (let i = 0; i < UNSENT; i += 1) put(outbox, `${i}`);
+  put(outbox, "page", { isSend: false, quiet: true });
+  assert.deepEqual(refs(outbox.take(0, true)), ["page"]);
+});
+
 test("a lost socket makes all requests unwritten again, but for those that end with it", () => {
   const outbox = new Outbox();
   put(outbox, "a");
@@ -303,6 +344,137 @@ test("a refresh that fails is tried again while the old token holds", async () =
   assert.equal(seen.it.connected, true);
 });
 
+test("a token that lasts for months is renewed at its end, and not at once", async () => {
+  const stage = new Stage();
+  const days = 86_400_000;
+  const seen = connection(stage, {
+    token: async () => (seen.tokens += 1, jwt({ exp: stage.time / 1000 + 60 * 86_400 })),
+  });
+  seen.it.start();
+  await stage.welcome();
+  for (let day = 0; day < 59; day += 1) {
+    stage.time += days - 1; // asleep, so that nothing is asked of the socket
+    await stage.pass(1);
+  }
+  assert.deepEqual([seen.tokens, stage.socket.taken("refresh").length], [1, 0]);
+  await stage.pass(days);
+  assert.equal(stage.socket.taken("refresh").length, 1);
+});
+
+test("a token that is no function cannot be renewed, and is not tried to", async () => {
+  const stage = new Stage();
+  const token = jwt({ exp: stage.time / 1000 + 100 });
+  await connected(stage, { token });
+  await stage.pass(100_000);
+  assert.deepEqual(stage.socket.taken("refresh"), []);
+  assert.equal(stage.socket.sent[0].token, token);
+});
+
+test("a renewed token is that of the next connection, one that was not taken is asked for again", async () => {
+  const stage = new Stage();
+  let asked = 0;
+  const seen = await connected(stage, {
+    token: async () => jwt({ n: ++asked, exp: stage.time / 1000 + 100 }),
+  });
+  await stage.pass(80_000);
+  const [first] = stage.socket.taken("refresh");
+  stage.socket.says({ type: "error", ref: first.ref, code: "unauthorized", message: "" });
+  await stage.pass(2_000);
+  assert.deepEqual(seen.errors.map(({ code }) => code), ["unauthorized"]);
+  const [, second] = stage.socket.taken("refresh");
+  stage.socket.says({ type: "ok", ref: second.ref });
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.deepEqual(stage.socket.sent.map(({ type, token }) => [type, claimsOf(token).n]), [["hello", 3]]);
+});
+
+test("a renewal that was lost with its socket is not made on the next, whose hello has a token", async () => {
+  const stage = new Stage();
+  const seen = await connected(stage, {
+    token: async () => jwt({ exp: stage.time / 1000 + 100 }),
+  });
+  await stage.pass(80_000);
+  assert.equal(stage.socket.taken("refresh").length, 1);
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.deepEqual([stage.socket.taken("refresh"), seen.errors], [[], []]);
+});
+
+test("whoever starts again after an end does so with a fresh token, and no more failures", async () => {
+  const stage = new Stage();
+  const seen = await connected(stage);
+  for (const code of [1006, 1006, 4503]) {
+    stage.socket.ends(code);
+    await stage.pass(stage.next ?? 0);
+  }
+  assert.deepEqual([seen.it.phase, seen.it.endCode], ["ended", 4503]);
+  seen.it.stop(); // changes nothing of it
+  assert.deepEqual([seen.it.endCode, seen.phases.at(-1)], [4503, "ended"]);
+  assert.equal(seen.phases.filter((phase) => phase === "ended").length, 1);
+  seen.it.start();
+  assert.equal(seen.it.endCode, null);
+  await stage.settle();
+  stage.socket.ends(1006);
+  assert.equal(stage.next, 1000);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.equal(stage.socket.sent[0].token, "token-2");
+});
+
+test("what comes of an end is told: its code, and how long until the next attempt", async () => {
+  const stage = new Stage();
+  const told = [];
+  await connected(stage, { onChange: (phase, detail) => told.push([phase, detail]) });
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  stage.socket.ends(4504);
+  assert.deepEqual(told, [
+    ["connecting", {}], ["connected", {}], ["waiting", { wait: 500, code: 1006 }],
+    ["connecting", {}], ["ended", { code: 4504 }],
+  ]);
+});
+
+test("the window of a restart is the one that the last welcome told, or five seconds", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage);
+  it.start();
+  await stage.settle();
+  stage.socket.ends(1012);
+  assert.equal(stage.next, 2_500);
+  await stage.pass(stage.next);
+  await stage.welcome({ limits: { restart_window: 9 } });
+  assert.deepEqual(it.limits, { restart_window: 9 });
+  stage.socket.ends(1012);
+  assert.equal(stage.next, 4_500);
+});
+
+test("the server's clock is known, also while away", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage);
+  assert.equal(it.serverNow, stage.time);
+  it.start();
+  await stage.settle();
+  await stage.welcome({ server_time: new Date(stage.time + 60_000).toISOString() });
+  assert.equal(it.serverNow, stage.time + 60_000);
+  stage.clock = 5_000;
+  assert.equal(it.serverNow, stage.time + 60_000);
+  stage.socket.ends(1006);
+  assert.equal(it.serverNow, stage.time + 65_000);
+});
+
+test("a network that is told to change all the time does not keep a dead socket", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  stage.socket.answersPings = false;
+  for (let second = 0; second < 3; second += 1) {
+    it.nudge();
+    await stage.pass(1_000);
+  }
+  assert.deepEqual([it.phase, stage.socket.taken("ping").length], ["waiting", 1]);
+});
+
 test("a silent socket is asked for a sign of life, and left when none comes", async () => {
   const stage = new Stage();
   const { it } = await connected(stage);
@@ -441,6 +613,101 @@ test("a frame from before the limits were known is refused once they are", async
   assert.deepEqual(stage.socket.taken("send").map((frame) => frame.text), ["hi"]);
 });
 
+test("a frame is measured as the server measures it, in bytes of UTF-8", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage);
+  const frame = { type: "send", text: "a\x7f\x80é\u07ff\u0800€\uffff😀\u{10ffff}" };
+  const frame_bytes = Buffer.byteLength(JSON.stringify({ ...frame, ref: "r" }));
+  it.start();
+  await stage.welcome({ limits: { frame_bytes } });
+  it.request(frame, { ref: "r" });
+  await assert.rejects(it.request(frame, { ref: "rr" }), { code: "too_large" });
+  await stage.settle();
+  assert.equal(stage.socket.taken("send").length, 1);
+});
+
+test("every kind of answer reaches its request", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  for (const type of ["sent", "history", "device", "ok", "pong", "inbox", "conversation"]) {
+    const asked = it.request({ type: "any" }, { ref: type });
+    stage.socket.says({ type, ref: type });
+    assert.equal((await asked).type, type);
+  }
+});
+
+test("an answer that came by another way is the answer, and the request is not made again", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  const sent = it.request({ type: "send", text: "hi" }, { isSend: true, ref: "r-1" });
+  await stage.settle();
+  it.settle("r-1", { seq: 7 });
+  it.settle("nobody's", {});
+  assert.deepEqual(await sent, { seq: 7 });
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.deepEqual(stage.socket.taken("send"), []);
+});
+
+test("sends wait while what was missed is on its way, other requests do not", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.holding = true;
+  it.request({ type: "send", text: "hi" }, { isSend: true });
+  it.request({ type: "history" });
+  await stage.settle();
+  assert.deepEqual(stage.socket.sent.slice(1).map(({ type }) => type), ["history"]);
+  it.holding = false;
+  await stage.settle();
+  assert.equal(stage.socket.taken("send").length, 1);
+});
+
+test("what held the sends of one connection does not hold those of the next", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.holding = true;
+  it.request({ type: "send", text: "hi" }, { isSend: true });
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.equal(stage.socket.taken("send").length, 1);
+});
+
+test("what is of use on this socket alone is refused at once where there is none", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage);
+  it.start();
+  await assert.rejects(it.request({ type: "history" }, { quiet: true }), ConnectionLost);
+  await stage.welcome();
+  assert.deepEqual(stage.socket.taken("history"), []);
+});
+
+test("on a socket that is closing nothing is written", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  for (const [readyState, text, texts] of [[1, "a", ["a"]], [2, "b", ["a"]]]) {
+    stage.socket.readyState = readyState;
+    it.request({ type: "send", text }, { isSend: true });
+    await stage.settle();
+    assert.deepEqual(stage.socket.taken("send").map((frame) => frame.text), texts);
+  }
+});
+
+test("what a socket says that was left changes nothing on the next one", async () => {
+  const stage = new Stage();
+  const { it, frames } = await connected(stage);
+  const left = stage.socket;
+  it.drop();
+  await stage.pass(stage.next);
+  await stage.welcome();
+  left.says({ type: "message", seq: 1 });
+  left.ends(4503);
+  left.onerror();
+  await stage.pass(2_000);
+  assert.deepEqual([it.phase, frames, stage.sockets.length], ["connected", [], 2]);
+});
+
 test("of several notes of one kind in a turn the newest is sent, and none while away", async () => {
   const stage = new Stage();
   const { it } = connection(stage);
@@ -515,6 +782,17 @@ test("what was refused before the socket was lost is left to the resume", async 
   assert.notEqual(stage.socket, lost);
   assert.equal(stage.socket.taken("state").length, 1);
   assert.deepEqual(stage.socket.taken("ack"), []);
+});
+
+test("a read that came too fast is said again, too", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.note({ type: "read", seq: 1 });
+  await stage.settle();
+  const [read] = stage.socket.taken("read");
+  stage.socket.says({ type: "error", code: "rate_limited", ref: read.ref });
+  await stage.pass(1_000);
+  assert.deepEqual(stage.socket.taken("read"), [read, read]);
 });
 
 test("of very many acks the newest are known when one is refused", async () => {
@@ -597,6 +875,52 @@ test("who stops for a refresh that fails is not asked for another token", async 
   const { it } = await connected(stage, { token, onError: () => it.stop() });
   await stage.pass(3_600_000);
   assert.equal(asked, 2);
+});
+
+test("what a callback throws is reported, and keeps nothing from going on", async () => {
+  const reported = [];
+  const { error } = console;
+  console.error = (told) => reported.push(["console", told.message]);
+  try {
+    for (const way of ["console", "page"]) {
+      const stage = new Stage();
+      const { it } = await connected(stage, { onFrame: () => { throw new Error("of the app"); } });
+      stage.socket.says({ type: "message", seq: 1 });
+      assert.equal(it.connected, true);
+      if (way === "console") globalThis.reportError = (told) => reported.push(["page", told.message]);
+    }
+  } finally {
+    console.error = error;
+    delete globalThis.reportError;
+  }
+  assert.deepEqual(reported, [["console", "of the app"], ["page", "of the app"]]);
+});
+
+test("without an environment the platform's socket, clocks and chance are used", async () => {
+  const made = [];
+  const had = Object.getOwnPropertyDescriptor(globalThis, "WebSocket");
+  globalThis.WebSocket = class {
+    constructor(...given) {
+      made.push(given);
+    }
+
+    close() {}
+  };
+  try {
+    const it = new Connection({ url: URL, token: "t" });
+    it.start();
+    await new Promise((resolve) => platform.setTimer(resolve, 1));
+    it.stop();
+  } finally {
+    if (had) Object.defineProperty(globalThis, "WebSocket", had);
+    else delete globalThis.WebSocket;
+  }
+  assert.deepEqual(made, [[URL, ["ringback.v1"]]]);
+  assert.ok(Math.abs(platform.now() - Date.now()) < 10_000);
+  assert.ok(platform.monotonic() <= performance.now());
+  assert.notEqual(platform.random(), platform.random());
+  platform.clearTimer(platform.setTimer(() => assert.fail("it was cleared"), 1));
+  await new Promise((resolve) => platform.setTimer(resolve, 20));
 });
 
 test("a ref is a version 4 UUID, also without crypto.randomUUID", () => {

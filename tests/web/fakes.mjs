@@ -54,6 +54,7 @@ export class Stage {
       now: () => this.time + this.clock,
       monotonic: () => this.time,
       setTimer: (callback, ms) => {
+        if (ms >= 2 ** 31) ms = 1; // as every platform's
         this.#timers.set(++this.#last, { at: this.time + ms, callback });
         return this.#last;
       },

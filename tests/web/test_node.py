@@ -17,7 +17,7 @@ from tests.web.packages import packages
 
 HERE = Path(__file__).parent
 SERVED = Path("gateway/web")
-PURE = ["connection", "console", "timeline", "notifications", "client", "ops-figures"]
+PURE = ["connection", "console", "timeline", "notifications", "client", "scripts", "ops-figures"]
 CUSTOMERS = ["both", "broken", "behind", "past", "device"]
 
 
