@@ -377,6 +377,306 @@ test("what waits goes out in its order after a stop and a start in one turn", as
   assert.deepEqual(it.pending.map(({ state }) => state), ["waiting", "waiting", "waiting"]);
 });
 
+test("what was sent is shown as it was written, by whom and when it was taken", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const written = it.send("hello \ud800", { order: 7 }); // half a character, as a cut emoji leaves
+  assert.deepEqual(it.pending.map(({ at, state }) => [at, state]), [[world.time, "waiting"]]);
+  await world.settle();
+  const { ref, ...frame } = last(world.socket, "send");
+  assert.deepEqual(frame, { type: "send", text: "hello \ufffd", data: { order: 7 } });
+  await world.says({ type: "sent", ref, seq: 1, id: "m_1", at: "2026-11-24T09:00:00.000Z" });
+  await written;
+  assert.deepEqual(it.messages, [{
+    type: "message", seq: 1, id: "m_1", from: { role: "customer", id: "c-42" }, text: "hello \ufffd",
+    data: { order: 7 }, kind: "chat", at: "2026-11-24T09:00:00.000Z", ref,
+  }]);
+  assert.equal(it.unread, 0);
+  assert.deepEqual(world.socket.taken("ack"), []); // its `sent` says that it is known
+});
+
+test("a send whose answer was lost is answered by the message that comes back", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const sending = it.send("hello");
+  await world.settle();
+  const { ref } = last(world.socket, "send");
+  const pending = [];
+  it.on("pending", (sends) => pending.push(sends.length));
+  await world.again({ seq: 1 });
+  const at = "2026-11-24T09:00:00.000Z";
+  await world.says(messageFrame(1, { from: { role: "customer", id: "c-42" }, ref, at }));
+  assert.deepEqual(await sending, { type: "sent", ref, seq: 1, id: "m_1", at, duplicate: true });
+  assert.equal(pending.at(-1), 0);
+  await world.says({ type: "sent", ref, seq: 1, id: "m_1", at, duplicate: true });
+  await world.again({ seq: 1 });
+  assert.deepEqual([world.socket.taken("send"), it.messages.length], [[], 1]);
+});
+
+test("what cannot be a message is refused at once, and what is as long as may be goes out", async () => {
+  const world = new World();
+  const { it } = await world.started({}, { limits: { text_chars: 3 } });
+  for (const text of ["", undefined, 7]) assert.throws(() => it.send(text), TypeError);
+  assert.throws(() => it.send("four"), { name: "RequestFailed", code: "too_large" });
+  assert.deepEqual(it.pending, []);
+  it.send("😀😀😀");
+  await world.settle();
+  assert.equal(world.socket.taken("send").length, 1);
+});
+
+test("only a failed message is tried again, or deleted", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  it.send("hello");
+  const [{ ref }] = it.pending;
+  assert.throws(() => it.retry(ref), TypeError);
+  assert.throws(() => it.retry("nobody's"), TypeError);
+  const told = [];
+  it.on("pending", (sends) => told.push(sends.length));
+  it.discard(ref);
+  it.discard("nobody's");
+  await world.settle();
+  await world.says({ type: "error", ref, code: "forbidden", message: "no" });
+  assert.deepEqual(it.pending.map(({ state, error }) => [state, error]), [["failed", { code: "forbidden", message: "forbidden: no" }]]);
+  it.retry(ref);
+  await world.settle();
+  assert.deepEqual(world.socket.taken("send").map((frame) => frame.ref), [ref, ref]);
+  await world.says({ type: "error", ref, code: "forbidden", message: "no" });
+  it.discard(ref);
+  assert.equal(told.at(-1), 0);
+  const next = await world.started();
+  assert.deepEqual(next.it.pending, []);
+});
+
+test("a message so old that its ref may be forgotten waits for the customer, and goes out under another", async () => {
+  const world = new World();
+  const first = await world.started();
+  world.socket.ends(1006);
+  first.it.send("of last week").catch(() => {});
+  const [{ ref }] = first.it.pending;
+  first.it.stop();
+  await world.pass(6 * 86_400_000 + 1);
+  const { it } = await world.started();
+  assert.deepEqual(world.socket.taken("send"), []);
+  assert.deepEqual(it.pending.map(({ state, error }) => [state, error.code]), [["failed", "stale"]]);
+  it.retry(ref);
+  await world.settle();
+  const again = last(world.socket, "send");
+  assert.notEqual(again.ref, ref);
+  assert.deepEqual(it.pending.map(({ text, at }) => [text, at]), [["of last week", world.time]]);
+  assert.equal(world.storage.length, 1);
+});
+
+test("a draft is kept for its customer, over a reload, and until they sign out", async () => {
+  const world = new World();
+  const { it } = world.client();
+  it.draft = "of nobody known";
+  assert.equal(it.draft, "");
+  it.start();
+  await world.welcome();
+  it.draft = "half a";
+  world.customer = "c-43";
+  assert.equal((await world.started()).it.draft, "");
+  world.customer = "c-42";
+  const again = await world.started();
+  assert.equal(again.it.draft, "half a");
+  assert.deepEqual(again.it.pending, []);
+  await again.it.signOut();
+  assert.equal((await world.started()).it.draft, "");
+  assert.deepEqual(world.storage.length, 0);
+});
+
+test("nothing is kept of who has an opaque token", async () => {
+  const world = new World();
+  const { it } = await world.started({ token: "opaque" });
+  it.draft = "half a";
+  it.send("hello");
+  assert.deepEqual([it.draft, world.storage.length], ["", 0]);
+});
+
+test("what a token callback throws is told, and the phases as they come", async () => {
+  const world = new World();
+  const answers = [Promise.reject(new Error("no network")), "t"];
+  const { it } = world.client({ token: () => answers.shift() });
+  const told = [];
+  for (const type of ["error", "phase"]) it.on(type, (detail) => told.push([type, detail.message ?? detail]));
+  const off = it.on("phase", () => told.push("twice"));
+  off();
+  it.start();
+  await world.settle();
+  await world.pass(world.next);
+  await world.welcome();
+  world.socket.ends(4503);
+  assert.deepEqual(told, [
+    ["phase", { phase: "connecting" }], ["error", "no network"], ["phase", { phase: "waiting", wait: 1000, code: null }],
+    ["phase", { phase: "connecting" }], ["phase", { phase: "connected" }], ["phase", { phase: "ended", code: 4503 }],
+  ]);
+  assert.deepEqual([it.endCode, it.limits.burst], [4503, 20]);
+});
+
+test("whoever stops is not watched any more, and watched again after a start", async () => {
+  const world = new World();
+  const { it, states } = await world.started();
+  it.typing();
+  await world.says({ type: "typing", from: { role: "agent", id: "a" }, on: true });
+  it.stop();
+  assert.deepEqual([world.unwatched, world.next], [true, null]);
+  const { told } = world;
+  it.start();
+  assert.notEqual(world.told, told);
+  await world.welcome({ resumed: true });
+  const watched = world.told;
+  it.start(); // of one that goes on nothing is begun
+  assert.equal(world.told, watched);
+  await world.pass(120_000);
+  assert.deepEqual(states, ["background"]);
+});
+
+test("a chat that is brought on screen has somebody before it", async () => {
+  const world = new World();
+  const { it } = await world.started({ idleAfter: 60_000 });
+  await world.pass(60_000);
+  it.show(false);
+  assert.equal(it.state, "background");
+  it.show();
+  assert.equal(it.state, "active");
+  await world.pass(60_000);
+  it.send("hello"); // as whoever writes
+  assert.equal(it.state, "active");
+  const always = world.client({ idleAfter: 0 });
+  always.it.start();
+  await world.pass(3_600_000);
+  assert.equal(always.it.state, "active");
+});
+
+test("who does not watch is taken to be there, for two minutes from the start", async () => {
+  const world = new World();
+  const { it } = world.client({}, { visible: undefined, watch: undefined });
+  it.start();
+  await world.welcome();
+  await world.pass(119_000);
+  assert.equal(it.state, "active");
+  await world.pass(1_000);
+  assert.equal(it.state, "background");
+});
+
+test("a page that tells of a new network tries at once", async () => {
+  const world = new World();
+  world.answers = [{ deregistration_key: "k" }, "lost"];
+  const { it } = await world.started();
+  world.socket.ends(1006);
+  await it.registerDevice("t");
+  await it.deregisterDevice();
+  world.told.network();
+  await world.settle();
+  assert.deepEqual([it.phase, world.calls.length], ["connecting", 3]);
+});
+
+test("typing that ends without a word is told to have ended, and typing that goes on is told again", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const typed = () => world.socket.taken("typing").map(({ on }) => on);
+  it.typing(false);
+  it.typing();
+  await world.pass(3_000);
+  it.typing();
+  await world.pass(5_999);
+  assert.deepEqual(typed(), [true, true]);
+  await world.pass(1);
+  assert.deepEqual(typed(), [true, true, false]);
+  await world.pass(60_000);
+  assert.equal(typed().length, 3);
+});
+
+test("who typed does no more once their message is there, or nothing is known of them", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const typing = [];
+  it.on("typing", (from) => typing.push(from?.id ?? null));
+  const told = { type: "typing", from: { role: "agent", id: "a" } };
+  await world.says({ ...told, on: true }, messageFrame(1, { from: { role: "customer", id: "c-42" } }));
+  assert.deepEqual(typing, ["a"]); // of another tab
+  await world.says(messageFrame(2));
+  assert.deepEqual(typing, ["a", null]);
+  await world.says({ ...told, on: true }, { ...told, on: false });
+  assert.deepEqual(typing.slice(2), ["a", null]);
+  await world.says({ ...told, on: true });
+  world.socket.ends(1006);
+  assert.deepEqual(typing.slice(4), ["a", null]);
+});
+
+test("the number of the badge is kept while it is of the same conversation", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  assert.equal(it.status.badgeSeq, null);
+  await world.says({ type: "status", seq: 0, read_seq: 0, unread: 0, badge_seq: 7, live: false });
+  assert.equal(it.status.badgeSeq, 7);
+  await world.again();
+  assert.equal(it.status.badgeSeq, 7);
+  await world.again({ resumed: false, epoch: "e_2" });
+  assert.equal(it.status.badgeSeq, null);
+});
+
+test("of older messages one page at a time is asked for, and what no longer fits is left out", async () => {
+  const world = new World();
+  const { it } = await world.started({}, { seq: 3, read_seq: 3 });
+  const older = [];
+  it.on("older", (messages) => older.push(messages.map(({ seq }) => seq)));
+  assert.equal(it.loadOlder(2), it.loadOlder(2));
+  await world.settle();
+  const [{ ref, limit }] = world.socket.taken("history");
+  assert.equal(limit, 2);
+  const page = { type: "history", more: true, messages: [messageFrame(2), messageFrame(3)] };
+  await world.says({ ref, ...page });
+  const late = it.loadOlder();
+  await world.settle();
+  const asked = last(world.socket, "history");
+  assert.deepEqual([asked.before, asked.limit], [2, 50]);
+  await world.says(messageFrame(5)); // a gap: all is loaded anew, and does not follow
+  const anew = last(world.socket, "history");
+  await world.says({ type: "history", ref: anew.ref, more: true, messages: [messageFrame(5)] });
+  await world.says({ ...page, ref: last(world.socket, "history").ref, messages: [] });
+  await world.says({ type: "history", ref: asked.ref, more: false, messages: [messageFrame(1)] });
+  assert.equal(await late, 0);
+  assert.deepEqual(older, [[2, 3]]);
+  const rest = it.loadOlder();
+  world.socket.ends(1006);
+  await assert.rejects(rest, { name: "ConnectionLost" });
+  await assert.rejects(it.loadOlder(), { name: "ConnectionLost" });
+});
+
+test("a beginning that is there has nothing before it to ask for", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  assert.equal(await it.loadOlder(), 0);
+  assert.deepEqual(world.socket.taken("history"), []);
+});
+
+test("history that cannot be had is asked for on another socket", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  await world.says(messageFrame(2)); // a gap
+  const { ref } = last(world.socket, "history");
+  await world.says({ type: "error", ref, code: "not_found", message: "" });
+  assert.equal(it.phase, "waiting");
+  await world.pass(world.next);
+  await world.welcome({ seq: 2, resumed: true });
+  await world.says(messageFrame(1), messageFrame(2));
+  assert.equal(it.seq, 2);
+});
+
+test("whoever is signed out, or another, is shown nothing of before", async () => {
+  const world = new World();
+  const { it } = await world.started({ shown: false }, { seq: 1, unread: 1 });
+  await world.says(messageFrame(1));
+  const seen = [];
+  it.on("reload", (messages) => seen.push(messages.length));
+  await it.signOut();
+  assert.deepEqual([it.status, it.unread, it.seenSeq, it.seq, seen], [null, 0, 0, 0, [0]]);
+  it.markRead();
+  assert.equal(it.status, null);
+});
+
 test("typing is told at most every three seconds, and ends with the send", async () => {
   const world = new World();
   const { it } = await world.started();
@@ -412,6 +712,137 @@ test("a device is registered over the socket, and deregistered by its key withou
   assert.equal(call.url, "https://chat.example/v1/devices/web-1");
   assert.equal(call.headers["Ringback-Deregistration-Key"], "acme.7.k");
   assert.equal(call.headers.Authorization, undefined);
+});
+
+test("what is told of a device goes with it, over the socket and over HTTP", async () => {
+  const details = { platform: "ios", app: "shop", environment: "sandbox", locale: "de", time_zone: "Europe/Berlin" };
+  const world = new World();
+  const { it } = await world.started();
+  it.registerDevice("t", details).catch(() => {});
+  await world.settle();
+  const { ref, ...frame } = last(world.socket, "register_device");
+  assert.deepEqual(frame, { type: "register_device", installation: "web-1", token: "t", ...details });
+  world.answers = [{ deregistration_key: "k" }];
+  world.socket.ends(1006); // amid it: then over HTTP
+  await world.settle();
+  const [call] = world.calls;
+  assert.deepEqual(JSON.parse(call.body), { token: "t", ...details });
+  assert.equal(call.headers["Content-Type"], "application/json");
+  assert.match(call.headers.Authorization, /^Bearer ey/);
+  assert.deepEqual([call.credentials, call.referrerPolicy, call.keepalive], ["omit", "no-referrer", true]);
+  await it.signOut();
+  assert.equal(world.calls[1].body, undefined);
+  assert.equal(world.calls[1].headers["Content-Type"], undefined);
+});
+
+test("a registration that the server refuses over the socket is not made over HTTP, too", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const registering = it.registerDevice("t");
+  await world.settle();
+  const { ref } = last(world.socket, "register_device");
+  await world.says({ type: "error", ref, code: "bad_frame", message: "no" });
+  await assert.rejects(registering, { code: "bad_frame" });
+  assert.deepEqual(world.calls, []);
+});
+
+test("why a registration was refused is told as the gateway says it, or by its status", async () => {
+  const world = new World();
+  const refused = { code: "too_large", detail: "token: at most 4096" };
+  const fetch = async () => ({ ok: false, status: 413, json: async () => refused });
+  await assert.rejects(world.client({}, { fetch }).it.registerDevice("t"),
+    { name: "RequestFailed", code: "too_large", message: "too_large: token: at most 4096" });
+  world.answers = [404];
+  await assert.rejects(world.client().it.registerDevice("t"), { code: "http_404", message: "http_404: " });
+});
+
+test("an answer that says to come later is no refusal", async () => {
+  for (const status of [408, 425, 429, 500]) {
+    const world = new World();
+    world.answers = [status, { deregistration_key: "k" }];
+    const { it } = world.client();
+    await assert.rejects(it.registerDevice("t"), { name: "Unreachable" });
+    await world.pass(60_000);
+    assert.equal(world.calls.length, 2, `${status}`);
+  }
+});
+
+test("what does not get through is tried less and less often, and at once in a good while again", async () => {
+  const world = new World();
+  const { it } = world.client({ token: "t" });
+  const waits = [];
+  for (let again = 0; again < 2; again += 1) {
+    world.answers = ["lost", "lost", "lost", "lost", { deregistration_key: "k" }];
+    await assert.rejects(it.registerDevice("t"));
+    while (world.answers.length) {
+      waits.push(world.next);
+      await world.pass(world.next);
+    }
+    assert.equal(world.next, null);
+  }
+  assert.deepEqual(waits, [2_000, 3_000, 5_000, 9_000, 2_000, 3_000, 5_000, 9_000]);
+  world.answers = ["lost", 204];
+  await it.deregisterDevice();
+  assert.equal(world.next, 2_000);
+  assert.deepEqual(new Set(world.calls.map(({ headers }) => headers.Authorization)), new Set(["Bearer t", undefined]));
+});
+
+test("a device that was never registered, or is deregistered already, is not asked about", async () => {
+  const world = new World();
+  const { it } = world.client();
+  assert.equal(await it.deregisterDevice(), true);
+  world.answers = [{ deregistration_key: "k" }];
+  await it.registerDevice("t");
+  assert.deepEqual([await it.deregisterDevice(), await it.deregisterDevice()], [true, true]);
+  assert.deepEqual(world.calls.map(({ method }) => method), ["PUT", "DELETE"]);
+});
+
+test("a sign-out without a key that is answered with 403 is not over: that is of the token", async () => {
+  const world = new World();
+  world.answers = ["lost", 403, 204];
+  const { it } = world.client();
+  await assert.rejects(it.registerDevice("t"));
+  assert.equal(await it.signOut(), false);
+  await world.pass(60_000);
+  assert.deepEqual(world.calls.map(({ method }) => method), ["PUT", "DELETE", "DELETE"]);
+});
+
+test("a sign-out is written down before a call that hangs is over", async () => {
+  const world = new World();
+  world.answers = [{ deregistration_key: "k" }];
+  const { it } = world.client({}, { fetch: () => new Promise(() => {}) });
+  await world.client().it.registerDevice("t");
+  it.registerDevice("newer").catch(() => {});
+  it.signOut();
+  await world.settle();
+  world.calls = [];
+  world.client().it.start(); // the page was closed, and is open again
+  await world.settle();
+  assert.equal(world.calls[0].headers["Ringback-Deregistration-Key"], "k");
+});
+
+test("the key that a registration brought after all is the one to sign out with", async () => {
+  const world = new World();
+  let answer;
+  const { it } = world.client({}, {
+    fetch: (url, request) => {
+      world.calls.push(request);
+      return new Promise((resolve) => (answer = (told) => resolve({ ok: true, status: 200, json: async () => told })));
+    },
+  });
+  it.registerDevice("t");
+  await world.settle();
+  it.signOut();
+  answer({ deregistration_key: "k" });
+  await world.settle();
+  assert.equal(world.calls[1].headers["Ringback-Deregistration-Key"], "k");
+});
+
+test("an installation without a storage is the same as long as the page is there", async () => {
+  const world = new World();
+  const { it } = world.client({ installation: undefined }, { storage: undefined });
+  assert.match(it.installation, /^[0-9a-f-]{36}$/);
+  assert.equal(it.devices.installation, it.installation);
 });
 
 test("signed out without a network, the device is deregistered when there is one, even after a restart", async () => {

@@ -32,6 +32,43 @@ test("a reload goes back to what was held, page by page", () => {
   assert.deepEqual(seqs(timeline), [1, 2, 3, 4, 5, 6]);
 });
 
+test("a reload ends where it joins what was held, and not one message before", () => {
+  const timeline = new Timeline();
+  timeline.welcome(welcomeFrame(0));
+  timeline.take(messageFrame(1));
+  timeline.welcome(welcomeFrame(0, { seq: 5 }));
+  assert.deepEqual(timeline.page(pageOf(3, 5, true)), { before: 3 });
+  assert.equal(timeline.page(pageOf(2, 2, true)).connected, true);
+});
+
+test("what is on its way is waited for: until it is there, and anew with each session", () => {
+  const timeline = new Timeline();
+  timeline.welcome(welcomeFrame(0));
+  assert.equal(timeline.take(messageFrame(2)), "gap");
+  assert.equal(timeline.caughtUp, false);
+  assert.equal(timeline.welcome(welcomeFrame(0, { seq: 2, resumed: true })), false);
+  assert.equal(timeline.caughtUp, false);
+  for (const seq of [1, 2]) assert.equal(timeline.take(messageFrame(seq)), "new");
+  assert.equal(timeline.caughtUp, true);
+});
+
+test("a conversation that a restored backup has nothing of is empty, and of another epoch", () => {
+  const timeline = new Timeline();
+  timeline.welcome(welcomeFrame(0));
+  timeline.take(messageFrame(1));
+  assert.equal(timeline.welcome(welcomeFrame(0, { epoch: "e_2" })), true);
+  assert.deepEqual(timeline.page({ messages: [], more: false }), { connected: false, fresh: [] });
+  assert.deepEqual([timeline.epoch, timeline.held, seqs(timeline), timeline.more], ["e_2", 0, [], false]);
+  assert.equal(timeline.caughtUp, true);
+  assert.equal(timeline.take(messageFrame(1)), "new");
+});
+
+test("before a welcome tells how much may be resumed, it is what the protocol says", () => {
+  const timeline = new Timeline();
+  timeline.welcome(welcomeFrame(0, { seq: 600, limits: undefined }));
+  assert.deepEqual([timeline.held, timeline.more, timeline.caughtUp], [100, true, false]);
+});
+
 test("more than may be resumed is not loaded: what was held is replaced", () => {
   const timeline = new Timeline();
   const limits = { ...welcomeFrame(0).limits, resume: 2 };
@@ -57,8 +94,9 @@ test("so many messages are held, and the oldest go", () => {
   const timeline = new Timeline();
   timeline.welcome(welcomeFrame(0));
   for (let seq = 1; seq <= KEPT + 1; seq += 1) timeline.take(messageFrame(seq));
-  assert.equal(timeline.messages.length, KEPT * 0.9);
+  assert.deepEqual([KEPT, timeline.messages.length], [10_000, 9_000]);
   assert.equal(timeline.messages.at(-1).seq, KEPT + 1);
+  assert.equal(timeline.more, true);
 });
 
 test("a page that nobody waits for changes nothing", () => {
