@@ -318,13 +318,14 @@ export class RingbackClient {
   }
 
   #welcomed(welcome) {
-    if (welcome.epoch !== this.#timeline.epoch) this.#read = 0;
+    if (welcome.epoch !== this.#timeline.epoch) {
+      this.#read = 0;
+      this.status = null;
+    }
     this.#customer = welcome.customer;
-    const badge = welcome.epoch === this.#timeline.epoch ? this.status?.badgeSeq ?? null : null;
-    this.status = statusOf(welcome, badge);
     this.#pageRef = null;
     if (this.#read > welcome.read_seq) this.#connection.note({ type: "read", seq: this.#read });
-    this.#read = Math.max(this.#read, welcome.read_seq);
+    this.#stand(welcome, this.status?.badgeSeq ?? null);
     if (this.#timeline.welcome(welcome)) this.#askForPage();
     this.#connection.holding = !this.#timeline.caughtUp;
     this.#attend();
@@ -357,11 +358,16 @@ export class RingbackClient {
   }
 
   #told(frame) {
-    const { unread } = this.status;
-    this.status = statusOf(frame, frame.badge_seq);
-    if (frame.read_seq < this.#read) Object.assign(this.status, { readSeq: this.#read, unread }); // ours is on its way
-    this.#read = this.status.readSeq;
+    this.#stand(frame, frame.badge_seq);
     this.#emit("status", this.status);
+  }
+
+  /** As told, but for what was read here: ours is on its way. */
+  #stand(told, badgeSeq) {
+    const { unread } = this.status ?? {};
+    this.status = statusOf(told, badgeSeq);
+    if (told.read_seq < this.#read) Object.assign(this.status, { seq: this.seq, readSeq: this.#read, unread });
+    this.#read = this.status.readSeq;
   }
 
   #own(sent, { frame }) {

@@ -143,6 +143,22 @@ test("what comes on screen with no network is seen, and told with the next welco
   assert.equal(last(world.socket, "read").seq, 1);
 });
 
+test("what was read with no network is not unread again when there is one, and what was missed is", async () => {
+  const world = new World();
+  const { it } = await world.started({ shown: false });
+  await world.says(messageFrame(1));
+  world.socket.ends(1006);
+  it.show();
+  it.show(false);
+  const counts = [];
+  it.on("status", ({ unread, readSeq }) => counts.push([unread, readSeq]));
+  await world.pass(world.next);
+  await world.welcome({ resumed: true, seq: 2, unread: 2 });
+  await world.says(messageFrame(2));
+  await world.says({ type: "status", seq: 2, read_seq: 1, unread: 1, badge_seq: 3, live: true });
+  assert.deepEqual(counts, [[0, 1], [1, 1], [1, 1]]);
+});
+
 test("an open page that nobody touches turns background, and active with the first touch", async () => {
   const world = new World();
   const { states } = await world.started({ idleAfter: 60_000 });
