@@ -52,6 +52,23 @@ test("an inbox shows and counts what its filter wants, found by name, id or last
   assert.equal(names(inbox.list("all", "nobody")), "");
 });
 
+test("of two that are alike in time the order is always the same, whichever came first", () => {
+  for (const alike of [{}, { by: "agent" }, { live: false }]) {
+    const entries = ["b", "a", "c"].map((name) => entry(name, alike));
+    assert.equal(names(ordered(entries)), "a b c");
+    assert.equal(names(ordered(entries.reverse())), "a b c");
+  }
+});
+
+test("who has no name and said nothing is found by the id alone", () => {
+  const inbox = new Inbox();
+  const quiet = entry("c-1", { last: undefined });
+  inbox.put(quiet);
+  assert.equal(names(inbox.list("all", "c-1")), "c-1");
+  assert.equal(names(inbox.list("all", "undefined")), "");
+  assert.equal(inbox.get("c-1"), quiet);
+});
+
 test("an inbox knows where the pages of a filter go on, and that it does not know all", () => {
   const inbox = new Inbox();
   assert.deepEqual([inbox.cursor("live"), inbox.more("live"), inbox.count("live")], [undefined, false, ""]);
@@ -79,6 +96,8 @@ test("only what a customer newly wrote is news", () => {
   assert.ok(isNews(entry("c"), entry("c", { seq: 2 })));
   assert.ok(!isNews(entry("c"), entry("c")));
   assert.ok(!isNews(entry("c"), entry("c", { seq: 2, by: "agent" })));
+  assert.ok(!isNews(undefined, entry("c", { by: "agent", unanswered_since: at(0) })), "an agent wrote, and leaves them waiting");
+  assert.ok(!isNews(undefined, entry("c", { last: undefined })));
   assert.ok(!isNews(undefined, entry("c", { live: false })), "somebody else ended or read an old one");
 });
 
@@ -112,6 +131,8 @@ test("what agents have read needs no ack", () => {
   acks.read("c-3", 1);
   assert.deepEqual(acks.take(), [{ customer: "c-3", seq: 2 }]);
   acks.received(entry("c-2", { seq: 2, waiting: 1 }));
+  acks.read("c-4", 5);
+  acks.received(entry("c-4", { seq: 5, waiting: 1 }));
   assert.deepEqual(acks.take(), []);
 });
 
@@ -166,6 +187,98 @@ test("an answered send is a message, whether by its answer or by a replay", () =
   assert.deepEqual([seqs(thread), thread.pending.length], ["1", 1]);
   thread.add(said(2, "agent", { ref: "r2" }));
   assert.deepEqual([seqs(thread), thread.pending.length], ["1 2", 0]);
+});
+
+test("opened again, a thread has the facts of now, and how many sessions there are is not known", () => {
+  const thread = opened([said(1)]);
+  assert.equal(thread.customer, "c-42");
+  assert.deepEqual(thread.facts, { seq: 1, unread: 0, in_chat: true, live: true, devices: 1 });
+  Object.assign(thread.facts, { in_chat: true, sessions: 2 }); // by `presence`
+  thread.open({ messages: [], more: false, seq: 2, read_seq: 0, acked_seq: 0, unread: 1, in_chat: false, live: false, devices: 0 });
+  assert.deepEqual(thread.facts, { seq: 2, unread: 1, in_chat: false, live: false, devices: 0 });
+});
+
+test("a send that was taken stands as it was written", () => {
+  const thread = new Thread("c-42");
+  assert.deepEqual([thread.newest, thread.loaded, thread.more], [0, false, false]);
+  const from = { role: "agent", id: "a" };
+  thread.sent({ ref: "r", seq: 1, id: "m", at: at(1), route: "none", reason: "no_device" }, "x", from);
+  assert.deepEqual(thread.messages, [{ ref: "r", seq: 1, id: "m", at: at(1), from, text: "x", kind: "chat" }]);
+  assert.deepEqual(thread.mark(thread.messages[0]), { state: "sent", label: "Sent", detail: "no way to the customer" });
+});
+
+test("a thread that was never loaded takes the first page whole, though something of it is there", () => {
+  const thread = new Thread("c-42");
+  thread.add(said(5));
+  thread.open({ messages: [said(4), said(5)], more: true, read_seq: 0, acked_seq: 0 });
+  assert.deepEqual([seqs(thread), thread.more, thread.loaded], ["4 5", true, true]);
+});
+
+test("a mark never says less than it did, and of what says as much the later", () => {
+  const order = [["expired", "undeliverable", "pushed"], ["delivered"], ["read"]];
+  const marked = (...states) => {
+    const thread = opened([said(1)]);
+    for (const state of states) thread.receipt({ from_seq: 1, seq: 1, state });
+    return thread.mark(thread.messages[0]).state;
+  };
+  for (const [rank, states] of order.entries()) {
+    for (const state of states) {
+      for (const less of order.slice(0, rank).flat()) {
+        assert.deepEqual([marked(less, state), marked(state, less)], [state, state]);
+      }
+      for (const alike of states) assert.equal(marked(alike, state), state);
+    }
+  }
+});
+
+test("who has one message has all before it, and who has read one has read those", () => {
+  const thread = opened([said(1), said(2), said(3), said(4)], { acked_seq: 2, read_seq: 1 });
+  const states = () => thread.messages.map((one) => thread.mark(one).state).join(" ");
+  assert.equal(states(), "read delivered sent sent");
+  thread.receipt({ from_seq: 3, seq: 3, state: "delivered" });
+  thread.receipt({ from_seq: 2, seq: 2, state: "read" });
+  assert.equal(states(), "read read delivered sent");
+  thread.receipt({ from_seq: 1, seq: 1, state: "delivered" }); // late
+  thread.receipt({ from_seq: 1, seq: 1, state: "read" });
+  thread.open({ messages: [], more: false, acked_seq: 0, read_seq: 0 });
+  thread.add(said(0));
+  assert.equal(states(), "read read read delivered sent");
+  thread.receipt({ from_seq: 4, seq: 9, state: "pushed", reason: "not_in_chat" });
+  assert.equal(states(), "read read read delivered pushed");
+});
+
+test("a detail is of the mark that is shown, and of no other", () => {
+  const marks = (route, ...receipts) => {
+    const thread = opened([]);
+    thread.sent({ seq: 1, route, reason: "why_so" }, "x", { role: "agent", id: "a" });
+    for (const [state, reason] of receipts) thread.receipt({ from_seq: 1, seq: 1, state, reason });
+    const { state, detail } = thread.mark(thread.messages[0]);
+    return `${state}: ${detail}`;
+  };
+  assert.equal(marks("socket"), "sent: in chat");
+  assert.equal(marks("by_carrier_pigeon"), "sent: by carrier pigeon");
+  assert.equal(marks("push", ["undeliverable", "token_dead"]), "undeliverable: token dead");
+  assert.equal(marks("push", ["undeliverable"]), "undeliverable: ");
+  assert.equal(marks("push", ["expired", "too_late"]), "expired: ");
+  assert.equal(marks("push", ["undeliverable", "no_device"], ["delivered"]), "delivered: ");
+  assert.equal(marks("push", ["undeliverable", "no_device"], ["read"]), "read: ");
+});
+
+test("what the deliveries call says is what is shown, and nothing where it says nothing", () => {
+  const shown = {
+    pending: "sent: in chat", acked: "delivered: ", pushed: "pushed: ", expired: "expired: ",
+    undeliverable: "undeliverable: no device",
+  };
+  for (const [outcome, mark] of Object.entries(shown)) {
+    const thread = opened([said(1)]);
+    thread.deliveries({ seq: 1, events: [{ event: "committed" }] });
+    assert.equal(thread.mark(thread.messages[0]).state, "sent");
+    thread.deliveries({ seq: 1, outcome, reason: "no_device", events: [{ event: "committed", route: "socket" }] });
+    thread.deliveries({ seq: 1, outcome, reason: "no_device", events: [{ event: "committed" }] });
+    const { state, detail } = thread.mark(thread.messages[0]);
+    assert.equal(`${state}: ${detail}`, mark);
+    assert.equal(thread.untold().length, ["sent", "expired", "undeliverable"].includes(state) ? 1 : 0);
+  }
 });
 
 test("a mark says the most that is known, however the receipts come", () => {

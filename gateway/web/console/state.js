@@ -145,7 +145,7 @@ export class Thread {
   more = false; // there are older ones
   loaded = false;
   problem = null; // why it could not be opened
-  facts = {}; // the latest of `conversation` and `presence`
+  facts = {}; // the latest of `conversation`, and `presence` since
   typing = null;
   entry = undefined; // the latest of the inbox
   #acked = 0;
@@ -171,7 +171,7 @@ export class Thread {
     this.problem = null;
     for (const message of frame.messages) this.add(message);
     const { seq, unread, in_chat, live, devices, acked_seq, read_seq } = frame;
-    this.facts = { ...this.facts, seq, unread, in_chat, live, devices };
+    this.facts = { seq, unread, in_chat, live, devices }; // sessions: `presence` tells
     this.#acked = Math.max(this.#acked, acked_seq);
     this.#read = Math.max(this.#read, read_seq);
   }
