@@ -73,10 +73,10 @@ export class Devices {
 
   async #over(connection, frame) {
     try {
-      return connection?.connected ? await connection.request(frame, { quiet: true }) : undefined;
+      return await connection?.request(frame, { quiet: true });
     } catch (error) {
       if (error instanceof RequestFailed) throw error;
-      return undefined; // the socket was lost: HTTP, then
+      return undefined; // no socket, or it was lost: HTTP, then
     }
   }
 
@@ -159,7 +159,7 @@ export class Devices {
     let answer, told;
     try {
       answer = await this.#env.fetch(`${this.#http}/v1/devices/${encodeURIComponent(installation)}`, {
-        method, headers, body: body && JSON.stringify(body), signal: controller.signal,
+        method, headers, body: JSON.stringify(body), signal: controller.signal,
         keepalive: true, credentials: "omit", referrerPolicy: "no-referrer",
       });
       told = answer.status === 204 ? {} : await answer.json().catch(() => ({}));

@@ -785,7 +785,7 @@ test("an answer that says to come later is no refusal", async () => {
 
 test("what does not get through is tried less and less often, and at once in a good while again", async () => {
   const world = new World();
-  const { it } = world.client({ token: "t" });
+  const { it } = world.client({ token: () => "t" });
   const waits = [];
   for (let again = 0; again < 2; again += 1) {
     world.answers = ["lost", "lost", "lost", "lost", { deregistration_key: "k" }];
@@ -797,16 +797,37 @@ test("what does not get through is tried less and less often, and at once in a g
     assert.equal(world.next, null);
   }
   assert.deepEqual(waits, [2_000, 3_000, 5_000, 9_000, 2_000, 3_000, 5_000, 9_000]);
-  world.answers = ["lost", 204];
-  await it.deregisterDevice();
-  assert.equal(world.next, 2_000);
+  for (let again = 0; again < 2; again += 1) {
+    world.answers = [{ deregistration_key: "k" }, "lost", 204];
+    await it.registerDevice("t");
+    await it.deregisterDevice();
+    assert.equal(world.next, 2_000);
+    await world.pass(2_000);
+    assert.equal(world.next, null);
+  }
   assert.deepEqual(new Set(world.calls.map(({ headers }) => headers.Authorization)), new Set(["Bearer t", undefined]));
+});
+
+test("a token of the device that came while another was on its way is registered after it", async () => {
+  const world = new World();
+  const { it } = world.client({ token: "of the customer" });
+  world.answers = [{ deregistration_key: "k" }, "lost", "lost", { deregistration_key: "k" }];
+  const first = it.registerDevice("old");
+  await Promise.resolve();
+  const second = it.registerDevice("new");
+  assert.equal(await first, "k");
+  await assert.rejects(second);
+  await assert.rejects(it.registerDevice("newest"));
+  await world.pass(600_000);
+  assert.deepEqual(world.calls.map(({ body }) => JSON.parse(body).token), ["old", "new", "newest", "newest"]);
 });
 
 test("a device that was never registered, or is deregistered already, is not asked about", async () => {
   const world = new World();
   const { it } = world.client();
-  assert.equal(await it.deregisterDevice(), true);
+  for (const some of [it, world.client({}, { storage: undefined }).it]) {
+    assert.equal(await some.deregisterDevice(), true);
+  }
   world.answers = [{ deregistration_key: "k" }];
   await it.registerDevice("t");
   assert.deepEqual([await it.deregisterDevice(), await it.deregisterDevice()], [true, true]);
@@ -829,6 +850,7 @@ test("a sign-out is written down before a call that hangs is over", async () => 
   const { it } = world.client({}, { fetch: () => new Promise(() => {}) });
   await world.client().it.registerDevice("t");
   it.registerDevice("newer").catch(() => {});
+  await world.settle();
   it.signOut();
   await world.settle();
   world.calls = [];
@@ -966,7 +988,7 @@ test("an answer without a key, or without an end, is no registration", async () 
   const { it } = world.client({}, {
     fetch: async (url, { signal }) => ({
       ok: true, status: 200,
-      json: () => new Promise((_, reject) => signal.addEventListener("abort", reject)),
+      json: () => new Promise((_, reject) => signal?.addEventListener("abort", reject)),
     }),
   });
   let told;
