@@ -397,7 +397,6 @@ export class Connection {
     try {
       const old = this.#token === null || refreshIn(this.#token, this.serverNow) === 0;
       if (old) {
-        this.#token = null;
         const token = await this.#ask();
         if (!current()) return;
         this.#takeToken(token);
@@ -467,7 +466,7 @@ export class Connection {
     this.#clear();
     this.#failures = 0;
     this.#known = true;
-    this.#limits = frame.limits ?? {};
+    this.#limits = frame.limits;
     for (const { ref, data } of this.#outbox.all) {
       const refusal = this.#refusal(data);
       if (refusal) this.#outbox.settle(ref).reject(refusal);
@@ -648,7 +647,7 @@ export class Connection {
 function parsed(data) {
   try {
     const frame = JSON.parse(data);
-    return typeof frame?.type === "string" ? frame : null;
+    return typeof frame.type === "string" ? frame : null;
   } catch {
     return null;
   }

@@ -356,18 +356,70 @@ test("a token that lasts for months is renewed at its end, and not at once", asy
     stage.time += days - 1; // asleep, so that nothing is asked of the socket
     await stage.pass(1);
   }
-  assert.deepEqual([seen.tokens, stage.socket.taken("refresh").length], [1, 0]);
+  assert.deepEqual([seen.tokens, stage.socket.taken("refresh").length, stage.next > 1_000], [1, 0, true]);
   await stage.pass(days);
   assert.equal(stage.socket.taken("refresh").length, 1);
 });
 
-test("a token that is no function cannot be renewed, and is not tried to", async () => {
+test("a token that is no function, or does not say when it ends, is not renewed", async () => {
+  const ending = jwt({ exp: Stage.BEGIN / 1000 + 100 });
+  for (const token of [ending, "opaque", () => "opaque"]) {
+    const stage = new Stage();
+    await connected(stage, { token });
+    await stage.pass(100_000);
+    assert.deepEqual(stage.socket.taken("refresh"), []);
+    assert.equal(stage.socket.sent[0].token, typeof token === "string" ? token : "opaque");
+  }
+});
+
+test("a renewal that cannot be had is asked for less and less often, whatever the callback throws", async () => {
   const stage = new Stage();
-  const token = jwt({ exp: stage.time / 1000 + 100 });
-  await connected(stage, { token });
-  await stage.pass(100_000);
+  const asked = [];
+  const seen = await connected(stage, {
+    token: () => {
+      asked.push(stage.time);
+      if (asked.length > 1) throw Object.assign(new Error("no"), { code: "forbidden" });
+      return jwt({ exp: stage.time / 1000 + 1_000 });
+    },
+  });
+  await stage.pass(985_000);
+  const waits = asked.slice(2).map((time, i) => time - asked[i + 1]);
+  assert.deepEqual(waits.slice(0, 3), [2_000, 3_000, 5_000]);
+  assert.equal(seen.it.phase, "connected");
+});
+
+test("a renewal whose token comes when the socket is another is not made", async () => {
+  const stage = new Stage();
+  let late;
+  await connected(stage, {
+    token: () => (late === undefined ? (late = null, jwt({ exp: stage.time / 1000 + 100 })) : new Promise((resolve) => (late = resolve))),
+  });
+  await stage.pass(80_000);
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  late(jwt({ exp: stage.time / 1000 + 100 }));
+  await stage.settle();
   assert.deepEqual(stage.socket.taken("refresh"), []);
-  assert.equal(stage.socket.sent[0].token, token);
+});
+
+test("a token that was renewed is renewed again at its own end, and not at all if it has none", async () => {
+  const stage = new Stage();
+  const lives = [100, 1_000, null];
+  await connected(stage, {
+    token: () => {
+      const life = lives.shift();
+      return life === null ? "opaque" : jwt({ exp: stage.time / 1000 + life });
+    },
+  });
+  const renewed = async (ms) => {
+    await stage.pass(ms);
+    const refreshes = stage.socket.taken("refresh");
+    if (refreshes.length) stage.socket.says({ type: "ok", ref: refreshes.at(-1).ref });
+    await stage.settle();
+    return refreshes.length;
+  };
+  assert.deepEqual([await renewed(80_000), await renewed(969_000), await renewed(1_000), await renewed(3_600_000)], [1, 1, 2, 2]);
 });
 
 test("a renewed token is that of the next connection, one that was not taken is asked for again", async () => {
@@ -631,9 +683,156 @@ test("every kind of answer reaches its request", async () => {
   const { it } = await connected(stage);
   for (const type of ["sent", "history", "device", "ok", "pong", "inbox", "conversation"]) {
     const asked = it.request({ type: "any" }, { ref: type });
+    await stage.settle();
     stage.socket.says({ type, ref: type });
     assert.equal((await asked).type, type);
   }
+  await stage.settle();
+  assert.equal(stage.socket.taken("any").length, 7);
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.deepEqual(stage.socket.taken("any"), []);
+});
+
+test("more than may be under way goes out as the answers come", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  for (let i = 0; i < WINDOW + 2; i += 1) it.request({ type: "send" }, { isSend: true, ref: `${i}` });
+  await stage.settle();
+  const sent = () => stage.socket.taken("send").length;
+  assert.equal(sent(), WINDOW);
+  stage.socket.says({ type: "sent", ref: "0" });
+  await stage.settle();
+  assert.equal(sent(), WINDOW + 1);
+  it.settle("1", {});
+  await stage.settle();
+  assert.equal(sent(), WINDOW + 2);
+});
+
+test("what the server cannot take again and again is sent less and less often", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.request({ type: "send" }, { isSend: true, ref: "r" });
+  await stage.settle();
+  const waits = [];
+  for (const code of ["unavailable", "internal", "unavailable"]) {
+    stage.socket.says({ type: "error", ref: "r", code });
+    await stage.settle();
+    waits.push(stage.next);
+    await stage.pass(stage.next);
+  }
+  assert.deepEqual(waits, [500, 1_000, 2_000]);
+  assert.equal(stage.socket.taken("send").length, 4);
+});
+
+test("who has not begun, or waits, has no socket to stop or drop", async () => {
+  const stage = new Stage();
+  const { it, phases } = connection(stage);
+  it.stop();
+  it.drop();
+  assert.deepEqual([phases, it.phase, stage.next], [[], "idle", null]);
+  it.start();
+  await stage.welcome();
+  stage.socket.ends(1006);
+  it.drop();
+  assert.deepEqual([phases, stage.next], [["connecting", "connected", "waiting"], 500]);
+});
+
+test("a network that comes back amid an attempt neither ends it nor begins another", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  stage.socket.ends(1006);
+  it.nudge();
+  await stage.settle();
+  it.nudge();
+  await stage.pass(5_000);
+  assert.deepEqual([it.phase, stage.sockets.length], ["connecting", 2]);
+});
+
+test("a token that comes after who asked for it has left is nobody's", async () => {
+  const stage = new Stage();
+  const asked = [];
+  const tokens = [];
+  const seen = connection(stage, {
+    token: () => new Promise((resolve, reject) => asked.push({ resolve, reject })),
+    onToken: (token) => tokens.push(token),
+  });
+  for (let i = 0; i < 3; i += 1) {
+    seen.it.start();
+    await stage.settle();
+    if (i < 2) seen.it.stop();
+  }
+  asked[2].resolve("third");
+  asked[0].resolve("first");
+  asked[1].reject(new Error("late"));
+  await stage.welcome();
+  assert.deepEqual([tokens, seen.errors, seen.it.phase], [["third"], [], "connected"]);
+  assert.deepEqual(stage.sockets.map(({ sent }) => sent[0].token), ["third"]);
+});
+
+test("whoever is told a token and stops is left alone", async () => {
+  const stage = new Stage();
+  const { it } = connection(stage, { onToken: () => it.stop() });
+  it.start();
+  await stage.settle();
+  assert.deepEqual([it.phase, stage.sockets.length], ["ended", 0]);
+});
+
+test("what is no token is told, and asked for again", async () => {
+  for (const none of [undefined, null, "", { token: "t" }]) {
+    const stage = new Stage();
+    const seen = connection(stage, { token: () => none });
+    seen.it.start();
+    await stage.settle();
+    assert.deepEqual(seen.errors.map(({ message }) => message), ["token: there is none"]);
+    assert.equal(seen.it.phase, "waiting");
+  }
+});
+
+test("nothing but a welcome opens a connection", async () => {
+  const stage = new Stage();
+  const { it, frames } = connection(stage);
+  it.start();
+  await stage.settle();
+  stage.socket.opens();
+  stage.socket.says({ type: "error", code: "internal", message: "" });
+  assert.deepEqual([it.phase, frames], ["connecting", []]);
+  stage.socket.says({ type: "welcome" }); // and it needs nothing
+  assert.deepEqual([it.phase, it.serverNow], ["connected", stage.time]);
+});
+
+test("what was noted on a socket that was lost is not said on the next", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.note({ type: "state", state: "background" });
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  assert.deepEqual(stage.socket.taken("state"), []);
+});
+
+test("what was acknowledged is not said again when somebody leaves", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  it.note({ type: "ack", seq: 1 });
+  await stage.settle();
+  it.note({ type: "state", state: "background" });
+  await stage.settle();
+  assert.equal(stage.socket.taken("ack").length, 1);
+});
+
+test("a look at a socket that was lost meanwhile does not keep the next one from being looked at", async () => {
+  const stage = new Stage();
+  const { it } = await connected(stage);
+  stage.socket.answersPings = false;
+  it.nudge();
+  stage.socket.ends(1006);
+  await stage.pass(stage.next);
+  await stage.welcome();
+  stage.socket.answersPings = false;
+  await stage.pass(30_000);
+  assert.equal(it.phase, "waiting");
 });
 
 test("an answer that came by another way is the answer, and the request is not made again", async () => {
@@ -826,6 +1025,7 @@ test("a stop while the token is being had opens no socket", async () => {
 
 test("whoever stops while being told of something is left alone", async () => {
   const cases = {
+    welcome: (it) => ({ onWelcome: () => it().stop() }),
     connected: (it) => ({ onChange: (phase) => phase === "connected" && it().stop() }),
     "no token": (it) => ({ token: () => Promise.reject(new Error("401")), onError: () => it().stop() }),
   };
@@ -834,7 +1034,7 @@ test("whoever stops while being told of something is left alone", async () => {
     const { it } = connection(stage, options(() => it));
     it.start();
     await stage.settle();
-    if (name === "connected") await stage.welcome();
+    if (name !== "no token") await stage.welcome();
     else assert.equal(stage.sockets.length, 0, name);
     assert.equal(it.phase, "ended", name);
     assert.equal(stage.next, null, name);

@@ -37,8 +37,9 @@ export class FakeSocket {
 }
 
 export class Stage {
+  static BEGIN = Date.parse("2026-11-24T09:00:00Z");
   sockets = [];
-  time = Date.parse("2026-11-24T09:00:00Z");
+  time = Stage.BEGIN;
   clock = 0; // how far the wall clock was set, ms
   chance = 0.5;
   #timers = new Map();
