@@ -156,9 +156,7 @@ export class RingbackClient {
   stop() {
     this.#stopWatching?.();
     this.#stopWatching = null;
-    for (const timer of [this.#idleTimer, this.#typingTimer, this.#heardTimer]) {
-      this.#env.clearTimer(timer);
-    }
+    for (const timer of [this.#idleTimer, this.#typingTimer]) this.#env.clearTimer(timer);
     this.#idleTimer = null;
     this.#connection.stop();
   }
@@ -323,7 +321,6 @@ export class RingbackClient {
       this.status = null;
     }
     this.#customer = welcome.customer;
-    this.#pageRef = null;
     if (this.#read > welcome.read_seq) this.#connection.note({ type: "read", seq: this.#read });
     this.#stand(welcome, this.status?.badgeSeq ?? null);
     if (this.#timeline.welcome(welcome)) this.#askForPage();
@@ -379,19 +376,19 @@ export class RingbackClient {
 
   #arrived(message, own) {
     const taken = this.#timeline.take(message);
-    if (message.ref) this.#confirm(message, own);
+    if (message.ref) this.#confirm(message);
     if (taken === "gap") this.#askForPage();
     if (taken === "new") this.#tell([message], { ack: !own });
   }
 
   /** A send is on the server's disk: by its answer, or by coming back from another session. */
-  #confirm(message, own) {
+  #confirm(message) {
     if (this.#sends.has(message.ref)) {
       this.#forget(message.ref);
       this.#emit("pending", this.pending);
     }
     const { seq, id, at, ref } = message;
-    if (!own) this.#connection.settle(ref, { type: "sent", ref, seq, id, at, duplicate: true });
+    this.#connection.settle(ref, { type: "sent", ref, seq, id, at, duplicate: true });
   }
 
   #askForPage(before) {
@@ -406,13 +403,12 @@ export class RingbackClient {
       this.#connection.drop(); // the next welcome begins anew
       return;
     }
-    for (const message of frame.messages) if (message.ref) this.#confirm(message, false);
+    for (const message of frame.messages) if (message.ref) this.#confirm(message);
     const step = this.#timeline.page(frame);
     if (step.before !== undefined) {
       this.#askForPage(step.before);
       return;
     }
-    this.#pageRef = null;
     if (step.connected) this.#tell(step.fresh, { ack: true });
     else {
       this.#acknowledge();

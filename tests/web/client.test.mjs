@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Devices, RingbackClient, isDouble } from "../../gateway/web/ringback-client.js";
-import { Stage, Storage, jwt, messageFrame } from "./fakes.mjs";
+import { Stage, Storage, jwt, messageFrame, welcomeFrame } from "./fakes.mjs";
 
 const URL = "wss://chat.example/v1/chat";
 
@@ -190,9 +190,50 @@ test("a chat that is not on screen says hello as background", async () => {
   const world = new World();
   const { it } = await world.started({ shown: false });
   assert.equal(world.socket.sent[0].state, "background");
+  assert.deepEqual(world.socket.sent[0].installation, "web-1");
   it.show();
   await world.settle();
   assert.equal(last(world.socket, "state").state, "active");
+});
+
+test("who is in the background and comes back says so, and has not read what came meanwhile", async () => {
+  const world = new World();
+  const { it } = await world.started({ shown: false });
+  await world.says(messageFrame(1));
+  await world.again({ seq: 1, unread: 1 });
+  const { token, ...hello } = world.socket.sent[0];
+  assert.deepEqual(hello, { type: "hello", state: "background", installation: "web-1", resume: { epoch: "e_1", seq: 1 } });
+  assert.match(token, /^ey/);
+  assert.deepEqual([it.unread, world.socket.taken("read")], [1, []]);
+});
+
+test("who leaves or comes between the hello and the welcome is told of after it", async () => {
+  const world = new World();
+  const { it } = world.client();
+  it.start();
+  await world.settle();
+  world.socket.opens();
+  world.visible = false;
+  world.told.visibility();
+  await world.says(welcomeFrame(world.time));
+  assert.deepEqual([world.socket.sent[0].state, last(world.socket, "state").state], ["active", "background"]);
+});
+
+test("what another tab wrote is not unread, nor is what a system says", async () => {
+  const world = new World();
+  const { it } = await world.started({ shown: false });
+  const from = { role: "customer", id: "c-42" };
+  await world.says(messageFrame(1, { from, ref: "of another tab" }), messageFrame(2, { kind: "system" }), messageFrame(3));
+  assert.equal(it.unread, 1);
+});
+
+test("what a gap brought is acknowledged, whoever looks", async () => {
+  const world = new World();
+  await world.started({ shown: false });
+  await world.says(messageFrame(2));
+  const { ref } = last(world.socket, "history");
+  await world.says({ type: "history", ref, more: false, messages: [messageFrame(1), messageFrame(2)] });
+  assert.deepEqual(world.socket.taken("ack").map(({ seq }) => seq), [2]);
 });
 
 test("a client comes back with its epoch and what it holds, and tells what was read", async () => {
@@ -314,7 +355,7 @@ test("another customer's token shows and sends nothing of the last one", async (
   await world.welcome();
   assert.equal(world.socket.sent[0].resume, undefined);
   assert.deepEqual(world.socket.taken("send"), []);
-  assert.deepEqual(it.messages, []);
+  assert.deepEqual([it.messages, it.pending, it.seenSeq], [[], [], 0]);
 });
 
 test("a token that turns out to be another customer's moves to a connection of its own", async () => {
@@ -445,8 +486,7 @@ test("only a failed message is tried again, or deleted", async () => {
   const { it } = await world.started();
   it.send("hello");
   const [{ ref }] = it.pending;
-  assert.throws(() => it.retry(ref), TypeError);
-  assert.throws(() => it.retry("nobody's"), TypeError);
+  for (const none of [ref, "nobody's"]) assert.throws(() => it.retry(none), { message: "ref: no failed message has it" });
   const told = [];
   it.on("pending", (sends) => told.push(sends.length));
   it.discard(ref);
@@ -454,9 +494,19 @@ test("only a failed message is tried again, or deleted", async () => {
   await world.settle();
   await world.says({ type: "error", ref, code: "forbidden", message: "no" });
   assert.deepEqual(it.pending.map(({ state, error }) => [state, error]), [["failed", { code: "forbidden", message: "forbidden: no" }]]);
+  it.start(); // what was refused stays so, until somebody says
+  world.socket.ends(4503);
+  it.start();
+  await world.welcome({ resumed: true });
+  const { it: page } = await world.started();
+  assert.deepEqual([it, page].map(({ pending: [{ error }] }) => error.code), ["forbidden", "forbidden"]);
+  assert.deepEqual(world.sockets.map((socket) => socket.taken("send").length), [1, 0, 0]);
+  page.stop();
+  world.sockets.pop();
   it.retry(ref);
+  assert.equal(it.pending[0].error, undefined);
   await world.settle();
-  assert.deepEqual(world.socket.taken("send").map((frame) => frame.ref), [ref, ref]);
+  assert.deepEqual(world.socket.taken("send").map((frame) => frame.ref), [ref]);
   await world.says({ type: "error", ref, code: "forbidden", message: "no" });
   it.discard(ref);
   assert.equal(told.at(-1), 0);
@@ -481,6 +531,64 @@ test("a message so old that its ref may be forgotten waits for the customer, and
   assert.notEqual(again.ref, ref);
   assert.deepEqual(it.pending.map(({ text, at }) => [text, at]), [["of last week", world.time]]);
   assert.equal(world.storage.length, 1);
+});
+
+test("a message of less than six days goes out under its ref, whatever else the storage has", async () => {
+  const world = new World();
+  world.storage.setItem("ringback send acme%20c-42 broken", "{");
+  const first = await world.started();
+  world.socket.ends(1006);
+  first.it.send("of this week").catch(() => {});
+  const [{ ref }] = first.it.pending;
+  first.it.stop();
+  await world.pass(6 * 86_400_000);
+  const { it } = await world.started();
+  assert.deepEqual(world.socket.taken("send").map((frame) => frame.ref), [ref]);
+  assert.equal(it.pending.length, 1);
+});
+
+test("what several pages kept goes out in the order in which it was written", async () => {
+  const world = new World();
+  for (const texts of [["one", "two"], ["three"]]) {
+    const page = world.client();
+    for (const text of texts) page.it.send(text).catch(() => {}); // before it is known whose it is
+    page.it.start();
+    await world.settle();
+    page.it.stop();
+    await world.pass(1_000);
+  }
+  await world.started();
+  assert.deepEqual(world.socket.taken("send").map(({ text }) => text), ["one", "two", "three"]);
+});
+
+test("what becomes of a message is told as it becomes", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  const told = [];
+  it.on("pending", (sends) => told.push(sends.map(({ state }) => state).join(" ")));
+  it.send("one");
+  assert.deepEqual(told, ["waiting"]);
+  await world.settle();
+  await world.says({ type: "error", ref: last(world.socket, "send").ref, code: "forbidden", message: "no" });
+  assert.equal(told.at(-1), "failed");
+  it.send("two").catch(() => {});
+  assert.equal(told.at(-1), "failed waiting");
+  world.socket.ends(4504);
+  assert.equal(told.at(-1), "failed failed");
+  await it.signOut();
+  assert.equal(told.at(-1), "");
+});
+
+test("the next customer after a sign-out keeps what they write, however often it is started", async () => {
+  const world = new World();
+  const { it } = await world.started();
+  await it.signOut();
+  world.customer = "c-43";
+  it.start();
+  await world.welcome();
+  it.send("of the next");
+  it.start();
+  assert.deepEqual(it.pending.map(({ text }) => text), ["of the next"]);
 });
 
 test("a draft is kept for its customer, over a reload, and until they sign out", async () => {
@@ -593,15 +701,20 @@ test("typing that ends without a word is told to have ended, and typing that goe
   const { it } = await world.started();
   const typed = () => world.socket.taken("typing").map(({ on }) => on);
   it.typing(false);
+  await world.pass(0);
+  assert.deepEqual(typed(), []);
   it.typing();
-  await world.pass(3_000);
+  await world.pass(2_999);
+  it.typing();
+  await world.pass(1);
   it.typing();
   await world.pass(5_999);
   assert.deepEqual(typed(), [true, true]);
   await world.pass(1);
   assert.deepEqual(typed(), [true, true, false]);
+  it.typing();
   await world.pass(60_000);
-  assert.equal(typed().length, 3);
+  assert.deepEqual(typed(), [true, true, false, true, false]);
 });
 
 test("who typed does no more once their message is there, or nothing is known of them", async () => {
@@ -619,6 +732,16 @@ test("who typed does no more once their message is there, or nothing is known of
   await world.says({ ...told, on: true });
   world.socket.ends(1006);
   assert.deepEqual(typing.slice(4), ["a", null]);
+  await world.pass(world.next);
+  await world.welcome({ resumed: true, seq: 2 });
+  typing.length = 0;
+  for (let again = 0; again < 2; again += 1) {
+    await world.says({ ...told, on: true });
+    await world.pass(4_000);
+  }
+  assert.deepEqual(typing, ["a", "a"]);
+  await world.pass(2_000);
+  assert.deepEqual(typing, ["a", "a", null]);
 });
 
 test("the number of the badge is kept while it is of the same conversation", async () => {
@@ -661,6 +784,16 @@ test("of older messages one page at a time is asked for, and what no longer fits
   await assert.rejects(it.loadOlder(), { name: "ConnectionLost" });
 });
 
+test("a page with nothing in it is the beginning, and is not told", async () => {
+  const world = new World();
+  const { it } = await world.started({}, { seq: 1, read_seq: 1 });
+  it.on("older", () => assert.fail("there is nothing older"));
+  const loading = it.loadOlder();
+  await world.settle();
+  await world.says({ type: "history", ref: last(world.socket, "history").ref, more: false, messages: [] });
+  assert.deepEqual([await loading, it.more], [0, false]);
+});
+
 test("a beginning that is there has nothing before it to ask for", async () => {
   const world = new World();
   const { it } = await world.started();
@@ -686,6 +819,8 @@ test("whoever is signed out, or another, is shown nothing of before", async () =
   const { it } = await world.started({ shown: false }, { seq: 1, unread: 1 });
   await world.says(messageFrame(1));
   const seen = [];
+  it.show();
+  assert.equal(it.seenSeq, 1);
   it.on("reload", (messages) => seen.push(messages.length));
   await it.signOut();
   assert.deepEqual([it.status, it.unread, it.seenSeq, it.seq, seen], [null, 0, 0, 0, [0]]);
@@ -781,6 +916,13 @@ test("an answer that says to come later is no refusal", async () => {
     await world.pass(60_000);
     assert.equal(world.calls.length, 2, `${status}`);
   }
+});
+
+test("devices are registered where the page says that HTTP is", async () => {
+  const world = new World();
+  world.answers = [{ deregistration_key: "k" }];
+  await world.client({ http: "https://api.example/chat" }).it.registerDevice("t");
+  assert.equal(world.calls[0].url, "https://api.example/chat/v1/devices/web-1");
 });
 
 test("what does not get through is tried less and less often, and at once in a good while again", async () => {
@@ -1088,6 +1230,7 @@ test("a sign-out forgets what another tab of the same customer kept, and nothing
     await world.settle();
   }
   await it.signOut();
+  assert.deepEqual(it.pending, []);
   for (const [customer, texts] of [["c-42", []], ["c-43", ["of c-43"]]]) {
     world.customer = customer;
     await world.started();
