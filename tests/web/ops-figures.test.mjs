@@ -22,7 +22,26 @@ test("rates are what came between two samples, by the server's clock", () => {
   lately.add(told(16, { accepted: 9, calls: 2 }));
   assert.deepEqual(lately.messageRate, [{ at: 12, value: 2 }, { at: 16, value: 0 }]);
   assert.deepEqual(lately.callRate, [{ at: 12, value: 0.5 }, { at: 16, value: 0 }]);
-  assert.deepEqual(lately.inChat.map((one) => one.value), [3, 3, 3]);
+  assert.deepEqual(lately.inChat, [10, 12, 16].map((at) => ({ at, value: 3 })));
+});
+
+test("how many devices wait is drawn as it was, sample by sample", () => {
+  const lately = new Lately();
+  assert.equal(lately.newest, null);
+  lately.add(told(10, { backends: [{ waiting: 2, calling: 1 }, { waiting: 4, calling: 0 }] }));
+  lately.add(told(12));
+  assert.deepEqual(lately.backlog, [{ at: 10, value: 7 }, { at: 12, value: 0 }]);
+  assert.equal(lately.newest.server_time, told(12).server_time);
+});
+
+test("a clock that was set back begins anew, and no rate is without an end", () => {
+  for (const second of [9, 10]) {
+    const lately = new Lately();
+    lately.add(told(10, { accepted: 1 }));
+    lately.add(told(second, { accepted: 5 }));
+    lately.add(told(12, { accepted: 7 }));
+    assert.deepEqual(lately.messageRate, [{ at: 12, value: 2 / (12 - second) }]);
+  }
 });
 
 test("a gateway that was restarted begins anew: its counts fell", () => {
@@ -36,7 +55,8 @@ test("a gateway that was restarted begins anew: its counts fell", () => {
 test("no more is kept than is drawn", () => {
   const lately = new Lately();
   for (let second = 1; second <= KEPT + 9; second += 1) lately.add(told(second));
-  assert.equal(lately.backlog.length, KEPT);
+  assert.deepEqual([lately.backlog.length, lately.newest.server_time], [KEPT, told(KEPT + 9).server_time]);
+  assert.equal(KEPT * 2, 5 * 60); // seconds: the page asks every two
 });
 
 test("the worst backend decides what is said of all, and every device that is not idle counts", () => {
@@ -52,6 +72,7 @@ test("the worst backend decides what is said of all, and every device that is no
 test("shares add up to all that was accepted, and to nothing where nothing was", () => {
   const some = { accepted: 4, pending: 0, acked: 3, pushed: 1, expired: 0, undeliverable: 0 };
   assert.equal(shares(some).reduce((all, one) => all + one.share, 0), 1);
+  assert.deepEqual(shares(some).slice(0, 2), [{ name: "acked", count: 3, share: 0.75 }, { name: "pushed", count: 1, share: 0.25 }]);
   assert.deepEqual(shares(told(1).messages).map((one) => one.share), [0, 0, 0, 0, 0]);
 });
 
@@ -63,10 +84,12 @@ test("a line ends at the right edge, and what is older than the axis is not draw
   const series = [{ at: 0, value: 9 }, { at: 50, value: 0 }, { at: 100, value: 5 }];
   assert.equal(line(series, 200, 40, 10, 100), "M0.0 4.0L100.0 40.0L200.0 20.0");
   assert.equal(line(series, 200, 40, 10, 50), "M0.0 40.0L200.0 20.0");
+  assert.equal(line([{ at: 1, value: 20 }], 200, 40, 10, 50), "M200.0 0.0"); // not above the axis
   assert.equal(line([], 200, 40, 10, 50), "");
 });
 
 test("numbers and times are told as people say them", () => {
-  assert.deepEqual([0, 0.25, 12.6, 1234567].map(count), ["0", "0.3", "13", "1,234,567"]);
-  assert.deepEqual([null, 0.018, 2.44, 300].map(duration), ["–", "18 ms", "2.4 s", "5 min"]);
+  assert.deepEqual([0, 0.25, 3, 9.94, 10.4, 12.6, 1234567].map(count), ["0", "0.3", "3", "9.9", "10", "13", "1,234,567"]);
+  assert.deepEqual([null, 0.018, 0.5, 1, 2.44, 119, 120, 300, 7200].map(duration),
+    ["–", "18 ms", "500 ms", "1.0 s", "2.4 s", "119.0 s", "2 min", "5 min", "120 min"]);
 });
