@@ -40,10 +40,20 @@ test("what is ill-typed counts as not said", () => {
   );
 });
 
+test("every kind of ring is known by its name, and none that is unread is none", () => {
+  for (const kind of ["message", "proactive", "badge"]) {
+    const status = conversationStatus({ UnreadMessages: 0, badgeSeq: "0", ringback: { kind, seq: 0 } });
+    assert.deepEqual([status.kind, status.unread, status.badgeSeq, status.seq], [kind, 0, 0, 0]);
+  }
+  assert.equal(conversationStatus({ UnreadMessages: [7], ringback: {} }).unread, 0);
+});
+
 test("a tap opens the chat, unless it was seen there already, or is only a badge", () => {
   assert.equal(shouldOpenChat(ours), true);
   assert.equal(shouldOpenChat(ours, 8), true);
   assert.equal(shouldOpenChat(ours, 9), false);
   assert.equal(isDouble(ours, 9), true);
   assert.equal(shouldOpenChat({ ...ours, ringback: { kind: "badge", seq: 9 } }), false);
+  assert.equal(shouldOpenChat({ ...ours, ringback: { kind: "proactive", seq: 1 } }), true);
+  assert.equal(isDouble({ ringback: { kind: "message" } }, 9), false); // it does not say of what
 });
