@@ -164,7 +164,8 @@ export class RingbackClient {
   async signOut() {
     this.stop();
     this.#forgetAll();
-    for (const key of this.#kept) this.#storage.removeItem(key);
+    // The second time it is not known whose they are.
+    if (!this.#signedOut) for (const key of this.#kept) this.#storage.removeItem(key);
     this.#reset(null);
     this.#signedOut = true;
     return this.devices.deregister(this.#installation);

@@ -1238,6 +1238,22 @@ test("a sign-out forgets what another tab of the same customer kept, and nothing
   }
 });
 
+test("whoever is signed out twice loses nothing of another customer's", async () => {
+  const world = new World();
+  world.customer = "c-43";
+  const other = await world.started();
+  world.socket.ends(1006);
+  other.it.send("of c-43").catch(() => {});
+  other.it.draft = "half a";
+  world.customer = "c-42";
+  const { it } = await world.started();
+  await it.signOut();
+  await it.signOut();
+  world.customer = "c-43";
+  const later = await world.started();
+  assert.deepEqual([later.it.pending.map(({ text }) => text), later.it.draft], [["of c-43"], "half a"]);
+});
+
 test("signed out while several messages are handed over, nothing more of them is told", async () => {
   const world = new World();
   const { it, messages } = await world.started();
