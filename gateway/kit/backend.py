@@ -8,6 +8,7 @@ nothing on: what it rings is the screen. A backend to learn from is `examples/cu
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -107,8 +108,10 @@ class FakeBackend:
         return behaviour
 
     async def _control(self, request: web.Request) -> web.Response:
-        if request.remote not in LOOPBACK:
-            return web.Response(status=403, text="only from this machine\n")
+        asked = re.sub(r":\d+\Z", "", request.host.lower())  # what a tunnel was called is there
+        here = request.remote in LOOPBACK and asked in ("127.0.0.1", "[::1]", "localhost")
+        if not here or "Origin" in request.headers:  # of a page in somebody's browser
+            return web.Response(status=403, text="only from this machine, and from no web page\n")
         if request.method == "POST":
             try:
                 self.behave((await request.read()).decode(errors="replace"))

@@ -165,6 +165,25 @@ async def test_the_control_url_takes_the_same_words_and_explains_the_rest() -> N
             assert (await answer.text()).startswith("429 30\n")
 
 
+async def test_no_web_page_and_nobody_behind_a_tunnel_tells_it_what_to_do() -> None:
+    """A browser's page may POST to loopback unasked, and a tunnel's calls come from loopback."""
+    async with running() as at, aiohttp.ClientSession() as http:
+        url = f"http://127.0.0.1:{at.port}/control"
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Host": f"evil.example:{at.port}"},
+            {"Host": "abc.tunnel.example"},
+            {"Host": "127.0.0.1:no-port"},
+        ):
+            for method in ("POST", "GET"):
+                async with http.request(method, url, data="503", headers=headers) as answer:
+                    assert answer.status == 403, headers
+        for name in ("localhost", "127.0.0.1"):
+            async with http.get(url, headers={"Host": f"{name}:{at.port}"}) as answer:
+                assert (await answer.text()).startswith("ok\n")
+
+
 async def test_a_line_on_the_screen_says_all_of_a_call_and_shows_no_token() -> None:
     async with running() as at:
         await at.ring("r_01")
