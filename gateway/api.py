@@ -38,6 +38,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CUSTOMER, INSTALLATION = "{customer:[^/]+}", "{installation:[^/]+}"
 BODY_WITHIN = 30.0  # seconds that a call's body may take
 READY_WITHIN = 5.0  # seconds that a commit may take, or the gateway is not ready
+PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = structlog.get_logger("gateway.api")
 
 
@@ -372,14 +373,15 @@ def problem(error: FrameError, status: int | None = None, **headers: str) -> web
     return web.Response(
         body=orjson.dumps(told),
         status=status,
-        headers=headers,
+        headers=PRIVATE | headers,
         content_type="application/problem+json",
     )
 
 
 def as_json(body: Any, status: int = 200) -> web.Response:
-    """An answer."""
-    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
+    """An answer, for who asked alone."""
+    raw = orjson.dumps(body)
+    return web.Response(body=raw, status=status, headers=PRIVATE, content_type="application/json")
 
 
 def _key(request: web.Request, who: Identity) -> Key:

@@ -704,6 +704,23 @@ async def test_no_credential_of_a_call_is_in_logs_metrics_or_what_is_told_of_a_m
             assert canary not in place, (name, place[:300])
 
 
+async def test_no_browser_keeps_what_the_api_answers(tmp_path: Path) -> None:
+    """A desk's browser would have it on its disk, long after the agent has signed out."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write(text="private")
+        service = _bearer(it.token(Role.SERVICE, "x"))
+        for path, headers, status in (
+            ("/v1/customers/c-42/messages", service, 200),
+            ("/v1/customers/c-42/deliveries?seq=1", service, 200),
+            ("/v1/customers/nobody/messages", service, 404),
+            ("/v1/me/status", {}, 401),
+        ):
+            async with it.http.get(it.url(path), headers=headers) as answer:
+                assert answer.status == status
+                assert answer.headers["Cache-Control"] == "no-store", path
+                assert answer.headers["X-Content-Type-Options"] == "nosniff", path
+
+
 def _bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
