@@ -194,6 +194,30 @@ async def test_who_signs_in_finds_nothing_of_the_one_before(tmp_path: Path) -> N
         await expect(at.page.locator("#search")).to_have_value("")
 
 
+async def test_who_signs_out_leaves_nothing_of_a_customer_in_the_page(tmp_path: Path) -> None:
+    """Whoever sits there next may look into the page, and is nobody's agent."""
+    async with scene(tmp_path) as (it, at):
+        mira = await customer(it)
+        await mira.ask("send", "sent", text="my number is 4711")
+        await at.sign_in()
+        await at.open()
+        await at.write("thank you, 4711")
+        await at.messages().last.locator(".mark").click()
+        await expect(at.page.locator("#panel")).to_contain_text("thank you, 4711")
+        await at.page.locator("#draft").fill("about 4711")
+        whole = "document.documentElement.outerHTML + document.querySelector('#draft').value"
+        assert "4711" in await at.page.evaluate(whole)
+        await at.page.get_by_role("button", name="Sign out").click()
+        await expect(at.page.locator("#token")).to_be_focused()
+        left = await at.page.evaluate(whole)
+        for word in ("4711", "Mira", "c-42", "Ada"):
+            assert word not in left
+        await at.sign_in()
+        await at.open()
+        await expect(at.messages()).to_have_count(3)
+        await expect(at.page.locator("#draft")).to_have_value("about 4711")
+
+
 async def test_a_token_that_ends_behind_a_dialog_is_asked_for_after_it(tmp_path: Path) -> None:
     async with scene(tmp_path) as (it, at):
         await customer(it)

@@ -83,7 +83,7 @@ class Console {
     const asked = $("sign-in").contains(document.activeElement);
     $("sign-in").hidden = true;
     const owner = JSON.stringify([claims.tenant, claims.sub]);
-    if (this.#kept?.owner !== owner) this.#forget(owner, claims);
+    if (this.#kept?.owner !== owner) this.#begin(owner, claims);
     this.#expired = false;
     $("app").hidden = false;
     if (asked) this.inbox.focus();
@@ -105,6 +105,7 @@ class Console {
   signOut() {
     tab.removeItem(TOKEN);
     this.#connection?.stop();
+    this.#clear();
     this.#ask("");
   }
 
@@ -120,22 +121,27 @@ class Console {
     document.querySelector("dialog[open]")?.addEventListener("close", () => $("token").focus(), { once: true });
   }
 
-  /** Somebody else signs in, or the first one: nothing of the one before stays. */
-  #forget(owner, claims) {
-    this.#kept = Object.assign(new Kept(tab, owner), { owner });
-    this.#me = { role: "agent", id: claims.sub, ...(claims.name && { name: claims.name }) };
+  /** Nothing of any customer stays in the page. What was written and not sent is in the tab. */
+  #clear() {
+    this.#kept = null;
     this.#inbox = new Inbox();
     this.inbox.loading = true;
     this.#loaded = new Promise((come) => (this.#came = come));
     $("search").value = "";
+    $("who").textContent = "";
     this.#threads.clear();
+    this.panel.close();
+    this.#unselect();
+  }
+
+  /** Somebody else signs in, or the first one. */
+  #begin(owner, claims) {
+    this.#clear();
+    this.#kept = Object.assign(new Kept(tab, owner), { owner });
+    this.#me = { role: "agent", id: claims.sub, ...(claims.name && { name: claims.name }) };
     for (const { customer, ref, text, failed } of this.#kept.unsent) {
       if (failed) this.#threadOf(customer).pending.push({ ref, text, failed });
     }
-    this.#selected = null;
-    this.panel.close();
-    this.#unselect();
-    this.#showInbox();
   }
 
   // The connection

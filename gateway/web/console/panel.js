@@ -33,6 +33,7 @@ export class Panel {
     this.#why = null;
     document.body.classList.remove("paneled");
     if (inside) $("details").focus();
+    $("panel-body").replaceChildren();
     $("panel").hidden = true;
     $("details").setAttribute("aria-expanded", "false");
   }

@@ -75,6 +75,9 @@ export class ThreadView {
   end() {
     this.#notTyping();
     this.#thread = null;
+    this.#rows.clear();
+    for (const id of ["messages", "name", "said"]) $(id).replaceChildren();
+    $("draft").value = "";
     $("nothing").hidden = false;
     $("conversation").hidden = true;
   }
