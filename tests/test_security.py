@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 import sqlite3
 import sys
 import time
@@ -219,6 +220,51 @@ async def test_refresh_takes_only_a_good_token_of_the_same_person(tmp_path: Path
             await wire.ask("ping", "pong")
 
 
+# Requests that can be read in two ways
+
+AMBIGUOUS = {
+    "a length and chunks": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+    "two lengths": b"Content-Length: 4\r\nContent-Length: 4\r\n",
+    "two lengths in one": b"Content-Length: 4, 4\r\n",
+    "a length with a sign": b"Content-Length: +4\r\n",
+    "a length of another base": b"Content-Length: 0x4\r\n",
+    "a space before the colon": b"Content-Length : 4\r\n",
+    "another coding": b"Transfer-Encoding: xchunked\r\n",
+    "chunks that are not the last": b"Transfer-Encoding: chunked, identity\r\n",
+    "a vertical tab": b"Transfer-Encoding:\x0bchunked\r\n",
+    "a folded line": b"Transfer-Encoding:\r\n chunked\r\n",
+    "a line that LF ends": b"X: y\nTransfer-Encoding: chunked\r\n",
+    "a line that CR ends": b"X: y\rTransfer-Encoding: chunked\r\n",
+    "two hosts": b"Host: y\r\n",
+}
+
+
+@pytest.mark.parametrize("lines", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+async def test_a_call_that_a_proxy_may_read_otherwise_is_refused_with_all_behind_it(
+    tmp_path: Path, lines: bytes
+) -> None:
+    """RFC 9112, section 11.2: what one takes for a body is another's next request."""
+    async with running(tmp_path) as it:
+        smuggled = b"0\r\n\r\nGET /v1/me/status HTTP/1.1\r\nHost: x\r\n\r\n"
+        head = b"POST /v1/messages HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n"
+        answer = await _whole_answer(it, "http", head + smuggled)
+        assert answer.count(b"HTTP/1.") == 1
+        assert answer.split()[1] == b"400"
+        answer = await _whole_answer(it, "chat", head + smuggled)
+        assert answer.count(b"HTTP/1.") <= 1, "some it hangs up on without a word"
+        assert b"HTTP/1.1 101" not in answer
+
+
+async def _whole_answer(it: Running, listener: str, request: bytes) -> bytes:
+    """All that comes until the gateway has closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.gateway.ports[listener])
+    writer.write(request)
+    async with asyncio.timeout(PATIENCE):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
 # Two tenants with equal ids
 
 
@@ -429,6 +475,37 @@ async def _devices(it: Running, sub: str = "c-42", tenant: str = "acme") -> list
 async def _delete_by_key(it: Running, installation: str, key: str) -> int:
     headers = {"Ringback-Deregistration-Key": key}
     return (await it.call("DELETE", f"/v1/devices/{installation}", headers=headers))[0]
+
+
+async def test_what_a_customer_says_is_their_own_whoever_they_name(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write("c-1", "for c-1 alone")
+        mallory = await it.customer("c-42")
+        forged = {"customer": "c-1", "from": {"role": "agent", "id": "a-1"}, "kind": "proactive"}
+        await mallory.ask("send", "sent", text="it is me", seq=99, **forged)
+        assert (await mallory.ask("history", "history", customer="c-1"))["messages"] != []
+        for type in ("open", "inbox", "end", "close"):
+            assert (await mallory.ask(type, "error", customer="c-1"))["code"] == "bad_frame"
+        (said,), (untouched,) = await _messages(it, "c-42"), await _messages(it, "c-1")
+        assert (said["text"], said["kind"], said["seq"]) == ("it is me", "chat", 1)
+        assert said["from"] == {"role": "customer", "id": "c-42"}
+        assert untouched["text"] == "for c-1 alone"
+
+
+async def _messages(it: Running, customer: str) -> list[Any]:
+    _, told = await it.call("GET", f"/v1/customers/{customer}/messages", Role.SERVICE)
+    messages: list[Any] = told["messages"]
+    return messages
+
+
+async def test_a_sign_out_ends_no_token(tmp_path: Path) -> None:
+    """Nothing does but its own end: docs/security.md says what to do."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        token = it.token(Role.CUSTOMER, "c-42")
+        phone = await it.customer(token=token)
+        await it.call("POST", "/v1/customers/c-42/sign_out", Role.SERVICE)
+        assert await phone.closed() == 4503
+        assert (await it.customer(token=token)).welcome["customer"] == "c-42"
 
 
 # Registrations move
@@ -781,6 +858,30 @@ def test_without_a_stderr_nothing_is_logged_and_nothing_breaks(
 
 def _break(text: str) -> float:
     return len(text) / 0
+
+
+# What is installed
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-serve.lock"])
+def test_every_package_is_of_one_version_and_one_of_its_hashes(name: str) -> None:
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    packages = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    assert len(packages) > 30
+    for package in packages:
+        assert re.match(r"[a-z0-9._-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", package), package
+
+
+def test_every_npm_package_of_the_tests_has_its_hash() -> None:
+    lock = json.loads((ROOT / "tests" / "web" / "package-lock.json").read_text())
+    packages = {path: told for path, told in lock["packages"].items() if path}
+    assert packages
+    assert [path for path, told in packages.items() if "integrity" not in told] == []
+
+
+# At rest
 
 
 async def test_the_database_is_its_owners_alone(tmp_path: Path) -> None:
