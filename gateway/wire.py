@@ -195,8 +195,9 @@ class Peer(asyncio.Protocol):
         self.close(code, detail)
         # Nobody takes frames any more: they must not keep the peer's answer from being read.
         self._received = deque(maxlen=0)
-        self._held_back = False
-        self._go_on()
+        if self._held_back:
+            self._held_back = False
+            self._go_on()
         await self.ended()
 
     # What the listener sees

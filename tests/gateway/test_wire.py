@@ -483,6 +483,24 @@ async def test_hanging_up_reads_past_what_nobody_takes(
 # Keepalive
 
 
+async def test_who_is_hung_up_on_amid_one_piece_and_leaves_is_not_read_on(tmp_path: Path) -> None:
+    """That it left came before a second reading of the same rest, which nobody had asked for."""
+
+    async def refuse(peer: Peer) -> None:
+        await peer.recv()
+        await peer.hang_up(CloseCode.BAD_TOKEN)
+
+    async with listening(tmp_path) as it:
+        for _ in range(10):
+            line, peer = await it.open()
+            refusing = asyncio.create_task(refuse(peer))
+            await asyncio.sleep(0)
+            line.writer.write(frame(TEXT, b"who?") + frame(TEXT, bytes(wire.TURN)))
+            line.writer.write_eof()
+            await refusing
+            await line.rest()
+
+
 async def test_who_answers_pings_stays(tmp_path: Path) -> None:
     async with listening(tmp_path, ping_interval=0.05, ping_timeout=5.0) as it:
         line, peer = await it.open()
