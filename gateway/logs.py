@@ -9,11 +9,13 @@ import io
 import logging
 import queue
 import sys
+import warnings
 from contextlib import suppress
 from threading import Thread
 from typing import TextIO, cast
 
 import structlog
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam
 
 from gateway.config.sections import Log, LogFormat
 
@@ -52,7 +54,9 @@ def set_up(log: Log) -> io.TextIOBase:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
-    logging.captureWarnings(True)  # aiohttp warns of what a peer sends, and would wait for stderr
+    logging.captureWarnings(True)  # else they would wait for stderr
+    for theirs in (BadContentDispositionHeader, BadContentDispositionParam):
+        warnings.simplefilter("ignore", theirs)  # quotes what a peer sent, who is told of it
     return stream
 
 

@@ -21,6 +21,7 @@ import msgspec
 import pytest
 import structlog
 from aiohttp import web
+from aiohttp.multipart import parse_content_disposition
 from websockets.exceptions import InvalidStatus
 
 from gateway import logs
@@ -828,6 +829,23 @@ def test_a_warning_of_a_library_is_a_line_of_the_log_like_any_other() -> None:
         structlog.reset_defaults()
     (line,) = stderr.getvalue().splitlines()
     assert "a peer's header is none" in json.loads(line)["event"]
+
+
+@pytest.mark.parametrize(
+    "header", ['form-data; name=="{}"', "{} form-data", "x; name*=utf-8''%C0{}"]
+)
+def test_a_library_that_warns_of_what_a_caller_sent_puts_none_of_it_into_the_log(
+    header: str,
+) -> None:
+    """The name of an uploaded file, say; and each other name would be another line."""
+    before = logging.root.handlers[:], logging.root.level
+    with redirect_stderr(io.StringIO()) as stderr, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with logs.set_up(Log()):
+            parse_content_disposition(header.format(CANARIES["text"]))
+        logging.root.handlers[:], logging.root.level = before
+        structlog.reset_defaults()
+    assert stderr.getvalue() == ""
 
 
 def test_what_is_logged_after_the_end_of_the_log_is_lost_and_breaks_nothing() -> None:
