@@ -32,6 +32,7 @@ from storage.deadletters import (
     Calls,
     DeadLetter,
     DeadLetterRows,
+    Place,
     Wanted,
     dead_letter_replayed,
     dead_letters_forget,
@@ -45,7 +46,7 @@ replace = msgspec.structs.replace
 
 KEEP = 30 * 86_400.0  # seconds for which a dead letter is kept
 FORGET = 1_000  # of those that are older, so many go at a time
-_CURSOR = re.compile(r"r_[0-9a-f]{16}")
+_ID = re.compile(r"r_[0-9a-f]{16}")
 AT_ONCE = 200  # letters of a range in one call
 
 
@@ -156,10 +157,18 @@ def _due_again(
     ]
 
 
-def _checked(cursor: str | None) -> str | None:
-    if cursor is not None and not _CURSOR.fullmatch(cursor):  # its letter may be forgotten
-        raise FrameError(ErrorCode.BAD_FRAME, "cursor: give one as an answer had it")
-    return cursor
+def _no_cursor() -> FrameError:
+    return FrameError(ErrorCode.BAD_FRAME, "cursor: give one as an answer had it")
+
+
+def _place(cursor: str | None) -> Place | None:
+    """Where a range goes on. Raises `FrameError`."""
+    if cursor is None:
+        return None
+    place = cursor.split(".")
+    if len(place) > 2 or not all(map(_ID.fullmatch, place)):
+        raise _no_cursor()
+    return Place(*place)
 
 
 class DeadLetters:
@@ -174,7 +183,9 @@ class DeadLetters:
         self, tenant: str, wanted: Wanted, cursor: str | None, limit: int
     ) -> list[DeadLetter]:
         """A tenant's dead letters, newest first. Raises `FrameError` for an unknown cursor."""
-        return await self._rows.page(tenant, wanted, _checked(cursor), limit)
+        if cursor is not None and not _ID.fullmatch(cursor):  # its letter may be forgotten
+            raise _no_cursor()
+        return await self._rows.page(tenant, wanted, cursor, limit)
 
     async def one(self, tenant: str, id: str) -> tuple[DeadLetter, Replay]:
         """A dead letter, and what a replay would do now. Raises `FrameError` `not_found`."""
@@ -187,27 +198,26 @@ class DeadLetters:
         return result
 
     async def replay_range(self, tenant: str, wanted: Wanted, cursor: str | None) -> Ranged:
-        """Replay `AT_ONCE` of those that are wanted; the cursor is the last one's id.
+        """Replay `AT_ONCE` of those that are wanted; the cursor says where the next call goes on.
 
         A registration's one after the other, first what begins first: it takes along what was
         refused after it, so that what one device owes becomes one ring.
         """
-        found = await self._rows.in_turn(tenant, wanted, _checked(cursor), AT_ONCE + 1)
-        some = found[:AT_ONCE]
-        theirs: dict[Key, dict[tuple[int, int], list[DeadLetter]]] = {}
-        for letter in some:
+        found = await self._rows.in_turn(tenant, wanted, _place(cursor), AT_ONCE + 1)
+        some, more = found[:AT_ONCE], len(found) > AT_ONCE
+        left = await self._rows.many(tenant, wanted) - AT_ONCE if more and not cursor else None
+        theirs: dict[Key, dict[str, list[DeadLetter]]] = {}
+        for furthest, letter in some:
             registrations = theirs.setdefault(letter.key, {})
-            registrations.setdefault((letter.device, letter.generation), []).append(letter)
+            registrations.setdefault(furthest, []).append(letter)
 
         async def of_a_customer(registrations: Iterable[list[DeadLetter]]) -> list[Replay]:
             return [result for own in registrations for result in await self._in_turn(own)]
 
         each = (of_a_customer(registrations.values()) for registrations in theirs.values())
         results = Counter(chain(*await asyncio.gather(*each)))
-        if len(found) == len(some):
-            return Ranged(results, None, None)
-        left = None if cursor else await self._rows.many(tenant, wanted) - len(some)
-        return Ranged(results, some[-1].id, left)
+        goes_on = f"{some[-1][0]}.{some[-1][1].id}" if more else None
+        return Ranged(results, goes_on, left)
 
     async def forget(self, before: float) -> None:
         """Remove what was made before then (epoch seconds), a thousand at a time."""

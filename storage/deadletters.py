@@ -110,10 +110,6 @@ _BESIDE = f"""
             ifnull((SELECT -number FROM dead_letters WHERE id = ?9), 0))
     ORDER BY lo_seq, number DESC LIMIT ?8
 """  # noqa: S608  ("+": the device's index, as the tenant's letters are many)
-_FURTHEST = f"""
-    SELECT number FROM dead_letters d WHERE +tenant = ?1 AND device = ?2 AND generation = ?3
-        AND {_fits("d")} ORDER BY seq DESC, number DESC LIMIT 1
-"""  # noqa: S608
 _ALL = 2**62  # above all numbers
 STRETCH = 2_000  # letters that one read looks at: others wait for the same connection
 
@@ -143,6 +139,17 @@ class Calls(NamedTuple):
     @classmethod
     def of(cls, letter: DeadLetter) -> Self:
         return cls(letter.id, letter.seq, letter.attempts)
+
+
+class Place(NamedTuple):
+    """Where a range goes on: with what is to be replayed after `last` of the registration whose
+    furthest letter is `furthest`, and then with others; without `last` with others.
+
+    What is refused anew meanwhile does not lead back to what was replayed before.
+    """
+
+    furthest: str
+    last: str | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -186,24 +193,26 @@ class DeadLetterRows:
         return await self._below(tenant, wanted, below, limit, each=True)
 
     async def in_turn(
-        self, tenant: str, wanted: Wanted, after: str | None, limit: int
-    ) -> list[DeadLetter]:
-        """`limit` of those that are wanted, after the one named `after`, in the order in which they
-        are to be replayed: a registration's together, of the newest first, and of one first what
-        begins first, of these the newest.
+        self, tenant: str, wanted: Wanted, after: Place | None, limit: int
+    ) -> list[tuple[str, DeadLetter]]:
+        """`limit` of those that are wanted, after that place, in the order in which they are to be
+        replayed: a registration's together, of the newest first, and of one first what begins
+        first, of these the newest. Each comes with the id of its registration's furthest.
 
-        None are, if that was forgotten meanwhile.
+        None are, if the furthest of that place was forgotten: the oldest are, first.
         """
-        below, found = _ALL, list[DeadLetter]()
+        below, found = _ALL, list[tuple[str, DeadLetter]]()
         if after is not None:
-            last = await self.one(tenant, after)
-            if last is None:
+            begun = await self.one(tenant, after.furthest)
+            if begun is None:
                 return []
-            found = await self._beside(last, wanted, limit, after)
-            below = await self._furthest(last, wanted)
-        for letter in await self._below(tenant, wanted, below, limit - len(found), each=False):
+            below = await self._number(tenant, begun.id)
+            if after.last is not None:
+                found = await self._beside(begun, wanted, limit, after.last)
+        left = limit - len(found)
+        for furthest in await self._below(tenant, wanted, below, left, each=False):
             if len(found) < limit:
-                found += await self._beside(letter, wanted, limit - len(found))
+                found += await self._beside(furthest, wanted, limit - len(found))
         return found
 
     async def many(self, tenant: str, wanted: Wanted) -> int:
@@ -234,17 +243,14 @@ class DeadLetterRows:
         return int(rows[0][0]) if rows else 0
 
     async def _beside(
-        self, letter: DeadLetter, wanted: Wanted, limit: int, after: str | None = None
-    ) -> list[DeadLetter]:
-        """Those of the same registration that are wanted, as they are to be replayed."""
-        asked = (letter.tenant, letter.device, letter.generation, *wanted.conditions, limit, after)
-        return [_to_letter(row) for row in await self._database.read(_BESIDE, asked, letter.tenant)]
-
-    async def _furthest(self, letter: DeadLetter, wanted: Wanted) -> int:
-        """The place of the one of its registration that goes furthest; its own, if none does."""
-        asked = (letter.tenant, letter.device, letter.generation, *wanted.conditions)
-        rows = await self._database.read(_FURTHEST, asked, letter.tenant)
-        return int(rows[0][0]) if rows else await self._number(letter.tenant, letter.id)
+        self, furthest: DeadLetter, wanted: Wanted, limit: int, after: str | None = None
+    ) -> list[tuple[str, DeadLetter]]:
+        """Those of the same registration that are wanted, as they are to be replayed: after the one
+        of that name, or all of them if it was forgotten."""
+        one = furthest
+        asked = (one.tenant, one.device, one.generation, *wanted.conditions, limit, after)
+        rows = await self._database.read(_BESIDE, asked, one.tenant)
+        return [(one.id, _to_letter(row)) for row in rows]
 
     async def _number(self, tenant: str, id: str) -> int:
         rows = await self._database.read(_NUMBER, (id, tenant), tenant)

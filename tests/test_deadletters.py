@@ -727,6 +727,30 @@ async def test_what_a_device_was_refused_becomes_one_ring_in_a_range_of_several_
         assert len(it.backend.calls) == 9 + 3
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+async def test_what_is_refused_again_meanwhile_is_no_part_of_the_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Else the calls after it would begin anew, and never come to an end while all is refused."""
+    monkeypatch.setattr("gateway.deadletters.AT_ONCE", at_once)
+    async with running(tmp_path) as it:
+        for customer in ("c-1", "c-2", "c-3"):
+            await it.register(customer, customer, f"t-{customer}")
+            for _ in range(2):
+                await refused(it, customer)
+        it.backend.otherwise = 422
+        body, counted = dict[str, str](), Counter[str]()
+        for _ in range(-(-6 // at_once)):
+            path = "/v1/dead_letters/replay"
+            _, told = await it.call("POST", path, Role.SERVICE, json=body)
+            counted.update(told["replay"])
+            await given_up(it, 6 + counted["replayed"])
+            body = {"cursor": told.get("cursor", "")}
+        assert "cursor" not in told
+        assert counted.total() == 6
+        assert len(it.backend.calls) == 6 + counted["replayed"]
+
+
 @pytest.mark.parametrize("begun", [True, False])
 async def test_a_range_goes_on_amid_a_phone_and_where_there_are_no_more_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, begun: bool

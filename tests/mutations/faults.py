@@ -707,10 +707,19 @@ FAULTS = (
     Fault(
         "a range goes on behind a phone of which it has replayed a part",
         "storage/deadletters.py",
-        "            found = await self._beside(last, wanted, limit, after)\n",
+        "            found = await self._beside(begun, wanted, limit, after.last)\n",
         "",
         (
             "tests/test_deadletters.py::test_what_a_device_was_refused_becomes_one_ring_in_a_range_of_several_calls_too",
+        ),
+    ),
+    Fault(
+        "a range begins anew with what was refused meanwhile",
+        "storage/deadletters.py",
+        "            below = await self._number(tenant, begun.id)\n",
+        "",
+        (
+            "tests/test_deadletters.py::test_what_is_refused_again_meanwhile_is_no_part_of_the_range",
         ),
     ),
     Fault(
