@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -55,17 +56,22 @@ def weight(message: Message) -> int:
     return len(orjson.dumps(message.text)) - 2 + len((message.data or "").encode())
 
 
-def page(messages: list[Message], room: int, *, more: bool) -> tuple[list[Message], bool]:
-    """The newest of `messages` (rising) with at most `room` bytes, and whether there are older.
+def fitting(messages: Iterable[Message | None], room: int) -> int:
+    """How many of them, from the first on, have at most `room` bytes; one at least, however long it
+    is."""
+    size = many = 0
+    for message in messages:
+        size += 0 if message is None else weight(message)
+        if size > room and many:
+            break
+        many += 1
+    return many
 
-    There is always one, however long it is.
-    """
-    size = 0
-    for i in range(len(messages) - 1, -1, -1):
-        size += weight(messages[i])
-        if size > room and i < len(messages) - 1:
-            return messages[i + 1 :], True
-    return messages, more
+
+def page(messages: list[Message], room: int, *, more: bool) -> tuple[list[Message], bool]:
+    """The newest of `messages` (rising) with at most `room` bytes, and whether there are older."""
+    many = fitting(reversed(messages), room)
+    return (messages, more) if many == len(messages) else (messages[-many:], True)
 
 
 def sent(message: Message, *, duplicate: bool) -> Any:

@@ -70,7 +70,8 @@ class Inbox:
         found = await self._look_with_others(asked)
         # As they are in this turn of the loop: of what changed since, updates have told.
         found = [self._context.store.peek(c.key) or c for c in found]
-        shown = _within(found[: frame.limit], self._context.room)
+        newest = (c.newest for c in found[: frame.limit])
+        shown = found[: frames.fitting(newest, self._context.room)]
         answer: protocol.InboxPage = {
             "type": "inbox",
             "ref": frame.ref,
@@ -138,16 +139,6 @@ def _noticed(look: asyncio.Task[Any]) -> None:
     """Its error is for who asked; if nobody is left, for nobody."""
     if not look.cancelled():
         look.exception()
-
-
-def _within(found: list[Conversation], room: int) -> list[Conversation]:
-    """The first whose newest messages have at most `room` bytes; one at least."""
-    size = 0
-    for n, c in enumerate(found):
-        size += 0 if c.newest is None else frames.weight(c.newest)
-        if size > room and n:
-            return found[:n]
-    return found
 
 
 async def _pace(session: Session) -> None:
