@@ -108,9 +108,9 @@ class Marks:
             oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
             patience = self._context.patience(c.key, tx.now)
         due = delivery.due_after_ack(c.push_due_at, oldest, patience)
-        held = None
-        if c.hold_from is not None and oldest is not None:
-            held = max(c.hold_from, oldest)  # what joins held of others takes nothing from the rest
+        held = c.hold_from
+        if held is not None and oldest is not None:
+            held = max(held, oldest)  # what joins held of others takes nothing from the rest
         c, _ = tx.acknowledge(c, cut, push_due_at=due, hold_from=held)
         tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **_who(session))
         if session.installation is not None:

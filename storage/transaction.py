@@ -234,8 +234,11 @@ class Transaction:
         """
         if cut.seq <= conversation.acked_seq:
             return conversation, ()
-        if cut.ord == conversation.last_ord:
-            changes["expires_at"] = changes["hold_from"] = None
+        c = conversation
+        if cut.ord == c.last_ord or all(span.hi_ord <= cut.ord for span in outcomes.pending(c)):
+            changes["expires_at"] = None
+            if c.hold_from is not None and outcomes.pending(c):  # else joins held another thing
+                changes["hold_from"] = None
         if changes:
             conversation = replace(conversation, **changes)
         return self.transition(conversation, conversation.acked, cut, Trigger.ACK)

@@ -368,7 +368,7 @@ FAULTS = (
     Fault(
         "acks of older messages lengthen the hold of the rest (rule 5)",
         "gateway/marks.py",
-        "            held = max(c.hold_from, oldest)  #",
+        "            held = max(held, oldest)  #",
         "            held = None  #",
         ("tests/simulation/test_scenarios.py",),
     ),

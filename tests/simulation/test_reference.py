@@ -91,6 +91,20 @@ FLAP = Step("flap", ("anna", "v"), 4.0)
             [
                 PHONE,
                 says("chat", 0.5),
+                says("system", 0.5),
+                CHAT,
+                Step("mood", ("busy",), 0.1),
+                Step("read", ("anna", "v", 1), 0.1),
+                *[FLAP] * 4,
+                Step("ack", ("anna", "v", 0), 0.1),
+                *[FLAP] * 4,
+            ],
+            id="an ack of nothing that joins hold does not lengthen their hold",
+        ),
+        pytest.param(
+            [
+                PHONE,
+                says("chat", 0.5),
                 says("chat", 0.5),
                 CHAT,
                 says("chat", 3.0),

@@ -188,6 +188,22 @@ def test_an_ack_of_everything_ends_hold_and_expiry_and_counts() -> None:
     assert tx.conversation(KEY) == c
 
 
+def test_an_ack_after_which_nothing_is_pending_ends_hold_and_expiry() -> None:
+    tx = begin()
+    c = three_messages(tx)
+    c, _ = tx.transition(c, Cut(2, 2), Cut(3, 3), Trigger.EXPIRY)
+    c, _ = tx.acknowledge(c, Cut(2, 2))
+    assert (c.acked, c.hold_from, c.expires_at) == (Cut(2, 2), None, None)
+
+
+def test_an_ack_of_what_had_its_outcome_keeps_the_hold_of_what_joins_hold_now() -> None:
+    tx = begin()
+    c = three_messages(tx)
+    c, _ = tx.transition(c, Cut(0, 0), Cut(3, 3), Trigger.ACCEPTANCE)
+    c, _ = tx.acknowledge(c, Cut(3, 3))
+    assert (c.acked, c.hold_from, c.expires_at) == (Cut(3, 3), NOW, None)
+
+
 def test_a_partial_ack_keeps_hold_and_expiry() -> None:
     tx = begin()
     c, _ = tx.acknowledge(three_messages(tx), Cut(2, 2))
