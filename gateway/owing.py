@@ -69,10 +69,9 @@ class Owing:
             c, _ = self.move(tx, c, first.before, last.cut, Trigger.EXPIRY, reason)
         left = [(m, at) for m, at in waiting if at > tx.now]
         nearest = min((at for _, at in left), default=None)
-        if not outcomes.pending(c):
-            return nothing_left(tx, c)
-        # Beyond what one change looks at (`Known.UNACKED`) there may be more: look again soon.
-        return tx.put(replace(c, expires_at=nearest or tx.now + AGAIN))
+        if nearest is None and outcomes.pending(c):
+            nearest = tx.now + AGAIN  # beyond what one change looks at (`Known.UNACKED`)
+        return tx.put(replace(c, expires_at=nearest))
 
     def _fan_out(self, tx: Transaction, c: Conversation) -> Conversation:
         """Every live device that is behind owes a ring from now on (rule 6): once something is due
@@ -134,8 +133,6 @@ class Owing:
         else:
             return c
         c, moves = self.move(tx, c, Cut(0, 0), upto, Trigger.NO_DEVICE_LEFT, reason)
-        if not outcomes.pending(c):
-            return nothing_left(tx, c)
         return self.settle_undeliverable(tx, c) if moves else c  # what is left needs somebody too
 
     def _give_up(self, tx: Transaction, c: Conversation) -> Conversation:
@@ -237,8 +234,12 @@ class Owing:
         trigger: Trigger,
         reason: str | None = None,
     ) -> tuple[Conversation, tuple[Move, ...]]:
-        """`Transaction.transition`; agents hear of outcomes as receipts, after the commit."""
+        """`Transaction.transition`; agents hear of outcomes as receipts, after the commit. Once
+        all that was pending has its outcome, nothing is due, held or about to expire.
+        """
         c, moves = tx.transition(c, lo, hi, trigger, reason)
+        if any(move.origin is Outcome.PENDING for move in moves) and not outcomes.pending(c):
+            c = tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
         for move in moves:
             span = move.span
             state = _RECEIPTS.get(span.outcome)
@@ -268,11 +269,6 @@ def _hold_the_rest(tx: Transaction, c: Conversation, settled: Cut) -> Conversati
         return c
     rest = next((m.at for m in tx.unacked(c) if m.ord > settled.ord), c.hold_from)
     return c if rest <= c.hold_from else tx.put(replace(c, hold_from=rest))
-
-
-def nothing_left(tx: Transaction, c: Conversation) -> Conversation:
-    """All has its outcome: nothing is due, held or about to expire."""
-    return tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
 
 
 def claimed(held: RingInHand) -> Ring:

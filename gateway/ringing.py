@@ -16,7 +16,7 @@ import msgspec
 from gateway import delivery
 from gateway.context import Context
 from gateway.delivery import PAUSES, WISHES, Action, Facts, InHand, Reason
-from gateway.owing import AGAIN, UNRUNG, Owing, claimed, idle, nothing_left
+from gateway.owing import AGAIN, UNRUNG, Owing, claimed, idle
 from gateway.wanted import Wanted, all_unwanted, to_ring
 from gateway.wishes import is_muted
 from push import content
@@ -377,8 +377,6 @@ class Ringing:
             if upto.ord <= c.acked_ord:
                 tx.event(c, covered.seq + 1, upto.seq, "rang_after_ack")
             c = self._pushed(tx, c, ring, covered, upto)
-            if not outcomes.pending(c):
-                return nothing_left(tx, c)
         return self._owing.settle_undeliverable(tx, c)
 
     def _pushed(

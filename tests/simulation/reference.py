@@ -468,15 +468,16 @@ class Reference:
         old = c.devices.get(installation)
         if old is None or old.token != token or not old.live:
             new = c.devices[installation] = Device(installation, token)
-            first = min((m.seq for m in c.pending + lacked), default=len(c.messages) + 1)
-            new.settled = dict.fromkeys(range(1, first), "before")
-            if old is not None:
-                new.settled |= old.settled  # the same phone: for what was refused there, too
+            if old is not None:  # the same phone: what was refused there, or is owed, is so still
+                new.settled = old.settled
                 new.badge, new.busy_until = old.badge, old.busy_until
                 if self._asked(c, old) or old.ring is not None:
                     new.owed = max(old.owed, old.ring.seq if old.ring is not None else 0)
                 if self._owes(c, new):
                     new.wake_at = self.now + ACK_TIMEOUT
+            if not self._asked(c, new):  # it begins behind what has its outcome by now
+                first = min((m.seq for m in c.pending + lacked), default=len(c.messages) + 1)
+                new.settled = dict.fromkeys(range(1, first), "before") | new.settled
         for m in lacked:
             self._begins(c, m)
         if c.pending:

@@ -127,6 +127,16 @@ FLAP = Step("flap", ("anna", "v"), 4.0)
         pytest.param(
             [
                 PHONE,
+                TABLET,
+                says("chat", 0.1),
+                Step("register", ("anna", "p1", "T3"), 1.3),
+                Step("register", ("anna", "p1", "T1"), 0.0),
+            ],
+            id="what a phone owes it owes under each new token, though another phone has rung",
+        ),
+        pytest.param(
+            [
+                PHONE,
                 CHAT,
                 Step("wish", ("anna", "opted_out"), 0.1),
                 says("chat", 0.1),
