@@ -125,7 +125,7 @@ def fitted(
 
 def _shortened(measure: Callable[[Ring], Request], ring: Ring, name: str) -> Ring:
     """`ring` with the longest beginning of these words that fits, or with the mark alone."""
-    whole: str = getattr(ring, name)
+    whole: str = getattr(ring, name)[:BOUND]  # each character takes a byte at least
 
     def upto(end: int) -> Ring:
         return msgspec.structs.replace(ring, **{name: _marked(whole[:end])})

@@ -192,6 +192,22 @@ def test_the_text_is_cut_to_the_bound_and_no_further(pieces: list[str]) -> None:
     assert len(longer.body) > BOUND, "there was room for another character"
 
 
+@pytest.mark.parametrize("one", ["a", FAMILY])
+def test_however_long_a_text_is_no_more_of_it_is_tried_than_could_be_sent(one: str) -> None:
+    """Half a minute of the loop for each ring, with the longest that can be allowed."""
+    whole = 100_000 * one
+    tried: list[str] = []
+
+    def measure(ring: Ring) -> Request:
+        tried.append(ring.text or "")
+        return write(ring)
+
+    request = fitted(write, measure, ring("Title", whole))
+    assert BOUND - len(FAMILY.encode()) < len(request.body) <= BOUND
+    assert tried.pop(0) == whole
+    assert max(map(len, tried)) <= BOUND + len(MARK)
+
+
 def test_a_title_that_is_too_long_is_cut_when_the_text_is_gone() -> None:
     request = fitted(write, write, ring("t" * 9000, "hello"))
     body = json.loads(request.body)
