@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Final, TypeVar, get_args
 
 import msgspec
@@ -148,16 +149,14 @@ def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any
 # Depth. Without the strings, which may be cut off at the end, brackets are structure.
 
 _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_BRACKET: Final = re.compile(r"[\[\]{}]")
+_STEP: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # a level down, or one up again
+_NO_STEP: Final = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def _depth(raw: str) -> int:
     """Levels of nesting, unknown fields included; the frame itself is the first."""
-    depth = deepest = 0
-    for bracket in _BRACKET.findall(_STRING.sub("", raw)):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+    steps = _STRING.sub("", raw).encode(errors="replace").translate(_STEP, _NO_STEP)
+    return max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
 # What a schema cannot say

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -182,6 +183,23 @@ def test_a_frame_of_exactly_32_levels_is_taken() -> None:
     sent = decode_customer(frame("send", ref="r", text="x", data=nested(JSON_DEPTH - 1)))
     assert isinstance(sent, protocol.Send)
     assert sent.data == nested(JSON_DEPTH - 1)
+
+
+def test_however_many_brackets_there_are_they_are_not_gone_through_one_by_one() -> None:
+    """They took the loop a hundred times as long as the rest of a frame."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    raw = '{"type":"ping","x":[' + "[]," * 20_000 + "1]}"
+    sys.setprofile(count)
+    try:
+        decode_customer(raw)
+    finally:
+        sys.setprofile(None)
+    assert calls < 100
 
 
 def test_brackets_side_by_side_or_in_strings_are_not_depth() -> None:
