@@ -9,16 +9,19 @@ what had no answer is sent again under the same ref. When stdin ends, it says by
 """
 
 import asyncio
+import json
 import random
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import aiohttp
 
 Show = Callable[[str], object]
+UTF8 = partial(json.dumps, ensure_ascii=False)  # written with escapes, a long text fits no frame
 
 
 class Conversation:
@@ -41,7 +44,7 @@ class Conversation:
     async def say(self, type: str, **fields: Any) -> None:
         if self.socket is not None:
             with suppress(ConnectionError, aiohttp.ClientError):  # it is said again on return
-                await self.socket.send_json({"type": type, **fields})
+                await self.socket.send_json({"type": type, **fields}, dumps=UTF8)
 
     async def type(self, lines: AsyncIterator[str]) -> None:
         async for line in lines:

@@ -68,6 +68,18 @@ async def test_it_holds_a_conversation_and_leaves_cleanly(tmp_path: Path) -> Non
         assert (await it.outcome(2))["outcome"] == "acked"
 
 
+async def test_what_is_as_long_as_a_text_may_be_is_sent_whatever_it_is_written_in(
+    tmp_path: Path,
+) -> None:
+    """Written with escapes, emoji are longer than a frame may be."""
+    async with running(tmp_path, delivery=PATIENT) as it, at_the_client(it) as (person, _):
+        await person_is_there(it, person)
+        agent = await it.agent(open="c-42")
+        longest = "\N{GRINNING FACE}" * 8_000
+        person.lines.put_nowait(longest)
+        assert (await agent.take("message"))["text"] == longest
+
+
 async def person_is_there(it: Running, person: Person) -> None:
     """Write once, so that the customer exists and is seen to have arrived."""
     await it.write(text="welcome")
