@@ -25,7 +25,7 @@ from gateway.devices import TOLD, Devices, Registration
 from gateway.dryrun import dry_run
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
-from gateway.policies import Policy
+from gateway.policies import AFTER_MOST, Policy
 from gateway.preferences import Preferences, as_told, wishes_of
 from gateway.protocol import ErrorCode, FrameError, Role
 from gateway.session import Rates
@@ -420,7 +420,7 @@ def _policy(request: web.Request) -> tuple[Policy | None, int | None]:
     if name is not None and name not in list(Policy):
         known = ", ".join(Policy)
         raise FrameError(ErrorCode.BAD_FRAME, f"policy: there is no such one; give one of {known}")
-    after = integer(request, "after", 0, 2**31)
+    after = integer(request, "after", 0, AFTER_MOST)
     return Policy(name) if name else None, after
 
 

@@ -35,7 +35,7 @@ from gateway.config.sections import Storage, check_tenant_name
 from gateway.dryrun import dry_run
 from gateway.endpoints import backends_of
 from gateway.kit import cli as kit
-from gateway.policies import UNREAD_AFTER, Policy
+from gateway.policies import AFTER_MOST, UNREAD_AFTER, Policy
 from gateway.protocol import Role
 from storage import audit
 from storage.database import Database, copy, existing
@@ -158,7 +158,9 @@ def tell_why(
     after: Annotated[
         float | None,
         typer.Option(
-            min=0.0, help=f"Seconds, for the policy unread_after; {UNREAD_AFTER:.0f} without it."
+            min=0.0,
+            max=AFTER_MOST,
+            help=f"Seconds, for the policy unread_after; {UNREAD_AFTER:.0f} without it.",
         ),
     ] = None,
     as_json: AsJson = False,

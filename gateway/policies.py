@@ -24,6 +24,7 @@ from gateway.delivery import Action, Decision, Reason
 UNREAD_AFTER = (
     60.0  # seconds after the commit at which `unread_after` judges, unless told otherwise
 )
+AFTER_MOST = 2**31  # of those that it may be told
 
 
 class Policy(StrEnum):

@@ -213,6 +213,17 @@ async def test_an_unknown_policy_names_the_known_ones(tmp_path: Path) -> None:
         assert all(policy in said for policy in Policy), said
 
 
+@pytest.mark.parametrize("after", ["-1", "inf", "nan"])
+async def test_seconds_that_are_none_are_refused(tmp_path: Path, after: str) -> None:
+    """No JSON has them, and nothing is decided by them."""
+    async with running(tmp_path) as it:
+        await it.write()
+        policy = ("--policy", "unread_after", "--after", after, "--json")
+        told = await ringback(tmp_path, *WHY, "1", *policy)
+    assert (told.code, told.out) == (2, "")
+    assert "--after" in told.err
+
+
 @pytest.mark.parametrize("policy", [(), ("--policy", "default")])
 async def test_seconds_without_a_policy_that_has_them_are_not_ignored(
     tmp_path: Path, policy: tuple[str, ...]
