@@ -126,10 +126,11 @@ async def serving(
             await process.communicate()
 
 
-async def _written(directory: Path) -> Path:
-    """A configuration as `ringback init` writes it."""
-    assert (await ringback(directory, "init")).code == 0
-    return directory / "ringback.toml"
+def written(directory: Path) -> Path:
+    """A configuration as `ringback init` writes it (that it does so, its own tests say)."""
+    path = directory / "ringback.toml"
+    path.write_text(config_text("acme"))
+    return path
 
 
 def _files(directory: Path) -> dict[str, bytes]:
@@ -150,7 +151,7 @@ def _has_ipv6() -> bool:
 async def test_where_it_listens_is_said_as_a_url_and_other_commands_find_it_there(
     tmp_path: Path, host: str
 ) -> None:
-    config = str(await _written(tmp_path))
+    config = str(written(tmp_path))
     everywhere = dict.fromkeys(FREE_PORTS, f"{host}:0")
     async with serving(tmp_path, "-c", config, program=(RINGBACK,), **everywhere) as it:
         url = re.escape(f"{host}:")
@@ -163,7 +164,8 @@ async def test_where_it_listens_is_said_as_a_url_and_other_commands_find_it_ther
 async def test_init_writes_a_private_file_that_works_and_never_overwrites_it(
     tmp_path: Path,
 ) -> None:
-    file = await _written(tmp_path)
+    file = tmp_path / "ringback.toml"
+    assert (await ringback(tmp_path, "init")).code == 0
     assert file.stat().st_mode & 0o777 == 0o600
     good = await ringback(tmp_path, "check-config", "--config", "ringback.toml")
     assert good.code == 0
@@ -176,7 +178,7 @@ async def test_init_writes_a_private_file_that_works_and_never_overwrites_it(
 
 
 async def test_serve_runs_what_init_wrote_and_sigterm_ends_it_with_0(tmp_path: Path) -> None:
-    await _written(tmp_path)
+    assert (await ringback(tmp_path, "init")).code == 0
     async with serving(tmp_path, "--config", "ringback.toml") as it:
         told = await ringback(
             tmp_path, "token", "--config", "ringback.toml", "--role", "service", "--sub", "crm"
@@ -303,7 +305,7 @@ def test_whether_a_file_can_be_read_is_told_by_the_commands_in_one_line() -> Non
 async def test_an_occupied_port_is_one_line_and_makes_no_database(
     tmp_path: Path, name: str
 ) -> None:
-    await _written(tmp_path)
+    written(tmp_path)
     before = _files(tmp_path)
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -316,7 +318,7 @@ async def test_an_occupied_port_is_one_line_and_makes_no_database(
 
 
 async def test_an_address_that_is_not_here_is_told_as_that(tmp_path: Path) -> None:
-    await _written(tmp_path)
+    written(tmp_path)
     away = FREE_PORTS | {"RINGBACK_SERVER__CHAT": "192.0.2.1:8080"}
     line = (await ringback(tmp_path, "serve", "--config", "ringback.toml", **away)).refused()
     assert "server.chat" in line
@@ -353,7 +355,7 @@ async def test_which_version_it_is(tmp_path: Path) -> None:
 
 
 async def test_a_database_that_another_process_holds_is_one_line(tmp_path: Path) -> None:
-    await _written(tmp_path)
+    written(tmp_path)
     async with serving(tmp_path, "--config", "ringback.toml") as it:
         second = await ringback(tmp_path, "serve", "--config", "ringback.toml", **FREE_PORTS)
         line = second.refused()
@@ -381,7 +383,7 @@ async def test_a_database_of_a_newer_version_is_one_line_and_untouched(tmp_path:
 async def test_a_file_that_is_no_database_of_ours_is_one_line_and_untouched(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    await _written(tmp_path)
+    written(tmp_path)
     path = tmp_path / "ringback.db"
     if content is not None:
         path.write_bytes(content)
@@ -529,7 +531,7 @@ async def _keep_writing(it: Running) -> None:
 async def test_what_is_done_to_a_database_makes_none(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    config = await _written(tmp_path)
+    config = written(tmp_path)
     before = _files(tmp_path)
     ended = await ringback(tmp_path, *words, "--config", str(config))
     assert "there is no database" in ended.refused()
@@ -544,7 +546,7 @@ async def test_init_writes_nothing_for_what_is_no_tenants_name(tmp_path: Path, n
 
 
 async def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    config = await _written(tmp_path)
+    config = written(tmp_path)
     config.write_text("\ufeff" + config.read_text(), encoding="utf-8")
     assert (await ringback(tmp_path, "check-config", "--config", str(config))).code == 0
 
@@ -571,7 +573,7 @@ async def test_why_answers_after_the_gateway_ended(tmp_path: Path) -> None:
 
 
 async def test_why_without_a_database_makes_none(tmp_path: Path) -> None:
-    await _written(tmp_path)
+    written(tmp_path)
     before = _files(tmp_path)
     line = (await ringback(tmp_path, "why", "--config", "ringback.toml", "c-42", "1")).refused()
     assert "ringback.db" in line
@@ -607,14 +609,14 @@ async def test_a_token_is_printed_alone_and_is_accepted(tmp_path: Path) -> None:
 async def test_who_forgets_to_name_the_configuration_that_is_here_is_told(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    (tmp_path / "ringback.toml").write_text(config_text("acme"))
+    written(tmp_path)
     note = "Note: ringback.toml is here, and not used: for it give --config ringback.toml"
     assert note in (await ringback(tmp_path, *words)).err.splitlines()
     assert note not in (await ringback(tmp_path, *words, "-c", "ringback.toml")).err
 
 
 async def test_logs_can_be_json(tmp_path: Path) -> None:
-    await _written(tmp_path)
+    written(tmp_path)
     words = ("--config", "ringback.toml")
     async with serving(tmp_path, *words, RINGBACK_LOG__FORMAT="json") as it:
         ended = await it.stop()
@@ -624,7 +626,7 @@ async def test_logs_can_be_json(tmp_path: Path) -> None:
 
 
 async def test_a_reload_that_is_asked_for_while_it_starts_does_not_end_it(tmp_path: Path) -> None:
-    await _written(tmp_path)
+    written(tmp_path)
     code = (
         "import os, signal, sys, threading\n"
         "from gateway.__main__ import main\n"

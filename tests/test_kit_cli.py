@@ -18,7 +18,7 @@ from aiohttp import web
 
 from storage.records import fingerprint
 from tests.running import PATIENCE, SIGNING, Backend, Call, Running, backend, running
-from tests.test_cli import RINGBACK, Ended, environ_of, ringback
+from tests.test_cli import RINGBACK, Ended, environ_of, ringback, written
 
 TOKEN = "the-device-token"
 CONFIG = ("--config", "ringback.toml")
@@ -94,7 +94,7 @@ def counted(directory: Path) -> dict[str, list[Any]]:
 
 
 async def test_a_test_ring_goes_from_one_command_to_the_other(tmp_path: Path) -> None:
-    await ringback(tmp_path, "init")
+    written(tmp_path)
     async with shown(tmp_path, *CONFIG, "--verbose") as it:
         assert "checks the signature and the credential" in it.introduction
         ended = await push_test(tmp_path, "--token", TOKEN, **at(f"{it.url}/ring"))
@@ -112,7 +112,7 @@ async def test_a_test_ring_goes_from_one_command_to_the_other(tmp_path: Path) ->
 
 
 async def test_typed_behaviours_change_the_answers(tmp_path: Path) -> None:
-    await ringback(tmp_path, "init")
+    written(tmp_path)
     async with shown(tmp_path, *CONFIG, "--behave", "503 x1") as it:
         assert "It does: 503 x1" in it.introduction
         ended = await push_test(tmp_path, "--token", TOKEN, **at(f"{it.url}/ring"))
@@ -213,7 +213,7 @@ async def test_a_token_in_the_path_of_a_template_is_masked_there_too(tmp_path: P
         "RINGBACK_TENANTS__ACME__PUSH__ADAPTER": "template",
         "RINGBACK_TENANTS__ACME__PUSH__OPTIONS": json.dumps(options),
     }
-    await ringback(tmp_path, "init")
+    written(tmp_path)
     async with backend() as it:
         token = "the device/token"
         url = f"http://127.0.0.1:{it.port}/ring"
@@ -312,7 +312,7 @@ async def test_for_machines_it_is_one_json_object(tmp_path: Path) -> None:
 
 
 async def test_nothing_listens_is_a_verdict_with_what_to_do(tmp_path: Path) -> None:
-    await ringback(tmp_path, "init")
+    written(tmp_path)
     ended = await push_test(tmp_path, "--token", TOKEN, **at("http://127.0.0.1:9/ring"))
     assert ended.code == 1
     assert "no answer: connect" in ended.out
@@ -336,7 +336,7 @@ async def test_what_cannot_be_tested_is_one_line(tmp_path: Path) -> None:
 
 
 async def test_without_a_database_there_is_no_device(tmp_path: Path) -> None:
-    await ringback(tmp_path, "init")
+    written(tmp_path)
     assert "no database" in (await push_test(tmp_path, "--device", "phone")).refused()
 
 
@@ -386,7 +386,7 @@ async def conform(directory: Path, *words: str, **environ: str) -> Ended:
 
 
 async def test_a_right_backend_conforms_and_the_report_says_so(tmp_path: Path) -> None:
-    await ringback(tmp_path, "init")
+    written(tmp_path)
     async with shown(tmp_path, *CONFIG) as it:
         ended = await conform(tmp_path, f"{it.url}/ring", *CONFIG, "--token", TOKEN)
         assert (ended.code, ended.err) == (0, "")
@@ -471,7 +471,7 @@ async def test_a_form_that_cannot_say_it_is_no_fault_of_the_backend(
         "RINGBACK_TENANTS__ACME__PUSH__ADAPTER": adapter,
         "RINGBACK_TENANTS__ACME__PUSH__OPTIONS": json.dumps(options),
     }
-    await ringback(tmp_path, "init")
+    written(tmp_path)
     async with backend() as it:
         url = f"http://127.0.0.1:{it.port}/ring"
         words = (*CONFIG, "--token", TOKEN)
@@ -482,7 +482,7 @@ async def test_a_form_that_cannot_say_it_is_no_fault_of_the_backend(
 
 
 async def test_a_form_without_silent_rings_is_not_tried_with_one(tmp_path: Path) -> None:
-    await ringback(tmp_path, "init")
+    written(tmp_path)
     form = {"RINGBACK_TENANTS__ACME__PUSH__ADAPTER": "zendesk"}
     at_once = at("http://127.0.0.1:9/ring", **form)
     ended = await push_test(tmp_path, "--token", TOKEN, "--silent", **at_once)
