@@ -207,6 +207,19 @@ test("a send that was taken stands as it was written", () => {
   assert.deepEqual(thread.mark(thread.messages[0]), { state: "sent", label: "Sent", detail: "no way to the customer" });
 });
 
+test("opened again where one message is missing in between, a thread begins anew", () => {
+  const thread = opened([said(1)]);
+  thread.open({ messages: [said(3)], more: true, read_seq: 0, acked_seq: 0 });
+  assert.equal(seqs(thread), "3");
+});
+
+test("whose message comes without a ref leaves what waits", () => {
+  const thread = opened([]);
+  thread.pending.push({ ref: "r", text: "x" });
+  thread.add(said(1));
+  assert.deepEqual(thread.pending.map(({ ref }) => ref), ["r"]);
+});
+
 test("a thread that was never loaded takes the first page whole, though something of it is there", () => {
   const thread = new Thread("c-42");
   thread.add(said(5));
@@ -215,10 +228,13 @@ test("a thread that was never loaded takes the first page whole, though somethin
 });
 
 test("a mark never says less than it did, and of what says as much the later", () => {
-  const order = [["expired", "undeliverable", "pushed"], ["delivered"], ["read"]];
+  const order = [["sent"], ["expired", "undeliverable", "pushed"], ["delivered"], ["read"]];
   const marked = (...states) => {
     const thread = opened([said(1)]);
-    for (const state of states) thread.receipt({ from_seq: 1, seq: 1, state });
+    for (const state of states) {
+      if (state === "sent") thread.deliveries({ seq: 1, outcome: "pending", events: [{}] }); // that was on its way
+      else thread.receipt({ from_seq: 1, seq: 1, state });
+    }
     return thread.mark(thread.messages[0]).state;
   };
   for (const [rank, states] of order.entries()) {
@@ -238,6 +254,7 @@ test("who has one message has all before it, and who has read one has read those
   thread.receipt({ from_seq: 3, seq: 3, state: "delivered" });
   thread.receipt({ from_seq: 2, seq: 2, state: "read" });
   assert.equal(states(), "read read delivered sent");
+  thread.receipt({ from_seq: 2, seq: 2, state: "expired" }); // of that one, and not of those before
   thread.receipt({ from_seq: 1, seq: 1, state: "delivered" }); // late
   thread.receipt({ from_seq: 1, seq: 1, state: "read" });
   thread.open({ messages: [], more: false, acked_seq: 0, read_seq: 0 });
@@ -362,6 +379,12 @@ test("what was refused is kept as refused, in its place, until it is put again",
   assert.deepEqual(kept.unsent, [two, one]);
 });
 
+test("what is kept and is no list is nothing", () => {
+  const storage = new FakeStorage();
+  storage.setItem("ringback ada unsent", '{"ref": "r"}');
+  assert.deepEqual(new Kept(storage, "ada").unsent, []);
+});
+
 test("what was sent or emptied leaves nothing behind", () => {
   const storage = new FakeStorage();
   const kept = new Kept(storage, "ada");
@@ -394,6 +417,7 @@ test("replies are lines with a key; one without goes on with the text before", (
   assert.deepEqual(readReplies("a: one\ntwo\n\nb:  three\nc:\n"), [
     { key: "a", text: "one\ntwo" }, { key: "b", text: "three" },
   ]);
+  assert.deepEqual(readReplies("a: one\nb: two\nthree").map(({ text }) => text), ["one", "two\nthree"]);
   assert.equal(readReplies("no key\n").length, 0);
   assert.equal(readReplies(REPLIES).length, 4);
 });
@@ -416,6 +440,6 @@ test("a reply names the customer, or leaves the name out", () => {
 test("how long ago something was is said shortly", () => {
   const now = Date.parse(at(0));
   const said = (minutes) => ago(new Date(now - minutes * 60_000).toISOString(), now);
-  assert.deepEqual([-1, 0, 4, 59, 60, 1439, 1440].map(said),
-    ["now", "now", "4 min", "59 min", "1 h", "23 h", "1 d"]);
+  assert.deepEqual([-1, 0, 1, 4, 59, 60, 1439, 1440, 2879, 14_399].map(said),
+    ["now", "now", "1 min", "4 min", "59 min", "1 h", "23 h", "1 d", "1 d", "9 d"]);
 });

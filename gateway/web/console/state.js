@@ -122,17 +122,12 @@ export function isNews(before, entry) {
 
 // Threads
 
-const RANK = { sent: 0, undeliverable: 1, expired: 1, pushed: 1, delivered: 2, read: 3 };
 const OPEN = new Set(["sent", "expired", "undeliverable"]); // it may still be delivered, or pushed
 const LABELS = {
   sent: "Sent", pushed: "Pushed", delivered: "Delivered", read: "Read", expired: "Expired",
   undeliverable: "Not delivered",
 };
 const ROUTES = { socket: "in chat", push: "to push", none: "no way to the customer" };
-const OUTCOMES = {
-  pending: "sent", acked: "delivered", pushed: "pushed", expired: "expired",
-  undeliverable: "undeliverable",
-};
 
 /** Whether a message has an outcome: those of agents and services do. */
 export function hasOutcome(message) {
@@ -199,29 +194,26 @@ export class Thread {
     this.more = frame.more;
   }
 
-  receipt(frame) {
-    const { from_seq, seq, state, reason } = frame;
+  receipt({ from_seq, seq, state, reason }) {
     if (state === "delivered") this.#acked = Math.max(this.#acked, seq);
-    if (state === "read") this.#read = Math.max(this.#read, seq);
-    for (const message of this.messages) {
-      if (message.seq < from_seq || message.seq > seq || !hasOutcome(message)) continue;
-      this.#tell(message.seq, { state, reason });
-    }
+    else if (state === "read") this.#read = Math.max(this.#read, seq);
+    else for (const one of this.messages) if (one.seq >= from_seq && one.seq <= seq) this.#tell(one.seq, { state, reason });
   }
 
   /** Take the answer of the deliveries call. */
   deliveries(answer) {
     const { route } = answer.events[0];
     const { outcome, reason } = answer;
-    if (outcome) this.#tell(answer.seq, { state: OUTCOMES[outcome], reason, route });
+    if (outcome === "acked") this.#acked = Math.max(this.#acked, answer.seq);
+    else if (outcome) this.#tell(answer.seq, { state: outcome === "pending" ? "sent" : outcome, reason, route });
   }
 
   /** A message's mark: {state, label, detail}; null for one that has no outcome. */
   mark(message) {
     if (!hasOutcome(message)) return null;
-    let { state = "sent", reason, route } = this.#told.get(message.seq) ?? {};
-    if (message.seq <= this.#acked) [state, reason] = higher([state, reason], ["delivered"]);
-    if (message.seq <= this.#read) [state, reason] = higher([state, reason], ["read"]);
+    const { seq } = message;
+    const { state: told = "sent", reason, route } = this.#told.get(seq) ?? {};
+    const state = seq <= this.#read ? "read" : seq <= this.#acked ? "delivered" : told;
     let detail = "";
     if (state === "undeliverable" && reason) detail = words(reason);
     if (state === "sent" && route) detail = ROUTES[route] ?? words(route);
@@ -233,16 +225,12 @@ export class Thread {
     return this.messages.filter((message) => message.seq < before && OPEN.has(this.mark(message)?.state)).reverse();
   }
 
-  #tell(seq, told) {
-    const before = this.#told.get(seq) ?? {};
-    const [state, reason] = higher([before.state, before.reason], [told.state, told.reason]);
-    this.#told.set(seq, { state, reason, route: told.route ?? before.route });
+  /** The later one is right, but that it was sent says nothing new. */
+  #tell(seq, { state, reason, route }) {
+    const before = this.#told.get(seq);
+    const known = before && state === "sent" ? before : { state, reason };
+    this.#told.set(seq, { ...known, route: route ?? before?.route });
   }
-}
-
-/** Of two [state, reason], the one that says more; the later one of equals. */
-function higher(before, after) {
-  return (RANK[before[0]] ?? -1) > RANK[after[0]] ? before : after;
 }
 
 /** A reason of the protocol, as words. */
