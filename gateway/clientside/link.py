@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from gateway.clientside.comeback import Backoff, End, after_end
-from gateway.clientside.errors import ConnectionEnded, NotUnderstood, OutboxFull, RequestFailed
+from gateway.clientside.errors import ConnectionEnded, NotUnderstood, RequestFailed
 from gateway.clientside.marks import Marks
 from gateway.clientside.outbox import RETRIED, Outbox, Request
 from gateway.clientside.tokens import NoToken, Token, Tokens
@@ -321,14 +321,9 @@ class Link:
                 self._futures.pop(ref, None)
                 self._outbox.withdraw(ref)
 
-    def ask_quietly(self, frame: Frame) -> str | None:
-        """Ask for what the client itself wants; its ref. It dies with the socket: that is dropped,
-        to begin anew, if too many requests wait."""
-        try:
-            return self._put(frame, quiet=True)
-        except OutboxFull:
-            self.drop()
-            return None
+    def ask_quietly(self, frame: Frame) -> str:
+        """Ask for what the client itself wants; its ref. It dies with the socket."""
+        return self._put(frame, quiet=True)
 
     def _put(self, frame: Frame, *, is_send: bool = False, quiet: bool = False) -> str:
         """Put a request on its way, and tell its ref. What is None in it is not said."""

@@ -5,7 +5,8 @@ in `RETRIED` make one of them wait. The socket, the clock and those who wait for
 left to `gateway.clientside.link`; acks and reads, which nobody answers, to
 `gateway.clientside.marks`.
 
-Bounds (I9): `UNSENT` requests wait, then `OutboxFull`; `WINDOW` sends are under way, the rest wait.
+Bounds (I9): `UNSENT` requests wait, then `OutboxFull` but for quiet ones; `WINDOW` sends are under
+way, the rest wait.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Outbox:
         return len(self._requests)
 
     def put(self, request: Request) -> None:
-        """Add a request. Raises `OutboxFull`."""
-        if len(self._requests) >= self._bound:
+        """Add a request. Raises `OutboxFull`, but for a quiet one: what waits may wait for it."""
+        if len(self._requests) >= self._bound and not request.quiet:
             raise OutboxFull(self._bound)
         self._requests[request.ref] = request
         (self._sends if request.is_send else self._others).append(request)

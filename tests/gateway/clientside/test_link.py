@@ -11,7 +11,15 @@ from gateway.clientside.customer import CustomerClient
 from gateway.clientside.errors import ConnectionEnded, OutboxFull, RequestFailed
 from gateway.clientside.told import Frame
 from tests.gateway.clientside.dice import Dice
-from tests.gateway.clientside.scripted import Held, Naps, Scripted, Socket, customer, within
+from tests.gateway.clientside.scripted import (
+    Held,
+    Naps,
+    Scripted,
+    Socket,
+    customer,
+    history,
+    within,
+)
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -260,18 +268,22 @@ async def test_the_thousand_and_first_waiting_send_is_refused(server: Scripted) 
         assert {type(end) for end in ends} == {ConnectionEnded}
 
 
-async def test_what_is_missing_is_had_from_another_socket_if_it_cannot_be_asked_for(
+async def test_where_a_thousand_sends_wait_what_is_missing_is_asked_for_and_then_they_go_out(
     server: Scripted,
 ) -> None:
     async with customer(server) as (client, socket):
+        await socket.messages(1, 1)
+        await client.wait_message(1)
+        await socket.close(1012)
         sending = [asyncio.create_task(client.send("m")) for _ in range(1000)]
-        await asyncio.sleep(0)
-        await socket.messages(2, 2)
         again = await server.socket()
-        await again.welcome(2, resumed=True)
-        await again.messages(1, 2)
-        await client.wait_message(2)
-        assert [message.seq for message in client.messages] == [1, 2]
+        await again.welcome(3, resumed=False)
+        asked = await again.take("history")
+        await again.say("history", **history(asked, 1, 3, more=False))
+        await client.wait_message(3)
+        assert [message.seq for message in client.messages] == [1, 2, 3]
+        await again.take("ack")
+        await again.take("send")
         await client.close()
         await asyncio.gather(*sending, return_exceptions=True)
 

@@ -57,6 +57,12 @@ def test_at_the_bound_a_request_is_refused_and_the_others_stay() -> None:
     box.put(request("c"))
 
 
+def test_what_the_client_itself_asks_has_room_beyond_the_bound() -> None:
+    box = outbox("a", bound=1)
+    box.put(request("page", is_send=False, quiet=True))
+    assert refs(box.take(0.0, sends=False)) == ["page"]
+
+
 def test_a_send_that_was_refused_for_now_waits_as_long_as_it_was_told_before_the_next() -> None:
     box = outbox("a", "b")
     box.take(0.0, sends=True)
