@@ -134,6 +134,23 @@ async def test_in_chat_a_message_is_acked_and_the_backend_gets_nothing(tmp_path:
         assert it.backend.calls == []
 
 
+async def test_whoever_sends_is_told_by_the_answer_alone_and_everybody_else_by_the_message(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        phone, web = await it.customer(), await it.customer()
+        ann, bob = await it.agent("ann", open="c-42"), await it.agent("bob", open="c-42")
+        for seq, (sender, whose) in enumerate(((ann, {"customer": "c-42"}), (phone, {})), 1):
+            ref = f"r-{seq}"
+            sent = await sender.ask("send", "sent", text="hello", ref=ref, **whose)
+            assert sent["seq"] == seq
+            for wire in (phone, web, ann, bob):
+                told = [frame for frame in await wire.quiet() if frame["type"] == "message"]
+                assert [frame["seq"] for frame in told] == ([] if wire is sender else [seq])
+                own = sender is phone and wire is web
+                assert [frame["ref"] for frame in told if "ref" in frame] == ([ref] if own else [])
+
+
 async def test_an_ack_that_says_nothing_new_is_told_to_nobody(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         customer = await it.customer()

@@ -962,6 +962,8 @@ async def test_who_sends_more_frames_than_anybody_needs_waits_before_the_next_is
             await customer.ask("ping", "pong")
         assert len(waits) == 20
         assert waits[-1] > 10 * waits[0], "each of them is to be waited for"
+        await customer.ask("deregister_device", "ok", installation="i-1")  # what takes longer, too
+        assert len(waits) == 21
 
 
 async def test_what_a_session_is_told_it_may_acknowledge_at_any_rate(

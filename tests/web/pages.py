@@ -76,7 +76,7 @@ class Site:
         assert self.gateway is not None
         self.asked.put_nowait(request.query.get("sub", "c-42"))
         if self.answer != 200:
-            return web.Response(status=self.answer)
+            return web.Response(status=self.answer, text="Nobody is signed in.")
         told = auth.issue(
             self.gateway.gateway.config,
             "acme",
