@@ -600,6 +600,13 @@ async def test_a_fault_of_ours_is_counted_wherever_it_is(
         async with asyncio.timeout(PATIENCE):
             while b"ringback_faults_total 2.0" not in it.gateway.core.metrics.now()():
                 await asyncio.sleep(0.01)
+        customer = await it.customer()
+        monkeypatch.setattr(it.gateway.core.chat, "_append", None)
+        with capture_logs() as logs:
+            refused = await customer.ask("send", "error", text="hello")
+        assert (refused["code"], refused["message"]) == ("internal", "internal fault")
+        assert [entry["event"] for entry in logs] == ["a change failed"]
+        assert b"ringback_faults_total 3.0" in it.gateway.core.metrics.now()()
 
 
 async def test_a_fault_of_ours_is_logged_with_the_path_as_it_was_written(

@@ -280,6 +280,7 @@ test("a gap is asked for", async () => {
   const { messages } = await world.started();
   await world.says(messageFrame(1), messageFrame(3));
   const page = last(world.socket, "history");
+  assert.match(page.ref, /^[0-9a-f-]{36}$/);
   await world.says({
     type: "history", ref: page.ref, more: false, messages: [messageFrame(1), messageFrame(2)],
   });

@@ -1024,8 +1024,9 @@ test("a stop while the token is being had opens no socket", async () => {
 });
 
 test("whoever stops while being told of something is left alone", async () => {
+  const phases = [];
   const cases = {
-    welcome: (it) => ({ onWelcome: () => it().stop() }),
+    welcome: (it) => ({ onWelcome: () => it().stop(), onChange: (phase) => phases.push(phase) }),
     connected: (it) => ({ onChange: (phase) => phase === "connected" && it().stop() }),
     "no token": (it) => ({ token: () => Promise.reject(new Error("401")), onError: () => it().stop() }),
   };
@@ -1039,6 +1040,7 @@ test("whoever stops while being told of something is left alone", async () => {
     assert.equal(it.phase, "ended", name);
     assert.equal(stage.next, null, name);
   }
+  assert.deepEqual(phases, ["connecting", "ended"]);
 });
 
 test("whoever stops when told of the next attempt is left alone", async () => {

@@ -64,6 +64,8 @@ class Site:
     attributes: dict[str, str] = field(default_factory=dict)
     answer: int = 200
     """The HTTP status of the token endpoint."""
+    bare: bool = False
+    """Whether it answers with the token alone, and not with JSON."""
     asked: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     """Whose tokens were asked for."""
     gateway: Running | None = None
@@ -85,7 +87,7 @@ class Site:
             name=self.name,
             ttl=self.ttl,
         )
-        return web.json_response({"token": told})
+        return web.Response(text=f"{told}\n") if self.bare else web.json_response({"token": told})
 
     def _page(self, request: web.Request) -> web.Response:
         assert self.gateway is not None

@@ -533,8 +533,11 @@ async def test_long_and_right_to_left_text_and_links_are_shown_as_they_are(tmp_p
         assert await page.locator(".thread").evaluate("(it) => it.scrollWidth <= it.clientWidth")
         await field(page).fill("y" * 8001)
         await field(page).press("Enter")
-        await expect(page.locator(".problem")).to_have_text("At most 8000 characters, please.")
+        problem = page.locator(".problem")
+        await expect(problem).to_have_text("At most 8000 characters, please.")
         await expect(field(page)).to_have_value("y" * 8001)
+        await field(page).press("Backspace")
+        await expect(problem).to_be_empty()
 
 
 async def test_what_was_said_today_was_said_yesterday_after_midnight(tmp_path: Path) -> None:
@@ -837,6 +840,20 @@ async def test_what_comes_to_a_closed_chat_and_what_is_not_sent_is_announced(
         await expect(page.locator(".notice")).to_contain_text("You were signed out.")
         await write(page, "hello?")
         await expect(said.filter(has_text="Not sent: hello?")).to_have_count(1)
+
+
+async def test_what_one_writes_oneself_is_not_announced(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await write(page, "hello")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+        await expect(page.locator(".said")).to_be_empty()
+
+
+async def test_a_token_may_come_as_it_is(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        stage.site.bare = True
+        await opened(stage)
 
 
 async def test_the_page_is_told_of_every_unread_message_beyond_what_the_badge_shows(
