@@ -842,11 +842,16 @@ async def test_what_comes_to_a_closed_chat_and_what_is_not_sent_is_announced(
         await expect(said.filter(has_text="Not sent: hello?")).to_have_count(1)
 
 
-async def test_what_one_writes_oneself_is_not_announced(tmp_path: Path) -> None:
+async def test_what_one_writes_oneself_or_could_not_send_before_is_not_announced(
+    tmp_path: Path,
+) -> None:
     async with scene(tmp_path) as stage:
         page = await opened(stage)
+        await page.evaluate("""localStorage.setItem("ringback send acme%20c-42 r-1", JSON.stringify(
+            {ref: "r-1", text: "before", at: 0, state: "failed", error: {code: "forbidden"}}))""")
+        page = await opened(stage)
         await write(page, "hello")
-        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+        await expect(page.locator("li.own .mark")).to_have_text(["Sent", "Not sent"])
         await expect(page.locator(".said")).to_be_empty()
 
 
