@@ -616,6 +616,26 @@ async def test_what_somebody_reads_stays_in_its_place_when_a_message_comes(
         assert await read.evaluate(PLACE, ".thread") == pytest.approx(before, abs=2)
 
 
+async def test_new_messages_below_are_said_to_be_there_until_somebody_is(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        for number in range(40):
+            await stage.it.write(text=f"offer {number}")
+        page = await opened(stage)
+        await expect(texts(page)).to_have_count(40)
+        thread, down = page.locator(".thread"), page.locator(".down")
+        for way in ("by scrolling", "by the button"):
+            await thread.evaluate("(it) => it.scrollTo(0, 900)")
+            await stage.it.write(text=way)
+            await expect(down).to_be_visible()
+            if way == "by scrolling":
+                await thread.evaluate("(it) => it.scrollTo(0, it.scrollHeight)")
+            else:
+                await down.click()
+                await expect(field(page)).to_be_focused()
+            await expect(page.get_by_text(way, exact=True)).to_be_in_viewport()
+            await expect(down).to_be_hidden()
+
+
 async def test_the_newest_message_stays_in_sight_when_the_page_changes_its_size(
     tmp_path: Path,
 ) -> None:
