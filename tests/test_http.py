@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 from yarl import URL
@@ -575,13 +576,25 @@ async def test_a_body_that_stops_coming_is_given_up(
         writer.close()
 
 
-async def test_who_hangs_up_in_a_body_is_no_fault_of_ours(tmp_path: Path) -> None:
-    async with running(tmp_path) as it:
+async def test_who_hangs_up_in_a_body_is_no_fault_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, reading, ended = web.Request.read, asyncio.Event(), asyncio.Event()
+
+    async def watched(request: web.Request) -> bytes:
+        reading.set()
+        try:
+            return await read(request)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(web.Request, "read", watched)
+    async with running(tmp_path) as it, asyncio.timeout(PATIENCE):
         with capture_logs() as logs:
             _, writer = await _half_a_body(it)
-            await asyncio.sleep(0.1)  # until it is being read
+            await reading.wait()
             writer.close()
-            await asyncio.sleep(0.2)
+            await ended.wait()
         assert [entry for entry in logs if entry["log_level"] == "error"] == []
         assert b"ringback_faults_total 0.0" in it.gateway.core.metrics.now()()
 

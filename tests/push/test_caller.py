@@ -33,6 +33,7 @@ from push.ring import Claim, Endpoint, Ring, Target, Verdict, VerdictKind
 from push.verdicts import Answer
 from tests.push.scripted import OLD_SECRET, SECRET, TOKEN, Answered, a_claim, a_ring, an_endpoint
 from tests.push.served import OK, Server, local, request_of, saying, serving
+from tests.running import PATIENCE
 
 PLACE = "https://push.acme.example/ring"
 
@@ -301,7 +302,7 @@ async def test_who_says_what_is_no_answer_without_end_is_hung_up_on(
             await writer.drain()
 
     async with serving(endless) as server:
-        verdict = await verdict_of(caller, local(server, timeout=2.0))
+        verdict = await verdict_of(caller, local(server, timeout=PATIENCE))
         assert kind_and_reason(verdict) == ("retry", "bad_http")
         await server.closed.wait()
 
