@@ -18,9 +18,8 @@ def sentences() -> list[str]:
 def test_every_test_that_is_named_exists() -> None:
     code = "\n".join(path.read_text() for path in TESTS.rglob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", GUARANTEES.read_text()))
-    missing = [name for name in sorted(named) if not re.search(rf"\b{name}\b", code)]
     assert len(named) > 30
-    assert missing == []
+    assert named - set(re.findall(r"def (test_\w+)\(", code)) == set()
 
 
 def test_every_sentence_names_what_proves_it() -> None:
