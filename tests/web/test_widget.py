@@ -358,6 +358,10 @@ async def test_an_expired_token_is_replaced_once_the_company_has_one(tmp_path: P
         page = await opened(stage)
         stage.site.answer = 503
         await expect(page.locator(".notice")).to_contain_text("No connection")
+        stage.site.asked = asyncio.Queue()
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(2):  # what it says with 503 is no token
+                await stage.site.asked.get()
         stage.site.answer = 200
         await write(page, "back")
         await expect(page.locator("li.own .mark")).to_have_text("Sent")
