@@ -849,6 +849,45 @@ async def test_what_others_ended_meanwhile_waits_no_more_and_stays_chosen_with_i
         await expect(at.page.locator("#draft")).to_have_value("half a sen")
 
 
+async def test_what_came_to_another_conversation_while_the_console_was_away_is_there(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        sockets = await switchable(at)
+        first, _ = [await customer(it, sub) for sub in ("c-1", "c-2")]
+        await at.sign_in()
+        await at.open("c-1")
+        await expect(at.messages()).to_have_count(1)
+        await at.open("c-2")
+        await sockets.cut()
+        await first.ask("send", "sent", text="meanwhile")
+        await sockets.mend(at)
+        await expect(at.row("c-1")).to_contain_text("meanwhile")
+        await at.open("c-1")
+        await expect(at.messages().last).to_contain_text("meanwhile")
+        await first.ask("send", "sent", text="and now")
+        await expect(at.messages().last).to_contain_text("and now")
+
+
+async def test_what_waits_is_shown_however_many_conversations_are_looked_at_meanwhile(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as (it, at):
+        sockets = await switchable(at)
+        people = [f"c-{number}" for number in range(10)]
+        for sub in people:
+            await customer(it, sub)
+        await at.sign_in()
+        await at.open("c-0")
+        await sockets.cut()
+        await at.write("this waits")
+        for sub in (*people[1:], "c-0"):
+            await at.open(sub)
+        await expect(at.messages().last).to_contain_text("this waits")
+        await sockets.mend(at)
+        await expect(at.page.locator(".message.ours .mark")).to_have_text("✓ Sent, in chat")
+
+
 async def test_a_slow_network_and_airplane_mode_delay_and_lose_nothing(tmp_path: Path) -> None:
     said = ["slowly " * 1000, "into the tunnel", "and out again"]
     async with scene(tmp_path) as (it, at):
@@ -955,6 +994,10 @@ async def test_a_refused_message_says_why_and_may_be_tried_again(tmp_path: Path)
         await expect(at.page.locator("#draft")).to_have_value("x" * 21)
         await at.page.keyboard.press("Backspace")
         await at.page.keyboard.press("Enter")
+        await expect(at.page.locator(".message.ours .mark")).to_have_text("✓ Sent, in chat")
+        await expect(at.messages()).to_have_count(2)
+        await at.page.reload()
+        await at.open()
         await expect(at.page.locator(".message.ours .mark")).to_have_text("✓ Sent, in chat")
         await expect(at.messages()).to_have_count(2)
 
