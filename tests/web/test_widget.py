@@ -620,6 +620,25 @@ async def test_what_somebody_reads_stays_in_its_place_when_a_message_comes(
         assert await read.evaluate(PLACE, ".thread") == pytest.approx(before, abs=2)
 
 
+async def test_who_types_is_in_sight_of_whoever_is_at_the_newest_message(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        for number in range(40):
+            await stage.it.write(text=f"offer {number}")
+        page = await opened(stage)
+        await expect(page.get_by_text("offer 39", exact=True)).to_be_in_viewport()
+        agent = await stage.it.agent(open="c-42")
+        await agent.send("typing", customer="c-42", on=True)
+        await expect(page.locator(".typing")).to_be_in_viewport(ratio=1)
+
+
+async def test_a_page_in_no_language_of_this_world_has_a_chat_all_the_same(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        await page.evaluate("document.documentElement.lang = 'no language'")
+        await write(page, "hello")
+        await expect(page.locator("li.own .mark")).to_have_text("Sent")
+
+
 async def test_new_messages_below_are_said_to_be_there_until_somebody_is(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         for number in range(40):
