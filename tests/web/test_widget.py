@@ -626,8 +626,9 @@ async def test_who_types_is_in_sight_of_whoever_is_at_the_newest_message(tmp_pat
             await stage.it.write(text=f"offer {number}")
         page = await opened(stage)
         await expect(page.get_by_text("offer 39", exact=True)).to_be_in_viewport()
-        agent = await stage.it.agent(open="c-42")
+        agent = await stage.it.agent(open="c-42", name="Maximiliane " * 10)  # in several lines
         await agent.send("typing", customer="c-42", on=True)
+        await expect(page.locator(".typing")).to_contain_text("is typing")
         await expect(page.locator(".typing")).to_be_in_viewport(ratio=1)
 
 
