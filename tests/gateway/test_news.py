@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,10 +82,22 @@ def its_time_has_come(told: News, tenant: str) -> None:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four frames for a tenant, and then the next four a moment later."""
+async def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four frames for a tenant, and then the next four a moment later: time passes where a test
+    waits, and not while it tells of changes, however slow the machine."""
     monkeypatch.setattr(news, "FRAMES", 4)
     monkeypatch.setattr(news, "EVERY", 0.02)
+    loop: Any = asyncio.get_running_loop()
+    select, now = loop._selector.select, loop.time()
+
+    def wait(timeout: float | None) -> Any:
+        nonlocal now
+        events = select(timeout)
+        now = time.monotonic()
+        return events
+
+    monkeypatch.setattr(loop._selector, "select", wait)
+    monkeypatch.setattr(loop, "time", lambda: now)
 
 
 async def test_what_is_not_much_is_told_at_once_change_by_change() -> None:
