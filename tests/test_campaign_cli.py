@@ -22,6 +22,8 @@ from gateway.protocol import Role, timestamp
 from tests.running import PATIENCE, PATIENT, Running, running
 from tests.test_cli import RINGBACK, Ended, environ_of, ringback
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
+
 
 def here(it: Running, tenant: str = "acme") -> dict[str, str]:
     """How the command finds this gateway."""

@@ -16,6 +16,8 @@ from tests.faults.needs import needs
 from tests.running import PATIENCE, QUICK, running
 from tests.test_cli import RINGBACK, Ended, environ_of, ringback
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
+
 CONFIG = ("check", "--config", "ringback.toml")
 
 

@@ -32,6 +32,8 @@ from storage.errors import CannotOpen
 from storage.schema import MIGRATIONS
 from tests.running import PATIENCE, PATIENT, Running, running
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
+
 RINGBACK = Path(sys.executable).with_name("ringback")
 FREE_PORTS = {f"RINGBACK_SERVER__{name}": "127.0.0.1:0" for name in ("CHAT", "HTTP", "ADMIN")}
 SHORT = {

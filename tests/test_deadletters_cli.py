@@ -15,6 +15,8 @@ from tests.test_campaign_cli import here
 from tests.test_cli import Ended, ringback
 from tests.test_deadletters import refused
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
+
 
 async def deadletters(it: Running, *words: str) -> Ended:
     directory = it.gateway.config.storage.path.parent

@@ -20,6 +20,8 @@ from storage.records import fingerprint
 from tests.running import PATIENCE, SIGNING, Backend, Call, Running, backend, running
 from tests.test_cli import RINGBACK, Ended, environ_of, ringback, written
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
+
 TOKEN = "the-device-token"
 CONFIG = ("--config", "ringback.toml")
 

@@ -27,6 +27,8 @@ from storage.vault import key_name
 from tests.running import PATIENCE, Call, Running, backend, change, running, settings
 from tests.test_cli import ringback
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
+
 TOKEN = "CANARY-device-token"
 KEY, NEXT = fresh_key(), fresh_key()
 

@@ -17,6 +17,8 @@ from storage.errors import Unavailable
 from tests.running import PATIENT, Call, Running, Wire, running
 from tests.test_cli import ringback
 
+pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
+
 WHY = ("why", "--config", "ringback.toml", "--tenant", "acme", "c-42")
 PHONES = ("phone-1", "phone-2")
 
