@@ -497,7 +497,7 @@ FAULTS = (
     ),
     Fault(
         "a form without a number makes silent rings",
-        "gateway/core.py",
+        "gateway/endpoints.py",
         "    backends = [Backend(silent=adapter_named(push.adapter, push.options).silent)]\n",
         "    backends = [Backend()]\n",
         ("tests/test_push.py",),
