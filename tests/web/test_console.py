@@ -869,6 +869,38 @@ async def test_what_came_to_another_conversation_while_the_console_was_away_is_t
         await expect(at.messages().last).to_contain_text("and now")
 
 
+async def test_an_ack_that_was_lost_with_its_connection_is_said_again(tmp_path: Path) -> None:
+    async with scene(tmp_path) as (it, at):
+        lost, sockets = asyncio.Event(), list[WebSocketRoute]()
+        through = True
+
+        async def arrive(socket: WebSocketRoute) -> None:
+            server = socket.connect_to_server()
+            sockets.append(socket)
+
+            def said(data: str | bytes) -> None:
+                if through:
+                    server.send(data)
+                elif '"ack"' in str(data):
+                    lost.set()
+
+            socket.on_message(said)
+
+        await at.page.route_web_socket("**/v1/agent", arrive)
+        await at.page.reload()
+        mira = await customer(it)
+        await at.sign_in()
+        await mira.take("status", agents_acked_seq=1)
+        through = False
+        await mira.ask("send", "sent", text="two")
+        async with asyncio.timeout(PATIENCE):
+            await lost.wait()
+        through = True
+        await sockets[0].close(code=1013)
+        await at.page.evaluate("dispatchEvent(new Event('online'))")
+        await mira.take("status", agents_acked_seq=2)
+
+
 async def test_what_waits_is_shown_however_many_conversations_are_looked_at_meanwhile(
     tmp_path: Path,
 ) -> None:
