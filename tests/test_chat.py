@@ -151,6 +151,24 @@ async def test_whoever_sends_is_told_by_the_answer_alone_and_everybody_else_by_t
                 assert [frame["ref"] for frame in told if "ref" in frame] == ([ref] if own else [])
 
 
+async def test_agents_hear_of_what_is_read_of_theirs_and_inboxes_of_who_comes_first_and_goes_last(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it:
+        phone, agent = await it.customer(), await it.agent(open="c-42")
+        await phone.ask("send", "sent", text="hello")
+        await agent.ask("inbox", "inbox", filter="all")
+        await agent.quiet()
+        await phone.send("read", seq=1)  # their own
+        web = await it.customer()
+        await web.send("bye")
+        assert await web.closed() == 1000
+        told = [frame["type"] for frame in await agent.quiet()]
+        assert [type for type in told if type != "presence"] == ["inbox_update"]  # what is read
+        await phone.send("bye")
+        assert (await agent.take("inbox_update"))["conversation"]["in_chat"] is False
+
+
 async def test_an_ack_that_says_nothing_new_is_told_to_nobody(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         customer = await it.customer()
