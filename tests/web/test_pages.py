@@ -116,7 +116,8 @@ def test_without_a_public_address_pages_are_at_the_listeners_own() -> None:
     server = Server(http=Address("192.0.2.7", 80), chat=Address("192.0.2.7", 0))
     places = Places(server, {"chat": 8080, "http": 80})
     assert places.origins == {"http://192.0.2.7"}
-    assert places.chat("http://192.0.2.7") == "ws://192.0.2.7:8080"
+    for page in ("http://192.0.2.7", "http://192.0.2.8"):
+        assert places.chat(page) == "ws://192.0.2.7:8080"
 
 
 def test_a_chat_listener_on_every_address_is_where_the_page_is() -> None:
@@ -178,6 +179,16 @@ async def test_a_page_at_an_address_that_could_not_connect_says_which_setting_is
     async with ClientSession() as http, http.get(f"{pages}/console", headers=headers) as answer:
         assert answer.status == 421
         assert 'set server.public_http to "http://chat.acme.example"' in await answer.text()
+
+
+async def test_a_page_behind_a_proxy_is_that_of_its_public_address_whatever_host_the_proxy_asks(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, server={"public_http": "https://chat.acme.example"}) as it:
+        for headers in ({}, {"Host": "10.0.0.1"}):
+            async with it.http.get(it.url("/console"), headers=headers) as answer:
+                assert answer.status == 200
+                assert 'content="wss://chat.acme.example"' in await answer.text()
 
 
 async def test_a_host_that_is_not_utf8_is_told_the_same_and_is_no_fault(tmp_path: Path) -> None:
