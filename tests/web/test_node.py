@@ -17,7 +17,10 @@ from tests.web.packages import packages
 
 HERE = Path(__file__).parent
 SERVED = Path("gateway/web")
-PURE = ["connection", "console", "timeline", "notifications", "client", "scripts", "ops-figures"]
+PURE = [
+    "browser", "client", "connection", "console", "notifications", "ops-figures", "scripts",
+    "timeline",
+]  # fmt: skip
 CUSTOMERS = ["both", "broken", "behind", "past", "device"]
 
 
