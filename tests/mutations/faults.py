@@ -185,7 +185,10 @@ FAULTS = (
         "gateway/delivery.py",
         "    due = now + ack_timeout if in_chat else max(now, quiet_until)\n",
         "    due = now if in_chat else max(now, quiet_until)\n",
-        also=(("        if facts.too_soon:\n", "        if False:\n"),),  # the look would wait
+        also=(  # the fan-out, and the look, would wait
+            ("        if later is not None:\n", "        if False:\n", "gateway/owing.py"),
+            ("        if facts.too_soon:\n", "        if False:\n"),
+        ),
     ),
     Fault(
         "unread is counted up instead of computed (I5)",
@@ -358,6 +361,13 @@ FAULTS = (
         "        if facts.too_soon:\n",
         "        if False:\n",
         (SIMULATION, "tests/simulation/test_scenarios.py"),
+    ),
+    Fault(
+        "what has expired makes due what came after it (rule 3)",
+        "gateway/owing.py",
+        "        if later is not None:\n",
+        "        if False:\n",
+        ("tests/simulation/test_scenarios.py",),
     ),
     Fault(
         "what expired long ago is pushed by the next ring",
