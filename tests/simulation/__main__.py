@@ -2,7 +2,8 @@
 
 A failure prints its seed; `--seed 77 --steps 200` replays it, and `--shrink` finds the few steps
 that it needs. With `--reference` it is short scripts, compared with the delivery rule's reference:
-of those that differ the shortest is told.
+of those that differ the shortest is told. With `--short phones` it is every script of so many steps
+at most (`--steps 4`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from itertools import repeat
 from tests.simulation.days import Report, run, shrink
 from tests.simulation.many import many, one_day
 from tests.simulation.scripts import compare
+from tests.simulation.short import SCOPES, every
 from tests.simulation.world import Violation
 
 PROGRESS = 1_000  # runs after which it is told how far it is
@@ -70,6 +72,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--stop", action="store_true", help="end at the first violation")
     parser.add_argument("--reference", action="store_true", help="scripts beside the reference")
+    parser.add_argument("--short", choices=SCOPES, help="every script of these steps")
     parser.add_argument("--seed", help="replay one run")
     parser.add_argument("--shrink", action="store_true", help="with --seed: find the few steps")
     options = parser.parse_args()
@@ -78,6 +81,8 @@ def main() -> int:
             (options.first, options.runs) if options.seed is None else (int(options.seed), 1)
         )
         return _compare(range(first, first + runs), options.jobs, options.stop)
+    if options.short is not None:
+        return _play_all(options.short, options.steps)
     if options.seed is not None:
         return _replay(options.seed, options.steps, options.shrink)
     total = simulate(
@@ -105,6 +110,20 @@ def _compare(seeds: range, jobs: int, stop: bool) -> int:
         if runs % PROGRESS == 0:
             print(f"{runs:,} scripts", file=sys.stderr, flush=True)
     print(f"{runs:,} scripts, {differences} differences from the reference")
+    return 1 if differences else 0
+
+
+def _play_all(scope: str, longest: int) -> int:
+    differences = 0
+    for found in every(SCOPES[scope], longest):
+        differences += len(found.differs)
+        for told in found.differs:
+            print(told, flush=True)
+        print(
+            f"{found.length} steps: {found.scripts:,} scripts, {found.new:,} led somewhere new, "
+            f"{len(found.differs)} differ",
+            flush=True,
+        )
     return 1 if differences else 0
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import zip_longest
@@ -33,6 +34,7 @@ from tests.simulation.reference import DISCONNECT_GRACE, NEVER, Log, Reference
 from tests.simulation.world import EPOCH, Violation, World
 
 NO_BREAKER = 1_000_000
+MOST_OF_AN_ANSWER = 20.0  # seconds after which no call is out any more
 END = 150.0  # seconds after a script in which what is under way ends
 INSTANT, SAME = 0.005, 0.02  # seconds within which there is no order; and which are no difference
 
@@ -148,11 +150,47 @@ class Play:
 
     def step(self, step: Step) -> None:
         """Do it, if there is anything to do it with."""
-        told = f"{self._now:9.4f}  {step.do} {' '.join(map(str, step.told))}"
         with suppress(Impossible):
-            getattr(self, step.do)(*step.told)
-            self.played.append(told)
-            self.run(step.pause)
+            self.do(step)
+
+    def do(self, step: Step) -> None:
+        """Do it. Raises `Impossible`."""
+        told = f"{self._now:9.4f}  {step.do} {' '.join(map(str, step.told))}"
+        getattr(self, step.do)(*step.told)
+        self.played.append(told)
+        self.run(step.pause)
+
+    def wait(self) -> None:
+        """Nothing happens."""
+
+    def judge(self) -> None:
+        """Hold the gateway to the invariants, too, as the random days do."""
+        world, model = self.world, self.world.model
+
+        def committed(db: sqlite3.Connection, touched: list[int]) -> None:
+            model.committed(db, touched)
+            self._committed(db, touched)
+
+        def arriving(it: Heard) -> None:
+            model.arriving(it)
+            self._arriving(it)
+
+        world.disk.committed, world.ears.arriving = committed, arriving
+        world.ears.answered = model.answered
+
+    def forget(self, customer: str) -> None:
+        """Nothing more happens to this customer, and what did is told no more."""
+        self.sign_out(customer)
+        self.run(MOST_OF_AN_ANSWER)
+        self.rule.customers.clear()
+        self.mood("accepts")
+        for told in (self.played, self.log.lines, self.rule.log.lines):
+            told.clear()
+
+    def differs(self) -> str:
+        """Nothing, or what differs so far: the script as it was played, and both logs."""
+        table = _beside(_in_order(self.rule.log), _in_order(self.log))
+        return "\n".join((*self.played, *table)) if table else ""
 
     # What the gateway did, in the reference's words
 
@@ -304,21 +342,28 @@ def _empty() -> bytes:
         return (Path(name) / "ringback.db").read_bytes()
 
 
-def play(script: Script) -> str:
-    """Nothing, or what differs: the script as it was played, and both logs."""
+@contextmanager
+def playing() -> Iterator[Play]:
+    """Both sides, on a gateway that was just made."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
         it = Play(Path(name))
+        try:
+            yield it
+        finally:
+            it.world.close()
+            structlog.reset_defaults()
+
+
+def play(script: Script) -> str:
+    """Nothing, or what differs: the script as it was played, and both logs."""
+    with playing() as it:
         try:
             for step in script:
                 it.step(step)
             it.run(END)
         except Violation as broken:
             return "\n".join((*it.played, str(broken)))
-        finally:
-            it.world.close()
-            structlog.reset_defaults()
-    table = _beside(_in_order(it.rule.log), _in_order(it.log))
-    return "\n".join((*it.played, *table)) if table else ""
+        return it.differs()
 
 
 def _in_order(log: Log) -> list[tuple[float, str]]:
