@@ -13,8 +13,8 @@ import pytest
 
 from storage.database import copy
 from tests.faults.needs import needs
-from tests.running import PATIENCE, QUICK, running
-from tests.test_cli import RINGBACK, Ended, environ_of, ringback
+from tests.running import QUICK, running
+from tests.test_cli import RINGBACK, Ended, end_of, environ_of, ringback
 
 pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
 
@@ -151,6 +151,4 @@ async def _on(machine: str, *words: str | Path) -> Ended:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(3 * PATIENCE):
-        out, err = await process.communicate()
-    return Ended(process.returncode, out.decode(), err.decode())
+    return await end_of(process)

@@ -68,8 +68,18 @@ async def ringback(directory: Path, *words: str, **environ: str) -> Ended:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(3 * PATIENCE):
-        out, err = await process.communicate()
+    return await end_of(process)
+
+
+async def end_of(process: asyncio.subprocess.Process) -> Ended:
+    """Wait for it. One that does not come to it is ended, or the next test would be blamed."""
+    try:
+        async with asyncio.timeout(3 * PATIENCE):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
     return Ended(process.returncode, out.decode(), err.decode())
 
 
