@@ -386,6 +386,7 @@ async def test_a_change_before_the_page_has_come_is_told_and_the_page_has_it_too
         await free.wait()
 
     monkeypatch.setattr(inbox, "_sleep", sleep)
+    monkeypatch.setattr(inbox, "PAGES", 1 / 1_000)  # who has had one waits, however slow we are
     async with running(tmp_path, delivery=PATIENT) as it:
         await it.write(text="so that there is a conversation")
         agent = await it.agent()
