@@ -103,6 +103,10 @@ async def test_json_lines_and_all_devices_are_audiences_too(tmp_path: Path) -> N
         for id, recipients in ((first, 2), (second, 1)):
             told = json.loads((await campaign(it, "show", id, "--json")).out)
             assert told["recipients"] == recipients
+        for limit in (1, 2):
+            listed = await campaign(it, "list", "--limit", str(limit))
+            assert [id in listed.out for id in (first, second)] == [limit == 2, True]
+            assert ("There are older ones" in listed.err) is (limit == 1)
 
 
 def _heed_ctrl_c() -> None:
@@ -260,6 +264,8 @@ async def test_it_is_paused_resumed_cancelled_and_reported(tmp_path: Path, peopl
         told = json.loads((await campaign(it, "report", id, "--json")).out)
         assert told["skipped"] == {"cancelled": 1}
         assert "cancelled" in (await campaign(it, "show", id)).out
+        followed = await campaign(it, "show", id, "--follow")
+        assert (followed.code, "The campaign is cancelled." in followed.err) == (0, True)
 
 
 async def test_what_a_campaign_says_is_shown_and_commands_no_terminal(tmp_path: Path) -> None:

@@ -304,7 +304,10 @@ async def test_what_was_being_written_is_there_after_a_reload_for_who_wrote_it(
         await page.keyboard.type("ce")
         await page.keyboard.press("Enter")
         await expect(page.locator("li.own .mark")).to_have_text("Sent")
-        await page.keyboard.type("private")
+        page = await opened(stage)  # what was sent is written no more
+        await expect(texts(page)).to_have_count(1)
+        await expect(field(page)).to_have_value("")
+        await field(page).press_sequentially("private")
         await page.evaluate(f"{CHAT}.signOut()")
         for _ in range(2):
             await page.reload()
