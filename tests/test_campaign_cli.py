@@ -294,8 +294,10 @@ async def test_one_that_has_yet_to_begin_is_followed_to_its_end(
 
 async def test_the_same_key_is_the_same_campaign(tmp_path: Path, people: str) -> None:
     async with running(tmp_path) as it:
-        first = await sent(it, people, "--key", "summer")
-        assert await sent(it, people, "--key", "summer") == first
+        words = ("send", people, "--no-wait", "--text", "hello", "--key", "summer")
+        first, again = await campaign(it, *words), await campaign(it, *words)
+        told = first.err.rstrip()
+        assert again.err.rstrip() == f"{told} It was sent before, under this key."
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,9 @@ async def test_they_are_listed_looked_at_and_replayed(tmp_path: Path) -> None:
         assert (ended.code, ended.out.split()) == (0, ["replayed", "1"])
         await it.settled(1, "pushed")
         assert len(it.backend.calls) == 2
+        shown = (await deadletters(it, "show", id)).out
+        (when,) = re.findall("replayed_at *([0-9-]+T[0-9:]+)", shown)
+        assert when.replace("T", " ") in (await deadletters(it, "list")).out
 
 
 async def test_an_id_is_told_whole_in_the_narrowest_terminal(tmp_path: Path) -> None:
@@ -95,6 +99,10 @@ async def test_a_range_is_replayed_call_after_call(
     monkeypatch.setattr("gateway.deadletters.AT_ONCE", 2)
     async with running(tmp_path) as it:
         await refused_by(it, 5)
+        for limit in (4, 5):
+            listed = await deadletters(it, "list", "--limit", str(limit))
+            assert len(listed.out.splitlines()) == 1 + limit
+            assert ("There are older ones" in listed.err) is (limit < 5)
         one = await deadletters(it, "replay", "--customer", "c-0", "--cause", "refused")
         assert one.out.split() == ["replayed", "1"]
         await it.settled(1, "pushed", "c-0")
