@@ -627,6 +627,15 @@ async def test_who_forgets_to_name_the_configuration_that_is_here_is_told(
     assert note not in (await ringback(tmp_path, *words, "-c", "ringback.toml")).err
 
 
+async def test_that_device_tokens_are_not_encrypted_is_told_at_each_start(tmp_path: Path) -> None:
+    path = await _written(tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "encryption_key" not in line))
+    async with serving(tmp_path, "--config", "ringback.toml") as it:
+        assert "warning: device tokens are not encrypted at rest" in it.said
+        await it.stop()
+
+
 async def test_logs_can_be_json(tmp_path: Path) -> None:
     written(tmp_path)
     words = ("--config", "ringback.toml")
