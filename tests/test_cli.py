@@ -628,7 +628,7 @@ async def test_who_forgets_to_name_the_configuration_that_is_here_is_told(
 
 
 async def test_that_device_tokens_are_not_encrypted_is_told_at_each_start(tmp_path: Path) -> None:
-    path = await _written(tmp_path)
+    path = written(tmp_path)
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if "encryption_key" not in line))
     async with serving(tmp_path, "--config", "ringback.toml") as it:

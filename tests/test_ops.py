@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from gateway.campaigns.lanes import Waiting
 from gateway.protocol import Role
 from push.worker import Load
+from tests.faults.needs import missing
 from tests.running import PATIENCE, QUICK, Running, running
 
 
@@ -131,8 +130,9 @@ async def test_what_is_alerted_on_is_at_0_before_it_rises(tmp_path: Path) -> Non
             assert f"ringback_{figure} 0.0" in text
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its files")
 async def test_open_files_are_told_with_their_limit(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        missing("Linux, which tells a process of its files")
     async with running(tmp_path) as it:
         _, text = await it.call("GET", "/metrics", listener="admin")
         told = dict(line.split() for line in text.splitlines() if line.startswith("process_"))
