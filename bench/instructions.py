@@ -1,6 +1,7 @@
 """How many instructions a message and a push cost, and where: the same on a busy machine.
 
-    python -m bench.instructions                     # both, some minutes
+    python -m bench.instructions                     # both, a minute
+    python -m bench.instructions --references        # and what they are held to: echo, POST, floors
     python -m bench.instructions --pushes 0          # messages only
     python -m bench.instructions --functions 40      # and which functions of C they are in
 
@@ -9,7 +10,7 @@ versions apart where a difference is small. And it shows what profilers of Pytho
 interpreter, SQLite and the libraries in C do for a line. Instructions are no time: what waits for
 memory, and all that the kernel does, is not in it.
 
-The gateway runs under callgrind (Debian: `apt-get install valgrind`), some fifty times slower.
+What is measured runs under callgrind (Debian: `apt-get install valgrind`), fifty times slower.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import uvloop
 
-from bench import bulk, chat, push, servers
-from bench.chat import Chat
+from bench import bulk, chat, floor, push, pushfloor, servers
+from bench.chat import Chat, Echo
 from bench.peers import Missing
+from bench.push import Backend
 from bench.servers import Process
 from bench.size import Size
 
@@ -94,30 +96,70 @@ async def _run(*command: str) -> str:
 async def messages(callgrind: Callgrind, conversations: int, many: int) -> Spent:
     """One message in flight for each conversation."""
     with servers.gateway(under=callgrind.under) as process:
-        load = await Chat.open(process, chat.names(conversations), Size().agents)
-        chat.fill(load, conversations)
-        await _reached(lambda: load.done, WARM)
-        await callgrind.begin(process)
-        before = load.done
-        await _reached(lambda: load.done, before + many)
-        spent = await callgrind.end(process, load.done - before)
-        load.again = None
-        await chat.settle(load)
+        return await _spoken(callgrind, process, conversations, many)
+
+
+async def message_floor(callgrind: Callgrind, conversations: int, many: int) -> Spent:
+    """The same through the floor (`bench.floor`), with all of its parts."""
+    with servers.floor(floor.Part.CHECKED.name, callgrind.under) as process:
+        return await _spoken(callgrind, process, conversations, many)
+
+
+async def echoes(callgrind: Callgrind, connections: int, many: int) -> Spent:
+    """Frames through the bare echo, one in flight on each connection."""
+    with servers.bare_echo(callgrind.under) as process:
+        load = await Echo.open(process, connections)
+        spent = await _carried(callgrind, load, connections, many)
         load.close()
         return spent
 
 
-async def pushes(callgrind: Callgrind, many: int) -> Spent:
+async def _spoken(callgrind: Callgrind, process: Process, conversations: int, many: int) -> Spent:
+    load = await Chat.open(process, chat.names(conversations), Size().agents)
+    spent = await _carried(callgrind, load, conversations, many)
+    load.close()
+    return spent
+
+
+async def _carried(callgrind: Callgrind, load: chat.Load, in_flight: int, many: int) -> Spent:
+    chat.fill(load, in_flight)
+    await _reached(lambda: load.done, WARM)
+    await callgrind.begin(load.process)
+    before = load.done
+    await _reached(lambda: load.done, before + many)
+    spent = await callgrind.end(load.process, load.done - before)
+    load.again = None
+    await chat.settle(load)
+    return spent
+
+
+async def pushes(callgrind: Callgrind, it: Backend, many: int) -> Spent:
     """So many of those that are due at once."""
-    async with push.backend() as it:
-        with servers.scratch() as directory:
-            bulk.write(directory, bulk.Group("p-", many + 2 * WARM, 1, pending=True))
-            with servers.gateway(directory, endpoint=it.url, under=callgrind.under) as process:
-                await it.reached(WARM)
-                await callgrind.begin(process)
-                before = it.calls
-                await it.reached(before + many)
-                return await callgrind.end(process, it.calls - before)
+    with servers.scratch() as directory:
+        bulk.write(directory, bulk.Group("p-", many + 2 * WARM, 1, pending=True))
+        with servers.gateway(directory, endpoint=it.url, under=callgrind.under) as process:
+            return await _called(callgrind, it, process, many)
+
+
+async def push_floor(callgrind: Callgrind, it: Backend, many: int) -> Spent:
+    """The same through the floor (`bench.pushfloor`), with all of its parts."""
+    part, due = pushfloor.Part.OUTCOMES, many + 2 * WARM
+    with push.floor(it, part, it.request, due, callgrind.under) as process:
+        return await _called(callgrind, it, process, many)
+
+
+async def posts(callgrind: Callgrind, it: Backend, many: int) -> Spent:
+    """The same requests by the bare client."""
+    with push.bare(it, it.request, callgrind.under) as process:
+        return await _called(callgrind, it, process, many)
+
+
+async def _called(callgrind: Callgrind, it: Backend, process: Process, many: int) -> Spent:
+    await it.reached(it.calls + WARM)
+    await callgrind.begin(process)
+    before = it.calls
+    await it.reached(before + many)
+    return await callgrind.end(process, it.calls - before)
 
 
 async def _reached(done: Callable[[], int], many: int) -> None:
@@ -139,13 +181,23 @@ def report(what: str, spent: Spent, functions: int) -> str:
 
 
 async def count(options: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as another:
-        if options.messages:
-            spent = await messages(Callgrind(Path(one)), options.conversations, options.messages)
-            print(report("a message", spent, options.functions), flush=True)
-        if options.pushes:
-            spent = await pushes(Callgrind(Path(another)), options.pushes)
-            print(report("a push", spent, options.functions), flush=True)
+    async def told(what: str, count: Callable[[Callgrind], Awaitable[Spent]]) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            spent = await count(Callgrind(Path(directory)))
+        print(report(what, spent, options.functions), flush=True)
+
+    if options.messages:
+        size = options.conversations, options.messages
+        await told("a message", lambda it: messages(it, *size))
+        if options.references:
+            await told("a message, the floor", lambda it: message_floor(it, *size))
+            await told("an echo", lambda it: echoes(it, *size))
+    if options.pushes:
+        async with push.backend() as backend:
+            await told("a push", lambda it: pushes(it, backend, options.pushes))
+            if options.references:
+                await told("a push, the floor", lambda it: push_floor(it, backend, options.pushes))
+                await told("a bare POST", lambda it: posts(it, backend, options.pushes))
 
 
 def main() -> int:
@@ -157,6 +209,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=2500)
     parser.add_argument("--pushes", type=int, default=2500)
     parser.add_argument("--conversations", type=int, default=100)
+    parser.add_argument("--references", action="store_true", help="and what they are held to")
     parser.add_argument("--functions", type=int, default=0, help="how many to name")
     options = parser.parse_args()
     servers.prepare_load()

@@ -15,8 +15,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import NamedTuple, cast
 
 from aiohttp import ClientSession, TCPConnector
@@ -125,11 +125,11 @@ def run_bare_client() -> None:
 
 async def rate(report: Report, size: Size) -> None:
     """Pushes a second: so many customers are due at once; first call to last."""
-    ours, floors, bare = list[Rate](), list[Rate](), list[Rate]()
+    ours, floors, posts = list[Rate](), list[Rate](), list[Rate]()
     for _ in range(size.rounds):
         async with backend() as it:
             ours.append(await _ours(it, size))
-            bare.append(await _bare(it, size))
+            posts.append(await _bare(it, size))
         async with backend() as another:
             floors.append(await _floor(another, Part.OUTCOMES, it.request, size))
     report.rows += [
@@ -138,7 +138,7 @@ async def rate(report: Report, size: Size) -> None:
             f"{size.pushes:,} due at once, signed",
             "/s",
             [one.rate for one in ours],
-            [one.rate for one in bare],
+            [one.rate for one in posts],
             "POSTs/s, bare aiohttp client",
             at_least=0.4,
             load=[one.load for one in ours],
@@ -158,12 +158,12 @@ async def rate(report: Report, size: Size) -> None:
 
 async def parts(report: Report, size: Size) -> None:
     """Add rows: what each part of a push costs at the least, beside the bare call and ours."""
-    ours, bare = list[Rate](), list[Rate]()
+    ours, posts = list[Rate](), list[Rate]()
     floors: dict[Part, list[Rate]] = {part: [] for part in Part}
     for _ in range(size.rounds):
         async with backend() as it:
             ours.append(await _ours(it, size))
-            bare.append(await _bare(it, size))
+            posts.append(await _bare(it, size))
         for part, rates in floors.items():
             async with backend() as another:
                 rates.append(await _floor(another, part, it.request, size))
@@ -174,7 +174,7 @@ async def parts(report: Report, size: Size) -> None:
             f"CPU per push: {name}",
             "µs",
             [one.cpu_us for one in rates],
-            [one.cpu_us for one in bare],
+            [one.cpu_us for one in posts],
             "µs per POST, bare aiohttp client",
             load=[one.load for one in rates],
         )
@@ -210,14 +210,27 @@ async def _ours(it: Backend, size: Size) -> Rate:
 
 
 async def _floor(it: Backend, part: Part, request: tuple[bytes, bytes], size: Size) -> Rate:
+    with floor(it, part, request, size.pushes) as process:
+        return await _drained(it, process, size.pushes)
+
+
+@contextmanager
+def floor(
+    it: Backend,
+    part: Part,
+    request: tuple[bytes, bytes],
+    pushes: int,
+    under: Sequence[str] = (),
+) -> Iterator[Process]:
+    """The floor (`bench.pushfloor`) in its own process, calling `it` with such requests."""
     headers, body = _as_sent(request)
-    given = (part.name, it.url, str(size.pushes), json.dumps(headers), body)
+    given = (part.name, it.url, str(pushes), json.dumps(headers), body)
     code = "import uvloop; from bench.pushfloor import main; uvloop.run(main())"
     with (
         servers.scratch() as directory,
-        servers.python(code, str(directory / "floor.db"), *given) as process,
+        servers.python(code, str(directory / "floor.db"), *given, under=under) as process,
     ):
-        return await _drained(it, process, size.pushes)
+        yield process
 
 
 async def _settled(process: Process, pushed: int) -> None:
@@ -230,15 +243,22 @@ async def _settled(process: Process, pushed: int) -> None:
 
 
 async def _bare(it: Backend, size: Size) -> Rate:
-    headers, body = _as_sent(it.request)
-    code = "from bench.push import run_bare_client; run_bare_client()"
-    with servers.python(code, it.url, json.dumps(headers), body) as process:
+    with bare(it, it.request) as process:
         await asyncio.sleep(size.warm)
         before, began, cpu, own = it.calls, clock(), process.cpu(), time.process_time()
         await asyncio.sleep(size.seconds)
         calls, took = it.calls - before, clock() - began
         cpu, own = process.cpu() - cpu, time.process_time() - own
         return Rate(calls / took, cpu / calls * 1e6, own / took)
+
+
+@contextmanager
+def bare(it: Backend, request: tuple[bytes, bytes], under: Sequence[str] = ()) -> Iterator[Process]:
+    """The bare client in its own process, calling `it` with such requests."""
+    headers, body = _as_sent(request)
+    code = "from bench.push import run_bare_client; run_bare_client()"
+    with servers.python(code, it.url, json.dumps(headers), body, under=under) as process:
+        yield process
 
 
 def _as_sent(request: tuple[bytes, bytes]) -> tuple[dict[str, str], str]:
@@ -251,7 +271,7 @@ def _as_sent(request: tuple[bytes, bytes]) -> tuple[dict[str, str], str]:
 
 async def backlog(report: Report, chat_rate: float, size: Size) -> None:
     """So many customers are due at once while others chat, open loop."""
-    rates, bare, delays, refused = list[float](), list[float](), list[float](), 0
+    rates, posts, delays, refused = list[float](), list[float](), list[float](), 0
     for _ in range(size.rounds):
         async with backend() as it:
             with servers.scratch() as directory:
@@ -266,14 +286,14 @@ async def backlog(report: Report, chat_rate: float, size: Size) -> None:
                     rates.append(size.backlog / (it.last - it.first))
                     delays.append(window.delay_ms(0.99))
                     refused += load.refused
-            bare.append((await _bare(it, size)).rate)
+            posts.append((await _bare(it, size)).rate)
     report.rows += [
         Row(
             "5 backlog",
             f"{size.backlog:,} due at once, chat at {chat_rate:,.0f}/s",
             "/s",
             rates,
-            bare,
+            posts,
             "POSTs/s, bare aiohttp client",
             at_least=0.4,
         ),

@@ -153,9 +153,10 @@ async def echo() -> None:
 
 
 @contextmanager
-def bare_echo() -> Iterator[Process]:
+def bare_echo(under: Sequence[str] = ()) -> Iterator[Process]:
     """The reference in its own process."""
-    with python("import uvloop; from bench.servers import echo; uvloop.run(echo())") as process:
+    code = "import uvloop; from bench.servers import echo; uvloop.run(echo())"
+    with python(code, under=under) as process:
         yield process
 
 
@@ -197,13 +198,13 @@ def _tenants(**endpoints: str) -> str:
 
 
 @contextmanager
-def floor(part: str) -> Iterator[Process]:
+def floor(part: str, under: Sequence[str] = ()) -> Iterator[Process]:
     """The floor (`bench.floor`) in its own process, over a database that is thrown away."""
     with scratch() as where:
         path = where / "tokens.toml"
         path.write_text(_tenants(acme=NOWHERE))
         code = "import uvloop; from bench.floor import main; uvloop.run(main())"
-        with python(code, str(where / "floor.db"), part) as process:
+        with python(code, str(where / "floor.db"), part, under=under) as process:
             process.config = load(path, {})
             yield process
 
