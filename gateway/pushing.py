@@ -76,7 +76,7 @@ class Book:
         for device in c.devices:
             if device.wake_at is None or device.wake_at >= when:
                 continue
-            if not self._is_busy(device, DeviceRef(c.tenant, c.customer, device.id)):
+            if not self._is_busy(device, DeviceRef(*c.key, device.id)):
                 when = device.wake_at
         return when
 
@@ -144,7 +144,9 @@ class Book:
                 if not self._is_busy(device, ref := DeviceRef(*key, device.id))
                 if (backend := self._owing.backend(key.tenant, device)) is not None
             }
-            tx.after_commit(lambda: self._hand_over(ready, c))
+            tx.after_commit(lambda: self._hand_over(ready))
+            if c is found:  # else the commit tells of it
+                tx.after_commit(lambda: self.watch(c))
 
         def done(value: None, error: Exception | None) -> None:
             if error is not None:
@@ -163,12 +165,11 @@ class Book:
             # There is no room: it keeps its place, or all that are due would be refused one by one.
             asyncio.get_running_loop().call_later(RETRY_TICK, again)
 
-    def _hand_over(self, ready: dict[DeviceRef, str], c: Conversation) -> None:
+    def _hand_over(self, ready: dict[DeviceRef, str]) -> None:
         for ref, backend in ready.items():
             if self._busy.get(ref) != backend:  # else another tick of this commit handed it over
                 self._busy[ref] = backend
                 self._wake(ref, backend)
-        self.watch(c)
 
     # What the worker asks
 
@@ -190,8 +191,7 @@ class Book:
             if isinstance(found, Claim):
                 tx.after_commit(lambda: self._calling.add(ref))
             elif found is None:
-                # Its row may be set to a later time: nobody else watches it while it is busy.
-                tx.after_commit(lambda: self._let_go(ref, tx.conversation(key)))
+                tx.after_commit(lambda: self._let_go(ref))
             return found
 
         try:
@@ -199,11 +199,10 @@ class Book:
         except Unavailable as error:
             raise BookUnavailable(str(error)) from error
 
-    def _let_go(self, ref: DeviceRef, c: Conversation | None) -> None:
+    def _let_go(self, ref: DeviceRef) -> None:
+        """The commit tells of its row after this: a look and a verdict are events of it."""
         self._busy.pop(ref, None)
         self._calling.discard(ref)
-        if c is not None:
-            self.watch(c)
 
     async def settle(self, claim: Claim, attempt: Attempt) -> None:
         """`RingBook.settle`: commit what came of a call, unless the registration is another."""
@@ -213,8 +212,8 @@ class Book:
         def change(tx: Transaction) -> None:
             c = tx.conversation(key)
             if c is not None:
-                c = self._ringing.settle(tx, c, claim, attempt)
-            tx.after_commit(lambda: self._let_go(ref, c))
+                self._ringing.settle(tx, c, claim, attempt)
+            tx.after_commit(lambda: self._let_go(ref))
 
         try:
             await self._store.submit(change, Needs(keys=(key,)), later=True)
