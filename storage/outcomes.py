@@ -61,17 +61,9 @@ class Change(msgspec.Struct, frozen=True):
 
 def segments(conversation: Conversation) -> list[Span]:
     """Everything after the acked cursor, in order, as spans of one outcome each."""
-    found: list[Span] = []
-    at = conversation.acked
-    for span in conversation.settled:
-        if span.lo_seq > at.seq:
-            found.append(_span(at, span.lo, Outcome.PENDING))
-            at = span.lo
-        found.append(_span(at, span.hi, span.outcome, span.reason))
-        at = span.hi
-    if conversation.last_seq > at.seq:
-        found.append(_span(at, conversation.last, Outcome.PENDING))
-    return [span for span in found if span.count]
+    c = conversation
+    settled = [_span(max(s.lo, c.acked), s.hi, s.outcome, s.reason) for s in c.settled]
+    return sorted([*pending(c), *settled], key=lambda span: span.lo_ord)
 
 
 def settling(conversation: Conversation, message: Message) -> Span | None:
@@ -89,12 +81,17 @@ def outcome(conversation: Conversation, message: Message) -> Outcome:
 
 
 def pending(conversation: Conversation) -> list[Span]:
-    """The spans that have no outcome yet."""
-    if conversation.acked_ord == conversation.last_ord:
-        return []
-    if not conversation.settled:
-        return [_span(conversation.acked, conversation.last, Outcome.PENDING)]
-    return [s for s in segments(conversation) if s.outcome is Outcome.PENDING]
+    """The spans that have no outcome yet: what lies between those that have one."""
+    c = conversation
+    found: list[Span] = []
+    seq, ord = c.acked_seq, c.acked_ord
+    for span in c.settled:
+        if span.lo_ord > ord:
+            found.append(Span(seq, ord, span.lo_seq, span.lo_ord, Outcome.PENDING))
+        seq, ord = span.hi_seq, span.hi_ord
+    if c.last_ord > ord:
+        found.append(Span(seq, ord, c.last_seq, c.last_ord, Outcome.PENDING))
+    return found
 
 
 def runs(messages: list[Message]) -> Iterator[tuple[Message, Message]]:
