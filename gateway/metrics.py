@@ -246,7 +246,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)  # open files among others; only on Linux
 
     def decided(self, tenant: str, decision: Decision) -> None:
-        self.looks.of(tenant, decision.action.value, decision.reason.value).inc()
+        self.looks.of(tenant, decision.action, decision.reason).inc()
 
     def attempted(self, claim: Claim, attempt: Attempt) -> None:
         tenant, verdict = claim.ref.tenant, attempt.verdict
