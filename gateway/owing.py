@@ -48,12 +48,13 @@ class Owing:
         """Do what the times in the row say by now: expire, fan out; and mend what cannot be."""
         if c.is_expiring(tx.now):
             c = self.expire(tx, c)
-        if c.push_due_at is not None:
-            due = delivery.within_reason(c.push_due_at, tx.now, self._context.timing)
-            if due != c.push_due_at:
-                c = tx.put(replace(c, push_due_at=due))
-            if due <= tx.now:
-                c = self._fan_out(tx, c)
+        due = c.push_due_at
+        if due is not None and due <= tx.now:
+            c = self._fan_out(tx, c)
+        elif due is not None:
+            near = delivery.within_reason(due, tx.now, self._context.timing)
+            if near != due:
+                c = tx.put(replace(c, push_due_at=near))
         c = self.settle_undeliverable(tx, self._give_up(tx, c))
         return self._bring_near(tx, self._correct_icons(tx, c))
 
@@ -114,14 +115,14 @@ class Owing:
         backends = self._context.rules(c.tenant).backends
         live = [device for device in c.live_devices if self.backend(c.tenant, device) is not None]
         if live:
-            upto = min(device.covered for device in live)
-            if upto <= waiting[0].lo:
-                behind = [device for device in live if device.covered <= waiting[0].lo]
-                led_to = all(device.owes or device.ring is not None for device in behind)
-                if c.push_due_at is None and not led_to:
+            behind = [device for device in live if device.covered <= waiting[0].lo]
+            if behind:
+                not_led_to = [device for device in behind if not device.owes and not device.ring]
+                if c.push_due_at is None and not_led_to:
                     due = tx.now + self._context.timing.ack_timeout
                     c = tx.put(replace(c, push_due_at=due))
                 return c
+            upto = min(device.covered for device in live)
             reasons = [Reason(device.unrung) for device in live if device.unrung is not None]
             reason = max(reasons, key=UNRUNG.index, default=Reason.NO_DEVICE).value
         elif any(device.ring is not None for device in c.live_devices):
@@ -220,7 +221,7 @@ class Owing:
 
     def backend(self, tenant: str, device: Device) -> Backend | None:
         """Where the device is rung: the ring in hand by what it was claimed with."""
-        told = _Told(device.environment, device.app)
+        told: Device | _Told = device
         if device.ring is not None:
             told = msgspec.json.decode(device.ring.claim, type=_Told)
         return choose(self._context.rules(tenant).backends, told.environment, told.app)
@@ -257,7 +258,7 @@ _RECEIPTS = {
 
 
 class _Told(msgspec.Struct, frozen=True):
-    """What the app told by which its backend is chosen; of a stored ring, that part."""
+    """Of a stored ring, what the app had told by which its backend is chosen."""
 
     environment: str | None = None
     app: str | None = None

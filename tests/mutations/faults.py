@@ -24,7 +24,7 @@ class Fault(NamedTuple):
 
 
 NOBODY_IS_MADE_TO_LOOK = (
-    "                if c.push_due_at is None and not led_to:\n",
+    "                if c.push_due_at is None and not_led_to:\n",
     "                if False:\n",
     "gateway/owing.py",
 )
