@@ -42,7 +42,7 @@ class _Times(Generic[K]):
         return self.heap[0][0] if self.heap else math.inf
 
     def put(self, key: K, when: float) -> bool:
-        """Whether it is earlier than what stood."""
+        """Set it, unless what stands is earlier; whether it is now the next of all."""
         if when >= self.at.get(key, math.inf):
             return False
         self.at[key] = when
@@ -50,7 +50,7 @@ class _Times(Generic[K]):
         if len(self.heap) > FEW + 2 * len(self.at):
             self.heap = [(at, key) for key, at in self.at.items()]
             heapq.heapify(self.heap)
-        return True
+        return when == self.next
 
     def take(self) -> K | None:
         """Whose time is the next; None if that does not stand any more."""
@@ -98,8 +98,9 @@ class Alarms:
             self._timer.cancel()
 
     def _may_wake(self, tenant: str) -> bool:
-        part = min(AT_ONCE, ALL_AT_ONCE // max(1, len(self._judging)))
-        return self._judging[tenant] < max(1, part)
+        woken = self._judging[tenant]
+        in_all = (woken + 1) * len(self._judging)  # if each of them had as many
+        return woken == 0 or (woken < AT_ONCE and in_all <= ALL_AT_ONCE)
 
     def _expect(self, tenant: str) -> None:
         """See to it that the tenant's next is woken in time, if another may be."""
