@@ -87,14 +87,8 @@ class Owing:
             return tx.put(replace(c, push_due_at=later))
         why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
         tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
-        c = replace(c, push_due_at=None)
-        for device in c.live_devices:
-            if device.rung_to.ord >= c.last_ord:
-                continue
-            wake = tx.now if device.wake_at is None else device.wake_at
-            owing = replace(device, owes=True, owed_ord=c.last_ord, wake_at=wake)
-            c = c.with_device(owing)
-        return tx.put(c)
+        devices = tuple([_owing(device, c.last_ord, tx.now) for device in c.devices])
+        return tx.put(replace(c, push_due_at=None, devices=devices))
 
     def settle_undeliverable(self, tx: Transaction, c: Conversation) -> Conversation:
         """Pending messages for which no device is left that is not settled become undeliverable;
@@ -239,7 +233,7 @@ class Owing:
         all that was pending has its outcome, nothing is due, held or about to expire.
         """
         c, moves = tx.transition(c, lo, hi, trigger, reason)
-        if any(move.origin is Outcome.PENDING for move in moves) and not outcomes.pending(c):
+        if Outcome.PENDING in [move.origin for move in moves] and not outcomes.pending(c):
             c = tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
         for move in moves:
             span = move.span
@@ -270,6 +264,14 @@ def _hold_the_rest(tx: Transaction, c: Conversation, settled: Cut) -> Conversati
         return c
     rest = next((m.at for m in tx.unacked(c) if m.ord > settled.ord), c.hold_from)
     return c if rest <= c.hold_from else tx.put(replace(c, hold_from=rest))
+
+
+def _owing(device: Device, upto: int, now: float) -> Device:
+    """It owes a ring for what it is behind by up to this ord, if it may be rung."""
+    if not device.live or device.rung_to.ord >= upto:
+        return device
+    wake = now if device.wake_at is None else device.wake_at
+    return replace(device, owes=True, owed_ord=upto, wake_at=wake)
 
 
 def claimed(held: RingInHand) -> Ring:

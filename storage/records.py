@@ -332,13 +332,14 @@ class Conversation(msgspec.Struct, frozen=True):
                 return device
         return None
 
-    def with_device(self, device: Device) -> Conversation:
-        """This conversation with `device` in the place of the registration of the same id."""
-        if self.device(device.id) is None:
-            devices = (*self.devices, device)
-        else:
-            devices = tuple([d if d.id != device.id else device for d in self.devices])
-        return msgspec.structs.replace(self, devices=devices)
+    def with_device(self, device: Device, **changes: Any) -> Conversation:
+        """This conversation with `device` in the place of the registration of the same id;
+        `changes` are further fields of it.
+        """
+        devices = tuple([d if d.id != device.id else device for d in self.devices])
+        if device not in devices:
+            devices = (*devices, device)
+        return msgspec.structs.replace(self, devices=devices, **changes)
 
     def without_device(self, id: int) -> Conversation:
         return msgspec.structs.replace(self, devices=tuple(d for d in self.devices if d.id != id))
