@@ -20,7 +20,6 @@ from gateway.telling import Telling
 from gateway.wishes import House, quiet_hours_end
 from push.backends import Backend
 from push.content import Content
-from push.ring import DeviceRef
 from storage.records import Conversation, Device, Key
 from storage.store import Needs, Store
 from storage.transaction import Transaction
@@ -71,8 +70,8 @@ class Context:
         self._ids: list[str] = []
         self.quiet_until = 0.0
         """Until then, after a start, nobody is rung (rule 9)."""
-        self.calling: set[DeviceRef] = set()
-        """Devices for which a call is out."""
+        self.calling: set[int] = set()
+        """The devices, by id, for which a call is out."""
 
     def rules(self, tenant: str) -> TenantRules:
         """The tenant's rules; those of one without push, if it was taken out of the configuration:
@@ -83,10 +82,10 @@ class Context:
         """Of those in which the device is now."""
         return quiet_hours_end(now, c.wishes, device.time_zone, self.rules(c.tenant).house)
 
-    def is_calling(self, key: Key, device: Device) -> bool:
+    def is_calling(self, device: Device) -> bool:
         """Whether a call for this device is out: then its settling decides its next time, no
         earlier than a hold that began meanwhile allows."""
-        return DeviceRef(*key, device.id) in self.calling
+        return device.id in self.calling
 
     def patience(self, key: Key, now: float) -> Patience | None:
         """What a message to this customer may take before it is due; None: it is due at once."""

@@ -139,7 +139,7 @@ class Owing:
             device
             for device in c.devices
             if device.wake_at is not None and self.backend(c.tenant, device) is None
-            if not self._context.is_calling(c.key, device)
+            if not self._context.is_calling(device)
         ]
         for device in waiting:
             self._no_endpoint(tx, c, device)

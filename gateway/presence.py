@@ -261,7 +261,7 @@ class Presence:
         for device in c.devices:
             # A backoff stands; while a call is out, the time is nothing but a hold's end.
             unclaimed = device.owes and device.ring is None
-            if unclaimed or self._context.is_calling(key, device):
+            if unclaimed or self._context.is_calling(device):
                 wake = delivery.due_after_leaving(device.wake_at, tx.now, grace)
                 c = c.with_device(replace(device, wake_at=wake))
         if c is not tx.conversation(key):

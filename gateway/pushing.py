@@ -49,8 +49,8 @@ class Book:
         self._store: Store = context.store
         self._clock = context.clock
         self._wake = wake
-        self._busy: dict[DeviceRef, str] = {}
-        """Those in the worker's hands, and for which backend."""
+        self._busy: dict[int, str] = {}
+        """The devices, by id, that are in the worker's hands, and for which backend."""
         self._anew: set[Key] = set()
         """To be judged though nothing in their rows is due: after a start, and by new rules."""
         self._calling = context.calling
@@ -76,16 +76,16 @@ class Book:
         for device in c.devices:
             if device.wake_at is None or device.wake_at >= when:
                 continue
-            if not self._is_busy(device, DeviceRef(*c.key, device.id)):
+            if not self._is_busy(c.key, device):
                 when = device.wake_at
         return when
 
-    def _is_busy(self, device: Device, ref: DeviceRef) -> bool:
+    def _is_busy(self, key: Key, device: Device) -> bool:
         """The worker has it, for the backend that it has now: registering may have changed it."""
-        handed = self._busy.get(ref)
-        if handed is None or ref in self._calling:
+        handed = self._busy.get(device.id)
+        if handed is None or device.id in self._calling:
             return handed is not None
-        backend = self._owing.backend(ref.tenant, device)
+        backend = self._owing.backend(key.tenant, device)
         return backend is None or backend.name == handed
 
     async def recover(self) -> int:
@@ -138,13 +138,13 @@ class Book:
                 return
             c = self._owing.come_due(tx, found)
             ready = {
-                ref: backend.name
+                device.id: backend.name
                 for device in c.devices
                 if device.wake_at is not None and device.wake_at <= tx.now
-                if not self._is_busy(device, ref := DeviceRef(*key, device.id))
+                if not self._is_busy(key, device)
                 if (backend := self._owing.backend(key.tenant, device)) is not None
             }
-            tx.after_commit(lambda: self._hand_over(ready))
+            tx.after_commit(lambda: self._hand_over(key, ready))
             if c is found:  # else the commit tells of it
                 tx.after_commit(lambda: self.watch(c))
 
@@ -165,11 +165,11 @@ class Book:
             # There is no room: it keeps its place, or all that are due would be refused one by one.
             asyncio.get_running_loop().call_later(RETRY_TICK, again)
 
-    def _hand_over(self, ready: dict[DeviceRef, str]) -> None:
-        for ref, backend in ready.items():
-            if self._busy.get(ref) != backend:  # else another tick of this commit handed it over
-                self._busy[ref] = backend
-                self._wake(ref, backend)
+    def _hand_over(self, key: Key, ready: dict[int, str]) -> None:
+        for id, backend in ready.items():
+            if self._busy.get(id) != backend:  # else another tick of this commit handed it over
+                self._busy[id] = backend
+                self._wake(DeviceRef(*key, id), backend)
 
     # What the worker asks
 
@@ -189,7 +189,7 @@ class Book:
             ):
                 found = self._ringing.judge(tx, c, device, ref, pause)
             if isinstance(found, Claim):
-                tx.after_commit(lambda: self._calling.add(ref))
+                tx.after_commit(lambda: self._calling.add(ref.device))
             elif found is None:
                 tx.after_commit(lambda: self._let_go(ref))
             return found
@@ -201,8 +201,8 @@ class Book:
 
     def _let_go(self, ref: DeviceRef) -> None:
         """The commit tells of its row after this: a look and a verdict are events of it."""
-        self._busy.pop(ref, None)
-        self._calling.discard(ref)
+        self._busy.pop(ref.device, None)
+        self._calling.discard(ref.device)
 
     async def settle(self, claim: Claim, attempt: Attempt) -> None:
         """`RingBook.settle`: commit what came of a call, unless the registration is another."""

@@ -420,7 +420,7 @@ FAULTS = (
     Fault(
         "an endpoint is given up while its call is out",
         "gateway/owing.py",
-        "            if not self._context.is_calling(c.key, device)\n",
+        "            if not self._context.is_calling(device)\n",
         "",
         ("tests/simulation/test_scenarios.py",),
     ),
