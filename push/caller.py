@@ -311,28 +311,27 @@ class Caller:
         deadline: float,
     ) -> Answer:
         """Return the answer, without its body when that did not arrive whole and in time."""
-        answer: Answer | None = None
+        response: aiohttp.ClientResponse | None = None
+        body: bytes | None = None
         try:
-            async with (
-                asyncio.timeout_at(deadline),
-                self._session(allowed).post(
+            async with asyncio.timeout_at(deadline):
+                response = await self._session(allowed).post(
                     signed.url,
                     data=_slowly(signed) if signed.pause else signed.body,
                     headers=signed.headers,
                     allow_redirects=False,
                     ssl=tls,
                     timeout=_limits(connect),
-                ) as response,
-            ):
-                answer = Answer(response.status, response.headers)
-                # aiohttp hangs up on leaving, instead of reusing, when the body was not read out.
+                )
                 body = await _bounded(response.content)
-                answer = Answer(response.status, response.headers, body)
         except Exception as error:
-            if answer is None:  # else the status has arrived, and stands whatever came after
+            if response is None:  # else the status has arrived, and stands whatever came after
                 raise
             forget_frames(error)
-        return answer
+        finally:
+            if response is not None and not response.closed:  # its body was not read out
+                response.close()
+        return Answer(response.status, response.headers, body)
 
     async def _token(self, oauth: OAuth) -> Token:
         """Ask a token endpoint, for `Tokens`. Raises `NoToken`."""
