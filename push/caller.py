@@ -20,6 +20,7 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 import structlog
 from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
@@ -58,10 +59,19 @@ _AT_TOKENS: Final = {
 T = TypeVar("T")
 Judge = Callable[[Answer | Failure, str, float], Verdict]
 
-_refused: ContextVar[list[guard.AddressRefused]] = ContextVar("refused")
-"""The addresses that were refused to the call under way: aiohttp merges the errors of several."""
-_stands: ContextVar[Callable[[], bool]] = ContextVar("stands")
-"""Whether the call under way may still be made."""
+
+class _UnderWay(msgspec.Struct):
+    """What is known of one call where aiohttp connects for it.
+
+    `stands`: whether it may still be made; `refused`: the addresses that were refused to it, of
+    which aiohttp merges the errors.
+    """
+
+    stands: Callable[[], bool]
+    refused: list[guard.AddressRefused] = []
+
+
+_under_way: ContextVar[_UnderWay] = ContextVar("under_way")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +137,7 @@ class _Connector(aiohttp.TCPConnector):
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
-        if not _stands.get()():
+        if not _under_way.get().stands():
             connection.release()
             raise Moved
         return connection
@@ -170,23 +180,25 @@ class Caller:
         """Return the session whose connections reach the public internet and `allowed`."""
         if self._closed:
             raise RuntimeError("the caller is closed")
+        if allowed not in self._sessions:
+            self._sessions[allowed] = self._reaching(allowed)
+        return self._sessions[allowed]
 
+    def _reaching(self, allowed: frozenset[guard.Network]) -> aiohttp.ClientSession:
         def socket_of(info: guard.AddrInfo) -> socket.socket:
             try:
                 return guard.socket_of(info, allowed)
             except guard.AddressRefused as error:
-                _refused.get().append(error)
+                _under_way.get().refused.append(error)
                 raise
 
-        if allowed not in self._sessions:
-            self._sessions[allowed] = aiohttp.ClientSession(
-                connector=_Connector(limit=0, resolver=self._resolver, socket_factory=socket_of),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                auto_decompress=False,
-                headers={"User-Agent": "ringback", "Accept-Encoding": "identity"},
-            )
-        return self._sessions[allowed]
+        return aiohttp.ClientSession(
+            connector=_Connector(limit=0, resolver=self._resolver, socket_factory=socket_of),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            headers={"User-Agent": "ringback", "Accept-Encoding": "identity"},
+        )
 
     def read_files_anew(self) -> None:
         """Take up certificates that were changed on disk, with the next call."""
@@ -217,9 +229,8 @@ class Caller:
         judge: Judge = verdicts.judge  # reads the failure of a call that has no adapter
         sent: Signed | None = None
         came: Answer | Failure
-        refused: list[guard.AddressRefused] = []
-        _refused.set(refused)
-        _stands.set(claim.stands)
+        under_way = _UnderWay(claim.stands)
+        _under_way.set(under_way)
 
         def signed(token: str | None) -> Signed:
             nonlocal sent
@@ -229,16 +240,13 @@ class Caller:
         def verdict_on(outcome: Answer | Failure) -> Verdict:
             return _judged(judge, outcome, endpoint, claim, now)
 
-        def refuses(answer: Answer) -> bool:
-            return is_unauthorised(verdict_on(answer))
-
         try:
             adapter = adapter_named(endpoint.adapter, endpoint.options)
             judge = adapter.verdict
             request = _written(adapter, endpoint, claim)
-            came = await self._authorised(endpoint, signed, refuses, began + endpoint.timeout)
+            came = await self._authorised(endpoint, signed, verdict_on, began + endpoint.timeout)
         except Exception as error:  # a bug may cost this attempt, never the device
-            came = self._failure(error, endpoint, claim, refused)
+            came = self._failure(error, endpoint, claim, under_way.refused)
             if came is Failure.MOVED:
                 judge = verdicts.judge  # nothing was called: there is nothing that an adapter knows
             forget_frames(error)
@@ -275,32 +283,38 @@ class Caller:
                     **endpoint.named,
                 )
 
-    async def _authorised(
+    def _authorised(
         self,
         endpoint: Endpoint,
         signed: Callable[[str | None], Signed],
-        refuses: Callable[[Answer], bool],
+        verdict_on: Callable[[Answer], Verdict],
         deadline: float,
-    ) -> Answer:
-        """Call with the tenant's credentials, and once more if a new token might change the answer.
-
-        `signed` makes the request with the present OAuth2 token, or with none.
-        """
-        oauth = endpoint.credentials.oauth
+    ) -> Awaitable[Answer]:
+        """Call with the tenant's credentials: `signed` makes the request with an OAuth2 token, or
+        with none."""
+        allowed, connect = endpoint.allow_networks, endpoint.connect_timeout
         tls = self._contexts.of(endpoint.ca_file, endpoint.credentials.certificate)
 
-        async def post(request: Signed) -> Answer:
-            allowed, connect = endpoint.allow_networks, endpoint.connect_timeout
-            return await self._post(request, allowed, tls, connect, deadline)
+        def post(token: str | None) -> Awaitable[Answer]:
+            return self._post(signed(token), allowed, tls, connect, deadline)
 
-        if oauth is None:
-            return await post(signed(None))
+        oauth = endpoint.credentials.oauth
+        return post(None) if oauth is None else self._by_token(oauth, post, verdict_on, deadline)
+
+    async def _by_token(
+        self,
+        oauth: OAuth,
+        post: Callable[[str], Awaitable[Answer]],
+        verdict_on: Callable[[Answer], Verdict],
+        deadline: float,
+    ) -> Answer:
+        """Call with the present token, and once more if a new one might change the answer."""
         token = await _token_by(deadline, self._tokens.token(oauth))
-        answer = await post(signed(token))
-        if not refuses(answer):
+        answer = await post(token)
+        if not is_unauthorised(verdict_on(answer)):
             return answer
         another = await _token_by(deadline, self._tokens.renewed(oauth, token))
-        return answer if another is None else await post(signed(another))
+        return answer if another is None else await post(another)
 
     async def _post(
         self,
@@ -335,9 +349,8 @@ class Caller:
 
     async def _token(self, oauth: OAuth) -> Token:
         """Ask a token endpoint, for `Tokens`. Raises `NoToken`."""
-        refused: list[guard.AddressRefused] = []
-        _refused.set(refused)  # this task's own
-        _stands.set(lambda: True)  # the token is for others, too
+        under_way = _UnderWay(lambda: True)  # the token is for others, too
+        _under_way.set(under_way)  # this task's own
         deadline = asyncio.get_running_loop().time() + TOKEN_TIMEOUT
         headers, body = token_request(oauth)
         try:
@@ -351,8 +364,9 @@ class Caller:
         except Exception as error:
             failure = failure_of(error)
             forget_frames(error)
-            if failure is Failure.CONNECT and refused:
-                raise NoToken(Failure.ADDRESS, f"{refused[0].address} {refused[0].why}") from None
+            if failure is Failure.CONNECT and under_way.refused:
+                first = under_way.refused[0]
+                raise NoToken(Failure.ADDRESS, f"{first.address} {first.why}") from None
             raise NoToken(_AT_TOKENS.get(failure, Failure.TOKEN_UNAVAILABLE), failure) from None
         return read_token(answer)
 
