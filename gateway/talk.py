@@ -95,19 +95,22 @@ class Talk(Generic[S]):
 
     def take(self, raw: str | bytes) -> Later | None:
         """Raises `Hangup` and `Goodbye`."""
-        wait = self._session.frames.owe(self._clock())
-        later = self._act_on(raw)
+        now = self._clock()
+        wait = self._session.frames.owe(now)
+        later = self._act_on(raw, now)
         return later if wait is None else partial(_rest, wait, later)
 
-    def _act_on(self, raw: str | bytes) -> Later | None:
-        if self._session.revoked and self._session.closed:
+    def _act_on(self, raw: str | bytes, now: float) -> Later | None:
+        session = self._session
+        if session.revoked and session.closed:
             return None
         frame = None
         try:
-            frame = self._session.receive(raw, self._clock())
-            asked = self._act(self._session, frame)
+            frame = session.receive(raw, now)
+            asked = self._act(session, frame)
             if isinstance(asked, tuple):
-                self._store.enqueue(*asked, partial(self._settled, frame))
+                change, needs = asked
+                self._store.enqueue(change, needs, partial(self._settled, frame))
                 self._in_flight += 1
                 return self._wait_for_room if self._in_flight >= IN_FLIGHT else None
             return None if asked is None else partial(self._finish, frame, asked)
