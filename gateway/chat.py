@@ -128,10 +128,10 @@ class Chat:
                 since = tx.now if c.unanswered_since is None else c.unanswered_since
             live = c.live or posting.role is not Role.SERVICE  # which could not end it again
             changes = {"live": live, "unanswered_since": since}
-        decided: dict[str, Any] = {}
+        expires_at = route = reason = sessions = due_at = None
         if is_counted(posting.role, posting.kind):
-            decided = self._route(tx, c, posting)
-            changes["push_due_at"] = decided["due_at"]
+            expires_at, route, reason, sessions, due_at = self._route(tx, c, posting)
+            changes["push_due_at"] = due_at
             if c.hold_from is not None and not outcomes.pending(c):
                 changes["hold_from"] = None  # what joins held before held nothing of this message
         draft = Draft(
@@ -143,34 +143,39 @@ class Chat:
             text=posting.text,
             data=data,
             title=posting.title,
+            expires_at=expires_at,
             ref=posting.ref,
-            **decided,
+            route=route,
+            reason=reason,
+            sessions=sessions,
+            due_at=due_at,
         )
         return tx.append_message(c, draft, **changes)
 
-    def _route(self, tx: Transaction, c: Conversation, posting: Posting) -> dict[str, Any]:
-        """What is decided of a counted message at its commit, as fields of its draft."""
-        tenant = self._context.rules(c.tenant)
+    def _route(
+        self, tx: Transaction, c: Conversation, posting: Posting
+    ) -> tuple[float, str, str, str | None, float]:
+        """What is decided of a counted message at its commit: when it expires, its route and the
+        reason, the sessions that it is written to, when its push is due."""
+        tenant = self._context.rules(posting.key.tenant)
         in_chat = self._hub.is_in_chat(posting.key)
         expires_at = posting.expires_at
         if expires_at is None:
             expires_at = tx.now + tenant.expires_after
-        within = self._within_reach(c)
-        routing = delivery.route(
-            in_chat=in_chat,
-            endpoint=bool(tenant.backends) and (within > 0 or not c.live_devices),
-            live_devices=within,
-            otherwise=no_live_device(c),
-            unwanted=None if c.wishes is None else _unwanted(c, posting.kind, tx.now),
-        )
+        if in_chat:
+            routing = delivery.route(in_chat=True)
+        else:
+            within = self._within_reach(c)
+            routing = delivery.route(
+                in_chat=False,
+                endpoint=bool(tenant.backends) and (within > 0 or not c.live_devices),
+                live_devices=within,
+                otherwise=no_live_device(c),
+                unwanted=None if c.wishes is None else _unwanted(c, posting.kind, tx.now),
+            )
         sessions = " ".join([session.label for session in self._hub.sessions(posting.key)])
-        return {
-            "expires_at": expires_at,
-            "route": str(routing.route),
-            "reason": str(routing.reason),
-            "sessions": sessions or None,
-            "due_at": self._context.due(c, tx.now, in_chat=in_chat),
-        }
+        due_at = self._context.due(c, tx.now, in_chat=in_chat)
+        return expires_at, str(routing.route), str(routing.reason), sessions or None, due_at
 
     def _within_reach(self, c: Conversation) -> int:
         """How many of the customer's devices a configured backend rings."""

@@ -94,19 +94,23 @@ class Routing(msgspec.Struct, frozen=True):
     reason: Reason
 
 
+_TO_CHAT = Routing(Route.SOCKET, Reason.IN_CHAT)
+
+
 def route(
     *,
     in_chat: bool,
-    endpoint: bool,
-    live_devices: int,
-    otherwise: Reason,
-    unwanted: Reason | None,
+    endpoint: bool = False,
+    live_devices: int = 0,
+    otherwise: Reason = Reason.NO_DEVICE,
+    unwanted: Reason | None = None,
 ) -> Routing:
     """Where a counted message goes now. `otherwise` says why no device is live, if none is;
-    `unwanted` why the customer does not want to be rung for it, if so.
+    `unwanted` why the customer does not want to be rung for it, if so. Of who is in chat nothing
+    else matters.
     """
     if in_chat:
-        return Routing(Route.SOCKET, Reason.IN_CHAT)
+        return _TO_CHAT
     if not endpoint:
         return Routing(Route.NONE, Reason.NO_ENDPOINT)
     if not live_devices:
