@@ -29,6 +29,7 @@ from gateway.config.values import (
     Secret,
     Text,
     Url,
+    Wait,
     Wrong,
     meta,
     must_be_text,
@@ -130,8 +131,8 @@ class Calls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow_http: Flag = False  # plain http to other than loopback, for tests
     allow_networks: Inside = ()  # inside, where the backend may be
     ca_file: CaFile = None  # a private authority's certificates
-    connect_timeout: Seconds = _CALLS.connect_timeout
-    timeout: Seconds = _CALLS.timeout
+    connect_timeout: Wait = _CALLS.connect_timeout
+    timeout: Wait = _CALLS.timeout
     in_flight: Count = _CALLS.in_flight
     retry_first: Seconds = _CALLS.retry_first
     retry_max: HourAtMost = _CALLS.retry_max  # as a Retry-After: a longer wait is no backoff

@@ -37,6 +37,7 @@ from gateway.config.values import (
     SocketOrigin,
     SqliteUrl,
     Text,
+    Wait,
     WebOrigin,
     Wrong,
     one_of,
@@ -104,7 +105,7 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The delivery rule's times, in seconds."""
 
-    ack_timeout: Seconds = CUSTOMER_LIMITS.ack_timeout
+    ack_timeout: Wait = CUSTOMER_LIMITS.ack_timeout
     disconnect_grace: Seconds = 1.0
     restart_grace: Seconds = 10.0  # longer than restart_window
     restart_window: Seconds = CUSTOMER_LIMITS.restart_window
@@ -127,9 +128,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connections: Count = 20_000  # sockets in all
     http_connections: Count = 1_000  # to the HTTP listener
     attempts_per_minute: Count = 600  # new connections per client address
-    hello_timeout: Seconds = HELLO_TIMEOUT
-    ping_interval: Seconds = PING_INTERVAL
-    ping_timeout: Seconds = 20.0
+    hello_timeout: Wait = HELLO_TIMEOUT
+    ping_interval: Wait = PING_INTERVAL
+    ping_timeout: Wait = 20.0
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -343,10 +343,13 @@ def one_of(kind: type[StrEnum]) -> Meta:
 _AES_KEY = "the base64 of 32 random bytes, such as `ringback keys new` prints"
 _KEY_TEXT = "key material, or its file by <name>_file"
 _SECONDS = "a number of seconds above 0, at most 86400"
+_WAIT = "a number of seconds above 0.01, at most 86400"
 
 Listen = Annotated[Address, meta('"host:port", such as "127.0.0.1:8080"', _address)]
 SqliteUrl = Annotated[str, meta('"sqlite:///file.db" or "sqlite:////path/file.db"', _sqlite_url)]
 Seconds = Annotated[float, Meta(gt=0, le=86400, description=_SECONDS)]
+# In which somebody else is to answer: less is none, and to look for it takes the loop all its time.
+Wait = Annotated[float, Meta(gt=0.01, le=86400, description=_WAIT)]
 HourAtMost = Annotated[
     float, Meta(gt=0, le=3600, description="a number of seconds above 0, at most 3600")
 ]

@@ -27,6 +27,7 @@ KINDS = {
     values.SqliteUrl: "URL",
     values.Url: "URL",
     values.Seconds: "seconds",
+    values.Wait: "seconds",
     values.HourAtMost: "seconds",
     values.Leeway: "seconds",
     values.Lifetime: "duration",

@@ -154,6 +154,25 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_would_be_right(
     refused_line(tmp_path, section, line, problem, expected)
 
 
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("delivery", "ack_timeout"),
+        ("limits", "hello_timeout"),
+        ("limits", "ping_interval"),
+        ("limits", "ping_timeout"),
+        (PUSH, "connect_timeout"),
+        (PUSH, "timeout"),
+    ],
+)
+def test_a_time_in_which_nobody_can_answer_is_refused(
+    tmp_path: Path, section: str, key: str
+) -> None:
+    for value in ("1e-09", "0.01"):
+        expected = "a number of seconds above 0.01"
+        refused_line(tmp_path, section, f"{key} = {value}", f"is {value}", expected)
+
+
 def test_what_nobody_could_be_rung_for_in_time_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, with_line("delivery", "disconnect_grace = 86400"))
     assert (error.key, error.problem) == ("tenants.acme.push.expires_after", "is 86400 seconds")
