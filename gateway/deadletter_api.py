@@ -67,8 +67,8 @@ class DeadLetterCalls:
             raise FrameError(ErrorCode.BAD_FRAME, "give the range in the body, as JSON")
         body: ReplayDeadLetters = await self._api.body(request, ReplayDeadLetters)
         wanted = Wanted(
-            body.customer,
-            _cause(body.cause),
+            body.customer or None,
+            _cause(body.cause or None),
             *protocol.span(
                 body.since.timestamp() if body.since else None,
                 body.until.timestamp() if body.until else None,

@@ -133,7 +133,7 @@ def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any
     kind = type(frame)
     for name in _PLAIN[kind]:
         value = getattr(frame, name)
-        if value is not None and not value.isprintable():
+        if value and not value.isprintable():
             check_plain(value, name, frame)
     if kind in _WORDED:
         _check_content(frame, limits)
@@ -141,7 +141,7 @@ def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any
             _check_no_nul(frame)
     for name in _MOMENTS[kind]:
         moment = getattr(frame, name)
-        if moment is not None:
+        if moment:
             _check_moment(name, moment)
     return frame
 
@@ -166,7 +166,7 @@ _KINDS: Final = (*get_args(CustomerFrame), *get_args(AgentFrame), *_BODIES)
 
 
 def _of_types(*types: Any) -> Mapping[type[Struct], tuple[str, ...]]:
-    """Of each frame and body, which fields are of one of these types, or that and None."""
+    """Of each frame and body, which fields are of one of these types, or that and not there."""
     return {
         kind: tuple(
             field.name

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, get_a
 
 import msgspec
 import orjson
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 SUBPROTOCOL: Final = "ringback.v1"
 CUSTOMER_PATH: Final = "/v1/chat"
@@ -489,13 +489,14 @@ class PostCampaign(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class ReplayDeadLetters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/dead_letters/replay`: which, all that is given must be so; `cursor` goes on.
 
-    A slip in the name of a condition would replay everything: what is not known is refused.
+    A slip in the name of a condition would replay everything: what is not known is refused. So
+    would one in its value: null, of a caller whose customer was not found, is not everybody.
     """
 
-    customer: Id | None = None
-    cause: Literal["refused", "expired"] | None = None
-    since: Moment | None = None
-    until: Moment | None = None
+    customer: Id | UnsetType = UNSET
+    cause: Literal["refused", "expired"] | UnsetType = UNSET
+    since: Moment | UnsetType = UNSET
+    until: Moment | UnsetType = UNSET
     cursor: Cursor | None = None
 
 

@@ -835,6 +835,7 @@ async def test_a_question_that_is_none_is_refused(tmp_path: Path, query: str, de
     ("query", "body", "detail"),
     [
         ("", {"custmer": "c-7"}, "an unknown field; the known ones are customer, cause, since"),
+        ("", {"customer": None}, "customer: must be a string of 1 to 128 characters"),
         ("?customer=c-7", {}, "give the range in the body, as JSON"),
     ],
 )

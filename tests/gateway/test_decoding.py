@@ -599,6 +599,10 @@ def test_a_campaign_that_is_none_is_refused_by_the_field(
         ("since", "noon", "since: must be an RFC 3339 time"),
         ("until", "0001-01-01T00:00:00Z", "until: must be a time from 1970"),
         ("customer", "c\n", "customer: must not contain control characters"),
+        ("customer", None, "customer: must be a string of 1 to 128 characters"),
+        ("cause", None, "cause: must be one of refused, expired"),
+        ("since", None, "since: must be an RFC 3339 time"),
+        ("until", None, "until: must be an RFC 3339 time"),
     ],
 )
 def test_a_range_of_dead_letters_that_is_none_is_refused(
