@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from gateway.api import problem
@@ -34,6 +34,7 @@ SPARED = 5.0  # seconds: who has just had an answer, or come, may be about to as
 UNREAD = 60.0  # seconds
 LINE = 8_190  # bytes
 TURN = 16_384  # bytes of a connection that are read in one turn of the loop
+NAME: Final = "Ringback"  # in the head of an answer; aiohttp would tell its version and Python's
 LAST_CALLS = 5.0  # seconds that calls have for ending when the listener stops
 
 
@@ -188,6 +189,7 @@ class _Connection(web.RequestHandler):
         if isinstance(resp, web.HTTPExpectationFailed):
             told = FrameError(ErrorCode.BAD_FRAME, "Expect: must be 100-continue")
             resp = problem(told, resp.status)
+        resp.headers.setdefault(hdrs.SERVER, NAME)
         return await super().finish_response(request, resp, start_time)
 
 

@@ -155,6 +155,28 @@ async def serving(answer: Callable[[web.Request], web.Response]) -> AsyncIterato
         await it.stop()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("http", "GET /console HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("http", "GET /v1/me/status HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("http", "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("http", "GET\r\n\r\n"),
+        ("http", "GET /console HTTP/1.1\r\nHost: x\r\nExpect: x\r\n\r\n"),
+        ("admin", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("admin", "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("chat", "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ],
+)
+async def test_no_answer_tells_of_what_versions_it_is_made(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it, line(it, name) as one:
+        one.say(said)
+        _, headers, _ = await one.answer()
+        assert headers.get("server", "ringback") == "ringback"
+
+
 async def test_a_fault_of_an_application_is_a_problem_without_a_word_of_it() -> None:
     def broken(request: web.Request) -> web.Response:
         raise ZeroDivisionError("customer c-42")
