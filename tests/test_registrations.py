@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from gateway.session import CustomerSession
 from storage.errors import Fault
 from storage.records import Key
 from storage.store import Needs
-from tests.running import PATIENCE, PATIENT, Gate, running
+from tests.running import PATIENCE, PATIENT, Gate, Running, running
 
 DAY = 86_400.0
 
@@ -128,8 +131,19 @@ async def test_a_wave_of_rejections_is_quarantined_and_a_registration_ends_it(
         for state, many in (("dead", 20.0), ("quarantined", 10.0)):
             name = "ringback_rejected_registrations_total"
             assert f'{name}{{state="{state}",tenant="acme"}} {many}' in text
+        assert how_many_are_in_quarantine(it) == [("acme", 10)]
         await it.register("c-29", "phone-29", "token-29")
         await it.settled(1, "pushed", "c-29")
+        assert how_many_are_in_quarantine(it) == [("acme", 9)]
+
+
+def how_many_are_in_quarantine(it: Running) -> list[tuple[str, int]]:
+    """As the documentation says that it is asked, beside the gateway."""
+    doc = Path("docs/operations.md").read_text()
+    (asked,) = re.findall(r'^sqlite3 -readonly ringback.db "(SELECT .*)"$', doc, re.M)
+    file = it.gateway.core.database.path
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        return database.execute(asked).fetchall()
 
 
 async def test_an_app_that_was_installed_anew_keeps_its_token_and_the_ring_in_hand(
