@@ -21,6 +21,7 @@ from gateway.service import (
     Url,
     access,
     ask,
+    bar,
     id_column,
     in_path,
     in_utc,
@@ -166,14 +167,17 @@ async def _ranged(to: Access, wanted: dict[str, str]) -> Counter[str]:
     results: Counter[str] = Counter()
     total = 0
     async with Service(to) as service:
-        while True:
-            with _telling(results, total=total):
-                told = await service.call("POST", "/v1/dead_letters/replay", json=wanted)
-            results.update(told["replay"])
-            total = total or results.total() + told.get("left", 0)
-            if "cursor" not in told:
-                return results
-            wanted = wanted | {"cursor": told["cursor"]}
+        with bar(watched_only=True) as progress:
+            task = progress.add_task("replaying", total=None)
+            while True:
+                with _telling(results, total=total):
+                    told = await service.call("POST", "/v1/dead_letters/replay", json=wanted)
+                results.update(told["replay"])
+                total = total or results.total() + told.get("left", 0)
+                progress.update(task, completed=results.total(), total=total)
+                if "cursor" not in told:
+                    return results
+                wanted = wanted | {"cursor": told["cursor"]}
 
 
 @contextmanager

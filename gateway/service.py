@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 import orjson
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from gateway import auth
@@ -165,6 +167,19 @@ async def ask(to: Access, method: str, path: str, **options: Any) -> Any:
     """One call by itself: as `Service.call`."""
     async with Service(to) as service:
         return await service.call(method, path, **options)
+
+
+def bar(*, watched_only: bool = False) -> Progress:
+    """How far it is, on stderr; with `watched_only` only if that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=watched_only and not console.is_terminal,
+    )
 
 
 def in_path(id: str) -> str:

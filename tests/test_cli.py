@@ -80,7 +80,7 @@ async def end_of(process: asyncio.subprocess.Process) -> Ended:
         if process.returncode is None:
             process.kill()
             await process.communicate()
-    return Ended(process.returncode, out.decode(), err.decode())
+    return Ended(process.returncode, out.decode(), err.decode() if err else "")
 
 
 def environ_of(more: dict[str, str]) -> dict[str, str]:

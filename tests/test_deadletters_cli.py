@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from storage.deadletters import Wanted
 from storage.errors import Unavailable
 from tests.running import Running, running
 from tests.test_campaign_cli import here
-from tests.test_cli import Ended, ringback
+from tests.test_cli import RINGBACK, Ended, end_of, environ_of, ringback
 from tests.test_deadletters import refused
 
 pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
@@ -111,6 +114,40 @@ async def test_a_range_is_replayed_call_after_call(
         none = await deadletters(it, "replay", "--until", "2020-01-01T00:00:00Z")
         assert (none.code, none.out.strip()) == (0, "")
         assert "There are none." in none.err
+
+
+async def test_how_far_a_range_is_is_shown_at_a_terminal_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.deadletters.AT_ONCE", 2)
+    async with running(tmp_path) as it:
+        await refused_by(it, 3)
+        terminal, theirs = os.openpty()
+        process = await asyncio.create_subprocess_exec(
+            RINGBACK,
+            *("deadletters", "replay", "--all", "--json"),
+            env=environ_of(here(it)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        shown, ended = await asyncio.gather(shown_on(terminal), end_of(process))
+        assert json.loads(ended.out) == {"replay": {"replayed": 3}}
+        assert re.search("replaying.*3/3", shown)
+        assert (await deadletters(it, "replay", "--all")).err == ""
+
+
+async def shown_on(terminal: int) -> str:
+    """Everything until nobody has it open any more."""
+
+    def read() -> str:
+        shown = b""
+        with suppress(OSError), open(terminal, "rb", buffering=0) as file:  # Linux: EIO at its end
+            while more := file.read(4096):
+                shown += more
+        return shown.decode()
+
+    return await asyncio.to_thread(read)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,6 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gateway.campaigns.audience import ENDINGS, Format
@@ -33,6 +31,7 @@ from gateway.service import (
     Url,
     access,
     ask,
+    bar,
     id_column,
     in_path,
     in_utc,
@@ -156,7 +155,7 @@ class _File:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The file, with a bar for how much of it is on its way."""
-        with self._path.open("rb") as file, _bar() as progress:
+        with self._path.open("rb") as file, bar() as progress:
             size = self._path.stat().st_size
             task = progress.add_task("taking the audience", total=max(1, -(-size // 1024)))
             done = 0
@@ -165,16 +164,6 @@ class _File:
                 done += len(piece)
                 progress.update(task, completed=-(-done // 1024))
         self.given = True
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def _describe(campaign: dict[str, Any]) -> None:
@@ -217,7 +206,7 @@ async def _until_over(to: Access, campaign: dict[str, Any]) -> dict[str, Any]:
     path = f"/v1/campaigns/{in_path(campaign['id'])}"
     silent_since: float | None = None
     async with Service(to) as service:
-        with _bar() as progress:
+        with bar() as progress:
             task = progress.add_task("sending", total=campaign["recipients"])
             while campaign["state"] in GOING:
                 await asyncio.sleep(POLL)
