@@ -7,9 +7,9 @@ Bounds (I9): connections at a time; one more takes the place of the one that has
 longest, if that is `SPARED`, else it is told 503 and closed: what one client keeps and does not use
 keeps no other out (I8). One on which no whole head of a request comes for `IDLE` is closed, whether
 it says nothing, has had its answers, or never ends its head; on Linux also one whose peer takes
-nothing of an answer for `UNREAD`. A head has lines of at most `LINE` bytes and 128 headers. Of what
-comes on a connection `TURN` bytes are read in one turn of the loop (I8), and no body is unpacked.
-How long one may take is decided by the calls.
+nothing of an answer for `UNREAD`. A head has lines of at most `LINE` bytes and 128 headers, and if
+it has not ended by `HEAD` it is refused. Of what comes on a connection `TURN` bytes are read in one
+turn of the loop (I8), and no body is unpacked. How long one may take is decided by the calls.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to
 SPARED = 5.0  # seconds: who has just had an answer, or come, may be about to ask
 UNREAD = 60.0  # seconds
 LINE = 8_190  # bytes
+HEAD = 24 * LINE  # bytes that are kept of a head before its end; of 128 lines it would be 1 MB
 TURN = 16_384  # bytes of a connection that are read in one turn of the loop
 NAME: Final = "Ringback"  # in the head of an answer; aiohttp would tell its version and Python's
 LAST_CALLS = 5.0  # seconds that calls have for ending when the listener stops
@@ -101,10 +102,11 @@ class _Connection(web.RequestHandler):
     what comes in one piece: it is read `TURN` bytes at a time, and others have theirs between.
     """
 
-    __slots__ = ("_answered", "_next", "_rest")
+    __slots__ = ("_answered", "_head", "_next", "_rest")
 
     def __init__(self, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
+        self._head = 0  # bytes that came since it waits for a request
         self._rest = b""
         self._next: asyncio.Handle | None = None
         self._answered: StreamReader | None = None  # the body of a call that has been answered
@@ -117,7 +119,7 @@ class _Connection(web.RequestHandler):
             self._rest = data[TURN:]
             self._pause_transport_reading()
             self._resume_transport_reading()
-        super().data_received(data[:TURN])
+        self._take(data[:TURN])
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Whose call has been answered leaves at once: aiohttp would keep the place for 10 s, for
@@ -128,12 +130,20 @@ class _Connection(web.RequestHandler):
             self._answered.feed_eof()
             self._answered = None
 
+    def _take(self, part: bytes) -> None:
+        """Have it read, unless it is too much of a head: then that is answered at once."""
+        super().data_received(part)
+        self._head = self._head + len(part) if self._is_waiting else 0
+        if self._head > HEAD and self.transport is not None:
+            cast(asyncio.WriteTransport, self.transport).write(_TOO_LONG)
+            self.force_close()
+
     def _read_on(self) -> None:
         """Read the next part of what came, unless aiohttp has to be waited for."""
         self._next = None
         if self.transport is not None and not self._is_full:
             part, self._rest = self._rest[:TURN], self._rest[TURN:]
-            super().data_received(part)
+            self._take(part)
             if not self._is_full:
                 self._resume_transport_reading()
 
@@ -148,10 +158,14 @@ class _Connection(web.RequestHandler):
         return self._reading_paused or self._buffer_paused
 
     @property
+    def _is_waiting(self) -> bool:
+        """For a request, of which at most a part of its head has come."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
     def silent_since(self) -> float:
         """Since when, by the loop's clock, it has waited for a request; never, if it has one."""
-        waiter = self._waiter
-        if waiter is None or waiter.done() or self.transport is None:
+        if not self._is_waiting or self.transport is None:
             return math.inf
         return self._next_keepalive_close_time - self.keepalive_timeout
 
@@ -210,4 +224,7 @@ def _whole(answer: web.Response) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
+_TOO_LONG: Final = _whole(
+    problem(FrameError(ErrorCode.TOO_LARGE, f"the head has over {HEAD} bytes"), 431)
+)
 _TOO_MANY: Final = _whole(problem(FrameError(ErrorCode.UNAVAILABLE, "too many connections")))

@@ -320,6 +320,21 @@ async def test_a_long_head_in_one_piece_is_read_to_its_end() -> None:
         assert (await peer.answer())[::2] == (200, b"y")
 
 
+async def test_a_head_that_goes_on_and_on_is_refused_and_costs_little(tmp_path: Path) -> None:
+    async with running(tmp_path, delivery=PATIENT) as it, line(it) as one:
+        for _ in range(2):  # what an answered call had is not counted to the next
+            one.say(f"GET {STATUS} HTTP/1.1\r\nHost: x\r\n")
+            for number in range(20):
+                one.say(f"X-{number}: {'x' * 8_000}\r\n")
+            one.say("\r\n")
+            assert (await one.answer())[0] == 401
+        lines = "".join(f"X-{number}: {'x' * 8_000}\r\n" for number in range(25))
+        one.say(f"GET {STATUS} HTTP/1.1\r\nHost: x\r\n{lines}"[: listener.HEAD + 1])
+        status, _, body = await one.answer()
+        assert (status, json.loads(body)["code"]) == (431, "too_large")
+        assert await one.ended() == b""
+
+
 async def test_a_body_in_any_pieces_is_taken_whole_at_whatever_pace() -> None:
     async def take(request: web.Request) -> bytes:
         digest = sha256()
