@@ -3,13 +3,14 @@
 Decides nothing about calls. What aiohttp refuses by itself, before there is a call (a head that is
 not HTTP, an `Expect` that nobody knows), is a problem document like every other error.
 
-Bounds (I9): connections at a time; one more takes the place of the one that has been silent for the
-longest, if that is `SPARED`, else it is told 503 and closed: what one client keeps and does not use
-keeps no other out (I8). One on which no whole head of a request comes for `IDLE` is closed, whether
-it says nothing, has had its answers, or never ends its head; on Linux also one whose peer takes
-nothing of an answer for `UNREAD`. A head has lines of at most `LINE` bytes and 128 headers, and if
-it has not ended by `HEAD` it is refused. Of what comes on a connection `TURN` bytes are read in one
-turn of the loop (I8), and no body is unpacked. How long one may take is decided by the calls.
+Bounds (I9): connections at a time; one more takes the place of the one whose peer has been waited
+for the longest, for a call or for more of a call's body, if that is `SPARED`, else it is told 503
+and closed: what one client keeps and does not use keeps no other out (I8). One on which no whole
+head of a request comes for `IDLE` is closed, whether it says nothing, has had its answers, or never
+ends its head; on Linux also one whose peer takes nothing of an answer for `UNREAD`. A head has
+lines of at most `LINE` bytes and 128 headers, and if it has not ended by `HEAD` it is refused. Of
+what comes on a connection `TURN` bytes are read in one turn of the loop (I8), and no body is
+unpacked. How long one may take is decided by the calls.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from gateway.protocol import ErrorCode, FrameError
 from push.failures import forget_frames
 
 IDLE = 75.0  # seconds; proxies and clients keep a connection for 60, and are to close it themselves
-SPARED = 5.0  # seconds: who has just had an answer, or come, may be about to ask
+SPARED = 5.0  # seconds: who has just come, had an answer or sent `TURN` bytes may be about to go on
 UNREAD = 60.0  # seconds
 LINE = 8_190  # bytes
 HEAD = 24 * LINE  # bytes that are kept of a head before its end; of 128 lines it would be 1 MB
@@ -90,10 +91,10 @@ class Listener:
             return True
         there = [one for one in server.connections if isinstance(one, _Connection)]
         before = asyncio.get_running_loop().time() - SPARED
-        silent = min(there, key=lambda one: one.silent_since, default=None)
-        if silent is None or silent.silent_since > before:
+        slowest = min(there, key=lambda one: one.waited_for_since, default=None)
+        if slowest is None or slowest.waited_for_since > before:
             return False
-        silent.force_close()
+        slowest.force_close()
         return True
 
 
@@ -102,11 +103,12 @@ class _Connection(web.RequestHandler):
     what comes in one piece: it is read `TURN` bytes at a time, and others have theirs between.
     """
 
-    __slots__ = ("_answered", "_head", "_next", "_rest")
+    __slots__ = ("_answered", "_came", "_next", "_rest", "_since")
 
     def __init__(self, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
-        self._head = 0  # bytes that came since it waits for a request
+        self._came = 0  # bytes since then
+        self._since = math.inf  # when a call came, was answered, or brought a good part of its body
         self._rest = b""
         self._next: asyncio.Handle | None = None
         self._answered: StreamReader | None = None  # the body of a call that has been answered
@@ -132,11 +134,19 @@ class _Connection(web.RequestHandler):
 
     def _take(self, part: bytes) -> None:
         """Have it read, unless it is too much of a head: then that is answered at once."""
+        waited = self._is_waiting
         super().data_received(part)
-        self._head = self._head + len(part) if self._is_waiting else 0
-        if self._head > HEAD and self.transport is not None:
+        self._came += len(part)
+        if not self._is_waiting:
+            if waited or self._came >= TURN:
+                self._moved()
+        elif self._came > HEAD and self.transport is not None:
             cast(asyncio.WriteTransport, self.transport).write(_TOO_LONG)
             self.force_close()
+
+    def _moved(self) -> None:
+        self._came = 0
+        self._since = asyncio.get_running_loop().time()
 
     def _read_on(self) -> None:
         """Read the next part of what came, unless aiohttp has to be waited for."""
@@ -163,11 +173,17 @@ class _Connection(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     @property
-    def silent_since(self) -> float:
-        """Since when, by the loop's clock, it has waited for a request; never, if it has one."""
-        if not self._is_waiting or self.transport is None:
+    def waited_for_since(self) -> float:
+        """Since when, by the loop's clock, it has waited for a request, or for more of the body of
+        one, answered or not; never, if it does not."""
+        if self.transport is None:
             return math.inf
-        return self._next_keepalive_close_time - self.keepalive_timeout
+        if self._is_waiting:
+            return self._next_keepalive_close_time - self.keepalive_timeout
+        call = self._current_request
+        body = self._answered if call is None else call.content
+        waits = body is not None and not (body.is_eof() or self._rest or self._is_full)
+        return self._since if waits else math.inf
 
     def handle_error(
         self,
@@ -198,6 +214,7 @@ class _Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """What is refused before it comes to a call and to the application's middlewares."""
+        self._moved()
         if self.transport is not None:
             self._answered = request.content
         if isinstance(resp, web.HTTPExpectationFailed):

@@ -29,6 +29,7 @@ TRIED = {"aiohttp": "3.14", "websockets": "17.4"}
 # gateway/listener.py: how a connection reads, since when it waits, and what it refuses by itself.
 REQUEST_HANDLER = {
     "_buffer_paused",
+    "_current_request",
     "_next_keepalive_close_time",
     "_pause_transport_reading",
     "_reading_paused",

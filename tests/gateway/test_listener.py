@@ -79,6 +79,66 @@ async def test_one_too_many_takes_the_place_of_who_has_been_silent_for_the_longe
             assert (await busy.answer())[0] == 400
 
 
+@pytest.mark.parametrize(("role", "status"), [(Role.CUSTOMER, 100), (None, 401)])
+async def test_who_is_waited_for_amid_a_body_keeps_no_other_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: Role | None, status: int
+) -> None:
+    """One customer, or anybody with a call that was refused, kept all connections for as long as a
+    body may take."""
+    monkeypatch.setattr(listener, "SPARED", 0.0)
+    async with (
+        running(tmp_path, delivery=PATIENT, limits={"http_connections": 1}) as it,
+        line(it) as slow,
+    ):
+        who = "" if role is None else f"Authorization: Bearer {it.token(role, 'c-7')}\r\n"
+        slow.say(
+            "PUT /v1/me/preferences HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"{who}Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
+        )
+        while (answer := await slow.answer())[0] != status:
+            assert answer[0] == 100
+        async with line(it) as other:
+            other.say(f"GET {STATUS} HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await other.answer())[0] == 401
+        assert await slow.ended() == b""
+
+
+async def test_a_body_that_moves_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "SPARED", 0.0)
+    seen: asyncio.Queue[int] = asyncio.Queue()
+
+    async def call(request: web.Request) -> web.Response:
+        size = 0
+        seen.put_nowait(size)
+        async for part in request.content.iter_any():
+            size += len(part)
+            seen.put_nowait(size)
+        return web.Response(text=str(size))
+
+    app = web.Application()
+    app.router.add_post("/", call)
+    it = Listener(app, 2, lambda: None)
+    port = await it.start(LOOPBACK)
+    lines: list[Line] = []
+    try:
+        for size in (3 * TURN, 10):
+            lines.append(Line(*await asyncio.open_connection("127.0.0.1", port)))
+            lines[-1].say(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n")
+            assert await seen.get() == 0, "its call has begun"
+        upload, slow = lines
+        upload.say("x" * 2 * TURN)
+        while await seen.get() < 2 * TURN:
+            pass
+        lines.append(Line(*await asyncio.open_connection("127.0.0.1", port)))
+        assert await slow.ended() == b""
+        upload.say("x" * TURN)
+        assert (await upload.answer())[2] == f"{3 * TURN}".encode()
+    finally:
+        for one in lines:
+            await one.close()
+        await it.stop()
+
+
 async def test_who_hangs_up_amid_a_body_that_was_refused_leaves_at_once(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT, limits={"http_connections": 2}) as it:
         for _ in range(2):
