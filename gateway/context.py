@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+import msgspec
 
 from gateway import delivery, protocol
 from gateway.delivery import Patience, Reason, Timing
@@ -31,7 +33,7 @@ Change = tuple[Callable[[Transaction], R], Needs]
 IDS = 256  # ids made from one call for randomness: the call costs more than the rest of an id
 
 
-class TenantRules(NamedTuple):
+class TenantRules(msgspec.Struct, frozen=True):
     """What the delivery rule needs to know of a tenant. `expires_after` in seconds."""
 
     backends: tuple[Backend, ...] = ()

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import NamedTuple
 
 import msgspec
 
@@ -74,7 +73,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     max_hold: float
 
 
-class Patience(NamedTuple):
+class Patience(msgspec.Struct, frozen=True):
     """How long a message may take to be acknowledged before it is due: so many `seconds` in chat
     (rule 1), but no longer than `until` (epoch seconds), the end of a grace (rule 4).
     """
@@ -222,7 +221,7 @@ class Facts(msgspec.Struct, frozen=True):
     quiet: bool = False  # these are quiet hours where the customer is
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True):
     """The answer to a look."""
 
     action: Action

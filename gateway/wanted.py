@@ -7,7 +7,7 @@ Leaves to others: whether it is rung for now (`gateway.delivery`), and the claim
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from gateway.delivery import Patience, Reason
 from gateway.wishes import is_unwanted
@@ -16,7 +16,7 @@ from storage.records import Conversation, Cut, Device, DeviceState, Message, Out
 from storage.transaction import Transaction
 
 
-class Wanted(NamedTuple):
+class Wanted(msgspec.Struct, frozen=True):
     """The newest message to ring for, and how far a ring for it covers.
 
     `unwanted` are the messages for which the customer does not want to be rung; if there are no

@@ -70,4 +70,4 @@ def test_who_is_spared_in_every_combination(policy: Policy, spared: object) -> N
 def test_every_decision_has_its_reason(
     policy: Policy, facts: Facts, decision: tuple[Action, Reason]
 ) -> None:
-    assert decide(policy, facts) == decision
+    assert decide(policy, facts) == Decision(*decision)

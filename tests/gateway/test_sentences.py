@@ -90,7 +90,8 @@ def test_every_look_that_there_can_be_is_told_as_a_decision_with_its_reason() ->
         for behind in (0, 2)
     }
     assert {decision.action for decision in decisions} == set(Action)
-    for action, reason in decisions:
+    for decision in decisions:
+        action, reason = decision.action, decision.reason
         said = sentences.told(
             {"event": "look", "action": action.value, "reason": reason.value, **DEVICE}
         )
