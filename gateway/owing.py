@@ -107,7 +107,7 @@ class Owing:
         if c.tenant not in self._context.tenants:  # judged when it is configured again
             return c if c.push_due_at is not None else tx.put(replace(c, push_due_at=tx.now))
         backends = self._context.rules(c.tenant).backends
-        live = [device for device in c.live_devices if self.backend(c.tenant, device) is not None]
+        live = [d for d in c.devices if d.live and self.backend(c.tenant, d) is not None]
         if live:
             behind = [device for device in live if device.covered <= waiting[0].lo]
             if behind:
@@ -150,10 +150,10 @@ class Owing:
         """What was read while a phone had no backend that could tell it corrects the number on its
         icon now that it has one (rule 8)."""
         before = c
-        for device in c.live_devices:
+        for device in c.devices:
             if device.badge is None or device.badge <= c.unread or device.wake_at is not None:
                 continue
-            backend = self.backend(c.tenant, device)
+            backend = self.backend(c.tenant, device) if device.live else None
             if backend is not None and backend.silent:
                 c = c.with_device(replace(device, owes=True, wake_at=tx.now))
         return c if c is before else tx.put(c)

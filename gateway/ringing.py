@@ -77,11 +77,20 @@ class Ringing:
         backend = self._owing.backend(c.tenant, device)
         facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
         decision = delivery.look(facts)
-        if decision.action is Action.RING:
+        if wanted.unwanted and decision.action is Action.RING:
             c = self._leave_be(tx, c, wanted.unwanted)  # first: to them the ring is none of theirs
         about = wanted.due if decision.action is Action.SKIP else None
         self._owing.looked(tx, c, device, decision, about or c.last)
         match decision.action:
+            case Action.RING:
+                held, ring = self._claim(tx, c, device, wanted)
+            case Action.BADGE:
+                held, ring = self._claim(tx, c, device, Wanted())
+            case Action.RETRY:
+                held = _held(device)
+                held = replace(held, attempt=held.attempt + 1)
+                ring = claimed(held)
+                tx.put(c.with_device(replace(device, ring=held)))
             case Action.WAIT:
                 if decision.reason is Reason.QUIET_HOURS:
                     tx.put(c.with_device(replace(device, wake_at=quiet, quiet_end=quiet)))
@@ -97,15 +106,6 @@ class Ringing:
             case Action.CANCEL:
                 self._cancel(tx, c, device, decision.reason, facts.badge_is_high)
                 return None
-            case Action.RETRY:
-                held = _held(device)
-                held = replace(held, attempt=held.attempt + 1)
-                ring = claimed(held)
-                tx.put(c.with_device(replace(device, ring=held)))
-            case Action.RING:
-                held, ring = self._claim(tx, c, device, wanted)
-            case Action.BADGE:
-                held, ring = self._claim(tx, c, device, Wanted())
         return Claim(
             ref=ref,
             generation=device.generation,
@@ -310,16 +310,16 @@ class Ringing:
         )
         if device is None:
             return c
-        device = replace(device, answered=Answered(verdict.kind.value, tx.now))
+        device = replace(device, answered=Answered(str(verdict.kind), tx.now))
         match verdict.kind:
+            case VerdictKind.ACCEPTED:
+                return self._accepted(tx, c, device, claim.ring)
             case VerdictKind.RETRY | VerdictKind.MISCONFIGURED:
                 wake = min(attempt.retry_at or tx.now, claim.ring.expires_at)
                 if self._owing.backend(c.tenant, device) is None:
                     wake = tx.now  # taken out during the call: nothing is waited for
                 wake = max(wake, device.wake_at or 0.0)  # a hold stands
                 return tx.put(c.with_device(replace(device, wake_at=wake)))
-            case VerdictKind.ACCEPTED:
-                return self._accepted(tx, c, device, claim.ring)
             case VerdictKind.TOKEN_DEAD:
                 state = DeviceState.QUARANTINED if attempt.quarantine else DeviceState.DEAD
                 tx.after_commit(partial(self._rejected, c.tenant, state))
@@ -387,15 +387,16 @@ class Ringing:
         Of very many expired ones not all are read: what is not known had expired long ago.
         """
         pushed = [(span.lo, span.hi) for span in outcomes.pending(c)]
-        if any(span.outcome is Outcome.EXPIRED and lo < span.hi for span in c.settled):
+        if [s for s in c.settled if s.outcome is Outcome.EXPIRED and lo < s.hi]:
             pushed += [
                 (m.before, m.cut)
                 for m in tx.unacked(c)
                 if not m.has_expired(ring.claimed_at) and outcomes.outcome(c, m) is Outcome.EXPIRED
             ]
         for begin, end in pushed:
-            if max(lo, begin) < min(hi, end):
-                c, _ = self._owing.move(tx, c, max(lo, begin), min(hi, end), Trigger.ACCEPTANCE)
+            begin, end = max(lo, begin), min(hi, end)
+            if begin < end:
+                c, _ = self._owing.move(tx, c, begin, end, Trigger.ACCEPTANCE)
         return c
 
 
