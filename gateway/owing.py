@@ -23,7 +23,7 @@ from push.backends import Backend, choose
 from push.ring import Ring
 from storage import outcomes
 from storage.outcomes import Move, Trigger
-from storage.records import Conversation, Cut, Device, Outcome, RingInHand, fingerprint
+from storage.records import PENDING, Conversation, Cut, Device, Outcome, RingInHand, fingerprint
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
@@ -63,7 +63,7 @@ class Owing:
         waiting = [
             (m, m.expires_at)
             for m in tx.unacked(c)
-            if m.expires_at is not None and outcomes.outcome(c, m) is Outcome.PENDING
+            if m.expires_at is not None and outcomes.outcome(c, m) is PENDING
         ]
         for first, last in outcomes.runs([m for m, at in waiting if at <= tx.now]):
             reason = Reason.EXPIRED.value
@@ -233,7 +233,7 @@ class Owing:
         all that was pending has its outcome, nothing is due, held or about to expire.
         """
         c, moves = tx.transition(c, lo, hi, trigger, reason)
-        if Outcome.PENDING in [move.origin for move in moves] and not outcomes.pending(c):
+        if PENDING in [move.origin for move in moves] and not outcomes.pending(c):
             c = tx.put(replace(c, push_due_at=None, hold_from=None, expires_at=None))
         for move in moves:
             span = move.span

@@ -12,7 +12,7 @@ import msgspec
 from gateway.delivery import Patience, Reason
 from gateway.wishes import is_unwanted
 from storage import outcomes
-from storage.records import Conversation, Cut, Device, DeviceState, Message, Outcome
+from storage.records import PENDING, UNDELIVERABLE, Conversation, Cut, Device, DeviceState, Message
 from storage.transaction import Transaction
 
 
@@ -69,13 +69,13 @@ def due_by_itself(tx: Transaction, c: Conversation, patience: Patience | None) -
     """
     if patience is None:
         return None
-    pending = [m for m in tx.unacked(c) if outcomes.outcome(c, m) is Outcome.PENDING]
+    pending = [m for m in tx.unacked(c) if outcomes.outcome(c, m) is PENDING]
     return _due(pending, pending, tx.now, patience)[0]
 
 
 def _may_ring(tx: Transaction, c: Conversation, m: Message) -> bool:
     """Whether anybody may be rung for it: it has not expired, nor was it given up."""
-    return not m.has_expired(tx.now) and outcomes.outcome(c, m) is not Outcome.UNDELIVERABLE
+    return not m.has_expired(tx.now) and outcomes.outcome(c, m) is not UNDELIVERABLE
 
 
 def _due(
@@ -107,7 +107,7 @@ def _sees_each(c: Conversation, device: Device, newest: Message, now: float) -> 
     """Whether the unacknowledged messages matter one by one: the newest says too little. With
     patience they do in any case: the oldest decides when it is time.
     """
-    given_up = outcomes.outcome(c, newest) is Outcome.UNDELIVERABLE
+    given_up = outcomes.outcome(c, newest) is UNDELIVERABLE
     after = device.owes and device.owed_ord < c.last_ord  # what came since the fan-out
     return newest.has_expired(now) or given_up or after or opted_out(c)
 

@@ -15,7 +15,18 @@ from itertools import groupby
 
 import msgspec
 
-from storage.records import Conversation, Cut, Message, Outcome, Span
+from storage.records import (
+    ACKED,
+    EXPIRED,
+    PENDING,
+    PUSHED,
+    UNDELIVERABLE,
+    Conversation,
+    Cut,
+    Message,
+    Outcome,
+    Span,
+)
 
 
 class Trigger(StrEnum):
@@ -30,15 +41,15 @@ class Trigger(StrEnum):
 
 
 TRANSITIONS: dict[tuple[Outcome, Trigger], Outcome] = {
-    (Outcome.PENDING, Trigger.ACK): Outcome.ACKED,
-    (Outcome.PENDING, Trigger.ACCEPTANCE): Outcome.PUSHED,
-    (Outcome.PENDING, Trigger.EXPIRY): Outcome.EXPIRED,
-    (Outcome.PENDING, Trigger.NO_DEVICE_LEFT): Outcome.UNDELIVERABLE,
-    (Outcome.EXPIRED, Trigger.ACK): Outcome.ACKED,
-    (Outcome.EXPIRED, Trigger.ACCEPTANCE): Outcome.PUSHED,
-    (Outcome.UNDELIVERABLE, Trigger.ACK): Outcome.ACKED,
-    (Outcome.UNDELIVERABLE, Trigger.REGISTRATION): Outcome.PENDING,
-    (Outcome.UNDELIVERABLE, Trigger.REPLAY): Outcome.PENDING,
+    (PENDING, Trigger.ACK): ACKED,
+    (PENDING, Trigger.ACCEPTANCE): PUSHED,
+    (PENDING, Trigger.EXPIRY): EXPIRED,
+    (PENDING, Trigger.NO_DEVICE_LEFT): UNDELIVERABLE,
+    (EXPIRED, Trigger.ACK): ACKED,
+    (EXPIRED, Trigger.ACCEPTANCE): PUSHED,
+    (UNDELIVERABLE, Trigger.ACK): ACKED,
+    (UNDELIVERABLE, Trigger.REGISTRATION): PENDING,
+    (UNDELIVERABLE, Trigger.REPLAY): PENDING,
 }
 """Every change of outcome that there is. What is not listed stays as it is."""
 
@@ -77,7 +88,7 @@ def settling(conversation: Conversation, message: Message) -> Span | None:
 def outcome(conversation: Conversation, message: Message) -> Outcome:
     """The outcome of a counted message after the acked cursor."""
     span = settling(conversation, message)
-    return Outcome.PENDING if span is None else span.outcome
+    return PENDING if span is None else span.outcome
 
 
 def pending(conversation: Conversation) -> list[Span]:
@@ -87,10 +98,10 @@ def pending(conversation: Conversation) -> list[Span]:
     seq, ord = c.acked_seq, c.acked_ord
     for span in c.settled:
         if span.lo_ord > ord:
-            found.append(Span(seq, ord, span.lo_seq, span.lo_ord, Outcome.PENDING))
+            found.append(Span(seq, ord, span.lo_seq, span.lo_ord, PENDING))
         seq, ord = span.hi_seq, span.hi_ord
     if c.last_ord > ord:
-        found.append(Span(seq, ord, c.last_seq, c.last_ord, Outcome.PENDING))
+        found.append(Span(seq, ord, c.last_seq, c.last_ord, PENDING))
     return found
 
 
@@ -122,11 +133,11 @@ def transition(
         if to is None:
             after.append(part)
         else:
-            moved = _span(part.lo, part.hi, to, None if to is Outcome.ACKED else reason)
+            moved = _span(part.lo, part.hi, to, None if to is ACKED else reason)
             moves.append(Move(part.outcome, moved))
             after.append(moved)
     acked = hi if trigger is Trigger.ACK and hi > conversation.acked else conversation.acked
-    kept = _merge([s for s in after if s.outcome not in (Outcome.PENDING, Outcome.ACKED)])
+    kept = _merge([s for s in after if s.outcome not in (PENDING, ACKED)])
     kept = [_whole(span, conversation) for span in kept]
     stored = {s for s in kept if s.hi_ord <= acked.ord}
     result = msgspec.structs.replace(
@@ -150,12 +161,12 @@ def _of_pending(c: Conversation, lo: Cut, hi: Cut, trigger: Trigger, reason: str
     acks = trigger is Trigger.ACK
     from_seq, from_ord = c.acked if acks or lo < c.acked else lo
     upto_seq, upto_ord = hi if acks or hi < c.last else c.last
-    to = TRANSITIONS.get((Outcome.PENDING, trigger))
+    to = TRANSITIONS.get((PENDING, trigger))
     moves: tuple[Move, ...] = ()
     added: tuple[Span, ...] = ()
     if to is not None and upto_ord > from_ord:
         span = Span(from_seq, from_ord, upto_seq, upto_ord, to, None if acks else reason)
-        moves = (Move(Outcome.PENDING, span),)
+        moves = (Move(PENDING, span),)
         if not acks:
             added = (span,)
             c = msgspec.structs.replace(c, settled=added)

@@ -53,6 +53,10 @@ class Outcome(StrEnum):
     UNDELIVERABLE = "undeliverable"
 
 
+PENDING, ACKED, PUSHED, EXPIRED, UNDELIVERABLE = Outcome
+"""By themselves: as `Outcome.PENDING` each costs a thousand instructions (Python 3.11)."""
+
+
 class Span(msgspec.Struct, frozen=True, array_like=True):
     """The counted messages after `lo` up to and including `hi`, which share an outcome."""
 
@@ -165,6 +169,9 @@ class DeviceState(StrEnum):
     QUARANTINED = "quarantined"
 
 
+_LIVE = DeviceState.LIVE
+
+
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     """What a customer said about being rung. `quiet_hours` is `22:00-07:00`, `off`, or unsaid.
 
@@ -238,7 +245,7 @@ class Device(msgspec.Struct, frozen=True):
 
     @property
     def live(self) -> bool:
-        return self.state is DeviceState.LIVE
+        return self.state is _LIVE
 
     @property
     def waits_for_morning(self) -> bool:

@@ -24,6 +24,8 @@ from storage.campaigns import Campaign, campaign_put
 from storage.errors import NotRead
 from storage.outcomes import Move, Trigger
 from storage.records import (
+    ACKED,
+    PENDING,
     Conversation,
     Cut,
     Device,
@@ -31,7 +33,6 @@ from storage.records import (
     Event,
     Key,
     Message,
-    Outcome,
     Span,
 )
 from storage.sql import Statement
@@ -274,7 +275,7 @@ class Transaction:
             self._spans.append((id, span.lo_seq, span))
         for move in change.moves:
             self._moves.append((conversation.tenant, move))
-            if move.origin is Outcome.PENDING and move.span.outcome is Outcome.ACKED:
+            if move.origin is PENDING and move.span.outcome is ACKED:
                 continue  # the common case, told by the ack's own event
             self.event(
                 change.conversation,
