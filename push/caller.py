@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -74,21 +74,23 @@ class _UnderWay(msgspec.Struct):
 _under_way: ContextVar[_UnderWay] = ContextVar("under_way")
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(msgspec.Struct, frozen=True):
     """A request ready to leave. Never shown: it holds the token and the signature.
 
     `pause` (seconds, in the middle of the body) is for those who test backends.
     """
 
-    url: str | URL = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    url: str | URL
+    headers: Mapping[str, str]
+    body: bytes
     pause: float = 0.0
 
+    def __repr__(self) -> str:
+        """Leave everything out."""
+        return "Signed()"
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+
+class Exchange(msgspec.Struct, frozen=True):
     """One call as it went; `sent` is None when no request could be made. `ms` is its duration."""
 
     sent: Signed | None
@@ -414,7 +416,7 @@ def _tell_broken(what: str, error: Exception, endpoint: Endpoint, claim: Claim) 
 
 def _written(adapter: Adapter, endpoint: Endpoint, claim: Claim) -> Request:
     def measure(ring: Ring) -> Request:
-        target = replace(claim.target, token=content.BESIDE)
+        target = msgspec.structs.replace(claim.target, token=content.BESIDE)
         auth_token = endpoint.auth_token and content.BESIDE
         try:
             return adapter.request(ring, target, replace(endpoint, auth_token=auth_token))

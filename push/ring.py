@@ -123,12 +123,15 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
         return f"Ring(id={self.id!r}, kind={self.kind.value!r}, seq={self.seq})"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """Where a ring goes: the token of its registration's generation, opaque and never shown."""
 
-    token: str = field(repr=False)
+    token: str
     fingerprint: str
+
+    def __repr__(self) -> str:
+        """Leave the token out."""
+        return f"Target(fingerprint={self.fingerprint!r})"
 
 
 class DeviceRef(NamedTuple):
@@ -143,8 +146,7 @@ def _stands() -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """A committed permission to make one call: number `attempt` (from 1) for this ring.
 
     `generation` is the device registration's; a verdict for another generation touches nothing.
@@ -159,11 +161,10 @@ class Claim:
     target: Target
     attempt: int
     backend: str = ""
-    stands: Callable[[], bool] = field(default=_stands, repr=False, compare=False)
+    stands: Callable[[], bool] = _stands
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What one answer, or the lack of one, means.
 
     `reason` is a short stable word ("http_200", "timeout", "connect", "tls", "redirect", …);
@@ -176,8 +177,7 @@ class Verdict:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """One finished call. `ms` is its duration, `at` its end (epoch s).
 
     `retry_at` (epoch s) is set for what is `RETRIED`, else None; it may lie beyond the ring's

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -76,13 +75,16 @@ NOT_SENT: Final = frozenset(
 fail after it has, by an alert (RFC 8446, 6.2)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What came back over HTTP. `body` is None unless it arrived whole and within 64 KiB."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = {}
+    body: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Leave out what the backend said."""
+        return f"Answer(status={self.status})"
 
 
 def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
@@ -107,11 +109,12 @@ def checked(told: Any) -> Verdict:
 
     Raises `AttributeError` or `msgspec.ValidationError` if it is none.
     """
-    fields = {name: getattr(told, name) for name in Verdict.__slots__}
+    fields = {name: getattr(told, name) for name in Verdict.__struct_fields__}
     verdict = msgspec.convert(fields, Verdict)
     if verdict.retry_after is None:
         return verdict
-    return replace(verdict, retry_after=min(max(0.0, verdict.retry_after), RETRY_AFTER_MOST))
+    wait = min(max(0.0, verdict.retry_after), RETRY_AFTER_MOST)
+    return msgspec.structs.replace(verdict, retry_after=wait)
 
 
 def _by_failure(failure: Failure) -> VerdictKind:

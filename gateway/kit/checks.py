@@ -85,7 +85,7 @@ async def slow(bench: Bench) -> Finding:
 def slowly(signed: Signed) -> Signed:
     """The same request, with a pause; its length is told beforehand as ever."""
     length = {"Content-Length": str(len(signed.body))}
-    return replace(signed, headers={**signed.headers, **length}, pause=PAUSE)
+    return replace_fields(signed, headers={**signed.headers, **length}, pause=PAUSE)
 
 
 async def unknown_fields(bench: Bench) -> Finding:
@@ -99,7 +99,7 @@ async def unknown_fields(bench: Bench) -> Finding:
         raw = orjson.dumps(body | {"aFieldOfTomorrow": {"nested": [1, None]}})
         now = float(signed.headers["webhook-timestamp"])
         proof = signing.headers(ring.id, now, raw, bench.endpoint.signing_secrets)
-        return replace(signed, headers={**signed.headers, **proof}, body=raw)
+        return replace_fields(signed, headers={**signed.headers, **proof}, body=raw)
 
     return _must_take(bench, await bench.call(ring, alter=more))
 
@@ -147,16 +147,16 @@ def _must_refuse(
 
 def unsigned(signed: Signed) -> Signed:
     kept = {k: v for k, v in signed.headers.items() if k != "webhook-signature"}
-    return replace(signed, headers=kept)
+    return replace_fields(signed, headers=kept)
 
 
 def other_body(signed: Signed) -> Signed:
     """One more space: the same JSON, other bytes."""
-    return replace(signed, body=signed.body + b" ")
+    return replace_fields(signed, body=signed.body + b" ")
 
 
 def other_id(signed: Signed) -> Signed:
-    return replace(signed, headers={**signed.headers, "webhook-id": "r_test_another"})
+    return replace_fields(signed, headers={**signed.headers, "webhook-id": "r_test_another"})
 
 
 async def credentials(bench: Bench) -> Finding:

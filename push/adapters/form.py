@@ -7,7 +7,7 @@ Decides the shapes that adapters share. Leaves to each adapter the form itself, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar, get_args
 
@@ -38,16 +38,19 @@ class Unwritable(PushError):
     """This ring cannot be written in the tenant's form, now or later: it is refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What is POSTed to the customer backend, before signing. Never shown: it holds the token.
 
     `path` (with a query, percent-encoded) takes the place of the endpoint's own.
     """
 
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-    path: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str]
+    body: bytes
+    path: str | None = None
+
+    def __repr__(self) -> str:
+        """Leave everything out."""
+        return "Request()"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import jwt
 import pytest
 import trustme
 from aiohttp import web
+from msgspec.structs import replace as replace_fields
 
 from examples.customer_backend import tokens
 from examples.customer_backend.apns import Apns, Key
@@ -57,7 +58,7 @@ class World:
     ) -> Exchange:
         values = {"id": f"r_{time.monotonic_ns()}", "expires_at": time.time() + 600} | changes
         claim = a_claim(ring=a_ring(kind, **values))
-        claim = replace(claim, target=Target(token, ""))
+        claim = replace_fields(claim, target=Target(token, ""))
         return await self.caller.exchange(self.endpoint, claim, time.time())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace as replace_fields
 from structlog.testing import capture_logs
 
 from push.adapters import Adapter, Answer, Failure, Request, adapter_named, names
@@ -126,7 +127,7 @@ async def test_a_token_that_would_lead_to_another_path_is_refused_and_never_sent
         called.append(True)
 
     async with serving(serve) as server:
-        claim = replace(a_claim(), target=Target("..", "fp-1"))
+        claim = replace_fields(a_claim(), target=Target("..", "fp-1"))
         verdict, _ = await caller.call(endpoint_of(server, "template"), claim, NOW)
     assert (verdict.kind, verdict.reason, called) == ("refused", "unwritable", [])
 
@@ -186,7 +187,7 @@ async def test_what_was_not_called_is_told_as_such_whatever_an_adapter_makes_of_
     monkeypatch.setitem(ADAPTERS, "odd", lambda options: adapter)
     adapter_named.cache_clear()
     async with serving(saying(answer(200))) as server:
-        claim = replace(a_claim(), stands=lambda: False)
+        claim = replace_fields(a_claim(), stands=lambda: False)
         verdict, _ = await caller.call(local(server, adapter="odd"), claim, NOW)
     assert verdict == Verdict(VerdictKind.RETRY, "moved")
 

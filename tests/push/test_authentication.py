@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 import pytest
 import trustme
 from aiohttp import web
+from msgspec.structs import replace as replace_fields
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from push import caller as calling
@@ -191,7 +192,7 @@ async def test_a_claim_that_no_longer_stands_when_its_token_is_renewed_is_not_ca
     async with company() as it:
         await verdict_of(caller, it.endpoint())
         it.token = "revoked"
-        claim = replace(a_claim(), stands=lambda: len(it.calls) < 2)
+        claim = replace_fields(a_claim(), stands=lambda: len(it.calls) < 2)
         verdict, _ = await caller.call(it.endpoint(), claim, NOW)
         assert (verdict.kind, verdict.reason, verdict.status) == ("retry", "moved", None)
         assert (it.given, it.shown) == (2, ["Bearer t1", "Bearer t1"])
@@ -200,7 +201,7 @@ async def test_a_claim_that_no_longer_stands_when_its_token_is_renewed_is_not_ca
 
 async def test_a_claim_that_does_not_stand_costs_nobody_else_a_token(caller: Caller) -> None:
     async with company() as it:
-        claim = replace(a_claim(), stands=lambda: False)
+        claim = replace_fields(a_claim(), stands=lambda: False)
         verdict, _ = await caller.call(it.endpoint(), claim, NOW)
         assert (verdict.reason, it.given, it.shown) == ("moved", 1, [])
         assert (await verdict_of(caller, it.endpoint())).kind == "accepted"

@@ -21,6 +21,7 @@ import pytest
 import trustme
 from aiohttp.client_reqrep import ConnectionKey
 from aioresponses import aioresponses
+from msgspec.structs import replace as replace_fields
 from standardwebhooks import Webhook
 from structlog.testing import capture_logs
 from yarl import URL
@@ -132,7 +133,7 @@ async def test_of_a_call_that_was_not_made_the_adapter_is_not_asked(
     strict = replace(asapp, verdict=lambda outcome, token, now: dead)
     monkeypatch.setattr(calling, "adapter_named", lambda name, options: strict)
     async with serving(saying(OK)) as server:
-        claim = replace(a_claim(), stands=lambda: False)
+        claim = replace_fields(a_claim(), stands=lambda: False)
         verdict, _ = await caller.call(local(server), claim, time.time())
     assert kind_and_reason(verdict) == ("retry", "moved")
 
@@ -142,7 +143,7 @@ async def test_a_claim_that_no_longer_stands_when_it_is_connected_is_not_called(
 ) -> None:
     seen: list[bytes] = []
     async with serving(saying(OK, "go on", seen)) as server:
-        claim = replace(a_claim(), stands=lambda: server.connections == 0)
+        claim = replace_fields(a_claim(), stands=lambda: server.connections == 0)
         verdict, _ = await caller.call(local(server), claim, time.time())
         assert kind_and_reason(verdict) == ("retry", "moved")
         assert (await verdict_of(caller, local(server))).kind is VerdictKind.ACCEPTED
@@ -591,14 +592,14 @@ async def test_what_is_altered_after_signing_leaves_as_it_was_made() -> None:
             local(server, signing_secrets=(SECRET,)),
             a_claim(),
             time.time(),
-            alter=lambda signed: replace(signed, body=b"spoiled"),
+            alter=lambda signed: replace_fields(signed, body=b"spoiled"),
         )
     assert seen[0].endswith(b"\r\n\r\nspoiled")
 
 
 def slowly(signed: Signed) -> Signed:
     length = {"Content-Length": str(len(signed.body))}
-    return replace(signed, headers={**signed.headers, **length}, pause=0.05)
+    return replace_fields(signed, headers={**signed.headers, **length}, pause=0.05)
 
 
 async def test_a_pause_in_the_body_changes_when_it_arrives_and_nothing_else() -> None:

@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
 from aioresponses import aioresponses
+from msgspec.structs import replace as replace_fields
 from structlog.testing import capture_logs
 
 from push.backends import Backend
@@ -682,7 +682,7 @@ QA = Backend("qa", "sandbox")
 
 
 def at_qa(device: int, **changes: Any) -> Claim:
-    return replace(a_claim(device), backend="qa", **changes)
+    return replace_fields(a_claim(device), backend="qa", **changes)
 
 
 @asynccontextmanager
@@ -725,7 +725,7 @@ async def test_the_log_tells_which_of_a_tenants_backends_is_misconfigured() -> N
 
 async def test_a_device_that_changes_sides_waits_no_longer_for_the_other_backend() -> None:
     async with with_qa_down() as rig:
-        ref = rig.book.owes(replace(a_claim(3)))
+        ref = rig.book.owes(replace_fields(a_claim(3)))
         rig.worker.wake(ref, "qa")
         await rig.book.until(lambda: rig.book.count("endpoint_down", ref) == 1)
         await rig.until_quiet()
