@@ -21,7 +21,7 @@ def make(options: Mapping[str, Any]) -> Adapter:
 def _request(ring: Ring, target: Target, endpoint: Endpoint) -> Request:
     identity = {
         "id": ring.id,
-        "kind": ring.kind.value,
+        "kind": str(ring.kind),
         "customer": ring.customer,
         "seq": ring.seq,
     }
@@ -49,4 +49,4 @@ def _aps(ring: Ring) -> dict[str, Any]:
     if ring.kind is RingKind.BADGE:
         return {"badge": ring.unread, "content-available": 1}
     alert = known({"title": ring.title, "body": ring.text})
-    return {**({"alert": alert} if alert else {}), "badge": ring.unread, "sound": "default"}
+    return known({"alert": alert or None, "badge": ring.unread, "sound": "default"})

@@ -81,12 +81,14 @@ LATEST: Final = 253_402_300_799.0  # the end of the year 9999, the last that RFC
 
 def rfc3339(epoch: float) -> str:
     """Write epoch seconds as UTC with milliseconds, as everywhere on the wire."""
-    stamp = datetime.fromtimestamp(min(epoch, LATEST), UTC).isoformat(timespec="milliseconds")
-    return stamp.replace("+00:00", "Z")
+    moment = datetime.fromtimestamp(min(epoch, LATEST), UTC)
+    return f"{msgspec.to_builtins(moment)[:19]}.{moment.microsecond // 1000:03}Z"
 
 
-def known(values: Mapping[str, Any]) -> dict[str, Any]:
+def known(values: dict[str, Any]) -> dict[str, Any]:
     """Return what is not None, in the same order."""
+    if None not in values.values():
+        return values
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -100,7 +102,7 @@ def collapse_id(ring: Ring) -> str:
 
     A chat shows one notification, its newest. Proactive messages stand beside each other.
     """
-    return ring.id if ring.kind is RingKind.PROACTIVE else f"ringback-{ring.kind.value}"
+    return ring.id if ring.kind is RingKind.PROACTIVE else f"ringback-{ring.kind}"
 
 
 Words = Annotated[str, Meta(min_length=1, max_length=256, description="a text that is not empty")]

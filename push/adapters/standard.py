@@ -42,7 +42,7 @@ def _request(ring: Ring, target: Target, endpoint: Endpoint) -> Request:
     return json_request(
         {
             "id": ring.id,
-            "kind": ring.kind.value,
+            "kind": str(ring.kind),
             "tenant": endpoint.tenant,
             "customer": ring.customer,
             "seq": ring.seq,

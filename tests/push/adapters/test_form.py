@@ -41,6 +41,7 @@ def test_times_are_utc_with_milliseconds() -> None:
 
 def test_what_is_not_known_is_left_out_and_what_is_false_stays() -> None:
     assert known({"a": None, "b": 0, "c": ""}) == {"b": 0, "c": ""}
+    assert known({"b": 0, "c": ""}) == {"b": 0, "c": ""}
 
 
 def test_only_a_badge_may_wait() -> None:
