@@ -415,6 +415,10 @@ def _tell_broken(what: str, error: Exception, endpoint: Endpoint, claim: Claim) 
 
 
 def _written(adapter: Adapter, endpoint: Endpoint, claim: Claim) -> Request:
+    request = adapter.request(claim.ring, claim.target, endpoint)
+    if not content.is_long(request):
+        return request
+
     def measure(ring: Ring) -> Request:
         target = msgspec.structs.replace(claim.target, token=content.BESIDE)
         auth_token = endpoint.auth_token and content.BESIDE

@@ -13,7 +13,7 @@ import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import regex
@@ -54,7 +54,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     locale: str = "en"
 
 
-class Words(NamedTuple):
+class Words(msgspec.Struct, frozen=True):
     """The title and text of a ring; None where nothing is to be handed over."""
 
     title: str | None
@@ -68,20 +68,20 @@ def words(content: Content, title: str | None, text: str, locale: str | None) ->
     """
     if content.mode is Mode.NONE:
         return Words(None, None)
-    own = in_language(content.titles, locale) or content.title
-    generic = in_language(content.texts, locale) or content.texts[content.locale]
     if content.mode is Mode.GENERIC:
-        return Words(own, generic)
-    if title is None or is_blank(title):
-        title = own
-    if content.mode is Mode.PREVIEW:
+        title, text = None, ""
+    elif content.mode is Mode.PREVIEW:
         text = cut(text, content.preview_chars)
-    return Words(title, generic if is_blank(text) else text)
+    if title is None or is_blank(title):
+        title = in_language(content.titles, locale) or content.title
+    if is_blank(text):
+        text = in_language(content.texts, locale) or content.texts[content.locale]
+    return Words(title, text)
 
 
 def in_language(table: Mapping[str, str], locale: str | None) -> str | None:
     """The entry for `locale` or the nearest more general one (RFC 4647, Lookup)."""
-    tag = language_tag(locale or "")
+    tag = language_tag(locale) if locale and table else ""
     while tag and tag not in table:
         tag = tag.rpartition("-")[0]
     return table.get(tag)
@@ -105,6 +105,11 @@ def cut(text: str, characters: int) -> str:
     return text
 
 
+def is_long(request: Request) -> bool:
+    """Whether words may have to be cut off."""
+    return len(request.body) > BOUND
+
+
 def fitted(
     write: Callable[[Ring], Request], measure: Callable[[Ring], Request], ring: Ring
 ) -> Request:
@@ -117,7 +122,7 @@ def fitted(
     request = write(ring)
     for name in ("text", "title"):
         told = getattr(ring, name) is not None
-        if told and len(request.body) > BOUND and _size(measure(ring)) > BOUND:
+        if told and is_long(request) and _size(measure(ring)) > BOUND:
             ring = _shortened(measure, ring, name)
             request = write(ring)
     return request
