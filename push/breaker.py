@@ -27,7 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from push.ring import RETRIED, Endpoint, Pause, Verdict
 from push.verdicts import Failure
@@ -37,7 +39,7 @@ SUSPENDED_PROBE: Final = 600.0  # the same for a suspended endpoint
 _DOUBLINGS: Final = 32
 
 
-class Permit(NamedTuple):
+class Permit(msgspec.Struct, frozen=True):
     """Whether a call may go out now: with a `pause`, which says why, none, and `until` till when
     (None while a probe is out); with `probe` one, to try.
     """

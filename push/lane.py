@@ -13,12 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
+
 from push import breaker, retry
 from push.breaker import Health
 from push.ring import DeviceRef, Endpoint, Pause, VerdictKind
 
 
-class Turn(NamedTuple):
+class Turn(msgspec.Struct, frozen=True):
     """`ref` is to be worked on now; with a `pause`, only told of it."""
 
     ref: DeviceRef

@@ -81,10 +81,11 @@ class RejectionWave:
         """Count one answer at `now` (epoch s)."""
         second = int(now)
         if not self._seconds or self._seconds[-1].at < second:
+            self._forget(now)
             self._seconds.append(_Second(second))
-        self._seconds[-1].answers += 1
-        self._seconds[-1].dead += dead
-        self._forget(now)
+        newest = self._seconds[-1]
+        newest.answers += 1
+        newest.dead += dead
 
     def is_wave(self, now: float) -> bool:
         """Tell whether more than 20, and more than half, of the last minute's answers are dead."""

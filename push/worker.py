@@ -306,6 +306,8 @@ class PushWorker:
         """Keep what the verdict says of the endpoint, and tell operators when that is news."""
         before, now, endpoint = lane.health, self._clock(), lane.endpoint
         after = breaker.after(before, verdict, ref, now, endpoint, probed=probed)
+        if after is before:
+            return
         lane.health = after
         told = {**endpoint.named, "reason": verdict.reason, "status": verdict.status}
         if after.suspended and not before.suspended:
