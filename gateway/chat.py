@@ -36,6 +36,7 @@ from storage.store import Needs
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
+_CHAT, _CUSTOMER = MessageKind.CHAT, Role.CUSTOMER
 
 
 class Posting(msgspec.Struct, frozen=True):
@@ -122,9 +123,9 @@ class Chat:
         if posting.expires_at is not None and posting.expires_at <= tx.now:
             raise FrameError(ErrorCode.BAD_FRAME, "expires_at: has passed; give a time to come")
         changes: dict[str, Any] = {}
-        if posting.kind is MessageKind.CHAT:
+        if posting.kind is _CHAT:
             since = None
-            if posting.role is Role.CUSTOMER:
+            if posting.role is _CUSTOMER:
                 since = tx.now if c.unanswered_since is None else c.unanswered_since
             live = c.live or posting.role is not Role.SERVICE  # which could not end it again
             changes = {"live": live, "unanswered_since": since}

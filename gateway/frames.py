@@ -90,11 +90,11 @@ def sent(message: Message, *, duplicate: bool) -> Any:
 
 def agent_sent(message: Message, customer: str, *, duplicate: bool) -> Any:
     """The answer to an agent's send: also where the message went at its commit."""
-    return sent(message, duplicate=duplicate) | {
-        "customer": customer,
-        "route": message.route,
-        "reason": message.reason,
-    }
+    told = sent(message, duplicate=duplicate)
+    told["customer"] = customer
+    told["route"] = message.route
+    told["reason"] = message.reason
+    return told
 
 
 def facts(conversation: Conversation) -> dict[str, Any]:

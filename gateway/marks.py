@@ -21,6 +21,7 @@ from storage.store import Needs
 from storage.transaction import Mark, Transaction
 
 replace = msgspec.structs.replace
+_DELIVERED = ReceiptState.DELIVERED
 
 
 class Marks:
@@ -121,11 +122,11 @@ class Marks:
                 tx.event(
                     c, lo, min(span.hi_seq, c.acked_seq), "acked_after_ring", session=session.id
                 )
-        if due != before.push_due_at:
+        if due not in (None, before.push_due_at):
             due_moved(tx, c, Reason.ACKED, due)
         tx.after_commit(
             lambda: self._tell.receipt(
-                c.key, before.acked_seq + 1, c.acked_seq, ReceiptState.DELIVERED, tx.now
+                c.key, before.acked_seq + 1, c.acked_seq, _DELIVERED, tx.now
             )
         )
         return c

@@ -170,6 +170,7 @@ message that it is told, which it may acknowledge, saved up to as many again. Be
 taken a little later: whatever a frame asks for, it takes the loop from everybody (I8)."""
 
 _SENDS = (protocol.Send, protocol.AgentSend)
+_ACTIVE = SessionState.ACTIVE
 
 
 T = TypeVar("T")
@@ -291,7 +292,7 @@ class CustomerSession(Session):
 
     @property
     def active(self) -> bool:
-        return self.state is SessionState.ACTIVE
+        return self.state is _ACTIVE
 
     def says_it_has(self, seq: int) -> None:
         """Everything up to `seq`: if that is new, it has just been read."""
