@@ -218,7 +218,7 @@ class Chat:
 
     async def open(self, session: AgentSession, frame: protocol.Open) -> None:
         """Answer with the conversation as it is, then follow it without a gap."""
-        key = Key(session.tenant, frame.customer)
+        key = session.key(frame.customer)
 
         def change(tx: Transaction) -> Conversation:
             tx.after_commit(follow)

@@ -84,16 +84,17 @@ class News:
     def changed(self, c: Conversation) -> None:
         """Tell of a conversation that changed, now or soon: in the order of the changes. Of one
         without a message nothing is told, it is in no inbox."""
-        inboxes = self._hub.inboxes(c.tenant)
+        name = c.key.tenant
+        inboxes = self._hub.inboxes(name)
         if not inboxes or not c.last_seq:
             return
-        tenant = self._tenants.setdefault(c.tenant, _Tenant())
+        tenant = self._tenants.setdefault(name, _Tenant())
         if tenant.timer is None:
             now, part = asyncio.get_running_loop().time(), self._part()
             if tenant.may_tell(now, part) and tenant.left > part - AT_ONCE:
                 self._tell(tenant, inboxes, c)
                 return
-            self._wait(tenant, c.tenant)
+            self._wait(tenant, name)
         tenant.put(c)
 
     def _part(self) -> int:

@@ -15,6 +15,7 @@ behind the replay, so that every client sees seq in order with no gap (I4).
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class TokenBucket:
     per_minute: float
     burst: float
     level: float = field(init=False)
-    at: float | None = None
+    at: float = -math.inf
 
     def __post_init__(self) -> None:
         self.level = self.burst
@@ -91,7 +92,7 @@ class TokenBucket:
         self.level = min(self.level + 1, 2 * self.burst)
 
     def _fill(self, now: float) -> None:
-        if self.at is not None and self.at < now and self.level < self.burst:
+        if self.level < self.burst and self.at < now:
             filled = self.level + (now - self.at) * self.per_minute / 60
             self.level = filled if filled < self.burst else self.burst
         self.at = now
@@ -329,6 +330,10 @@ class AgentSession(Session):
     """An agent's session, with the conversations that it opened."""
 
     opened: dict[Key, Held | None] = field(default_factory=dict)
+
+    def key(self, customer: str) -> Key:
+        """The conversation with that customer of its tenant's."""
+        return Key(self.identity.tenant, customer)
 
     def deliver(self, key: Key, data: bytes) -> None:
         """Send a frame of an opened conversation, behind its opening if that is running."""

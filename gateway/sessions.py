@@ -349,34 +349,30 @@ class Sessions:
         chat, marks, inbox = self._chat, self._marks, self._inbox
         match frame:
             case protocol.AgentSend():
-                key = Key(session.tenant, frame.customer)
-                return chat.send(_posting(session, key, frame), session)
+                return chat.send(_posting(session, session.key(frame.customer), frame), session)
             case protocol.AgentAck():
-                return marks.agent_ack(Key(session.tenant, frame.customer), frame.seq)
+                return marks.agent_ack(session.key(frame.customer), frame.seq)
             case protocol.AgentRead():
-                return marks.agent_read(Key(session.tenant, frame.customer), frame.seq)
+                return marks.agent_read(session.key(frame.customer), frame.seq)
             case protocol.AgentTyping():
-                self._context.tell.agent_typing(
-                    session, Key(session.tenant, frame.customer), on=frame.on
-                )
+                self._context.tell.agent_typing(session, session.key(frame.customer), on=frame.on)
             case protocol.Open():
                 return partial(chat.open, session, frame)
             case protocol.Close():
-                self._context.hub.unwatch(session, Key(session.tenant, frame.customer))
+                self._context.hub.unwatch(session, session.key(frame.customer))
                 session.send({"type": "ok", "ref": frame.ref})
             case protocol.End():
                 return partial(self._end, session, frame)
             case protocol.Inbox():
                 return partial(inbox.page, session, frame)
             case protocol.AgentHistory():
-                key = Key(session.tenant, frame.customer)
-                return partial(inbox.history, session, key, frame)
+                return partial(inbox.history, session, session.key(frame.customer), frame)
             case _:
                 self._common_frame(session, frame)
         return None
 
     async def _end(self, session: AgentSession, frame: protocol.End) -> None:
-        await self._chat.end(Key(session.tenant, frame.customer))
+        await self._chat.end(session.key(frame.customer))
         session.send({"type": "ok", "ref": frame.ref})
 
     def _common_frame(self, session: Session, frame: Any) -> None:

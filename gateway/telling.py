@@ -75,7 +75,7 @@ class Telling:
         if sender is not None:
             self.sent(sender, message, key, duplicate=False)
         if self._hub.sessions(key):
-            text = protocol.encode(frames.for_customer(message, c.customer))
+            text = protocol.encode(frames.for_customer(message, key.customer))
             self._hub.deliver(key, text, sender)
         encoded: dict[bool, bytes] = {}
         for session in self._hub.watchers(key):
@@ -83,7 +83,7 @@ class Telling:
                 continue
             own = message.role == "agent" and message.author == session.identity.sub
             if own not in encoded:
-                told = frames.message(message, ref=own, customer=c.customer)
+                told = frames.message(message, ref=own, customer=key.customer)
                 encoded[own] = protocol.encode(told)
             session.frames.give()
             session.deliver(key, encoded[own])
