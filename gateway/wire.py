@@ -9,11 +9,12 @@ A handshake that is not finished in time, and a closing one, are cut off; an ope
 and fails with 1011 if in time it neither answers, nor reads of what waits before the ping, nor says
 that it has more of what was sent.
 
-Bounds (I9): frames that were received and not yet taken (then the peer's TCP is held back); bytes
-that are read in one turn of the loop, which others want too; frames among them that bring nothing
-(beyond it the peer is cut off); bytes that the kernel keeps beyond what is on its way; and bytes
-that wait to be written: beyond `outbound_bytes` the peer is closed with 4001. Only a replay is
-written at the pace of its reader, and of pages one at a time.
+Bounds (I9): bytes of a handshake (beyond it the peer is cut off); frames that were received and not
+yet taken (then the peer's TCP is held back); bytes that are read in one turn of the loop, which
+others want too; frames among them that bring nothing (beyond it the peer is cut off); bytes that
+the kernel keeps beyond what is on its way; and bytes that wait to be written: beyond
+`outbound_bytes` the peer is closed with 4001. Only a replay is written at the pace of its reader,
+and of pages one at a time.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ NO_HANDSHAKE = (
     " The HTTP API has an address of its own\n"
 )
 CLOSE_TIMEOUT = 2.0  # seconds for a peer to take and answer the close, before it is cut off
+HEAD = 65_536  # bytes of a handshake; of as many lines as the core takes it would be a megabyte
 RECEIVED = 64  # frames that wait to be taken, before the peer's TCP is held back
 TURN = 16_384  # bytes that are read in one turn of the loop: of the smallest frames 2,700
 NOTHING = 256  # frames among them that bring no message: pings, fragments of a few bytes
@@ -93,6 +95,7 @@ class Peer(asyncio.Protocol):
         "_core",
         "_end",
         "_fragments",
+        "_head",
         "_held_back",
         "_is_text",
         "_listener",
@@ -127,6 +130,7 @@ class Peer(asyncio.Protocol):
         self._over = False
         self._end: asyncio.Future[None] | None = None  # made when somebody waits for it
         self._received: deque[str | bytes] = deque()
+        self._head = 0  # bytes that came before the handshake was done
         self._fragments = bytearray()  # of a message whose last fragment has yet to come
         self._is_text = True  # that message
         self._held_back = False
@@ -294,6 +298,10 @@ class Peer(asyncio.Protocol):
             if len(self._received) > RECEIVED and not self._held_back:
                 self._held_back = True
                 self._transport.pause_reading()
+        elif core.state is CONNECTING:
+            self._head += len(data)
+            if self._head > HEAD:
+                self._transport.abort()
         if core.writes and not self._unflushed:
             self._flush()
             self._close_if_slow()  # pongs, too, wait for a peer that does not read

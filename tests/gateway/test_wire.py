@@ -303,6 +303,17 @@ async def test_who_does_not_finish_the_handshake_in_time_is_cut_off(
         assert await line.rest() == b""
 
 
+async def test_whose_handshake_goes_on_and_on_is_cut_off(tmp_path: Path) -> None:
+    async with listening(tmp_path, hello_timeout=600.0) as it:
+        line = await it.dial()
+        told = request()[:-2] + b"".join(b"X-%d: %b\r\n" % (i, b"x" * 8_000) for i in range(9))
+        await line.write(told[: wire.HEAD + 1])
+        assert await line.rest() == b""
+        line = await it.dial()
+        await line.write(told[: wire.HEAD - 4] + b"\r\n\r\n")
+        assert (await line.head()).startswith("HTTP/1.1 101 ")
+
+
 async def test_data_right_behind_the_handshake_waits_for_it(tmp_path: Path) -> None:
     async with listening(tmp_path) as it:
         line = await it.dial()
