@@ -50,7 +50,7 @@ class _Times(Generic[K]):
         if len(self.heap) > FEW + 2 * len(self.at):
             self.heap = [(at, key) for key, at in self.at.items()]
             heapq.heapify(self.heap)
-        return when == self.next
+        return when == self.heap[0][0]
 
     def take(self) -> K | None:
         """Whose time is the next; None if that does not stand any more."""

@@ -82,7 +82,7 @@ class Context:
 
     def quiet_hours_end(self, now: float, c: Conversation, device: Device) -> float | None:
         """Of those in which the device is now."""
-        return quiet_hours_end(now, c.wishes, device.time_zone, self.rules(c.tenant).house)
+        return quiet_hours_end(now, c.wishes, device.time_zone, self.rules(c.key.tenant).house)
 
     def is_calling(self, device: Device) -> bool:
         """Whether a call for this device is out: then its settling decides its next time, no

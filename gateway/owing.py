@@ -103,13 +103,13 @@ class Owing:
         waiting = outcomes.pending(c)
         if not waiting:
             return c
-        c = _hold_the_rest(tx, c, waiting[0].lo)
-        if c.tenant not in self._context.tenants:  # judged when it is configured again
+        settled, tenant = waiting[0].lo, c.key.tenant
+        c = _hold_the_rest(tx, c, settled)
+        if tenant not in self._context.tenants:  # judged when it is configured again
             return c if c.push_due_at is not None else tx.put(replace(c, push_due_at=tx.now))
-        backends = self._context.rules(c.tenant).backends
-        live = [d for d in c.devices if d.live and self.backend(c.tenant, d) is not None]
+        live = [d for d in c.devices if d.live and self.backend(tenant, d) is not None]
         if live:
-            behind = [device for device in live if device.covered <= waiting[0].lo]
+            behind = [device for device in live if device.covered <= settled]
             if behind:
                 not_led_to = [device for device in behind if not device.owes and not device.ring]
                 if c.push_due_at is None and not_led_to:
@@ -123,7 +123,7 @@ class Owing:
             return c  # it is out to a backend that is gone since: its answer decides
         elif c.push_due_at is None:
             upto = c.last
-            lacking = bool(backends) and not c.live_devices
+            lacking = bool(self._context.rules(tenant).backends) and not c.live_devices
             reason = (no_live_device(c) if lacking else Reason.NO_ENDPOINT).value
         else:
             return c
@@ -138,7 +138,7 @@ class Owing:
         waiting = [
             device
             for device in c.devices
-            if device.wake_at is not None and self.backend(c.tenant, device) is None
+            if device.wake_at is not None and self.backend(c.key.tenant, device) is None
             if not self._context.is_calling(device)
         ]
         for device in waiting:
@@ -161,7 +161,7 @@ class Owing:
     def _no_endpoint(self, tx: Transaction, c: Conversation, device: Device) -> None:
         """Record the decision not to ring a device, which no look will take."""
         if self._context.rules(c.tenant).backends:  # else the message's own reason says it
-            self.looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT), c.last)
+            self.looked(tx, c, device, Decision(Action.SKIP, Reason.NO_ENDPOINT), c.last_seq)
 
     def _bring_near(self, tx: Transaction, c: Conversation) -> Conversation:
         """No device waits for the end of quiet hours that are others by now, or, if the clock was
@@ -197,11 +197,11 @@ class Owing:
     # Where, and who hears of it
 
     def looked(
-        self, tx: Transaction, c: Conversation, device: Device, decision: Decision, last: Cut
+        self, tx: Transaction, c: Conversation, device: Device, decision: Decision, last_seq: int
     ) -> None:
-        tx.after_commit(lambda: self._decided(c.tenant, decision))
+        tx.after_commit(lambda: self._decided(c.key.tenant, decision))
         from_seq = c.left_from(device)
-        upto = device.ring.upto.seq if device.ring else last.seq
+        upto = device.ring.upto.seq if device.ring else last_seq
         tx.event(
             c,
             min(from_seq, upto),

@@ -74,13 +74,13 @@ class Ringing:
         """
         wanted = to_ring(tx, c, device, self._context.patience(c.key, tx.now))
         quiet = self._context.quiet_hours_end(tx.now, c, device)
-        backend = self._owing.backend(c.tenant, device)
+        backend = self._owing.backend(c.key.tenant, device)
         facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
         decision = delivery.look(facts)
         if wanted.unwanted and decision.action is Action.RING:
             c = self._leave_be(tx, c, wanted.unwanted)  # first: to them the ring is none of theirs
         about = wanted.due if decision.action is Action.SKIP else None
-        self._owing.looked(tx, c, device, decision, about or c.last)
+        self._owing.looked(tx, c, device, decision, about.seq if about else c.last_seq)
         match decision.action:
             case Action.RING:
                 held, ring = self._claim(tx, c, device, wanted)
@@ -212,7 +212,7 @@ class Ringing:
     ) -> tuple[RingInHand, Ring]:
         """Fix device, coverage and content (rule 7). Under this id nothing changes any more."""
         newest, upto = wanted.newest, wanted.upto or device.covered
-        tenant = self._context.rules(c.tenant)
+        tenant, unread = self._context.rules(c.key.tenant), c.unread
         expires_at = tx.now + tenant.expires_after
         if newest is None:  # silent: only the number
             kind, title, text, seq = RingKind.BADGE, None, None, c.last_seq
@@ -224,11 +224,11 @@ class Ringing:
         ring = Ring(
             id=f"r_{self._context.new_id()}",
             kind=kind,
-            customer=c.customer,
+            customer=c.key.customer,
             seq=seq,
             title=title,
             text=text,
-            unread=c.unread,
+            unread=unread,
             badge_seq=c.badge_seq,
             live=c.live,
             expires_at=expires_at,
@@ -242,7 +242,7 @@ class Ringing:
         )
         held = RingInHand(msgspec.json.encode(ring).decode(), upto, attempt=1)
         owes = newest is not None and device.owed_ord > upto.ord  # what nobody is rung for, say
-        device = replace(device, ring=held, badge=c.unread, owes=owes, wake_at=tx.now)
+        device = replace(device, ring=held, badge=unread, owes=owes, wake_at=tx.now)
         # The hold of its retries is counted anew; that of what it does not cover goes on (rule 5).
         held_from = c.hold_from if newest is None and outcomes.pending(c) else None
         c = tx.put(c.with_device(device, hold_from=held_from))
@@ -253,7 +253,7 @@ class Ringing:
             "claimed",
             ring=ring.id,
             kind=kind,
-            unread=c.unread,
+            unread=unread,
             device=fingerprint(device.token),
         )
         return held, ring
@@ -369,8 +369,9 @@ class Ringing:
     def _accepted(
         self, tx: Transaction, c: Conversation, device: Device, ring: Ring
     ) -> Conversation:
-        covered, upto = device.covered, device.rung_to
-        c = tx.put(c.with_device(_over(tx, device)))
+        over = _over(tx, device)
+        covered, upto = device.covered, over.covered
+        c = tx.put(c.with_device(over))
         if c.is_expiring(ring.claimed_at):
             c = self._owing.expire(tx, c)  # its own turn is late
         if upto.ord > covered.ord:
@@ -386,15 +387,16 @@ class Ringing:
 
         Of very many expired ones not all are read: what is not known had expired long ago.
         """
-        pushed = [(span.lo, span.hi) for span in outcomes.pending(c)]
+        pushed = [(lo, hi)]
         if [s for s in c.settled if s.outcome is Outcome.EXPIRED and lo < s.hi]:
+            pushed = [(span.lo, span.hi) for span in outcomes.pending(c)]
             pushed += [
                 (m.before, m.cut)
                 for m in tx.unacked(c)
                 if not m.has_expired(ring.claimed_at) and outcomes.outcome(c, m) is Outcome.EXPIRED
             ]
+            pushed = [(max(lo, begin), min(hi, end)) for begin, end in pushed]
         for begin, end in pushed:
-            begin, end = max(lo, begin), min(hi, end)
             if begin < end:
                 c, _ = self._owing.move(tx, c, begin, end, Trigger.ACCEPTANCE)
         return c

@@ -159,8 +159,8 @@ def transition(
 def _of_pending(c: Conversation, lo: Cut, hi: Cut, trigger: Trigger, reason: str | None) -> Change:
     """The common case: all that is open is pending, and a span of it moves."""
     acks = trigger is Trigger.ACK
-    from_seq, from_ord = c.acked if acks or lo < c.acked else lo
-    upto_seq, upto_ord = hi if acks or hi < c.last else c.last
+    from_seq, from_ord = (c.acked_seq, c.acked_ord) if acks or lo.seq < c.acked_seq else lo
+    upto_seq, upto_ord = hi if acks or hi.seq < c.last_seq else (c.last_seq, c.last_ord)
     to = TRANSITIONS.get((PENDING, trigger))
     moves: tuple[Move, ...] = ()
     added: tuple[Span, ...] = ()

@@ -193,7 +193,7 @@ FAULTS = (
     Fault(
         "unread is counted up instead of computed (I5)",
         "gateway/ringing.py",
-        "            unread=c.unread,\n            badge_seq=c.badge_seq,\n",
+        "            unread=unread,\n            badge_seq=c.badge_seq,\n",
         "            unread=(device.badge or 0) + 1,\n            badge_seq=c.badge_seq,\n",
     ),
     Fault(
