@@ -245,7 +245,8 @@ class Ringing:
         device = replace(device, ring=held, badge=unread, owes=owes, wake_at=tx.now)
         # The hold of its retries is counted anew; that of what it does not cover goes on (rule 5).
         held_from = c.hold_from if newest is None and outcomes.pending(c) else None
-        c = tx.put(c.with_device(device, hold_from=held_from))
+        c = c.with_device(device)
+        c = tx.put(c if c.hold_from == held_from else replace(c, hold_from=held_from))
         tx.event(
             c,
             ring.since if newest else c.last_seq,

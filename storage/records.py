@@ -339,14 +339,12 @@ class Conversation(msgspec.Struct, frozen=True):
                 return device
         return None
 
-    def with_device(self, device: Device, **changes: Any) -> Conversation:
-        """This conversation with `device` in the place of the registration of the same id;
-        `changes` are further fields of it.
-        """
+    def with_device(self, device: Device) -> Conversation:
+        """This conversation with `device` in the place of the registration of the same id."""
         devices = tuple([d if d.id != device.id else device for d in self.devices])
         if device not in devices:
             devices = (*devices, device)
-        return msgspec.structs.replace(self, devices=devices, **changes)
+        return msgspec.structs.replace(self, devices=devices)
 
     def without_device(self, id: int) -> Conversation:
         return msgspec.structs.replace(self, devices=tuple(d for d in self.devices if d.id != id))
