@@ -11,12 +11,14 @@ Decides nothing else. Pure. How a backend is called is in `push.ring.Endpoint`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 PRODUCTION: Final = "production"
 
 
-class Backend(NamedTuple):
+class Backend(msgspec.Struct, frozen=True):
     """Whom one of a tenant's backends is for.
 
     `name` is unique within the tenant, "" for the tenant's own; `app` is None for all.
@@ -38,8 +40,8 @@ def choose(backends: Iterable[Backend], environment: str | None, app: str | None
     meant = environment or PRODUCTION
     found: Backend | None = None
     for backend in backends:
-        if backend.environment == meant and backend.app in (None, app):
-            if backend.app is not None:
-                return backend
+        if backend.environment == meant and backend.app is None:
             found = found or backend
+        elif backend.environment == meant and backend.app == app:
+            return backend
     return found
