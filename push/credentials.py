@@ -68,7 +68,7 @@ def is_ours(name: str) -> bool:
 
 def added(
     request: Mapping[str, str], credentials: Credentials, token: str | None = None
-) -> dict[str, str]:
+) -> Mapping[str, str]:
     """Return a request's headers with the credentials', which stand in place of equal names.
 
     `token` is the present OAuth2 token.
@@ -80,6 +80,8 @@ def added(
         ours["Authorization"] = basic(*credentials.basic)
     elif token is not None:
         ours["Authorization"] = f"Bearer {token}"
+    if not ours:
+        return request
     names = {name.lower() for name in ours}
     return {name: value for name, value in request.items() if name.lower() not in names} | ours
 

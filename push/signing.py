@@ -64,7 +64,7 @@ def headers(ring_id: str, now: float, body: bytes, secrets: Sequence[str]) -> di
     signed = {"webhook-id": ring_id, "webhook-timestamp": timestamp}
     if secrets:
         content = f"{ring_id}.{timestamp}.".encode() + body
-        signed["webhook-signature"] = " ".join(_signature(secret, content) for secret in secrets)
+        signed["webhook-signature"] = " ".join([_signature(secret, content) for secret in secrets])
     return signed
 
 
