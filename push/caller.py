@@ -437,10 +437,10 @@ def _written(adapter: Adapter, endpoint: Endpoint, claim: Claim) -> Request:
 def _signed(
     request: Request, endpoint: Endpoint, ring: str, now: float, token: str | None
 ) -> Signed:
-    proof = signing.headers(ring, now, request.body, endpoint.signing_secrets)
-    url = endpoint.url if request.path is None else _at(endpoint.url, request.path)
     headers = credentials.added(request.headers, endpoint.credentials, token)
-    return Signed(url, {**headers, **proof}, request.body)
+    headers |= signing.headers(ring, now, request.body, endpoint.signing_secrets)
+    url = endpoint.url if request.path is None else _at(endpoint.url, request.path)
+    return Signed(url, headers, request.body)
 
 
 def _at(endpoint: str, path: str) -> URL:

@@ -68,7 +68,7 @@ def is_ours(name: str) -> bool:
 
 def added(
     request: Mapping[str, str], credentials: Credentials, token: str | None = None
-) -> Mapping[str, str]:
+) -> dict[str, str]:
     """Return a request's headers with the credentials', which stand in place of equal names.
 
     `token` is the present OAuth2 token.
@@ -81,7 +81,7 @@ def added(
     elif token is not None:
         ours["Authorization"] = f"Bearer {token}"
     if not ours:
-        return request
+        return dict(request)
     names = {name.lower() for name in ours}
     return {name: value for name, value in request.items() if name.lower() not in names} | ours
 
