@@ -406,7 +406,7 @@ class Peer(asyncio.Protocol):
 
     def _send(self, data: bytes) -> None:
         core = self._core
-        if core.state is not OPEN:
+        if core.close_sent is not None or core.eof_sent:
             return
         if not self._unflushed:
             self._listener.flush_soon(self)
