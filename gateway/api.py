@@ -199,14 +199,15 @@ class Api:
             title=body.title,
             expires_at=body.expires_at.timestamp() if body.expires_at else None,
         )
-        message, duplicate = await self._chat.post(posting, create=who.role is Role.SERVICE)
+        posted = await self._chat.post(posting, create=who.role is Role.SERVICE)
+        message = posted.message
         answer: dict[str, Any] = {
             "seq": message.seq,
             "id": message.id,
             "route": message.route or "none",
             "reason": message.reason or message.kind,
         }
-        if duplicate:
+        if posted.duplicate:
             answer["duplicate"] = True
         return as_json(answer, 201)
 

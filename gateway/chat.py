@@ -16,7 +16,7 @@ same `ref` and gets the first answer.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import orjson
@@ -54,7 +54,7 @@ class Posting(msgspec.Struct, frozen=True):
     expires_at: float | None = None
 
 
-class Posted(NamedTuple):
+class Posted(msgspec.Struct, frozen=True):
     """What became of a posting. `duplicate` if its `ref` had been sent before."""
 
     message: Message

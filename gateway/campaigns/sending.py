@@ -278,7 +278,7 @@ class Campaigns:
         def part(tx: Transaction) -> Handled:
             before = tx.savepoint()
             try:
-                message, _ = send(tx)
+                message = send(tx).message
             except FrameError as refusal:
                 tx.rollback(before)
                 unknown = refusal.code is ErrorCode.NOT_FOUND
