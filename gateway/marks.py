@@ -55,7 +55,7 @@ class Marks:
             if c.read_seq == before.read_seq:
                 return
             if c.unread != before.unread:
-                tx.event(c, before.read_seq + 1, c.read_seq, "read", **_who(session))
+                _event(tx, c, before.read_seq + 1, c.read_seq, "read", session)
                 c = self._correct_badges(tx, c, session.installation)
             tx.after_commit(lambda: self._tell.read(before, c, tx.now))
 
@@ -79,7 +79,7 @@ class Marks:
             return
         upto = min(seq, c.acked_seq)
         if upto > session.acked:
-            tx.event(c, session.acked + 1, upto, "acked_too", **_who(session))
+            _event(tx, c, session.acked + 1, upto, "acked_too", session)
         self._note(tx, session, seq)
 
     def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
@@ -113,7 +113,7 @@ class Marks:
         if held is not None and oldest is not None:
             held = max(held, oldest)  # what joins held of others takes nothing from the rest
         c, _ = tx.acknowledge(c, cut, push_due_at=due, hold_from=held)
-        tx.event(c, before.acked_seq + 1, c.acked_seq, "acked", **_who(session))
+        _event(tx, c, before.acked_seq + 1, c.acked_seq, "acked", session)
         if session.installation is not None:
             self._note(tx, session, cut.seq)
         for span in before.settled:
@@ -125,9 +125,7 @@ class Marks:
         if due not in (None, before.push_due_at):
             due_moved(tx, c, Reason.ACKED, due)
         tx.after_commit(
-            lambda: self._tell.receipt(
-                c.key, before.acked_seq + 1, c.acked_seq, _DELIVERED, tx.now
-            )
+            lambda: self._tell.receipt(c.key, before.acked_seq + 1, c.acked_seq, _DELIVERED, tx.now)
         )
         return c
 
@@ -183,6 +181,8 @@ class Marks:
         return c
 
 
-def _who(session: CustomerSession) -> dict[str, str | None]:
-    """How events name a session: its id, and its installation if the app told it."""
-    return {"session": session.id, "installation": session.installation}
+def _event(
+    tx: Transaction, c: Conversation, from_seq: int, seq: int, event: str, session: CustomerSession
+) -> None:
+    """Record what a session did: by its id, and its installation if the app told it."""
+    tx.event(c, from_seq, seq, event, session=session.id, installation=session.installation)
