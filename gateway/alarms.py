@@ -81,7 +81,7 @@ class Alarms:
         times = self._tenants.get(key.tenant)
         if times is None:
             times = self._tenants[key.tenant] = _Times()
-        if not self._stopped and times.put(key, max(when, self.floor)):
+        if not self._stopped and times.put(key, when if when > self.floor else self.floor):
             self._expect(key.tenant)
 
     def judged(self, key: Key) -> None:

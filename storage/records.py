@@ -331,7 +331,8 @@ class Conversation(msgspec.Struct, frozen=True):
 
     def left_from(self, device: Device) -> int:
         """The first place that is neither acknowledged nor covered on `device`."""
-        return max(device.covered.seq, self.acked_seq) + 1
+        covered = device.covered.seq
+        return (covered if covered > self.acked_seq else self.acked_seq) + 1
 
     def device(self, id: int) -> Device | None:
         for device in self.devices:
