@@ -252,8 +252,9 @@ _RECEIPTS = {
 
 
 class _Told(msgspec.Struct, frozen=True):
-    """Of a stored ring, what the app had told by which its backend is chosen."""
+    """Of a stored ring, its id and what the app had told by which its backend is chosen."""
 
+    id: str
     environment: str | None = None
     app: str | None = None
 
@@ -277,6 +278,11 @@ def _owing(device: Device, upto: int, now: float) -> Device:
 def claimed(held: RingInHand) -> Ring:
     """The ring as it was claimed."""
     return msgspec.json.decode(held.claim, type=Ring)
+
+
+def claimed_id(held: RingInHand) -> str:
+    """Its id alone: that takes half as long."""
+    return msgspec.json.decode(held.claim, type=_Told).id
 
 
 def _backoff(device: Device, wake_at: float) -> float:

@@ -16,7 +16,7 @@ import msgspec
 from gateway import delivery
 from gateway.context import Context
 from gateway.delivery import PAUSES, WISHES, Action, Facts, InHand, Reason
-from gateway.owing import AGAIN, UNRUNG, Owing, claimed, idle
+from gateway.owing import AGAIN, UNRUNG, Owing, claimed, claimed_id, idle
 from gateway.wanted import Wanted, all_unwanted, to_ring
 from gateway.wishes import is_muted
 from push import content
@@ -408,7 +408,7 @@ def _called(c: Conversation, claim: Claim) -> Device | None:
     device = c.device(claim.ref.device)
     if device is None or device.generation != claim.generation or device.ring is None:
         return None
-    return device if claimed(device.ring).id == claim.ring.id else None
+    return device if claimed_id(device.ring) == claim.ring.id else None
 
 
 def _unrung(c: Conversation, device: Device, reason: Reason) -> str:

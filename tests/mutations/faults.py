@@ -145,7 +145,7 @@ FAULTS = (
         "gateway/ringing.py",
         """    if device is None or device.generation != claim.generation or device.ring is None:
         return None
-    return device if claimed(device.ring).id == claim.ring.id else None
+    return device if claimed_id(device.ring) == claim.ring.id else None
 """,
         "    return device\n",
         ("tests/test_registrations.py",),
