@@ -146,14 +146,14 @@ class Ringing:
                 current=ring.unread == c.unread,
                 unwanted=all_unwanted(tx, c, device),
             )
-        behind = device.owed_ord - max(device.covered.ord, c.acked_ord)
+        behind = device.owed_ord - c.done_ord(device)
         return Facts(
             endpoint=backend is not None,
             live=device.live,
             early=device.wake_at is None or device.wake_at > tx.now,
             in_chat=self._context.hub.is_in_chat(c.key),
             in_hand=in_hand,
-            behind=max(0, behind),
+            behind=behind if behind > 0 else 0,
             all_expired=wanted.newest is None and not wanted.unwanted,
             too_soon=wanted.due_at is not None,
             all_read=c.read_ord == c.last_ord,

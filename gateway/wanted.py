@@ -39,7 +39,7 @@ def to_ring(tx: Transaction, c: Conversation, device: Device, patience: Patience
     but if all that a fan-out asked for has expired, nothing is rung for what came after it.
     """
     newest = c.newest_counted
-    behind = max(device.covered.ord, c.acked_ord)
+    behind = c.done_ord(device)
     if newest is None or newest.ord <= behind:
         return Wanted()
     if patience is None and not _sees_each(c, device, newest, tx.now):  # then all was asked for
@@ -125,7 +125,7 @@ def all_unwanted(tx: Transaction, c: Conversation, device: Device) -> bool:
     """
     if not opted_out(c):
         return False
-    behind = max(device.covered.ord, c.acked_ord)
+    behind = c.done_ord(device)
     covered = [m for m in tx.unacked(c) if behind < m.ord <= device.rung_to.ord]
     whole = len(covered) == device.rung_to.ord - behind
     return whole and all(is_unwanted(c.wishes, m.kind) for m in covered if _may_ring(tx, c, m))

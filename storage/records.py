@@ -255,7 +255,8 @@ class Device(msgspec.Struct, frozen=True):
     @property
     def rung_to(self) -> Cut:
         """Up to where it will have been rung once its ring in hand, if any, is settled."""
-        return self.covered if self.ring is None else max(self.covered, self.ring.upto)
+        held = self.ring
+        return self.covered if held is None or held.upto < self.covered else held.upto
 
     def __repr__(self) -> str:
         return f"Device(id={self.id}, generation={self.generation}, state={self.state})"
@@ -333,6 +334,11 @@ class Conversation(msgspec.Struct, frozen=True):
         """The first place that is neither acknowledged nor covered on `device`."""
         covered = device.covered.seq
         return (covered if covered > self.acked_seq else self.acked_seq) + 1
+
+    def done_ord(self, device: Device) -> int:
+        """How many counted messages are acknowledged, or covered on `device`."""
+        covered = device.covered.ord
+        return covered if covered > self.acked_ord else self.acked_ord
 
     def device(self, id: int) -> Device | None:
         for device in self.devices:

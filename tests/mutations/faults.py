@@ -253,11 +253,11 @@ FAULTS = (
     Fault(
         "a look does not see that the customer has read meanwhile (I3)",
         "gateway/ringing.py",
-        "        behind = device.owed_ord - max(device.covered.ord, c.acked_ord)\n",
+        "        behind = device.owed_ord - c.done_ord(device)\n",
         "        behind = device.owed_ord - device.covered.ord\n",
         also=(
             (
-                "    behind = max(device.covered.ord, c.acked_ord)\n    if newest",
+                "    behind = c.done_ord(device)\n    if newest",
                 "    behind = device.covered.ord\n    if newest",
                 "gateway/wanted.py",
             ),

@@ -98,11 +98,14 @@ def test_a_device_is_rung_up_to_where_its_ring_in_hand_covers(
     assert device(1, covered=Cut(3, 2), ring=held).rung_to == upto
 
 
-@pytest.mark.parametrize(("covered", "first"), [(0, 8), (8, 9)])
+@pytest.mark.parametrize(
+    ("covered", "first", "done"), [(Cut(0, 0), 8, 3), (Cut(8, 3), 9, 3), (Cut(9, 4), 10, 4)]
+)
 def test_what_is_left_for_a_device_is_neither_acknowledged_nor_covered(
-    covered: int, first: int
+    covered: Cut, first: int, done: int
 ) -> None:
-    assert CONVERSATION.left_from(device(1, covered=Cut(covered, 0))) == first
+    phone = device(1, covered=covered)
+    assert (CONVERSATION.left_from(phone), CONVERSATION.done_ord(phone)) == (first, done)
 
 
 def test_a_span_counts_its_counted_messages() -> None:
