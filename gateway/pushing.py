@@ -154,16 +154,16 @@ class Book:
                 self.alarms.set(key, self._clock() + RETRY_TICK)
             self.alarms.judged(key)
 
-        def again() -> None:
-            if not self._context.draining:
-                self._tick(key)
-
         try:
             self._store.enqueue(change, Needs(keys=(key,)), done, later=True)
             self._anew.discard(key)  # not when it is done: rules may be newer by then
         except Unavailable:
             # There is no room: it keeps its place, or all that are due would be refused one by one.
-            asyncio.get_running_loop().call_later(RETRY_TICK, again)
+            asyncio.get_running_loop().call_later(RETRY_TICK, self._again, key)
+
+    def _again(self, key: Key) -> None:
+        if not self._context.draining:
+            self._tick(key)
 
     def _hand_over(self, key: Key, ready: dict[int, str]) -> None:
         for id, backend in ready.items():

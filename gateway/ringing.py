@@ -40,6 +40,7 @@ from storage.records import (
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
+MESSAGE, PROACTIVE, BADGE = RingKind
 
 
 class Ringing:
@@ -79,8 +80,10 @@ class Ringing:
         decision = delivery.look(facts)
         if wanted.unwanted and decision.action is Action.RING:
             c = self._leave_be(tx, c, wanted.unwanted)  # first: to them the ring is none of theirs
-        about = wanted.due if decision.action is Action.SKIP else None
-        self._owing.looked(tx, c, device, decision, about.seq if about else c.last_seq)
+        last_seq = c.last_seq
+        if wanted.due is not None and decision.action is Action.SKIP:
+            last_seq = wanted.due.seq
+        self._owing.looked(tx, c, device, decision, last_seq)
         match decision.action:
             case Action.RING:
                 held, ring = self._claim(tx, c, device, wanted)
@@ -136,7 +139,7 @@ class Ringing:
         in_hand = None
         if device.ring is not None:
             ring, upto = claimed(device.ring), device.ring.upto
-            silent = ring.kind is RingKind.BADGE
+            silent = ring.kind is BADGE
             in_hand = InHand(
                 silent=silent,
                 acked=not silent and upto.ord <= c.acked_ord,
@@ -215,9 +218,9 @@ class Ringing:
         tenant, unread = self._context.rules(c.key.tenant), c.unread
         expires_at = tx.now + tenant.expires_after
         if newest is None:  # silent: only the number
-            kind, title, text, seq = RingKind.BADGE, None, None, c.last_seq
+            kind, title, text, seq = BADGE, None, None, c.last_seq
         else:
-            kind = RingKind.PROACTIVE if newest.kind == "proactive" else RingKind.MESSAGE
+            kind = PROACTIVE if newest.kind == "proactive" else MESSAGE
             words = content.words(tenant.content, newest.title, newest.text, device.locale)
             title, text, seq = words.title, words.text, newest.seq
             expires_at = newest.expires_at or expires_at
@@ -292,7 +295,7 @@ class Ringing:
     ) -> Conversation:
         """Write what came of a call, unless the registration or its ring is another by now."""
         device, verdict = _called(c, claim), attempt.verdict
-        silent = claim.ring.kind is RingKind.BADGE
+        silent = claim.ring.kind is BADGE
         from_seq = upto = claim.ring.seq
         if device is not None and not silent:
             from_seq, upto = max(device.covered.seq + 1, claim.ring.since), device.rung_to.seq
@@ -343,7 +346,7 @@ class Ringing:
         """Write down that the ring in hand is given up. A silent one leaves nothing to replay."""
         held = _held(device)
         ring = claimed(held)
-        if ring.kind is RingKind.BADGE:
+        if ring.kind is BADGE:
             return
         letter = DeadLetter(
             id=ring.id,

@@ -40,6 +40,8 @@ class Trigger(StrEnum):
     REPLAY = "replay"
 
 
+_ACK = Trigger.ACK
+
 TRANSITIONS: dict[tuple[Outcome, Trigger], Outcome] = {
     (PENDING, Trigger.ACK): ACKED,
     (PENDING, Trigger.ACCEPTANCE): PUSHED,
@@ -136,7 +138,7 @@ def transition(
             moved = _span(part.lo, part.hi, to, None if to is ACKED else reason)
             moves.append(Move(part.outcome, moved))
             after.append(moved)
-    acked = hi if trigger is Trigger.ACK and hi > conversation.acked else conversation.acked
+    acked = hi if trigger is _ACK and hi > conversation.acked else conversation.acked
     kept = _merge([s for s in after if s.outcome not in (PENDING, ACKED)])
     kept = [_whole(span, conversation) for span in kept]
     stored = {s for s in kept if s.hi_ord <= acked.ord}
@@ -158,7 +160,7 @@ def transition(
 
 def _of_pending(c: Conversation, lo: Cut, hi: Cut, trigger: Trigger, reason: str | None) -> Change:
     """The common case: all that is open is pending, and a span of it moves."""
-    acks = trigger is Trigger.ACK
+    acks = trigger is _ACK
     from_seq, from_ord = (c.acked_seq, c.acked_ord) if acks or lo.seq < c.acked_seq else lo
     upto_seq, upto_ord = hi if acks or hi.seq < c.last_seq else (c.last_seq, c.last_ord)
     to = TRANSITIONS.get((PENDING, trigger))
