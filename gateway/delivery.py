@@ -61,6 +61,8 @@ WISHES = frozenset({Reason.MUTED, Reason.OPTED_OUT})
 """The customer's own wishes: what is not rung for one of them is settled, and no failure."""
 PAUSES = frozenset({Reason.ENDPOINT_DOWN, Reason.SUSPENDED})
 """Why an endpoint is not called at present."""
+UNHEARD = {True: Reason.ACK_TIMEOUT, False: Reason.NOT_IN_CHAT}
+"""Why a push is wanted, by whether the customer is in chat."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,6 +242,7 @@ def look(facts: Facts) -> Decision:
 
 
 _GOES_OUT = (Action.RING, Action.BADGE, Action.RETRY)
+_RING = {in_chat: Decision(Action.RING, why) for in_chat, why in UNHEARD.items()}
 
 
 def _look(facts: Facts) -> Decision:
@@ -259,8 +262,7 @@ def _look(facts: Facts) -> Decision:
             return Decision(Action.SKIP, wished)
         if facts.quiet:
             return Decision(Action.WAIT, Reason.QUIET_HOURS)
-        why = Reason.ACK_TIMEOUT if facts.in_chat else Reason.NOT_IN_CHAT
-        return Decision(Action.RING, why)
+        return _RING[facts.in_chat]
     if facts.badge_is_high:
         return Decision(Action.BADGE, Reason.READ_ELSEWHERE)
     if facts.behind:

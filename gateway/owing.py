@@ -85,8 +85,8 @@ class Owing:
         if later is not None:
             due_moved(tx, c, Reason.IN_CHAT if in_chat else Reason.LEFT, later)
             return tx.put(replace(c, push_due_at=later))
-        why = Reason.ACK_TIMEOUT if in_chat else Reason.NOT_IN_CHAT
-        tx.event(c, waiting[0].lo_seq + 1, waiting[-1].hi_seq, "due", reason=why)
+        first, last = waiting[0].lo_seq + 1, waiting[-1].hi_seq
+        tx.event(c, first, last, "due", reason=delivery.UNHEARD[in_chat])
         devices = tuple([_owing(device, c.last_ord, tx.now) for device in c.devices])
         return tx.put(replace(c, push_due_at=None, devices=devices))
 

@@ -19,7 +19,7 @@ from enum import StrEnum
 
 import msgspec
 
-from gateway.delivery import Action, Decision, Reason
+from gateway.delivery import UNHEARD, Action, Decision, Reason
 
 UNREAD_AFTER = (
     60.0  # seconds after the commit at which `unread_after` judges, unless told otherwise
@@ -84,4 +84,4 @@ def _why(policy: Policy, facts: Facts) -> Reason:
         return Reason.UNREAD
     if facts.acked:  # only `per_device` comes here with a message that was acknowledged
         return Reason.ACKED_ELSEWHERE
-    return Reason.ACK_TIMEOUT if facts.in_chat else Reason.NOT_IN_CHAT
+    return UNHEARD[facts.in_chat]
