@@ -37,7 +37,6 @@ class _Times(Generic[K]):
     at: dict[K, float] = field(default_factory=dict)  # the one that stands
     heap: list[tuple[float, K]] = field(default_factory=list)  # others too, to be passed over
 
-    @property
     def next(self) -> float:
         return self.heap[0][0] if self.heap else math.inf
 
@@ -86,10 +85,11 @@ class Alarms:
 
     def judged(self, key: Key) -> None:
         """What woke `key` has been judged, or could not be: another may be woken in its place."""
-        self._judging[key.tenant] -= 1
-        if not self._judging[key.tenant]:
-            del self._judging[key.tenant]
-        self._expect(key.tenant)
+        tenant = key.tenant
+        self._judging[tenant] -= 1
+        if not self._judging[tenant]:
+            del self._judging[tenant]
+        self._expect(tenant)
 
     def stop(self) -> None:
         """Wake nobody any more."""
@@ -104,7 +104,7 @@ class Alarms:
 
     def _expect(self, tenant: str) -> None:
         """See to it that the tenant's next is woken in time, if another may be."""
-        when = self._tenants[tenant].next
+        when = self._tenants[tenant].next()
         if self._may_wake(tenant) and self._next.put(tenant, when) and when < self._timer_at:
             self._arm()
 
@@ -112,7 +112,7 @@ class Alarms:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._timer_at = self._next.next
+        self._timer_at = self._next.next()
         if self._timer_at != math.inf and not self._stopped:
             delay = max(0.0, self._timer_at - self._clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
@@ -120,7 +120,7 @@ class Alarms:
     def _ring(self) -> None:
         self._timer = None
         now = self._clock()
-        while self._next.next <= now and not self._stopped:
+        while self._next.next() <= now and not self._stopped:
             tenant = self._next.take()
             if tenant is not None:
                 self._wake(tenant, now)
@@ -128,7 +128,7 @@ class Alarms:
 
     def _wake(self, tenant: str, now: float) -> None:
         times = self._tenants[tenant]
-        while times.next <= now and self._may_wake(tenant) and not self._stopped:
+        while times.next() <= now and self._may_wake(tenant) and not self._stopped:
             key = times.take()
             if key is not None:
                 self._judging[tenant] += 1
