@@ -381,7 +381,8 @@ class Ringing:
         if upto.ord > covered.ord:
             if upto.ord <= c.acked_ord:
                 tx.event(c, covered.seq + 1, upto.seq, "rang_after_ack")
-            c = self._pushed(tx, c, ring, covered, upto)
+            else:
+                c = self._pushed(tx, c, ring, covered, upto)
         return self._owing.settle_undeliverable(tx, c)
 
     def _pushed(

@@ -15,18 +15,7 @@ from itertools import groupby
 
 import msgspec
 
-from storage.records import (
-    ACKED,
-    EXPIRED,
-    PENDING,
-    PUSHED,
-    UNDELIVERABLE,
-    Conversation,
-    Cut,
-    Message,
-    Outcome,
-    Span,
-)
+from storage.records import PENDING, Conversation, Cut, Message, Outcome, Span
 
 
 class Trigger(StrEnum):
@@ -43,15 +32,15 @@ class Trigger(StrEnum):
 _ACK = Trigger.ACK
 
 TRANSITIONS: dict[tuple[Outcome, Trigger], Outcome] = {
-    (PENDING, Trigger.ACK): ACKED,
-    (PENDING, Trigger.ACCEPTANCE): PUSHED,
-    (PENDING, Trigger.EXPIRY): EXPIRED,
-    (PENDING, Trigger.NO_DEVICE_LEFT): UNDELIVERABLE,
-    (EXPIRED, Trigger.ACK): ACKED,
-    (EXPIRED, Trigger.ACCEPTANCE): PUSHED,
-    (UNDELIVERABLE, Trigger.ACK): ACKED,
-    (UNDELIVERABLE, Trigger.REGISTRATION): PENDING,
-    (UNDELIVERABLE, Trigger.REPLAY): PENDING,
+    (Outcome.PENDING, Trigger.ACK): Outcome.ACKED,
+    (Outcome.PENDING, Trigger.ACCEPTANCE): Outcome.PUSHED,
+    (Outcome.PENDING, Trigger.EXPIRY): Outcome.EXPIRED,
+    (Outcome.PENDING, Trigger.NO_DEVICE_LEFT): Outcome.UNDELIVERABLE,
+    (Outcome.EXPIRED, Trigger.ACK): Outcome.ACKED,
+    (Outcome.EXPIRED, Trigger.ACCEPTANCE): Outcome.PUSHED,
+    (Outcome.UNDELIVERABLE, Trigger.ACK): Outcome.ACKED,
+    (Outcome.UNDELIVERABLE, Trigger.REGISTRATION): Outcome.PENDING,
+    (Outcome.UNDELIVERABLE, Trigger.REPLAY): Outcome.PENDING,
 }
 """Every change of outcome that there is. What is not listed stays as it is."""
 
@@ -135,11 +124,11 @@ def transition(
         if to is None:
             after.append(part)
         else:
-            moved = _span(part.lo, part.hi, to, None if to is ACKED else reason)
+            moved = _span(part.lo, part.hi, to, None if to is Outcome.ACKED else reason)
             moves.append(Move(part.outcome, moved))
             after.append(moved)
     acked = hi if trigger is _ACK and hi > conversation.acked else conversation.acked
-    kept = _merge([s for s in after if s.outcome not in (PENDING, ACKED)])
+    kept = _merge([s for s in after if s.outcome not in (PENDING, Outcome.ACKED)])
     kept = [_whole(span, conversation) for span in kept]
     stored = {s for s in kept if s.hi_ord <= acked.ord}
     result = msgspec.structs.replace(

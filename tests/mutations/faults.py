@@ -199,8 +199,8 @@ FAULTS = (
     Fault(
         "an acceptance covers what came after the claim (rule 7)",
         "gateway/ringing.py",
-        "            c = self._pushed(tx, c, ring, covered, upto)\n",
-        "            c = self._pushed(tx, c, ring, covered, c.last)\n",
+        "                c = self._pushed(tx, c, ring, covered, upto)\n",
+        "                c = self._pushed(tx, c, ring, covered, c.last)\n",
     ),
     Fault(
         "a message expires before its time",
