@@ -110,15 +110,12 @@ class _Answering(ResponseHandler):
     and all that has come is read in one turn of the loop: the gateway stood still for the timeout.
     """
 
-    _heard = 0
-
-    def set_response_params(self, **params: Any) -> None:
-        self._heard = 0
-        super().set_response_params(**params)
+    heard = 0
+    """Bytes since the connection was given to the call under way."""
 
     def data_received(self, data: bytes) -> None:
-        if self._heard <= HEARD_BYTES:
-            self._heard += len(data)
+        if self.heard <= HEARD_BYTES:
+            self.heard += len(data)
             super().data_received(data)
         elif self.transport is not None:
             self.set_exception(HttpProcessingError(message="no end of what is no answer"))
@@ -139,6 +136,8 @@ class _Connector(aiohttp.TCPConnector):
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
+        assert isinstance(connection.protocol, _Answering)  # noqa: S101  (for mypy: as made above)
+        connection.protocol.heard = 0
         if not _under_way.get().stands():
             connection.release()
             raise Moved
