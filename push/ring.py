@@ -39,7 +39,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -134,7 +134,7 @@ class Target(msgspec.Struct, frozen=True):
         return f"Target(fingerprint={self.fingerprint!r})"
 
 
-class DeviceRef(NamedTuple):
+class DeviceRef(msgspec.Struct, frozen=True, cache_hash=True):
     """Names one device row. What is woken, worked on and kept apart is a `DeviceRef`."""
 
     tenant: str
