@@ -103,10 +103,10 @@ def after(
     probed: bool = False,
 ) -> Health:
     """What is known after a call to `device` came to `verdict`; `probed` if it was the probe."""
-    if verdict.reason == Failure.MOVED:  # nothing was called
-        return health
     if verdict.kind not in RETRIED:
         return WELL
+    if verdict.reason == Failure.MOVED:  # nothing was called
+        return health
     wait = verdict.retry_after or 0.0
     if health.until is not None and not probed:  # begun before it opened: news of no weight
         return replace(health, until=max(health.until, now + wait))

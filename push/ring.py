@@ -87,6 +87,8 @@ class VerdictKind(StrEnum):
 
 RETRIED: Final = frozenset({VerdictKind.RETRY, VerdictKind.MISCONFIGURED})
 """After these the ring is still wanted: the endpoint failed, and is called again."""
+MENDED: Final = frozenset({VerdictKind.REFUSED, VerdictKind.MISCONFIGURED})
+"""These somebody has to mend."""
 
 
 class Ring(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,7 @@ from push import breaker, retry
 from push.failures import where
 from push.lane import Lane, Timer, Turn
 from push.ring import (
+    MENDED,
     RETRIED,
     Attempt,
     BookUnavailable,
@@ -294,9 +295,7 @@ class PushWorker:
         current = lane.endpoint is called  # else it says nothing of the settings taken up meanwhile
         if current:
             self._learn(lane, claim.ref, verdict, probed=probed)
-        if verdict.kind is VerdictKind.REFUSED or (
-            current and verdict.kind is VerdictKind.MISCONFIGURED
-        ):
+        if verdict.kind in MENDED and (current or verdict.kind is VerdictKind.REFUSED):
             self._complain(lane, verdict)
         attempt = self._judge(lane, claim, verdict, ms)
         await self._settle(claim, attempt)
