@@ -260,6 +260,10 @@ def test_what_is_no_verdict_is_not_taken_for_one(told: object) -> None:
         checked(told)
 
 
+def test_an_answer_shows_its_status_and_nothing_that_was_said() -> None:
+    assert repr(Answer(200, {"Set-Cookie": "hush"}, b"hush")) == "Answer(status=200)"
+
+
 def test_a_call_may_have_been_taken_unless_it_ended_before_it_left() -> None:
     assert set(Failure) - NOT_SENT == {
         Failure.TIMEOUT,
