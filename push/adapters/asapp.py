@@ -49,4 +49,5 @@ def _aps(ring: Ring) -> dict[str, Any]:
     if ring.kind is RingKind.BADGE:
         return {"badge": ring.unread, "content-available": 1}
     alert = known({"title": ring.title, "body": ring.text})
-    return known({"alert": alert or None, "badge": ring.unread, "sound": "default"})
+    shown = {"badge": ring.unread, "sound": "default"}
+    return {"alert": alert, **shown} if alert else shown
