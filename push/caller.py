@@ -284,15 +284,17 @@ class Caller:
                     **endpoint.named,
                 )
 
-    def _authorised(
+    async def _authorised(
         self,
         endpoint: Endpoint,
         signed: Callable[[str | None], Signed],
         verdict_on: Callable[[Answer], Verdict],
         deadline: float,
-    ) -> Awaitable[Answer]:
-        """Call with the tenant's credentials: `signed` makes the request with an OAuth2 token, or
-        with none."""
+    ) -> Answer:
+        """Call with the tenant's credentials, and once more if a new token might change the answer.
+
+        `signed` makes the request with the present OAuth2 token, or with none.
+        """
         allowed, connect = endpoint.allow_networks, endpoint.connect_timeout
         tls = self._contexts.of(endpoint.ca_file, endpoint.credentials.certificate)
 
@@ -300,16 +302,8 @@ class Caller:
             return self._post(signed(token), allowed, tls, connect, deadline)
 
         oauth = endpoint.credentials.oauth
-        return post(None) if oauth is None else self._by_token(oauth, post, verdict_on, deadline)
-
-    async def _by_token(
-        self,
-        oauth: OAuth,
-        post: Callable[[str], Awaitable[Answer]],
-        verdict_on: Callable[[Answer], Verdict],
-        deadline: float,
-    ) -> Answer:
-        """Call with the present token, and once more if a new one might change the answer."""
+        if oauth is None:
+            return await post(None)
         token = await _token_by(deadline, self._tokens.token(oauth))
         answer = await post(token)
         if not is_unauthorised(verdict_on(answer)):
