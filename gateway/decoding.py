@@ -3,9 +3,9 @@
 Decides: whether what came is one of the frames of `gateway.protocol`, and the words of a refusal.
 Raises `FrameError`, and nothing else, whatever comes.
 
-How a frame is judged: brackets are counted, and only if there are many is the depth measured, so
-that no input reaches a parser's recursion limit; then one msgspec decode finds type and fields;
-then come the few rules that a schema cannot say.
+How a frame is judged: if it is long enough to hold too many brackets they are counted, and only if
+there are many is the depth measured, so that no input reaches a parser's recursion limit; then one
+msgspec decode finds type and fields; then come the few rules that a schema cannot say.
 The cause of a refusal is worked out only after one. A refusal names the field and what would be
 right, never what was sent: it may be a token or a customer's words.
 """
@@ -82,13 +82,13 @@ _FRAME_TYPES: Final[Mapping[msgspec.json.Decoder[Any], Mapping[str, type[Struct]
 
 def decode_customer(raw: str | bytes, limits: Limits = CUSTOMER_LIMITS) -> CustomerFrame:
     """A customer's text frame. Raises FrameError, and nothing else."""
-    frame: CustomerFrame = _decode_frame(raw, _CUSTOMER, limits)
+    frame: CustomerFrame = _decode(raw, _CUSTOMER, limits)
     return frame
 
 
 def decode_agent(raw: str | bytes, limits: Limits = AGENT_LIMITS) -> AgentFrame:
     """An agent's text frame. Raises FrameError, and nothing else."""
-    frame: AgentFrame = _decode_frame(raw, _AGENT, limits)
+    frame: AgentFrame = _decode(raw, _AGENT, limits)
     return frame
 
 
@@ -111,14 +111,11 @@ def check_id(text: str, name: str) -> str:
     return text
 
 
-def _decode_frame(raw: str | bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
+def _decode(raw: str | bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
     if not isinstance(raw, str):
         raise FrameError(ErrorCode.BAD_FRAME, "binary frame; send JSON in text frames")
-    return _decode(raw, decoder, limits)
-
-
-def _decode(raw: str, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
-    if raw.count("{") + raw.count("[") > JSON_DEPTH and _depth(raw) > JSON_DEPTH:
+    many = len(raw) > JSON_DEPTH and raw.count("{") + raw.count("[") > JSON_DEPTH
+    if many and _depth(raw) > JSON_DEPTH:
         raise FrameError(
             ErrorCode.BAD_FRAME,
             f"nested too deeply; at most {JSON_DEPTH} levels are allowed",
@@ -191,15 +188,15 @@ def check_plain(text: str, name: str, frame: Any) -> None:
 
 
 def _check_content(frame: Send | AgentSend | PostMessage | PostCampaign, limits: Limits) -> None:
-    ref = getattr(frame, "ref", None)
     if len(frame.text) > limits.text_chars:
         raise FrameError(
             ErrorCode.TOO_LARGE,
             f"text: {len(frame.text)} characters, at most {limits.text_chars} are allowed",
-            ref,
+            getattr(frame, "ref", None),
         )
     if frame.data is None:
         return
+    ref = getattr(frame, "ref", None)
     try:
         size = len(orjson.dumps(frame.data))
     except TypeError:
