@@ -98,7 +98,7 @@ class Context:
 
     def due(self, c: Conversation, now: float, *, in_chat: bool) -> float:
         """When the push for a message that is pending from now on is due (rule 1)."""
-        quiet_until = max(self.quiet_until, self.hub.quiet_until(c.key, now))
+        quiet_until = 0.0 if in_chat else max(self.quiet_until, self.hub.quiet_until(c.key, now))
         ack_timeout = self.timing.ack_timeout
         return delivery.due_after_commit(
             c.push_due_at, now, quiet_until, in_chat=in_chat, ack_timeout=ack_timeout

@@ -89,7 +89,8 @@ class TokenBucket:
 
     def give(self) -> None:
         """Allow one more, beyond the burst too, up to as much again."""
-        self.level = min(self.level + 1, 2 * self.burst)
+        level, most = self.level + 1, 2 * self.burst
+        self.level = level if level < most else most
 
     def _fill(self, now: float) -> None:
         if self.level < self.burst and self.at < now:
