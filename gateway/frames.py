@@ -25,14 +25,12 @@ def message(m: Message, *, ref: bool = False, customer: str | None = None) -> An
     told: dict[str, Any] = {"type": "message"}
     if customer is not None:
         told["customer"] = customer
-    told |= {
-        "seq": m.seq,
-        "id": m.id,
-        "from": author(m.role, m.author, m.name),
-        "text": m.text,
-        "kind": m.kind,
-        "at": timestamp(m.at),
-    }
+    told["seq"] = m.seq
+    told["id"] = m.id
+    told["from"] = author(m.role, m.author, m.name)
+    told["text"] = m.text
+    told["kind"] = m.kind
+    told["at"] = timestamp(m.at)
     if m.data is not None:
         told["data"] = orjson.Fragment(m.data)
     if ref and m.ref is not None:
