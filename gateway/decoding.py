@@ -3,9 +3,9 @@
 Decides: whether what came is one of the frames of `gateway.protocol`, and the words of a refusal.
 Raises `FrameError`, and nothing else, whatever comes.
 
-How a frame is judged: if it is long enough to hold too many brackets they are counted, and only if
-there are many is the depth measured, so that no input reaches a parser's recursion limit; then one
-msgspec decode finds type and fields; then come the few rules that a schema cannot say.
+How a frame is judged: if there are brackets within its own they are counted, and only if there are
+many is the depth measured, so that no input reaches a parser's recursion limit; then one msgspec
+decode finds type and fields; then come the few rules that a schema cannot say.
 The cause of a refusal is worked out only after one. A refusal names the field and what would be
 right, never what was sent: it may be a token or a customer's words.
 """
@@ -114,8 +114,8 @@ def check_id(text: str, name: str) -> str:
 def _decode(raw: str | bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
     if not isinstance(raw, str):
         raise FrameError(ErrorCode.BAD_FRAME, "binary frame; send JSON in text frames")
-    many = len(raw) > JSON_DEPTH and raw.count("{") + raw.count("[") > JSON_DEPTH
-    if many and _depth(raw) > JSON_DEPTH:
+    nested = "[" in raw or "{" in raw[1:]
+    if nested and raw.count("{") + raw.count("[") > JSON_DEPTH and _depth(raw) > JSON_DEPTH:
         raise FrameError(
             ErrorCode.BAD_FRAME,
             f"nested too deeply; at most {JSON_DEPTH} levels are allowed",
