@@ -11,7 +11,7 @@ every socket.
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from functools import lru_cache
@@ -785,9 +785,8 @@ SERVER_FRAMES: Final[Mapping[Role, Mapping[str, Any]]] = {
 """What the server sends to each role: frame type to TypedDict."""
 
 
-def encode(frame: ServerFrame) -> bytes:
-    """`frame` as a text frame has it, in UTF-8. For many receivers: encode once, send many."""
-    return orjson.dumps(frame)
+encode: Final[Callable[[ServerFrame], bytes]] = orjson.dumps
+"""A frame as a text frame has it, in UTF-8. For many receivers: encode once, send many."""
 
 
 # Times
