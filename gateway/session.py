@@ -171,7 +171,7 @@ FRAMES_AT_ONCE = 2_000.0
 message that it is told, which it may acknowledge, saved up to as many again. Beyond it the next are
 taken a little later: whatever a frame asks for, it takes the loop from everybody (I8)."""
 
-_SENDS = (protocol.Send, protocol.AgentSend)
+_SENDS = frozenset({protocol.Send, protocol.AgentSend})
 _ACTIVE = SessionState.ACTIVE
 
 
@@ -228,7 +228,7 @@ class Session:
                     raise Hangup(CloseCode.PROTOCOL_BROKEN, detail=error.message) from error
             raise
         self.bad_in_a_row = 0
-        if isinstance(frame, _SENDS):
+        if type(frame) in _SENDS:
             self.bucket.spend(now, "messages", frame.ref)
         return frame
 
@@ -305,7 +305,7 @@ class CustomerSession(Session):
     @property
     def label(self) -> str:
         """How a message's row names the session: `id:state`, or `id:state:installation`."""
-        return f"{self.id}:{self.state}{self._phone}"
+        return f"{self.id}:{self.state!s}{self._phone}"
 
     def send(self, frame: protocol.ServerFrame) -> None:
         """Send one frame to this session alone, behind a replay if one is running: whoever has an

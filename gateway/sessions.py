@@ -268,11 +268,11 @@ class Sessions:
     def _customer_frame(self, session: CustomerSession, frame: Any) -> Change[Any] | Later | None:
         marks, tell = self._marks, self._context.tell
         match frame:
-            case protocol.Send():
-                return self._chat.send(_posting(session, session.key, frame), session)
             case protocol.Ack():
                 session.says_it_has(frame.seq)
                 return marks.ack(session, frame.seq)
+            case protocol.Send():
+                return self._chat.send(_posting(session, session.key, frame), session)
             case protocol.Read():
                 session.says_it_has(frame.seq)
                 return marks.read(session, frame.seq)
