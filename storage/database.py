@@ -23,7 +23,7 @@ import aiosqlite
 from storage.errors import CannotOpen, Fault, RefTaken, Unavailable
 from storage.reading import InTurn
 from storage.schema import APPLICATION_ID, MIGRATIONS
-from storage.sql import Statement
+from storage.sql import PREPARED, Statement
 
 LONG = 500  # pages, about, at which the write-ahead log is folded back: 1 ms without a commit
 CHECKPOINT = 2 * LONG  # pages at which a commit folds it back itself
@@ -251,6 +251,7 @@ class Database:
             uri=True,
             isolation_level=None,
             timeout=5.0,
+            cached_statements=PREPARED,
             factory=_Transacting,
         )
         try:

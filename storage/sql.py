@@ -9,6 +9,7 @@ performance.md`). Reading functions map rows to records; writing functions retur
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -63,13 +64,10 @@ class Into(NamedTuple):
     upsert: str = ""
 
     def statement(self, size: int) -> str:
-        """Writes the first so many of `size` rows; the last parameter says how many."""
+        """Writes so many rows."""
         row = f"({', '.join('?' * len(self.columns))})"
         values = ", ".join([row] * size)
-        return (
-            f"INSERT INTO {self.table} ({_columns(self.columns)}) "  # noqa: S608
-            f"SELECT * FROM (VALUES {values}) WHERE true LIMIT ? {self.upsert}"
-        )
+        return f"INSERT INTO {self.table} ({_columns(self.columns)}) VALUES {values} {self.upsert}"  # noqa: S608
 
 
 def _upsert(table: str, columns: Sequence[str], key: str, fixed: Sequence[str] = ()) -> Into:
@@ -143,21 +141,18 @@ def span_row(conversation: int, s: Span) -> tuple[Any, ...]:
 def written(into: Into, given: Sequence[Sequence[Any]]) -> list[Statement]:
     """The statements that write the rows `given`.
 
-    They come in sizes that are powers of two, so that SQLite finds nearly every one prepared: first
-    as many rows as fill one, then the rest, filled up with zeros that are never looked at.
+    Each takes as many as the four leading binary digits of their number say: so they are few, and
+    of few sizes, of which SQLite finds nearly every one prepared.
     """
     statements: list[Statement] = []
-    at = 0
-    while at < len(given):
-        left = len(given) - at
-        full = 1 << (left.bit_length() - 1)
-        size = min(full if at == 0 or full == left else 2 * full, LARGEST)
-        part = given[at : at + size]
+    at, left = 0, len(given)
+    while left:
+        others = max(left.bit_length() - 4, 0)
+        size = min(left >> others << others, LARGEST)
+        values = list(chain.from_iterable(given[at : at + size]))
+        statements.append((_statement(into.table, size), values))
         at += size
-        parameters = list(chain.from_iterable(part))
-        parameters += [0] * (len(into.columns) * (size - len(part)))
-        parameters.append(len(part))
-        statements.append((_PREPARED[into.table, size], parameters))
+        left -= size
     return statements
 
 
@@ -167,14 +162,16 @@ def deletion(sql: str, values: Collection[Any]) -> list[Statement]:
 
 
 LARGEST = 1024  # rows in one statement; SQLite takes 32,766 parameters
+PREPARED = 256  # statements that a connection keeps: of each table some thirty, and all the others
 TABLES = {
     t.table: t for t in (CONVERSATIONS, MESSAGES, EVENTS, DEVICES, SPANS, ALL_WISHES, COUNTERS)
 }
-_PREPARED = {
-    (into.table, 1 << power): into.statement(1 << power)
-    for into in TABLES.values()
-    for power in range(LARGEST.bit_length())
-}
+
+
+@cache
+def _statement(table: str, size: int) -> str:
+    return TABLES[table].statement(size)
+
 
 # Reading for the writer: what a batch of changes needs to know.
 

@@ -31,10 +31,9 @@ def written(tx: Transaction) -> dict[str, list[Any]]:
         if statement.lstrip().startswith("DELETE"):
             found[statement] = orjson.loads(given[0])
         else:
-            *values, count = given
             table = statement.split()[2]
             width = len(sql.TABLES[table].columns)
-            rows = [values[at : at + width] for at in range(0, width * count, width)]
+            rows = [given[at : at + width] for at in range(0, len(given), width)]
             found.setdefault(table, []).extend(rows)
     return found
 
