@@ -30,7 +30,6 @@ from storage.records import (
     Cut,
     Device,
     Draft,
-    Event,
     Key,
     Message,
     Span,
@@ -103,7 +102,7 @@ class Transaction:
         self._vault = vault
         self._loaded = loaded
         self._messages: list[Message] = []
-        self._events: list[tuple[Key, Event]] = []
+        self._events: list[tuple[Conversation, int, int, str, str | None]] = []
         self._moves: list[tuple[str, Move]] = []
         self._accepted: list[str] = []
         self._spans: list[tuple[int, int, Span | None]] = []
@@ -336,8 +335,7 @@ class Transaction:
         """Record a fact about the messages from `from_seq` to `seq`."""
         told = {name: value for name, value in detail.items() if value is not None}
         text = orjson.dumps(told).decode() if told else None
-        recorded = Event(conversation.id, from_seq, seq, self.now, event, text)
-        self._events.append((conversation.key, recorded))
+        self._events.append((conversation, from_seq, seq, event, text))
 
     def put_campaign(self, campaign: Campaign) -> Campaign:
         """Make `campaign` the state that the following changes see."""
@@ -428,18 +426,15 @@ class Transaction:
         """The events' rows, each naming the one before it; the conversations name the last."""
         rows: list[tuple[Any, ...]] = []
         last: dict[Key, int] = {}
-        for id, (key, event) in enumerate(self._events, self.ids.event):
-            prev = last.get(key)
-            if prev is None:
-                before = self._committed.get(key)
-                prev = before.last_event if before is not None else 0
-            rows.append((id, prev, *astuple(event)))
-            last[key] = id
+        for id, (c, from_seq, seq, event, text) in enumerate(self._events, self.ids.event):
+            prev = last.get(c.key, c.last_event)
+            rows.append((id, prev, c.id, from_seq, seq, self.now, event, text))
+            last[c.key] = id
         self.ids.event += len(rows)
         for key, id in last.items():
-            c = self.conversation(key)
-            if c is not None:
-                self.changed[key] = replace(c, last_event=id)
+            found = self.conversation(key)
+            if found is not None:
+                self.changed[key] = replace(found, last_event=id)
         return rows
 
     def _devices(self) -> tuple[list[int], list[tuple[Any, ...]]]:
