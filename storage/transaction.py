@@ -333,8 +333,9 @@ class Transaction:
         self, conversation: Conversation, from_seq: int, seq: int, event: str, **detail: Any
     ) -> None:
         """Record a fact about the messages from `from_seq` to `seq`."""
-        told = {name: value for name, value in detail.items() if value is not None}
-        text = orjson.dumps(told).decode() if told else None
+        if None in detail.values():
+            detail = {name: value for name, value in detail.items() if value is not None}
+        text = orjson.dumps(detail).decode() if detail else None
         self._events.append((conversation, from_seq, seq, event, text))
 
     def put_campaign(self, campaign: Campaign) -> Campaign:
