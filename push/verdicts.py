@@ -89,7 +89,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
     """Return the verdict on `outcome` for the device `token`; `now` (epoch s) dates Retry-After."""
-    if isinstance(outcome, Failure):
+    if not isinstance(outcome, Answer):
         return Verdict(_by_failure(outcome), outcome.value)
     status = outcome.status
     if lists_token(outcome.body, token):

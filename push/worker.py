@@ -245,13 +245,13 @@ class PushWorker:
         """Give every turn that there is now, and have the next one looked for when it may come."""
         while self._started and not self._draining:
             turn = lane.turn(self._clock())
-            if isinstance(turn, Turn):
-                task = asyncio.create_task(self._serve(lane, turn), name="push-device")
-                lane.working[turn.ref] = task
-                continue
-            if turn is not None:
+            if turn is None:
+                return
+            if not isinstance(turn, Turn):
                 self._ask_again(lane, turn)
-            return
+                return
+            task = asyncio.create_task(self._serve(lane, turn), name="push-device")
+            lane.working[turn.ref] = task
 
     def _ask_again(self, lane: Lane, at: float) -> None:
         if lane.timer is not None:
@@ -272,8 +272,9 @@ class PushWorker:
         called = parked = False
         try:
             found = await self._look(turn)
-            parked = isinstance(found, Pause)
-            if isinstance(found, Claim) and not self._draining:
+            if not isinstance(found, Claim):
+                parked = found is not None
+            elif not self._draining:
                 called = True
                 meant = self._lanes[turn.ref.tenant][found.backend]
                 await self._call(meant, found, probed=turn.probe and meant is lane)
