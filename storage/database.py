@@ -37,11 +37,6 @@ NOTHING_BESIDE = "nothing can be written beside it: copy it, with any -wal, to w
 
 Rows = list[tuple[Any, ...]]
 
-# To the module None is a type that may have an adapter, asked for at every binding; where it finds
-# none it makes an error of that and drops it: a twentieth of what a push costs (Python 3.11).
-sqlite3.register_adapter(type(None), {None: None}.__getitem__)
-
-
 TRANSACTION = "a transaction of ours"
 """As SQL: run the statements that are given as parameters in one transaction, and commit it."""
 

@@ -8,6 +8,7 @@ performance.md`). Reading functions map rows to records; writing functions retur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from itertools import chain
@@ -138,6 +139,11 @@ def span_row(conversation: int, s: Span) -> tuple[Any, ...]:
     return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, str(s.outcome), s.reason)
 
 
+NULL = math.nan
+"""As a value of a row: SQLite stores it as NULL, and Python's `sqlite3` binds it as it is. For None
+it looks for an adapter first: a thousand instructions."""
+
+
 def written(into: Into, given: Sequence[Sequence[Any]]) -> list[Statement]:
     """The statements that write the rows `given`.
 
@@ -149,7 +155,8 @@ def written(into: Into, given: Sequence[Sequence[Any]]) -> list[Statement]:
     while left:
         others = max(left.bit_length() - 4, 0)
         size = min(left >> others << others, LARGEST)
-        values = list(chain.from_iterable(given[at : at + size]))
+        part = given[at : at + size]
+        values = [NULL if value is None else value for row in part for value in row]
         statements.append((_statement(into.table, size), values))
         at += size
         left -= size

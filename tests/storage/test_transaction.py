@@ -33,7 +33,8 @@ def written(tx: Transaction) -> dict[str, list[Any]]:
         else:
             table = statement.split()[2]
             width = len(sql.TABLES[table].columns)
-            rows = [given[at : at + width] for at in range(0, len(given), width)]
+            values = [None if value is sql.NULL else value for value in given]
+            rows = [values[at : at + width] for at in range(0, len(values), width)]
             found.setdefault(table, []).extend(rows)
     return found
 
