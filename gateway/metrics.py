@@ -10,24 +10,14 @@ made in another thread; and one tenant's figures are found without a look at the
 
 from __future__ import annotations
 
-import math
-import time
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
 
 from gateway.delivery import Decision
 from gateway.hub import Hub
@@ -48,62 +38,14 @@ _OF_ENDPOINTS: tuple[tuple[str, str, Callable[[Load], int]], ...] = (
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 
-class Count:
-    """How often something was, from `created` (epoch s) on."""
-
-    __slots__ = ("created", "value")
-
-    def __init__(self) -> None:
-        self.created, self.value = time.time(), 0
-
-    def inc(self) -> None:
-        self.value += 1
-
-    def tell(self, told: CounterMetricFamily, labels: Sequence[str]) -> None:
-        told.add_metric(labels, self.value, self.created)
+M = TypeVar("M", Counter, Histogram)
 
 
-class Spread:
-    """How long something took, in seconds: how many there were up to each of the rising `bounds`
-    (and beyond the one before it), and beyond all.
-    """
+class OfTenants(Generic[M]):
+    """One metric whose first label is the tenant. Each is found at once, not anew by its labels."""
 
-    __slots__ = ("_bounds", "_many", "_sum", "created")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.created, self._sum = time.time(), 0.0
-        self._bounds, self._many = bounds, [0] * (len(bounds) + 1)
-
-    def observe(self, seconds: float) -> None:
-        self._many[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
-
-    def buckets(self) -> list[tuple[float, int]]:
-        """Upper bounds, the last infinite, with how many were at or below each."""
-        return list(zip((*self._bounds, math.inf), accumulate(self._many), strict=True))
-
-    def tell(self, told: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        told.add_metric(
-            labels,
-            [("+Inf" if to == math.inf else str(to), many) for to, many in self.buckets()],
-            self._sum,
-        )
-        told.add_sample(f"{told.name}_created", told.samples[-1].labels, self.created)
-
-
-M = TypeVar("M", Count, Spread)
-
-
-class OfTenants(Collector, Generic[M]):
-    """One metric whose first label is the tenant: plain numbers, which are found at once, and
-    written down when asked.
-    """
-
-    def __init__(self, family: Callable[[], Any], make: Callable[[], M]) -> None:
-        """`family` makes what they are told in; `make`, one of them, at its start."""
-        self._family = family
-        self._make: Callable[[], M] = make
-        self._all: list[tuple[tuple[str, ...], M]] = []
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
         self._found: defaultdict[str, dict[tuple[str, ...], M]] = defaultdict(dict)
 
     def of(self, tenant: str, *labels: str) -> M:
@@ -111,19 +53,12 @@ class OfTenants(Collector, Generic[M]):
         mine = self._found[tenant]
         found = mine.get(labels)
         if found is None:
-            found = mine[labels] = self._make()
-            self._all.append(((tenant, *labels), found))
+            found = mine[labels] = self._metric.labels(tenant, *labels)
         return found
 
     def all_of(self, tenant: str) -> Mapping[tuple[str, ...], M]:
         """The tenant's, by their further labels."""
         return self._found.get(tenant, {})
-
-    def collect(self) -> Iterable[Metric]:
-        told = self._family()
-        for labels, one in tuple(self._all):
-            one.tell(told, labels)
-        yield told
 
 
 class _Now(NamedTuple):
@@ -230,23 +165,39 @@ class Metrics:
         self._loads = loads
         self._open_campaigns = campaigns
         self.registry = CollectorRegistry()
-        self.looks = self._counts(
-            "ringback_looks_total",
-            "Looks of the push worker at a device, by what they decided and why",
-            ("tenant", "action", "reason"),
+        self.looks = OfTenants(
+            Counter(
+                "ringback_looks_total",
+                "Looks of the push worker at a device, by what they decided and why",
+                ("tenant", "action", "reason"),
+                registry=self.registry,
+            )
         )
-        self.attempts = self._counts(
-            "ringback_push_attempts_total",
-            "Calls to customer backends, by verdict",
-            ("tenant", "verdict", "reason"),
+        self.attempts = OfTenants(
+            Counter(
+                "ringback_push_attempts_total",
+                "Calls to customer backends, by verdict",
+                ("tenant", "verdict", "reason"),
+                registry=self.registry,
+            )
         )
-        self.calls = self._spreads(
-            "ringback_push_seconds", "Duration of calls to customer backends", SECONDS
+        self.calls = OfTenants(
+            Histogram(
+                "ringback_push_seconds",
+                "Duration of calls to customer backends",
+                ("tenant",),
+                buckets=SECONDS,
+                registry=self.registry,
+            )
         )
-        self.rings = self._spreads(
-            "ringback_ring_seconds",
-            "Time from a ring's claim to the customer backend's acceptance, retries included",
-            (*SECONDS, 60.0, 300.0, 3600.0),
+        self.rings = OfTenants(
+            Histogram(
+                "ringback_ring_seconds",
+                "Time from a ring's claim to the customer backend's acceptance, retries included",
+                ("tenant",),
+                buckets=(*SECONDS, 60.0, 300.0, 3600.0),
+                registry=self.registry,
+            )
         )
         self._rejected = Counter(
             "ringback_rejected_sockets_total",
@@ -266,16 +217,22 @@ class Metrics:
             ("tenant", "result"),
             registry=self.registry,
         )
-        self.dead_letters = self._counts(
-            "ringback_dead_letters_total",
-            "Rings that were given up: refused, or expired while they were retried",
-            ("tenant", "cause"),
+        self.dead_letters = OfTenants(
+            Counter(
+                "ringback_dead_letters_total",
+                "Rings that were given up: refused, or expired while they were retried",
+                ("tenant", "cause"),
+                registry=self.registry,
+            )
         )
-        self.rejected_tokens = self._counts(
-            "ringback_rejected_registrations_total",
-            "Registrations whose token the customer backend called dead: given up as dead, or"
-            " quarantined in a wave",
-            ("tenant", "state"),
+        self.rejected_tokens = OfTenants(
+            Counter(
+                "ringback_rejected_registrations_total",
+                "Registrations whose token the customer backend called dead: given up as dead, or"
+                " quarantined in a wave",
+                ("tenant", "state"),
+                registry=self.registry,
+            )
         )
         for tenant in tenants:  # begins at 0: in what was not there Prometheus sees no rise
             for cause in Cause:
@@ -288,19 +245,6 @@ class Metrics:
         self.draining = Gauge("ringback_draining", "1 while shutting down", registry=self.registry)
         ProcessCollector(registry=self.registry)  # open files among others; only on Linux
 
-    def _counts(self, name: str, meaning: str, labels: tuple[str, ...]) -> OfTenants[Count]:
-        counts = OfTenants(lambda: CounterMetricFamily(name, meaning, labels=labels), Count)
-        self.registry.register(counts)
-        return counts
-
-    def _spreads(self, name: str, meaning: str, bounds: tuple[float, ...]) -> OfTenants[Spread]:
-        spreads = OfTenants(
-            lambda: HistogramMetricFamily(name, meaning, labels=("tenant",)),
-            lambda: Spread(bounds),
-        )
-        self.registry.register(spreads)
-        return spreads
-
     def decided(self, tenant: str, decision: Decision) -> None:
         self.looks.of(tenant, decision.action, decision.reason).inc()
 
@@ -308,10 +252,10 @@ class Metrics:
         tenant, verdict = claim.ref.tenant, attempt.verdict
         self.attempts.of(tenant, verdict.kind, verdict.reason).inc()
         self.calls.of(tenant).observe(attempt.ms / 1000)
+        if verdict.reason == Failure.INTERNAL:
+            self.faults.inc()
         if verdict.kind is VerdictKind.ACCEPTED:
             self.rings.of(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
-        elif verdict.reason == Failure.INTERNAL:
-            self.faults.inc()
 
     def buried(self, tenant: str, cause: Cause) -> None:
         self.dead_letters.of(tenant, cause.value).inc()
