@@ -127,6 +127,21 @@ def test_a_backend_that_rejects_everything_leaves_nothing_pending(day: Day) -> N
     assert set(world.model.outcomes.values()) == {"pushed"}
 
 
+def test_a_token_that_changes_during_a_call_is_rung_when_the_call_has_ended(day: Day) -> None:
+    """The verdict is the old token's and changes nothing; but the phone is let go by it."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(1.0)
+    world.ears.mood = Mood.LATE
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(2.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.register(anna, "phone-1", "TOKEN-2")
+    world.run(60.0)
+    assert [heard.token for heard in rung(day)] == ["TOKEN-1", "TOKEN-2"]
+    assert set(world.model.outcomes.values()) == {"pushed"}
+
+
 class Takes(Random):
     """A backend that is slow takes so many seconds."""
 
