@@ -80,7 +80,8 @@ class Alarms:
         times = self._tenants.get(key.tenant)
         if times is None:
             times = self._tenants[key.tenant] = _Times()
-        if not self._stopped and times.put(key, when if when > self.floor else self.floor):
+        when = when if when > self.floor else self.floor
+        if not self._stopped and times.put(key, when):
             self._expect(key.tenant)
 
     def judged(self, key: Key) -> None:
