@@ -454,8 +454,8 @@ async def _slowly(signed: Signed) -> AsyncIterator[bytes]:
 async def _bounded(content: aiohttp.StreamReader) -> bytes | None:
     """Return the whole body, or None when it is longer than an answer may be."""
     body = bytearray()
-    while chunk := await content.read(ANSWER_BYTES + 1 - len(body)):
-        body += chunk
+    while not content.at_eof():
+        body += await content.read(ANSWER_BYTES + 1 - len(body))
         if len(body) > ANSWER_BYTES:
             return None
     return bytes(body)
