@@ -61,11 +61,10 @@ class Known:
         """The conversation as last committed, if it is in memory."""
         return self._cache.get(key)
 
-    def remember(self, key: Key, conversation: Conversation) -> None:
-        """This is what is committed of it now."""
-        self._cache[key] = conversation
-        self._cache.move_to_end(key)
-        if len(self._cache) > self.CACHE:
+    def remember(self, conversations: dict[Key, Conversation]) -> None:
+        """This is what is committed of these now. What `load` gave is the last used already."""
+        self._cache.update(conversations)
+        while len(self._cache) > self.CACHE:
             self._cache.popitem(last=False)
 
     async def of(self, keys: list[Key]) -> dict[Key, Conversation]:
@@ -197,10 +196,10 @@ class Known:
                 self._cache.move_to_end(key)
                 committed[key] = conversation
         if missing:
-            for conversation in await self._fetch(missing, self._database.read_for_write):
-                key = conversation.key
-                committed[key] = conversation
-                self.remember(key, conversation)
+            read = await self._fetch(missing, self._database.read_for_write)
+            found = {conversation.key: conversation for conversation in read}
+            committed |= found
+            self.remember(found)
         return committed
 
     async def load_refs(

@@ -232,7 +232,7 @@ class Store:
             if not later:  # what comes later is tried again by who gave it
                 self._failing.add("queue")
             raise Overloaded(f"{self.QUEUE} changes are waiting for the disk")
-        if tenant:
+        if tenant and self._about.get(tenant) != self._turn:
             self._about[tenant] = self._turn
             self._about.move_to_end(tenant)
         self._wake.set()
@@ -345,8 +345,7 @@ class Store:
             self._ids = tx.ids
             for slot, by in tx.counted.items():
                 self.counters[slot] += by
-            for key, conversation in tx.changed.items():
-                self._known.remember(key, conversation)
+            self._known.remember(tx.changed)
             for callback in tx.callbacks:
                 self._tell(callback)
             for conversation in tx.changed.values():
@@ -364,13 +363,12 @@ class Store:
         start = tx.savepoint()
         try:
             answers.extend([self._apply(tx, change) for change in batch])
-            lacking = [error for _, error in answers if isinstance(error, NotRead)]
+            judged = zip(batch, answers, strict=True)
+            refused = [(change, error) for change, (_, error) in judged if error is not None]
+            lacking = [error for _, error in refused if isinstance(error, NotRead)]
             if lacking:
                 raise NotRead(*{key for error in lacking for key in error.keys})
-            if not refs and any(
-                error is not None and change.needs.refs
-                for change, (_, error) in zip(batch, answers, strict=True)
-            ):
+            if not refs and any(change.needs.refs for change, _ in refused):
                 raise RefTaken("what was refused may have been accepted under its ref before")
             statements = tx.statements()
             if statements:
