@@ -55,8 +55,9 @@ class Marks:
             if c.read_seq == before.read_seq:
                 return
             if c.unread != before.unread:
-                _event(tx, c, before.read_seq + 1, c.read_seq, "read", session)
-                c = self._correct_badges(tx, c, session.installation)
+                first, phone = before.read_seq + 1, session.installation
+                tx.event(c, first, c.read_seq, "read", session=session.id, installation=phone)
+                c = self._correct_badges(tx, c, phone)
             tx.after_commit(lambda: self._tell.read(before, c, tx.now))
 
         return change, Needs(keys=(key,), mark=seq)
@@ -75,11 +76,12 @@ class Marks:
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
     ) -> None:
         """Another session had acknowledged before: a fact, for who asks which phones have it."""
-        if session.installation is None:
+        phone = session.installation
+        if phone is None:
             return
-        upto = min(seq, c.acked_seq)
-        if upto > session.acked:
-            _event(tx, c, session.acked + 1, upto, "acked_too", session)
+        first, upto = session.acked + 1, min(seq, c.acked_seq)
+        if upto >= first:
+            tx.event(c, first, upto, "acked_too", session=session.id, installation=phone)
         self._note(tx, session, seq)
 
     def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
@@ -113,8 +115,9 @@ class Marks:
         if held is not None and oldest is not None:
             held = max(held, oldest)  # what joins held of others takes nothing from the rest
         c, _ = tx.acknowledge(c, cut, push_due_at=due, hold_from=held)
-        _event(tx, c, before.acked_seq + 1, c.acked_seq, "acked", session)
-        if session.installation is not None:
+        first, last, phone = before.acked_seq + 1, c.acked_seq, session.installation
+        tx.event(c, first, last, "acked", session=session.id, installation=phone)
+        if phone is not None:
             self._note(tx, session, cut.seq)
         for span in before.settled:
             if span.outcome is Outcome.PUSHED and span.lo_ord < c.acked_ord:
@@ -124,9 +127,7 @@ class Marks:
                 )
         if due not in (None, before.push_due_at):
             due_moved(tx, c, Reason.ACKED, due)
-        tx.after_commit(
-            lambda: self._tell.receipt(c.key, before.acked_seq + 1, c.acked_seq, _DELIVERED, tx.now)
-        )
+        tx.after_commit(lambda: self._tell.receipt(c.key, first, last, _DELIVERED, tx.now))
         return c
 
     def _correct_badges(self, tx: Transaction, c: Conversation, reader: str | None) -> Conversation:
@@ -179,10 +180,3 @@ class Marks:
         if said > before.agent_acked_said:
             tx.after_commit(lambda: self._tell.agents_marks(c))
         return c
-
-
-def _event(
-    tx: Transaction, c: Conversation, from_seq: int, seq: int, event: str, session: CustomerSession
-) -> None:
-    """Record what a session did: by its id, and its installation if the app told it."""
-    tx.event(c, from_seq, seq, event, session=session.id, installation=session.installation)
