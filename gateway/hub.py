@@ -7,7 +7,7 @@ So it is where the writer is, also if sockets are elsewhere (docs/design.md, the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Key
@@ -41,9 +41,9 @@ class Hub:
             del self._customers[session.key]
         return True
 
-    def sessions(self, key: Key) -> list[CustomerSession]:
+    def sessions(self, key: Key) -> Sequence[CustomerSession]:
         """The customer's sessions, oldest first."""
-        return self._customers.get(key, [])
+        return self._customers.get(key, ())
 
     def is_in_chat(self, key: Key) -> bool:
         """Whether at least one session of the customer has the chat on screen."""
