@@ -48,10 +48,11 @@ class _Transacting(sqlite3.Connection):
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         if sql != TRANSACTION:
             return super().execute(sql, parameters)
-        super().execute("BEGIN IMMEDIATE")
+        execute = super().execute
+        execute("BEGIN IMMEDIATE")
         for statement, given in parameters:
-            super().execute(statement, given)
-        return super().execute("COMMIT")
+            execute(statement, given)
+        return execute("COMMIT")
 
 
 class Connection(Protocol):

@@ -114,20 +114,23 @@ DELETE_SPANS = """
 
 
 def conversation_row(c: Conversation) -> tuple[Any, ...]:
-    id, key, name, live, *marks = astuple(c)[:_OWN]
-    return id, *key, name, int(live), *marks, c.newest_counted.seq if c.newest_counted else 0
+    fields = astuple(c)
+    id, key, name, live = fields[:4]
+    newest = c.newest_counted.seq if c.newest_counted else 0
+    return id, *key, name, int(live), *fields[4:_OWN], newest
 
 
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
     (
-        id, installation, _, *about, state, state_at, covered, badge, owes, owed_ord, wake_at,
+        id, installation, token, *about, state, state_at, covered, badge, owes, owed_ord, wake_at,
         quiet_end, held, answered, unrung, sealed,
     ) = astuple(d)  # fmt: skip
     ring = (None, 0, 0, 0) if held is None else (held.claim, *held.upto, held.attempt)
+    found_by, text, by = sealed or (token, None, None)
     return (
-        id, installation, d.found_by, *about, str(state), state_at, *covered, badge, int(owes),
-        owed_ord, wake_at, quiet_end, *ring, *(answered or (None, None)), unrung,
-        *((None, None) if sealed is None else sealed[1:]), c.tenant, c.id,
+        id, installation, found_by, *about, str(state), state_at, *covered, badge, int(owes),
+        owed_ord, wake_at, quiet_end, *ring, *(answered or (None, None)), unrung, text, by,
+        c.key.tenant, c.id,
     )  # fmt: skip
 
 
@@ -361,9 +364,12 @@ def to_conversation(
             time_zone=time_zone,
             quiet_hours=quiet_hours,
         )
-    bare = Conversation(id, Key(tenant, customer), name, bool(live), *marks)
-    return replace(
-        bare,
+    return Conversation(
+        id,
+        Key(tenant, customer),
+        name,
+        bool(live),
+        *marks,
         settled=settled,
         devices=devices,
         newest=newest,
