@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ from storage.errors import NotRead
 from storage.outcomes import Move, Trigger
 from storage.records import (
     ACKED,
+    BEGINNING,
     PENDING,
     Conversation,
     Cut,
@@ -32,6 +34,7 @@ from storage.records import (
     Draft,
     Key,
     Message,
+    Outcome,
     Span,
 )
 from storage.sql import Statement
@@ -103,15 +106,14 @@ class Transaction:
         self._loaded = loaded
         self._messages: list[Message] = []
         self._events: list[tuple[Conversation, int, int, str, str | None]] = []
-        self._moves: list[tuple[str, Move]] = []
-        self._accepted: list[str] = []
+        self._moves: list[tuple[str, Outcome | None, Outcome, int]] = []  # None: just accepted
         self._spans: list[tuple[int, int, Span | None]] = []
         self._puts: list[tuple[Key, Conversation | None]] = []
         self._undo: list[Callable[[], Any]] = []
         self._also: list[Statement] = []
         self._collected: tuple[list[Any], ...] = (
             self._puts, self._undo, self.callbacks, self._messages, self._events, self._moves,
-            self._accepted, self._spans, self._also,
+            self._spans, self._also,
         )  # fmt: skip
         self._touched = False
         self.counted: Mapping[tuple[str, str], int] = {}
@@ -202,9 +204,9 @@ class Transaction:
         if draft.ref is not None:
             slot = (c.key, draft.role, draft.author, draft.ref)
             self._loaded.refs[slot] = message
-            self._undo.append(lambda: self._loaded.refs.pop(slot, None))
+            self._undo.append(partial(self._loaded.refs.pop, slot, None))
         if counted:
-            self._accepted.append(c.tenant)
+            self._moves.append((c.key.tenant, None, PENDING, 1))
             unacked = self._loaded.unacked.get(c.key)
             if unacked is not None:
                 unacked.append(message)
@@ -241,7 +243,7 @@ class Transaction:
                 changes["hold_from"] = None
         if changes:
             conversation = replace(conversation, **changes)
-        return self.transition(conversation, conversation.acked, cut, Trigger.ACK)
+        return self.transition(conversation, BEGINNING, cut, Trigger.ACK)
 
     def mark_read(self, conversation: Conversation, cut: Cut) -> Conversation:
         """Move the read mark to `cut` (already acknowledged), never back."""
@@ -273,17 +275,18 @@ class Transaction:
         for span in change.added:
             self._spans.append((id, span.lo_seq, span))
         for move in change.moves:
-            self._moves.append((conversation.tenant, move))
-            if move.origin is PENDING and move.span.outcome is ACKED:
+            origin, span = move.origin, move.span
+            self._moves.append((conversation.key.tenant, origin, span.outcome, span.count))
+            if origin is PENDING and span.outcome is ACKED:
                 continue  # the common case, told by the ack's own event
             self.event(
                 change.conversation,
-                move.span.lo_seq + 1,
-                move.span.hi_seq,
+                span.lo_seq + 1,
+                span.hi_seq,
                 "outcome",
-                outcome=move.span.outcome,
-                was=move.origin,
-                reason=move.span.reason,
+                outcome=span.outcome,
+                was=origin,
+                reason=span.reason,
             )
         return self.put(change.conversation), change.moves
 
@@ -384,14 +387,16 @@ class Transaction:
 
     def counters(self) -> Mapping[tuple[str, str], int]:
         """By how much each of the tenants' counters changes."""
+        moved: defaultdict[tuple[str, Outcome | None, Outcome], int] = defaultdict(int)
+        for tenant, origin, outcome, count in self._moves:
+            moved[tenant, origin, outcome] += count
         delta: defaultdict[tuple[str, str], int] = defaultdict(int)
-        for tenant in self._accepted:
-            delta[tenant, "accepted"] += 1
-            delta[tenant, "pending"] += 1
-        for tenant, move in self._moves:
-            count = move.span.count
-            delta[tenant, str(move.origin)] -= count
-            delta[tenant, str(move.span.outcome)] += count
+        for (tenant, origin, outcome), count in moved.items():
+            if origin is None:
+                delta[tenant, "accepted"] += count
+            else:
+                delta[tenant, str(origin)] -= count
+            delta[tenant, str(outcome)] += count
         return delta
 
     def statements(self) -> list[Statement]:
