@@ -17,6 +17,7 @@ import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from operator import call
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -346,10 +347,8 @@ class Store:
             for slot, by in tx.counted.items():
                 self.counters[slot] += by
             self._known.remember(tx.changed)
-            for callback in tx.callbacks:
-                self._tell(callback)
-            for conversation in tx.changed.values():
-                self._tell(self.changed, conversation)
+            self._tell_each(call, tx.callbacks)
+            self._tell_each(self.changed, tx.changed.values())
             for change in batch:
                 self._tell(change.done, *answers.popleft())
         finally:
@@ -393,6 +392,14 @@ class Store:
             callback(*told)
         except Exception as error:
             self._report(error)
+
+    def _tell_each(self, callback: Callable[[Any], None], told: Iterable[Any]) -> None:
+        """As `_tell`, once for each of what is told."""
+        for one in told:
+            try:
+                callback(one)
+            except Exception as error:
+                self._report(error)
 
     def _report(self, error: Exception) -> None:
         """Tell of an error. If the log cannot be written, nothing is undone and nobody waits."""

@@ -37,9 +37,10 @@ class Turns(Generic[T]):
         than their shares (I9).
         """
         queue = self._queues.get(tenant)
-        mine = 0 if queue is None else len(queue)
-        if self._size >= bound and mine >= bound // (len(self._queues) + (queue is None)):
-            return False
+        if self._size >= bound:
+            mine = 0 if queue is None else len(queue)
+            if mine >= bound // (len(self._queues) + (queue is None)):
+                return False
         if queue is None:
             queue = self._queues[tenant] = deque()
         queue.append(item)
