@@ -329,6 +329,11 @@ def test_a_customers_session_names_its_conversation() -> None:
     assert (session.key, session.tenant) == (KEY, "acme")
 
 
+def test_an_agents_session_names_conversations_of_its_own_tenant() -> None:
+    session, _ = agent()
+    assert session.key("c-1") == KEY
+
+
 def test_a_session_is_labelled_with_its_state_and_installation() -> None:
     assert customer()[0].label == "s-1:active"
     session, _ = customer(state=SessionState.BACKGROUND, installation="my phone: 1")
