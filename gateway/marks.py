@@ -127,7 +127,7 @@ class Marks:
                 )
         if due not in (None, before.push_due_at):
             due_moved(tx, c, Reason.ACKED, due)
-        tx.after_commit(lambda: self._tell.receipt(c.key, first, last, _DELIVERED, tx.now))
+        tx.after_commit(partial(self._tell.receipt, c.key, first, last, _DELIVERED, tx.now))
         return c
 
     def _correct_badges(self, tx: Transaction, c: Conversation, reader: str | None) -> Conversation:
