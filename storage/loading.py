@@ -122,7 +122,11 @@ class Known:
             keys.update(await self._load_owners(devices, loaded))
         committed = await self._load_conversations(keys)
         marks = {(need.keys[0], need.mark) for need in needs if need.mark is not None}
-        places = self._known_marks(marks, committed, loaded)
+        places = {  # of those that the conversation itself does not tell
+            (c.id, seq): key
+            for key, seq in marks
+            if (c := committed.get(key)) is not None and 0 < seq < c.last_seq
+        }
         if places:
             await self._load_marks(places, loaded)
         wanted = {need.campaign for need in needs if need.campaign is not None}
@@ -214,24 +218,6 @@ class Known:
         for row in await self._database.read_for_write(sql.LOAD_REFS, sql.rows(wanted)):
             m = Message(*row)
             loaded.refs[names[m.conversation], m.role, m.author, m.ref or ""] = m
-
-    def _known_marks(
-        self, marks: set[tuple[Key, int]], committed: dict[Key, Conversation], loaded: Loaded
-    ) -> dict[tuple[int, int], Key]:
-        """Note what the conversations themselves tell; where the others are to be read."""
-        places: dict[tuple[int, int], Key] = {}
-        for key, seq in marks:
-            conversation = committed.get(key)
-            if seq == 0:
-                loaded.marks[key, seq] = Mark(Cut(0, 0), 0, None)
-            elif conversation is None or seq < 0 or seq > conversation.last_seq:
-                continue
-            elif seq == conversation.last_seq:
-                mark = Mark(conversation.last, conversation.last_said, None)
-                loaded.marks[key, seq] = mark
-            else:
-                places[conversation.id, seq] = key
-        return places
 
     async def _load_marks(self, places: dict[tuple[int, int], Key], loaded: Loaded) -> None:
         read = self._database.read_for_write

@@ -137,6 +137,11 @@ class Transaction:
 
     def mark(self, conversation: Conversation, seq: int) -> Mark | None:
         """The cut after message `seq`; None when there is no such message in what was committed."""
+        if seq == 0:
+            return Mark(BEGINNING, 0, None)
+        committed = self._committed.get(conversation.key)
+        if committed is not None and seq == committed.last_seq:
+            return Mark(committed.last, committed.last_said, None)
         return self._loaded.marks.get((conversation.key, seq))
 
     def appended(self, conversation: Conversation, seq: int) -> Mark | None:
