@@ -364,15 +364,6 @@ def to_conversation(
             time_zone=time_zone,
             quiet_hours=quiet_hours,
         )
-    return Conversation(
-        id,
-        Key(tenant, customer),
-        name,
-        bool(live),
-        *marks,
-        settled=settled,
-        devices=devices,
-        newest=newest,
-        newest_counted=newest_counted,
-        wishes=wishes,
-    )
+    beside = (settled, devices, newest, newest_counted, wishes)
+    fields = (id, Key(tenant, customer), name, bool(live), *marks, *beside)
+    return Conversation(*fields)

@@ -211,8 +211,8 @@ FAULTS = (
     Fault(
         "a counter forgets where a message came from (I2)",
         "storage/transaction.py",
-        "            delta[tenant, str(move.origin)] -= count\n",
-        "            delta[tenant, str(move.origin)] -= 1\n",
+        "                delta[tenant, str(origin)] -= count\n",
+        "                delta[tenant, str(origin)] -= 1\n",
     ),
     Fault(
         "who joins amid a commit gets its messages twice (I4)",
@@ -323,8 +323,8 @@ FAULTS = (
     Fault(
         "an event does not name the one before it",
         "storage/transaction.py",
-        "                prev = before.last_event if before is not None else 0\n",
-        "                prev = 0\n",
+        "            prev = last.get(c.key, c.last_event)\n",
+        "            prev = last.get(c.key, 0)\n",
         ("tests/test_push.py", "tests/test_why_cli.py", "tests/test_transitions.py"),
     ),
     Fault(

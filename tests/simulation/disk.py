@@ -88,8 +88,7 @@ class Connection:
         self._refuse(sql)
         rows = self.db.execute(sql, given).fetchall()
         if sql.startswith("INSERT INTO conversations "):
-            width, count = len(statements.CONVERSATIONS.columns), given[-1]
-            self._touched += given[: width * count : width]
+            self._touched += given[:: len(statements.CONVERSATIONS.columns)]
         elif sql == "ROLLBACK":
             self._touched.clear()
         elif sql == "COMMIT":
