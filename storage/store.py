@@ -362,12 +362,13 @@ class Store:
         start = tx.savepoint()
         try:
             answers.extend([self._apply(tx, change) for change in batch])
-            judged = zip(batch, answers, strict=True)
-            refused = [(change, error) for change, (_, error) in judged if error is not None]
-            lacking = [error for _, error in refused if isinstance(error, NotRead)]
+            lacking = [error for _, error in answers if isinstance(error, NotRead)]
             if lacking:
                 raise NotRead(*{key for error in lacking for key in error.keys})
-            if not refs and any(change.needs.refs for change, _ in refused):
+            if not refs and any(
+                error is not None and change.needs.refs
+                for change, (_, error) in zip(batch, answers, strict=True)
+            ):
                 raise RefTaken("what was refused may have been accepted under its ref before")
             statements = tx.statements()
             if statements:
