@@ -47,8 +47,7 @@ class Hub:
 
     def is_in_chat(self, key: Key) -> bool:
         """Whether at least one session of the customer has the chat on screen."""
-        room = self._customers.get(key)
-        return room is not None and True in [session.active for session in room]
+        return True in [session.active for session in self.sessions(key)]
 
     def deliver(self, key: Key, data: bytes, but: Session | None = None) -> None:
         """Write an encoded frame to all the customer's sessions."""

@@ -119,12 +119,9 @@ class Telling:
     ) -> None:
         """Tell the agents that have the conversation open what became of their messages, and when:
         at the time of the commit, as it is recorded."""
-        watchers = self._hub.watchers(key)
-        if watchers:
+        if self._hub.watched(key):
             frame = frames.receipt(key.customer, from_seq, seq, state, at, reason)
-            encoded = protocol.encode(frame)
-            for session in watchers:
-                session.deliver(key, encoded)
+            self._hub.tell_watchers(key, protocol.encode(frame))
 
     def presence(self, key: Key, c: Conversation | None, was_in_chat: bool) -> None:
         """Tell who is there, and the inboxes if the customer came into chat or left. `c` is the
