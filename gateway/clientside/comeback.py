@@ -7,12 +7,15 @@ to `gateway.clientside.link`.
 from __future__ import annotations
 
 from random import Random
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway import protocol
 from gateway.protocol import CloseCode
 from push import retry
 from push.verdicts import PASSING
+
+
+CROWDED: Final = 1.0  # seconds beside the backoff, where there are too many already
 
 
 class End(NamedTuple):
@@ -73,4 +76,7 @@ def after_end(
         return Step(None)
     if end.code == CloseCode.RESTART:
         return Step(backoff.after_restart(restart_window))
-    return Step(backoff.after_failure(), fresh_token=end.code == CloseCode.TOKEN_EXPIRED)
+    wait = backoff.after_failure()
+    if end.code == CloseCode.TOO_MANY_CONNECTIONS:
+        wait += CROWDED
+    return Step(wait, fresh_token=end.code == CloseCode.TOKEN_EXPIRED)

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.clientside.comeback import Backoff, End, Step, after_end
 from gateway.protocol import CloseCode
-from tests.gateway.clientside.dice import Dice
+from tests.gateway.clientside.dice import Dice, Shortest
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,17 @@ def test_a_client_stays_away_after_codes_that_say_so(code: int) -> None:
     assert after_end(End(code), Backoff(Dice()), 5.0) == Step(None)
 
 
-@pytest.mark.parametrize("code", [None, 1001, 1005, 1006, 1011, 4000, 4001, 4003, 4499])
+@pytest.mark.parametrize("code", [None, 1001, 1005, 1006, 1011, 4000, 4001, 4499])
 def test_a_client_comes_back_with_jitter_after_all_other_codes(code: int | None) -> None:
     dice = Dice()
     assert after_end(End(code), Backoff(dice), 5.0) == Step(1.0)
     assert dice.asked == [(0.0, 1.0)]
+
+
+def test_where_there_are_too_many_already_a_client_never_comes_back_at_once() -> None:
+    crowded = End(CloseCode.TOO_MANY_CONNECTIONS)
+    assert after_end(crowded, Backoff(Shortest()), 5.0) == Step(1.0)
+    assert after_end(crowded, Backoff(Dice()), 5.0) == Step(2.0)
 
 
 def test_jitter_doubles_up_to_30_seconds_and_begins_anew_after_a_welcome() -> None:

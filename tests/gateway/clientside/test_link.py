@@ -317,7 +317,7 @@ async def test_codes_that_say_so_end_the_client_and_every_waiting_call(
 
 
 @pytest.mark.parametrize(
-    ("code", "wait"), [(1011, 1.0), (1012, 5.0), (4000, 1.0), (4001, 1.0), (4003, 1.0)]
+    ("code", "wait"), [(1011, 1.0), (1012, 5.0), (4000, 1.0), (4001, 1.0), (4003, 2.0)]
 )
 async def test_other_codes_bring_the_client_back_after_the_wait_that_fits(
     server: Scripted, code: int, wait: float
