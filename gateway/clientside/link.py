@@ -271,7 +271,8 @@ class Link:
                 self._outbox.postpone(request.ref, now, code, wait)
                 self._wake.set()
                 return
-            self._repeat(ref)
+            if code != ErrorCode.INTERNAL:  # what comes of a fault may come of it again
+                self._repeat(ref)
         answers = kind in ANSWERS or kind == "error"
         self._received(frame, request if answers else None)
         if request is not None and answers:

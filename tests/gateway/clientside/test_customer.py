@@ -301,7 +301,7 @@ async def test_a_reload_that_the_server_refuses_begins_anew_on_another_socket(
     async with customer(server) as (client, socket):
         await socket.messages(2, 2)
         request = await socket.take("history")
-        await socket.say("error", ref=request["ref"], code="internal", message="fault")
+        await socket.say("error", ref=request["ref"], code="forbidden", message="no")
         again = await server.socket()
         await again.welcome(2, resumed=True)
         await again.messages(1, 2)

@@ -179,7 +179,8 @@ async def test_a_note_that_is_given_up_takes_no_send_with_it(server: Scripted) -
 
 
 @pytest.mark.parametrize(
-    "error", [{"code": "unavailable"}, {"code": "rate_limited", "retry_after": 0.001}]
+    "error",
+    [{"code": "unavailable"}, {"code": "rate_limited", "retry_after": 0.001}, {"code": "internal"}],
 )
 async def test_a_send_that_may_pass_later_is_tried_again_under_the_same_ref(
     server: Scripted, error: Frame
@@ -212,6 +213,16 @@ async def test_an_ack_that_may_pass_later_is_said_again_unless_a_newer_one_was(
         assert await socket.rest() == []
 
 
+async def test_an_ack_at_which_the_server_had_a_fault_is_not_said_again(server: Scripted) -> None:
+    async with customer(server) as (client, socket):
+        await client.ack(1)
+        first = await socket.take("ack")
+        await socket.say("error", ref=first["ref"], code="internal", message="a fault")
+        await client.wait_for(lambda frame: frame.get("code") == "internal")
+        await client.close()
+        assert await socket.rest() == []
+
+
 @pytest.mark.parametrize("leave", ["background", "close"])
 async def test_what_was_refused_is_said_again_before_the_chat_is_left(
     server: Scripted, leave: str
@@ -233,7 +244,7 @@ async def test_what_was_refused_is_said_again_before_the_chat_is_left(
         leaving.cancel()
 
 
-@pytest.mark.parametrize("code", ["conflict", "too_large", "bad_frame", "internal", "new_code"])
+@pytest.mark.parametrize("code", ["conflict", "too_large", "bad_frame", "new_code"])
 async def test_a_send_that_is_refused_raises_with_the_servers_code(
     server: Scripted, code: str
 ) -> None:
