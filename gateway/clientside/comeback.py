@@ -14,7 +14,6 @@ from gateway.protocol import CloseCode
 from push import retry
 from push.verdicts import PASSING
 
-
 CROWDED: Final = 1.0  # seconds beside the backoff, where there are too many already
 
 
