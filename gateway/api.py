@@ -1,7 +1,7 @@
-"""The HTTP API: what services, agents and apps may ask without a socket, and the admin listener.
+"""The HTTP API: what services, agents and apps may ask without a socket.
 
-Decides who may call what, and turns errors into RFC 9457 problem documents. The use cases are the
-same as the sockets'. A call is answered after the commit or not at all.
+Decides who may call what, and which problem an error is. The use cases are the same as the
+sockets'. A call is answered after the commit or not at all.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
-import orjson
 import structlog
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway import decoding, frames, protocol, sentences, why
 from gateway.auth import Identity, TokenRejected, Verifier
+from gateway.calls import as_json, idempotency_key, integer, page_size, problem
 from gateway.chat import Chat, Posting
 from gateway.context import Context, no_such_customer
 from gateway.devices import TOLD, Devices, Registration
 from gateway.dryrun import dry_run
 from gateway.inbox import Inbox
-from gateway.metrics import Metrics
 from gateway.policies import AFTER_MOST, Policy
 from gateway.preferences import Preferences, as_told, wishes_of
 from gateway.protocol import ErrorCode, FrameError, Role
@@ -37,8 +35,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # In a path: any id, also one with braces, which aiohttp's own pattern leaves out.
 CUSTOMER, INSTALLATION = "{customer:[^/]+}", "{installation:[^/]+}"
 BODY_WITHIN = 30.0  # seconds that a call's body may take
-READY_WITHIN = 5.0  # seconds that a commit may take, or the gateway is not ready
-PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = structlog.get_logger("gateway.api")
 
 
@@ -357,34 +353,6 @@ class Api:
         return decoding.decode_body(raw, kind, self._context.limits)
 
 
-def problem(error: FrameError, status: int | None = None, **headers: str) -> web.Response:
-    status = status or protocol.HTTP_STATUS[error.code]
-    told: dict[str, Any] = {
-        "type": "about:blank",
-        "title": error.code.value.replace("_", " "),
-        "status": status,
-        "detail": error.message,
-        "code": error.code.value,
-    }
-    if error.retry_after is not None:
-        told["retry_after"] = round(error.retry_after, 3)
-        headers["Retry-After"] = str(int(error.retry_after) + 1)
-    if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return web.Response(
-        body=orjson.dumps(told),
-        status=status,
-        headers=PRIVATE | headers,
-        content_type="application/problem+json",
-    )
-
-
-def as_json(body: Any, status: int = 200) -> web.Response:
-    """An answer, for who asked alone."""
-    raw = orjson.dumps(body)
-    return web.Response(body=raw, status=status, headers=PRIVATE, content_type="application/json")
-
-
 def _key(request: web.Request, who: Identity) -> Key:
     return Key(who.tenant, _id(request, "customer"))
 
@@ -400,21 +368,6 @@ def _id(request: web.Request, name: str) -> str:
     return decoding.check_id(request.match_info[name], name)
 
 
-def integer(request: web.Request, name: str, least: int, most: int) -> int | None:
-    """A number of the query. Raises `FrameError`."""
-    text = request.query.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 17 and least <= int(text) <= most):
-        raise FrameError(ErrorCode.BAD_FRAME, f"{name}: give a number from {least} to {most}")
-    return int(text)
-
-
-def page_size(request: web.Request) -> int:
-    """How many of a list are asked for. Raises `FrameError`."""
-    return integer(request, "limit", 1, protocol.HISTORY_MAX) or protocol.HISTORY_DEFAULT
-
-
 def _policy(request: web.Request) -> tuple[Policy | None, int | None]:
     """The policy to try dry, and the seconds of `unread_after`, if they are said."""
     name = request.query.get("policy")
@@ -423,24 +376,6 @@ def _policy(request: web.Request) -> tuple[Policy | None, int | None]:
         raise FrameError(ErrorCode.BAD_FRAME, f"policy: there is no such one; give one of {known}")
     after = integer(request, "after", 0, AFTER_MOST)
     return Policy(name) if name else None, after
-
-
-def idempotency_key(request: web.Request) -> str | None:
-    """The header of that name. Raises `FrameError`."""
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= protocol.REF_CHARS:
-        raise FrameError(
-            ErrorCode.TOO_LARGE if key else ErrorCode.BAD_FRAME,
-            f"Idempotency-Key: give 1 to {protocol.REF_CHARS} characters",
-        )
-    try:
-        key.encode()
-    except UnicodeEncodeError:  # what is not UTF-8 comes as halves of surrogate pairs
-        raise FrameError(ErrorCode.BAD_FRAME, "Idempotency-Key: not UTF-8") from None
-    decoding.check_plain(key, "Idempotency-Key", None)
-    return key
 
 
 def _device(device: Device) -> dict[str, Any]:
@@ -457,40 +392,3 @@ def _device(device: Device) -> dict[str, Any]:
         verdict, at = device.answered
         told["last_push"] = {"verdict": verdict, "at": protocol.timestamp(at)}
     return told
-
-
-def admin(context: Context, metrics: Metrics) -> web.Application:
-    """The admin listener's application: liveness, readiness, metrics."""
-
-    async def healthz(request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def readyz(request: web.Request) -> web.Response:
-        if context.draining:
-            return web.Response(text="draining\n", status=503)
-        try:
-            async with asyncio.timeout(READY_WITHIN):
-                await context.store.check()
-        except Unavailable as error:
-            return web.Response(text=f"{error}\n", status=503)
-        except TimeoutError:
-            text = f"the database was not written for {READY_WITHIN:g} seconds\n"
-            return web.Response(text=text, status=503)
-        return web.Response(text="ok\n")
-
-    writing = asyncio.Lock()  # one at a time: each would take as long from the loop's thread
-
-    async def exposition(request: web.Request) -> web.Response:
-        async with writing:
-            text = await asyncio.to_thread(metrics.now())
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application()
-    app.add_routes(
-        [
-            web.get("/healthz", healthz),
-            web.get("/readyz", readyz),
-            web.get("/metrics", exposition),
-        ]
-    )
-    return app

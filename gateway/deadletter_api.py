@@ -7,7 +7,8 @@ from typing import Any
 from aiohttp import web
 
 from gateway import decoding, protocol
-from gateway.api import Api, as_json, page_size
+from gateway.api import Api
+from gateway.calls import as_json, page_size
 from gateway.deadletters import DeadLetters
 from gateway.protocol import ErrorCode, FrameError, ReplayDeadLetters, Role
 from storage.deadletters import Cause, DeadLetter, Wanted

@@ -25,7 +25,7 @@ from typing import Any, Final, cast
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
-from gateway.api import problem
+from gateway.calls import problem
 from gateway.config.values import Address
 from gateway.protocol import ErrorCode, FrameError
 from push.failures import forget_frames

@@ -14,7 +14,8 @@ from aiohttp import web
 from prometheus_client import Counter, Histogram
 
 from gateway import protocol
-from gateway.api import Api, as_json
+from gateway.api import Api
+from gateway.calls import as_json
 from gateway.context import Context
 from gateway.metrics import Metrics, OfTenants
 from gateway.protocol import Role

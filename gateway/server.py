@@ -18,7 +18,8 @@ from typing import Self
 import structlog
 from aiohttp import web
 
-from gateway.api import Api, admin
+from gateway.admin import admin
+from gateway.api import Api
 from gateway.campaigns.api import CampaignCalls
 from gateway.clock import Clock, wall
 from gateway.config.reload import Reload, plan

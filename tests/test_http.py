@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 from yarl import URL
 
-from gateway import api, server
+from gateway import admin, api, server
 from gateway.config.values import Address
 from gateway.protocol import Role, parse_timestamp
 from gateway.server import CannotStart, Gateway
@@ -518,7 +518,7 @@ async def test_a_full_disk_refuses_writes_lets_reading_go_on_and_recovers(tmp_pa
 async def test_a_disk_that_stands_still_is_not_ready_and_readiness_does_not_wait_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "READY_WITHIN", 0.1)
+    monkeypatch.setattr(admin, "READY_WITHIN", 0.1)
     async with running(tmp_path, delivery=PATIENT) as it:
         database, disk = it.gateway.core.database, asyncio.Event()
         write = database.write
@@ -534,7 +534,7 @@ async def test_a_disk_that_stands_still_is_not_ready_and_readiness_does_not_wait
                 assert (status, told) == (503, "the database was not written for 0.1 seconds\n")
             assert (await it.call("GET", "/healthz", listener="admin"))[0] == 200
             disk.set()
-        monkeypatch.setattr(api, "READY_WITHIN", PATIENCE)
+        monkeypatch.setattr(admin, "READY_WITHIN", PATIENCE)
         assert await it.call("GET", "/readyz", listener="admin") == (200, "ok\n")
 
 

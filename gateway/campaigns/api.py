@@ -24,7 +24,8 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import decoding, protocol
-from gateway.api import Api, as_json, idempotency_key, page_size
+from gateway.api import Api
+from gateway.calls import as_json, idempotency_key, page_size
 from gateway.campaigns import audience
 from gateway.campaigns.audience import Bad, BadRecipient, Entry, File, Format, Words
 from gateway.campaigns.loading import Loading, Source
