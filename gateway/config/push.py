@@ -1,7 +1,7 @@
 """The push section of a tenant: its customer backend, and how it is called.
 
 Decides: what of it can be run at all. Leaves to others: reading it (`gateway.config.reading`), and
-turning it into what the push worker wants (`gateway.core`).
+turning it into what the push worker wants (`gateway.endpoints`).
 """
 
 from __future__ import annotations
