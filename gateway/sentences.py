@@ -14,7 +14,7 @@ from gateway.delivery import Action, Reason
 from gateway.protocol import Route
 from gateway.why import WaitsFor
 from push.ring import RingKind, VerdictKind
-from push.verdicts import Failure
+from push.verdicts import REDIRECT, REJECTED, Failure
 from storage.records import Outcome
 
 REASONS: Final[Mapping[Reason, str]] = {
@@ -86,8 +86,8 @@ FAILURES: Final[Mapping[str, str]] = {
     Failure.TOKEN_TLS: "the token endpoint's certificate is not trusted",
     Failure.UNWRITABLE: "it cannot be written in the configured form",
     Failure.SIGNING_SECRET: "the configured signing secret cannot be used",
-    "rejected": "the answer lists the token as rejected",
-    "redirect": "redirects are not followed",
+    REJECTED: "the answer lists the token as rejected",
+    REDIRECT: "redirects are not followed",
 }
 KINDS: Final[Mapping[RingKind, str]] = {
     RingKind.MESSAGE: "a message",

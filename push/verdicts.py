@@ -26,6 +26,8 @@ from push.ring import RETRIED, Verdict, VerdictKind
 RETRY_AFTER_MOST: Final = 3600.0
 PASSING: Final = frozenset({408, 425, 429})  # the HTTP 4xx that pass by themselves
 _MISCONFIGURED_STATUSES: Final = frozenset({401, 403, 404})
+REJECTED: Final = "rejected"  # the reason of a verdict, if the body lists the token
+REDIRECT: Final = "redirect"  # the same, if the status is one; else it is `http_` and the status
 
 
 class Failure(StrEnum):
@@ -93,8 +95,8 @@ def judge(outcome: Answer | Failure, token: str, now: float) -> Verdict:
         return Verdict(_by_failure(outcome), outcome.value)
     status = outcome.status
     if lists_token(outcome.body, token):
-        return Verdict(VerdictKind.TOKEN_DEAD, "rejected", status)
-    reason = "redirect" if 300 <= status <= 399 else f"http_{status}"
+        return Verdict(VerdictKind.TOKEN_DEAD, REJECTED, status)
+    reason = REDIRECT if 300 <= status <= 399 else f"http_{status}"
     return verdict_of(outcome, _by_status(status), reason, now)
 
 
@@ -171,7 +173,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 # Of which failures an operator has to do something, and what: these do not pass by themselves.
 _ADVICE: Final[Mapping[str, str]] = {
-    "redirect": "set the tenant's push endpoint to the final address; redirects are not followed",
+    REDIRECT: "set the tenant's push endpoint to the final address; redirects are not followed",
     "http_401": "the backend does not accept our credentials: check the tenant's push auth_token,"
     " signing_secret and credentials",
     "http_403": "the backend forbids our credentials: check the tenant's push auth_token,"

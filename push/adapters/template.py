@@ -116,7 +116,7 @@ def make(options: Mapping[str, Any]) -> Adapter:
 
     def verdict(outcome: Answer | Failure, token: str, now: float) -> Verdict:
         plain = verdicts.judge(outcome, token, now)
-        if isinstance(outcome, Failure) or plain.reason == "rejected":
+        if isinstance(outcome, Failure) or plain.reason == verdicts.REJECTED:
             return plain
         kind = meant.get(outcome.status, plain.kind)
         return verdicts.verdict_of(outcome, kind, plain.reason, now)
