@@ -45,8 +45,12 @@ def for_customer(m: Message, customer: str) -> Any:
 
 def for_agent(m: Message, customer: str, agent: str) -> Any:
     """A message as an agent's sessions get it: with `ref` if this agent wrote it."""
-    own = m.role == "agent" and m.author == agent
-    return message(m, ref=own, customer=customer)
+    return message(m, ref=is_by_agent(m, agent), customer=customer)
+
+
+def is_by_agent(m: Message, agent: str) -> bool:
+    """Whether this agent wrote it."""
+    return m.role == "agent" and m.author == agent
 
 
 def weight(message: Message) -> int:

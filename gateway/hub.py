@@ -7,7 +7,7 @@ So it is where the writer is, also if sockets are elsewhere (docs/design.md, the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from gateway.session import AgentSession, CustomerSession, Session
 from storage.records import Key
@@ -101,11 +101,12 @@ class Hub:
 
     def tell_watchers(self, key: Key, data: bytes, but: AgentSession | None = None) -> None:
         """Write an encoded frame to the agents that have this conversation open."""
-        for session in tuple(self._watchers.get(key, ())):
+        for session in self.watchers(key):
             if session is not but:
                 session.deliver(key, data)
 
-    def watchers(self, key: Key) -> Iterable[AgentSession]:
+    def watchers(self, key: Key) -> tuple[AgentSession, ...]:
+        """The agents that have this conversation open."""
         return tuple(self._watchers.get(key, ()))
 
     def follow_inbox(self, session: AgentSession) -> None:

@@ -81,7 +81,7 @@ class Telling:
         for session in self._hub.watchers(key):
             if session is sender:
                 continue
-            own = message.role == "agent" and message.author == session.identity.sub
+            own = frames.is_by_agent(message, session.identity.sub)
             if own not in encoded:
                 told = frames.message(message, ref=own, customer=key.customer)
                 encoded[own] = protocol.encode(told)

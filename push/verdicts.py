@@ -27,7 +27,7 @@ RETRY_AFTER_MOST: Final = 3600.0
 PASSING: Final = frozenset({408, 425, 429})  # the HTTP 4xx that pass by themselves
 _MISCONFIGURED_STATUSES: Final = frozenset({401, 403, 404})
 REJECTED: Final = "rejected"  # the reason of a verdict, if the body lists the token
-REDIRECT: Final = "redirect"  # the same, if the status is one; else it is `http_` and the status
+REDIRECT: Final = "redirect"  # the same, if the status is one
 
 
 class Failure(StrEnum):
