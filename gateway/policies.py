@@ -21,9 +21,7 @@ import msgspec
 
 from gateway.delivery import UNHEARD, Action, Decision, Reason
 
-UNREAD_AFTER = (
-    60.0  # seconds after the commit at which `unread_after` judges, unless told otherwise
-)
+UNREAD_AFTER = 60.0  # seconds after the commit when `unread_after` judges, unless told otherwise
 AFTER_MOST = 2**31  # of those that it may be told
 
 

@@ -17,9 +17,7 @@ import structlog
 from push.credentials import OAuth
 from push.oauth import NoToken, Token
 
-KEPT: Final = (
-    1000  # clients; beyond it the one that was used first is forgotten, and asked for anew
-)
+KEPT: Final = 1000  # clients; beyond it the one that came first is forgotten, and asked for anew
 RENEW_EVERY: Final = 60.0  # seconds between two renewals because the backend refused the token
 
 _log = structlog.get_logger("push.tokens")
