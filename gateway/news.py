@@ -22,14 +22,15 @@ from dataclasses import dataclass, field
 
 from gateway import frames, protocol
 from gateway.hub import Hub
+from gateway.protocol import MessageKind
 from gateway.session import AgentSession
-from gateway.wishes import PROACTIVE
 from storage.records import Conversation, Key, Message
 
 EVERY = 0.02  # seconds
 AT_ONCE = 32  # frames
 FRAMES = 400  # for 50 agents about 1 ms of the loop, half of it their writes
 WAITING = TALKING = 20_000
+_PROACTIVE = MessageKind.PROACTIVE
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class _Tenant:
 
 
 def _is_broadcast(message: Message | None) -> bool:
-    return message is not None and message.kind == PROACTIVE
+    return message is not None and message.kind == _PROACTIVE
 
 
 class News:

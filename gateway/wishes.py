@@ -16,11 +16,12 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
+from gateway.protocol import MessageKind
 from storage.records import Wishes
 
 NO_QUIET_HOURS: Final = "off"
 """In a customer's preferences: none, though the tenant has some."""
-PROACTIVE: Final = "proactive"
+_PROACTIVE: Final = MessageKind.PROACTIVE
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
@@ -113,4 +114,4 @@ def is_muted(wishes: Wishes | None, now: float) -> bool:
 
 def is_unwanted(wishes: Wishes | None, kind: str) -> bool:
     """Whether the customer wants no ring for messages of this kind, at whatever time."""
-    return wishes is not None and not wishes.proactive and kind == PROACTIVE
+    return wishes is not None and not wishes.proactive and kind == _PROACTIVE

@@ -278,7 +278,7 @@ FAULTS = (
     Fault(
         "a proactive message rings who opted out (rule 10)",
         "gateway/wishes.py",
-        "not wishes.proactive and kind == PROACTIVE",
+        "not wishes.proactive and kind == _PROACTIVE",
         "False",
     ),
     Fault(
