@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from gateway import decoding, frames, protocol, sentences, why
-from gateway.auth import Identity, TokenRejected, Verifier
+from gateway.auth import Identity, TokenRejected, Verifier, bearer
 from gateway.calls import as_json, idempotency_key, integer, page_size, problem
 from gateway.chat import Chat, Posting
 from gateway.context import Context, no_such_customer
@@ -324,11 +324,11 @@ class Api:
 
     def who(self, request: web.Request, *roles: Role) -> Identity:
         """Who calls, by their token. Raises `FrameError` unless they have one of `roles`."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        token = bearer(request.headers.get("Authorization", ""))
+        if token is None:
             raise FrameError(ErrorCode.UNAUTHORIZED, "give a token: Authorization: Bearer …")
         try:
-            who = self._verifier.verify(token.strip(), self._wall())
+            who = self._verifier.verify(token, self._wall())
         except TokenRejected as rejected:
             self._refused(f"token_{rejected.reason.value}")
             raise FrameError(ErrorCode.UNAUTHORIZED, "the token was not accepted") from None

@@ -2,7 +2,7 @@
 
 Decides: whether a token is accepted, for which tenant, role and person, and until when; and
 whether a tenant's key material can be used at all. Leaves to others: what that person may do
-(the callers compare `Identity.role` and `Identity.tenant`), where the token came from, and what
+(the callers compare `Identity.role` and `Identity.tenant`), which header or frame has it, and what
 the refused client is told (always the same close code: a `TokenRejected.reason` is for our own
 metrics and logs, never for the wire).
 
@@ -323,6 +323,12 @@ class Verifier:
             name=_name(parsed.claims),
             expires_at=expires_at,
         )
+
+
+def bearer(authorization: str) -> str | None:
+    """The token in an `Authorization` header (RFC 6750, section 2.1); None if there is none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _parse(token: str) -> _Parsed:

@@ -40,6 +40,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from gateway import protocol
+from gateway.auth import bearer
 from gateway.config.sections import Limits
 from gateway.talk import Closed, Later, Take
 from push.failures import forget_frames
@@ -485,8 +486,7 @@ def _now() -> float:
 
 def _bearer(headers: Headers) -> str | None:
     values = headers.get_all("Authorization")
-    scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-    return token.strip() if scheme.lower() == "bearer" and token else None
+    return bearer(values[0]) if len(values) == 1 else None  # of two none is the one
 
 
 _quiet = logging.getLogger("gateway.websockets")

@@ -28,6 +28,7 @@ from gateway.auth import (
     Refusal,
     TokenRejected,
     Verifier,
+    bearer,
     is_clean,
     issue,
     read_keys,
@@ -383,6 +384,16 @@ def test_a_token_of_another_shape_is_malformed(token: str) -> None:
     with pytest.raises(TokenRejected) as caught:
         VERIFIER.verify(token, NOW)
     assert caught.value.reason is Refusal.MALFORMED
+
+
+@pytest.mark.parametrize("header", ["Bearer a.b.c", "bearer a.b.c", "BEARER  a.b.c "])
+def test_the_bearer_token_of_a_header_is_read(header: str) -> None:
+    assert bearer(header) == "a.b.c"
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer  ", "a.b.c", "Basic YTpi"])
+def test_a_header_without_a_bearer_token_has_none(header: str) -> None:
+    assert bearer(header) is None
 
 
 def test_a_token_that_was_changed_after_signing_is_refused() -> None:
