@@ -190,9 +190,10 @@ class Devices:
 
         False if the key was never given out.
         """
-        tenant, id = self._read_key(given)
-        if tenant is None:
+        named = self._read_key(given)
+        if named is None:
             return False
+        tenant, id = named
         await self._deregister(tenant, installation, lambda owner: owner.device == id)
         return True
 
@@ -277,14 +278,15 @@ class Devices:
     def _key(self, tenant: str, id: int) -> str:
         return f"{tenant}.{id}.{self._mac(tenant, id)}"
 
-    def _read_key(self, given: str) -> tuple[str | None, int]:
-        tenant, _, rest = given.rpartition(".")[0].rpartition(".")
-        mac = given.rpartition(".")[2]
-        if not given.isascii() or not rest.isdecimal() or len(rest) > 18:
-            return None, 0
-        if not hmac.compare_digest(mac, self._mac(tenant, int(rest))):
-            return None, 0
-        return tenant, int(rest)
+    def _read_key(self, given: str) -> tuple[str, int] | None:
+        """The tenant and the id that a key names; None if it was never given out."""
+        named, _, mac = given.rpartition(".")
+        tenant, _, id = named.rpartition(".")
+        if not given.isascii() or not id.isdecimal() or len(id) > 18:
+            return None
+        if not hmac.compare_digest(mac, self._mac(tenant, int(id))):
+            return None
+        return tenant, int(id)
 
     def _mac(self, tenant: str, id: int) -> str:
         secret = bytes.fromhex(self._store.meta["secret"])
