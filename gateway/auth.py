@@ -39,7 +39,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import get_default_algorithms
 
-from gateway.protocol import ID_CHARS, UNFIT, Role
+from gateway.protocol import ID_CHARS, LATEST, UNFIT, Role
 from push.content import is_blank
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 MAX_TOKEN_CHARS: Final = 8 * 1024
 MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2
 MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
-LATEST_TIME: Final = 253_402_300_799  # the end of the year 9999, the last that RFC 3339 can write
+_LATEST: Final = int(LATEST.timestamp())
 
 
 class Algorithm(StrEnum):
@@ -394,7 +394,7 @@ def _time(claims: _Claims, name: str) -> float | None:
     # bool is an int to Python, not to JSON
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TokenRejected(Refusal.BAD_CLAIM, name)
-    if not 0 <= value <= LATEST_TIME or not math.isfinite(value):
+    if not 0 <= value <= _LATEST or not math.isfinite(value):
         raise TokenRejected(Refusal.BAD_CLAIM, name)
     return float(value)
 
@@ -474,7 +474,7 @@ def issue(
     if not is_clean(sub) or not (name is None or is_clean(name)):
         raise CannotIssue("sub and name have 1 to 128 characters and no control characters")
     issued_at = int(time.time() if now is None else now)
-    if role not in list(Role) or not 0 < ttl <= LATEST_TIME - issued_at:
+    if role not in list(Role) or not 0 < ttl <= _LATEST - issued_at:
         raise CannotIssue(
             "a token has a role of customer, agent or service, and a ttl above 0 that ends before"
             " the year 10000"

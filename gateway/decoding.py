@@ -30,6 +30,7 @@ from gateway.protocol import (
     HISTORY_MAX,
     ID_CHARS,
     JSON_DEPTH,
+    LATEST,
     RATE_MAX,
     REF_CHARS,
     SEQ_MAX,
@@ -225,12 +226,11 @@ def _has_nul(value: Any) -> bool:
 
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 def _check_moment(name: str, moment: datetime) -> None:
-    if not _EARLIEST <= moment <= _LATEST:
-        right = f"a time from {_EARLIEST.year} to {_LATEST:%Y-%m-%dT%H:%M:%SZ}"
+    if not _EARLIEST <= moment <= LATEST:
+        right = f"a time from {_EARLIEST.year} to {LATEST:%Y-%m-%dT%H:%M:%SZ}"
         raise FrameError(ErrorCode.BAD_FRAME, f"{name}: must be {right}")
 
 

@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict, get_args
@@ -790,6 +790,8 @@ encode: Final[Callable[[ServerFrame], bytes]] = orjson.dumps
 
 
 # Times
+
+LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # that RFC 3339 can write
 
 
 @lru_cache(maxsize=1024)
