@@ -315,17 +315,19 @@ def _ca_file(raw: object, base: Path) -> Path:
 
 
 def convert(raw: Any, kind: Any) -> Any:
+    """`raw` as a value of that `kind`, finite if it is a number. Raises ValueError."""
     lenient = isinstance(raw, FromEnvironment)
     try:
         value = msgspec.convert(str(raw) if lenient else raw, kind, strict=not lenient)
     except msgspec.ValidationError:
-        value = math.nan
+        raise ValueError(f"is {shown(raw)}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"is {shown(raw)}")
     return value
 
 
 def shown(raw: object) -> str:
+    """A value as errors quote it: not at length."""
     text = repr(str(raw)) if isinstance(raw, str) else repr(raw)
     return text if len(text) <= 60 else text[:57] + "..."
 
