@@ -148,7 +148,7 @@ def summary(answer: Mapping[str, Any]) -> list[str]:
     if "since" in answer:
         said += f" (since {answer['since']})"
     lines = [f"{said[0].upper()}{said[1:]}."]
-    lines += [f"{_receipt(answer['events'])}."]
+    lines += [f"{_who_has_it(answer['events'])}."]
     last = answer["events"][-1].get("at", "") if answer["events"] else ""
     if outcome is Outcome.PENDING:
         lines += [f"It waits for {waits(entry, last)}." for entry in answer.get("waiting", ())]
@@ -163,7 +163,7 @@ def in_words(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**answer, "summary": summary(answer), "events": events}
 
 
-def _receipt(events: list[Any]) -> str:
+def _who_has_it(events: list[Any]) -> str:
     """Who acknowledged it, and who was rung for it."""
     acked = [f"by session {_who(entry)}" for entry in events if entry["event"] == "acked"]
     called = [e for e in events if e["event"] in ("attempt", "late_verdict")]
