@@ -17,9 +17,9 @@ from storage.deadletters import Cause, DeadLetter, Wanted
 class DeadLetterCalls:
     """The calls; who may call is judged by `api`."""
 
-    def __init__(self, api: Api, them: DeadLetters) -> None:
+    def __init__(self, api: Api, letters: DeadLetters) -> None:
         self._api = api
-        self._letters = them
+        self._letters = letters
 
     def routes(self) -> list[web.RouteDef]:
         return [

@@ -40,9 +40,8 @@ Until = Annotated[str | None, typer.Option(help="Not after then.")]
 def _range(
     customer: str | None, cause: Cause | None, since: str | None, until: str | None
 ) -> dict[str, str]:
-    cause_ = None if cause is None else cause.value
-    given = {"customer": customer, "cause": cause_, "since": since, "until": until}
-    return {name: value for name, value in given.items() if value is not None}
+    given = {"customer": customer, "cause": cause, "since": since, "until": until}
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 @app.command("list")

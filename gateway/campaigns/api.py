@@ -46,12 +46,12 @@ class CampaignCalls:
     """The calls; who may call is judged by `api`."""
 
     def __init__(
-        self, api: Api, limits: Limits, loading: Loading, them: Campaigns, reports: Reports
+        self, api: Api, limits: Limits, loading: Loading, campaigns: Campaigns, reports: Reports
     ) -> None:
         self._api = api
         self._limits = limits
         self._loading = loading
-        self._campaigns = them
+        self._campaigns = campaigns
         self._reports = reports
         self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
