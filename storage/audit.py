@@ -25,7 +25,7 @@ from storage import campaigns
 from storage.database import NO_ROOM, snapshot
 from storage.errors import CannotOpen
 from storage.loading import Known
-from storage.records import DeviceState, Outcome
+from storage.records import DeviceState, Outcome, is_counted
 
 KEPT = 10_000
 """Findings that are kept. At the bound the rest are only counted."""
@@ -145,7 +145,7 @@ class _Message(NamedTuple):
 
     @property
     def counted(self) -> bool:
-        return self.role != "customer" and self.kind != "system"
+        return is_counted(self.role, self.kind)
 
 
 class _Span(NamedTuple):

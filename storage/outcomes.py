@@ -166,7 +166,7 @@ def _of_pending(c: Conversation, lo: Cut, hi: Cut, trigger: Trigger, reason: str
     return Change(c, moves, (), added)
 
 
-def _span(lo: Cut, hi: Cut, outcome: Outcome, reason: str | None = None) -> Span:
+def _span(lo: Cut, hi: Cut, outcome: Outcome, reason: str | None) -> Span:
     return Span(lo.seq, lo.ord, hi.seq, hi.ord, outcome, reason)
 
 
