@@ -82,7 +82,8 @@ LATEST: Final = 253_402_300_799.0  # the end of the year 9999, the last that RFC
 def rfc3339(epoch: float) -> str:
     """Write epoch seconds as UTC with milliseconds, as everywhere on the wire."""
     moment = datetime.fromtimestamp(min(epoch, LATEST), UTC)
-    text: str = msgspec.to_builtins(moment)  # with microseconds, unless there are none
+    # With microseconds, unless there are none. isoformat would cost a push 14,000 instructions.
+    text: str = msgspec.to_builtins(moment)
     return f"{text[:23]}Z" if moment.microsecond else f"{text[:19]}.000Z"
 
 
