@@ -65,6 +65,8 @@ class Marks:
     def received(
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
     ) -> Conversation:
+        """The session has everything up to `seq`: in the background that is noted, and counts once
+        it is active."""
         cut = self._mark(tx, c, seq).cut
         if not session.active:
             tx.undo(partial(setattr, session, "noted", session.noted))
@@ -91,6 +93,7 @@ class Marks:
             session.acked = seq
 
     def _mark(self, tx: Transaction, c: Conversation, seq: int) -> Mark:
+        """The place after message `seq`. Raises `FrameError` if there is no such message."""
         mark = tx.mark(c, seq) or tx.appended(c, seq)
         if mark is None:
             raise FrameError(
@@ -101,6 +104,8 @@ class Marks:
     def acknowledge(
         self, tx: Transaction, c: Conversation, cut: Cut, session: CustomerSession
     ) -> Conversation:
+        """Everything up to `cut` is acknowledged, by this session, and with it what was due for it
+        (rule 3)."""
         before = c
         if cut.ord <= c.acked_ord:
             self._note_too(tx, c, session, cut.seq)
