@@ -108,7 +108,7 @@ class Core:
             self.hub,
             Timing(**{name: getattr(config.delivery, name) for name in Timing.__struct_fields__}),
             wire_limits(config),
-            {name: _rules(tenant.push) for name, tenant in config.tenants.items()},
+            _rules(config),
             clock,
             config.limits.outbound_bytes // 2,
         )
@@ -196,9 +196,7 @@ class Core:
         """
         self.verifier.take_up(config.tenants)
         before = self.context.tenants
-        self.context.tenants = {
-            name: _rules(tenant.push) for name, tenant in config.tenants.items()
-        }
+        self.context.tenants = _rules(config)
         self._called = _called(config, self._called)
         self._worker.take_up(self._endpoints)
         others = {name for name, now in self.context.tenants.items() if now != before.get(name)}
@@ -329,7 +327,11 @@ def agent_limits(config: Config) -> protocol.Limits:
     )
 
 
-def _rules(push: Push | None) -> TenantRules:
+def _rules(config: Config) -> dict[str, TenantRules]:
+    return {name: _rules_of(tenant.push) for name, tenant in config.tenants.items()}
+
+
+def _rules_of(push: Push | None) -> TenantRules:
     if push is None:
         return TenantRules()
     return TenantRules(
