@@ -22,7 +22,7 @@ import msgspec
 import orjson
 
 from gateway import delivery, frames, protocol
-from gateway.context import Change, Context, known, no_such_customer
+from gateway.context import Change, Context, existing, no_such_customer
 from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError, MessageKind, Role
 from gateway.session import AgentSession, CustomerSession, Held
@@ -206,7 +206,7 @@ class Chat:
         """An agent ends the conversation: it is no longer live."""
 
         def change(tx: Transaction) -> None:
-            c = known(tx, key)
+            c = existing(tx, key)
             if not c.live:
                 return
             c = tx.put(replace(c, live=False, unanswered_since=None, updated_at=tx.now))
@@ -222,7 +222,7 @@ class Chat:
 
         def change(tx: Transaction) -> Conversation:
             tx.after_commit(follow)
-            return known(tx, key)
+            return existing(tx, key)
 
         def follow() -> None:
             """In the order of changes: what this commit did before is in the opening."""

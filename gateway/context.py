@@ -126,7 +126,7 @@ def due_moved(tx: Transaction, c: Conversation, why: Reason, to: float | None) -
         tx.event(c, c.acked_seq + 1, c.last_seq, "due_moved", reason=why, until=until)
 
 
-def known(tx: Transaction, key: Key) -> Conversation:
+def existing(tx: Transaction, key: Key) -> Conversation:
     """The conversation as the changes before this one left it. Raises `FrameError` `not_found`."""
     conversation = tx.conversation(key)
     if conversation is None:

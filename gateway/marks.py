@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 
 from gateway import delivery
-from gateway.context import Change, Context, due_moved, known
+from gateway.context import Change, Context, due_moved, existing
 from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError, ReceiptState
 from gateway.session import CustomerSession
@@ -38,7 +38,7 @@ class Marks:
         key = session.key
 
         def change(tx: Transaction) -> None:
-            self.received(tx, known(tx, key), session, seq)
+            self.received(tx, existing(tx, key), session, seq)
 
         return change, Needs(keys=(key,), mark=seq)
 
@@ -47,7 +47,7 @@ class Marks:
         key = session.key
 
         def change(tx: Transaction) -> None:
-            c = known(tx, key)
+            c = existing(tx, key)
             cut = self._mark(tx, c, seq).cut
             before = c
             c = self.acknowledge(tx, c, cut, session)
@@ -157,7 +157,7 @@ class Marks:
         """An agent's client has everything up to `seq`: move the mark that agents share."""
 
         def change(tx: Transaction) -> None:
-            self._agents_received(tx, known(tx, key), seq)
+            self._agents_received(tx, existing(tx, key), seq)
 
         return change, Needs(keys=(key,), mark=seq)
 
@@ -165,7 +165,7 @@ class Marks:
         """Move the agents' shared read mark: an ack too."""
 
         def change(tx: Transaction) -> None:
-            c = known(tx, key)
+            c = existing(tx, key)
             if seq <= c.agent_read_seq:
                 return
             said = self._mark(tx, c, seq).said
