@@ -93,15 +93,15 @@ class Context:
         """What a message to this customer may take before it is due; None: it is due at once."""
         if self.hub.is_in_chat(key):
             return Patience(self.timing.ack_timeout)
-        until = self.hub.quiet_until(key, now)
+        until = self.hub.grace_until(key, now)
         return Patience(self.timing.ack_timeout, until) if until > now else None
 
     def due(self, c: Conversation, now: float, *, in_chat: bool) -> float:
         """When the push for a message that is pending from now on is due (rule 1)."""
-        quiet_until = 0.0 if in_chat else max(self.quiet_until, self.hub.quiet_until(c.key, now))
+        grace_until = 0.0 if in_chat else max(self.quiet_until, self.hub.grace_until(c.key, now))
         ack_timeout = self.timing.ack_timeout
         return delivery.due_after_commit(
-            c.push_due_at, now, quiet_until, in_chat=in_chat, ack_timeout=ack_timeout
+            c.push_due_at, now, grace_until, in_chat=in_chat, ack_timeout=ack_timeout
         )
 
     async def existing(self, key: Key) -> Conversation:

@@ -125,13 +125,13 @@ def route(
 
 
 def due_after_commit(
-    standing: float | None, now: float, quiet_until: float, *, in_chat: bool, ack_timeout: float
+    standing: float | None, now: float, grace_until: float, *, in_chat: bool, ack_timeout: float
 ) -> float:
     """When the push for a message committed now is due. A due time that stands is not moved back.
 
-    `quiet_until` is the end of a grace or hold that may still run.
+    `grace_until` is the end of a grace or hold that may still run.
     """
-    due = now + ack_timeout if in_chat else max(now, quiet_until)
+    due = now + ack_timeout if in_chat else max(now, grace_until)
     return due if standing is None else min(standing, due)
 
 

@@ -21,7 +21,7 @@ class Hub:
         self._agents: dict[str, set[AgentSession]] = {}
         self._inboxes: dict[str, set[AgentSession]] = {}
         self._watchers: dict[Key, set[AgentSession]] = {}
-        self._quiet_until: dict[Key, float] = {}
+        self._graces: dict[Key, float] = {}
 
     # Customers
 
@@ -56,21 +56,21 @@ class Hub:
                 session.frames.give()
                 session.deliver(data)
 
-    def keep_quiet(self, key: Key, until: float) -> None:
+    def begin_grace(self, key: Key, until: float) -> None:
         """Note that a grace of this customer runs until then; an earlier one ended by a return."""
-        self._quiet_until[key] = until
+        self._graces[key] = until
 
-    def quiet_until(self, key: Key, now: float) -> float:
+    def grace_until(self, key: Key, now: float) -> float:
         """The end of the customer's grace, or 0."""
-        until = self._quiet_until.get(key, 0.0)
+        until = self._graces.get(key, 0.0)
         if until and until <= now:
-            del self._quiet_until[key]
+            del self._graces[key]
             return 0.0
         return until
 
     def forget_graces(self, now: float) -> None:
         """Drop the graces that have ended, so that they do not pile up."""
-        self._quiet_until = {k: t for k, t in self._quiet_until.items() if t > now}
+        self._graces = {k: t for k, t in self._graces.items() if t > now}
 
     # Agents
 

@@ -251,7 +251,7 @@ class Presence:
         tx.after_commit(lambda: self._tell.presence(key, known, was_in_chat))
         if not was_in_chat or self._hub.is_in_chat(key):
             return
-        self._hub.keep_quiet(key, tx.now + grace)
+        self._hub.begin_grace(key, tx.now + grace)
         if c is None:
             return
         due = delivery.due_after_leaving(c.push_due_at, tx.now, grace)

@@ -183,8 +183,8 @@ FAULTS = (
     Fault(
         "the ack timeout is ignored (rule 1)",
         "gateway/delivery.py",
-        "    due = now + ack_timeout if in_chat else max(now, quiet_until)\n",
-        "    due = now if in_chat else max(now, quiet_until)\n",
+        "    due = now + ack_timeout if in_chat else max(now, grace_until)\n",
+        "    due = now if in_chat else max(now, grace_until)\n",
         also=(  # the fan-out, and the look, would wait
             ("        if later is not None:\n", "        if False:\n", "gateway/owing.py"),
             ("        if facts.too_soon:\n", "        if False:\n"),
