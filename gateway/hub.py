@@ -53,7 +53,7 @@ class Hub:
         """Write an encoded frame to all the customer's sessions."""
         for session in tuple(self.sessions(key)):
             if session is not but:
-                session.frames.give()
+                session.frame_bucket.give()
                 session.deliver(data)
 
     def begin_grace(self, key: Key, until: float) -> None:

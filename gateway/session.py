@@ -193,7 +193,7 @@ class Session:
     id: str
     identity: Identity
     out: Out
-    bucket: TokenBucket
+    send_bucket: TokenBucket  # the sender's, over all their sessions
     bound: int  # bytes that may wait behind a replay
     decode: Callable[[str | bytes], Any]
     page_at: float = 0.0  # by the loop's clock: the next page that was asked for is not read before
@@ -201,11 +201,11 @@ class Session:
     closed: bool = False
     revoked: bool = False  # its right has ended: once it is closed, what still comes is not taken
     expiry: Timer | None = None
-    frames: TokenBucket = field(init=False)
+    frame_bucket: TokenBucket = field(init=False)
 
     def __post_init__(self) -> None:
-        sends = self.bucket
-        self.frames = TokenBucket(
+        sends = self.send_bucket
+        self.frame_bucket = TokenBucket(
             max(FRAMES_PER_MINUTE, 10 * sends.per_minute), max(FRAMES_AT_ONCE, 10 * sends.burst)
         )
 
@@ -229,7 +229,7 @@ class Session:
             raise
         self.bad_in_a_row = 0
         if type(frame) in _SENDS:
-            self.bucket.spend(now, "messages", frame.ref)
+            self.send_bucket.spend(now, "messages", frame.ref)
         return frame
 
     def expire_with(self, expiry: Timer | None) -> None:

@@ -144,7 +144,7 @@ class Sessions:
             id=f"s_{secrets.token_hex(6)}",
             identity=identity,
             out=socket,
-            bucket=self._rates.bucket(identity),
+            send_bucket=self._rates.bucket(identity),
             bound=limits.outbound_bytes,
             decode=self._decoder(Role.CUSTOMER),
             state=hello.state,
@@ -209,7 +209,7 @@ class Sessions:
             id=f"s_{secrets.token_hex(6)}",
             identity=identity,
             out=socket,
-            bucket=self._rates.bucket(identity),
+            send_bucket=self._rates.bucket(identity),
             bound=limits.outbound_bytes,
             decode=self._decoder(Role.AGENT),
         )

@@ -96,7 +96,7 @@ class Talk(Generic[S]):
     def take(self, raw: str | bytes) -> Later | None:
         """Raises `Hangup` and `Goodbye`."""
         now = self._clock()
-        wait = self._session.frames.owe(now)
+        wait = self._session.frame_bucket.owe(now)
         later = self._act_on(raw, now)
         return later if wait is None else partial(_rest, wait, later)
 

@@ -85,7 +85,7 @@ class Telling:
             if own not in encoded:
                 told = frames.message(message, ref=own, customer=key.customer)
                 encoded[own] = protocol.encode(told)
-            session.frames.give()
+            session.frame_bucket.give()
             session.deliver(key, encoded[own])
         if turned_live:
             self._hub.deliver(key, protocol.encode(frames.status(c)))

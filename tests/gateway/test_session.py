@@ -464,4 +464,4 @@ def test_a_session_has_frames_for_ten_times_its_sends(
     who = Identity("acme", Role.AGENT, "a-1", None, 2e9)
     out: Any = None
     session = AgentSession("s-1", who, out, TokenBucket(*sends), 1_000, decoding.decode_agent)
-    assert (session.frames.per_minute, session.frames.burst) == frames
+    assert (session.frame_bucket.per_minute, session.frame_bucket.burst) == frames
