@@ -76,8 +76,8 @@ class Chat:
     def post(self, posting: Posting, *, create: bool = False) -> asyncio.Future[Posted]:
         """Append a message; `create` makes the customer if nobody has seen them before.
 
-        A service's lets chat pass: who posts through many connections is answered as fast as the
-        others leave room, and takes the loop from nobody (I8).
+        A service's message lets chat pass: however many connections it posts through, it is
+        answered as fast as the others leave room, and takes the loop from nobody (I8).
 
         The future raises `FrameError` (`not_found`, `conflict`, `bad_frame`) or `Unavailable`.
         """
@@ -134,7 +134,7 @@ class Chat:
             expires_at, route, reason, sessions, due_at = self._route(tx, c, posting)
             changes["push_due_at"] = due_at
             if c.hold_from is not None and not outcomes.pending(c):
-                changes["hold_from"] = None  # what joins held before held nothing of this message
+                changes["hold_from"] = None  # what joins held before was not this message
         draft = Draft(
             id=id,
             role=str(posting.role),
@@ -232,7 +232,7 @@ class Chat:
         await session.out.has_read()  # as for pages: several openings would be more than may wait
         try:
             c = await self._store.submit(change, Needs(keys=(key,)))
-        except Unavailable:  # what others would write in the same commit: who only reads may
+        except Unavailable:  # of others in the same commit: this one only reads
             c = await self._context.existing(key)
             follow()
         try:

@@ -81,7 +81,7 @@ class Context:
         return self.tenants.get(tenant, _NO_PUSH)
 
     def quiet_hours_end(self, now: float, c: Conversation, device: Device) -> float | None:
-        """Of those in which the device is now."""
+        """When the quiet hours end in which the device is now; None outside of them."""
         return quiet_hours_end(now, c.wishes, device.time_zone, self.rules(c.key.tenant).house)
 
     def is_calling(self, device: Device) -> bool:

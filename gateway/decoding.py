@@ -164,7 +164,7 @@ _KINDS: Final = (*get_args(CustomerFrame), *get_args(AgentFrame), *_BODIES)
 
 
 def _of_types(*types: Any) -> Mapping[type[Struct], tuple[str, ...]]:
-    """Of each frame and body, which fields are of one of these types, or that and not there."""
+    """For each frame and body, the fields of one of these types, optional or not."""
     return {
         kind: tuple(
             field.name

@@ -107,8 +107,8 @@ def route(
     unwanted: Reason | None = None,
 ) -> Routing:
     """Where a counted message goes now. `otherwise` says why no device is live, if none is;
-    `unwanted` why the customer does not want to be rung for it, if so. Of who is in chat nothing
-    else matters.
+    `unwanted` why the customer does not want to be rung for it, if so. For a customer in
+    chat nothing else matters.
     """
     if in_chat:
         return _TO_CHAT

@@ -229,8 +229,8 @@ class Devices:
         await self._for_each(lambda: self._store.forgettable(before), change)
 
     async def expire(self, tenant: str, before: float) -> int:
-        """Remove registrations that were not told again since then (epoch seconds); of how many
-        customers."""
+        """Remove registrations that no app has renewed since then (epoch seconds); return of how
+        many customers."""
 
         def change(key: Key, tx: Transaction) -> None:
             c = tx.conversation(key)
@@ -246,7 +246,7 @@ class Devices:
         some: Callable[[], Awaitable[list[Key]]],
         change: Callable[[Key, Transaction], None],
     ) -> int:
-        """Change whom `some` finds, as long as it finds others than before; how many those were."""
+        """Change whom `some` finds, until it finds nobody new; return how many they were."""
         done = set[Key]()
         while keys := [key for key in await some() if key not in done]:
             for key in keys:
@@ -296,7 +296,7 @@ class Devices:
 
 def _begin(tx: Transaction, c: Conversation, before: Conversation, device: Device) -> None:
     """A registration that is new, or was dead (`before`), begins behind what has its outcome by
-    now: for that it is not rung. What was asked of it already it owes still."""
+    now, and is not rung for that. What was already asked of it, it still owes."""
     old = before.device(device.id)
     renewed = old is not None and old.generation == device.generation
     if renewed or device.owed_ord > device.covered.ord:
@@ -309,7 +309,7 @@ def _begin(tx: Transaction, c: Conversation, before: Conversation, device: Devic
 
 
 def _gone(tx: Transaction, c: Conversation, device: Device, why: str) -> Conversation:
-    """Without this registration; told of each message for which it might still have been rung."""
+    """Without this registration: recorded for each message that it might still be rung for."""
     c = tx.remove_device(c, device)
     if c.last_seq:
         first = min(c.left_from(device), c.last_seq)

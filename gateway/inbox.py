@@ -3,9 +3,9 @@
 Reading only. An inbox's cursor is `updated_at` and the id of the conversation shown that changed
 longest ago, opaque to clients.
 
-A page of an inbox costs a look at all of a tenant's conversations. So of each tenant one is looked
-for at a time, and who asks for the same before that has begun shares it: after a restart a hundred
-agents ask at once, and neither they nor another tenant's wait for a hundred looks (I8).
+A page of an inbox costs a look at all of a tenant's conversations. So for each tenant one page is
+looked up at a time, and agents who ask for the same one before that has begun share it: after a
+restart a hundred of them ask at once, and nobody waits for a hundred looks (I8).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Inbox:
 
     async def _look(self, asked: _Asked) -> list[Conversation]:
         async with self._turn[asked.tenant]:
-            del self._asked[asked]  # who asks from now on may be told of less than has happened
+            del self._asked[asked]  # to whoever asks from now on, what is found may be old
             return await self._context.store.inbox(*asked)
 
     async def history(
@@ -136,14 +136,14 @@ class Inbox:
 
 
 def _noticed(look: asyncio.Task[Any]) -> None:
-    """Its error is for who asked; if nobody is left, for nobody."""
+    """Its error is for those who asked; if none of them is left, for nobody."""
     if not look.cancelled():
         look.exception()
 
 
 async def _pace(session: Session) -> None:
-    """Who pages through everything waits, and so does not take the loop from those who chat; and
-    for who reads slowly one page is written at a time: several would be more than may wait."""
+    """A client that pages through everything waits, so that it does not take the loop from those
+    who chat. To a slow reader one page is written at a time: several are more than may wait."""
     await session.out.has_read()
     now = asyncio.get_running_loop().time()
     wait = session.page_at - now

@@ -3,14 +3,15 @@
 Decides nothing about calls. What aiohttp refuses by itself, before there is a call (a head that is
 not HTTP, an `Expect` that nobody knows), is a problem document like every other error.
 
-Bounds (I9): connections at a time; one more takes the place of the one whose peer has been waited
-for the longest, for a call or for more of a call's body, if that is `SPARED`, else it is told 503
-and closed: what one client keeps and does not use keeps no other out (I8). One on which no whole
-head of a request comes for `IDLE` is closed, whether it says nothing, has had its answers, or never
-ends its head; on Linux also one whose peer takes nothing of an answer for `UNREAD`. A head has
-lines of at most `LINE` bytes and 128 headers, and if it has not ended by `HEAD` it is refused. Of
-what comes on a connection `TURN` bytes are read in one turn of the loop (I8), and no body is
-unpacked. How long one may take is decided by the calls.
+Bounds (I9): connections at a time. One more takes the place of the one whose peer has been waited
+for the longest, for a call or for more of a call's body, if that is `SPARED`; else it is told 503
+and closed. So connections that one client keeps and does not use keep no other out (I8).
+
+A connection is closed on which no whole head of a request comes for `IDLE`, whether it says
+nothing, has had its answers, or never ends its head; on Linux also one whose peer takes nothing of
+an answer for `UNREAD`. A head has lines of at most `LINE` bytes and 128 headers, and is refused if
+it has not ended by `HEAD`. Of what comes on a connection `TURN` bytes are read in one turn of the
+loop (I8). No body is unpacked; how long one may take is decided by the calls.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Marks:
     def _note_too(
         self, tx: Transaction, c: Conversation, session: CustomerSession, seq: int
     ) -> None:
-        """Another session had acknowledged before: a fact, for who asks which phones have it."""
+        """Another session had acknowledged before: a fact for whoever asks which phones have it."""
         phone = session.installation
         if phone is None:
             return
@@ -136,8 +136,8 @@ class Marks:
         return c
 
     def _correct_badges(self, tx: Transaction, c: Conversation, reader: str | None) -> Conversation:
-        """Devices that were told more than is unread now owe a silent ring (rule 8): but not the
-        reader's own, unless a ring in hand tells it so only now.
+        """Devices that were told more than is unread now owe a silent ring (rule 8), but not the
+        reader's own, unless a ring in hand is about to tell it the old number.
         """
         for device in c.live_devices:
             if device.badge is None or device.badge <= c.unread:
@@ -147,7 +147,7 @@ class Marks:
             else:
                 wake = device.wake_at
                 if wake is None or device.waits_for_morning:
-                    wake = tx.now  # what makes no noise does not wait for it
+                    wake = tx.now  # a silent ring does not wait for it
                 c = c.with_device(replace(device, owes=True, wake_at=wake))
         return tx.put(c)
 

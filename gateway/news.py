@@ -1,18 +1,19 @@
 """News for inboxes: an agent who asked for the inbox hears of every change of a conversation.
 
-Theory of operation. A change costs a frame for each agent of the tenant that asked, and told alone
-a write to each of their sockets, which is the dearer by far. So `AT_ONCE` frames of a tenant leave
-at once in every `EVERY` seconds. What comes beyond leaves together when these are over, each
-agent's in one write, of each conversation only the newest state. What a broadcast to thousands does
-would even so take the loop from everybody (I8) and more of the agents' lines than they have: no
-more than `FRAMES` frames leave then, in equal parts for the tenants that have more to tell, and the
-rest waits for the next time. A change for more agents than that is told whole, and its tenant waits
-for as much longer. Those come first in which somebody talks: live ones, but for those whose newest
-message is a broadcast's. Many tenants never end a conversation.
+Theory of operation. A change costs a frame for each agent of the tenant who asked. Told by itself
+it also costs a write to each of their sockets, which is by far the larger part. So `AT_ONCE` frames
+of a tenant leave at once in every `EVERY` seconds. What comes beyond that leaves when these are
+over, together in one write for each agent, with only the newest state of each conversation.
+
+A broadcast to thousands would even then take the loop from everybody (I8), and more of the agents'
+lines than they have. So no more than `FRAMES` frames leave each time, in equal parts for tenants
+that have more to tell, and the rest waits for the next time. A change for more agents than that is
+told whole, and its tenant waits that much longer. Conversations in which somebody talks come first:
+live ones, except those whose newest message is a broadcast's, as many tenants never end one.
 
 Bound (I9): `WAITING` conversations of a tenant in which nobody talks, and `TALKING` in which
-somebody does; beyond it the one of them that has waited longest is not told of. Who asks for the
-inbox again sees it, and everybody does when it changes next.
+somebody does; beyond it the one of them that has waited longest is not told of. An agent who asks
+for the inbox again sees it, and everybody does when it changes next.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ class News:
         self._waiting = 0  # tenants for which something waits
 
     def changed(self, c: Conversation) -> None:
-        """Tell of a conversation that changed, now or soon: in the order of the changes. Of one
-        without a message nothing is told, it is in no inbox."""
+        """Tell of a conversation that changed, now or soon, in the order of the changes. One
+        without a message is in no inbox, and not told of."""
         name = c.key.tenant
         inboxes = self._hub.inboxes(name)
         if not inboxes or not c.last_seq:

@@ -226,8 +226,8 @@ class Presence:
                 self._write_anew(session, session.unwritten)
 
     def _write_late(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
-        """What it had acknowledged by coming, before it is in chat no more: of who is not, nothing
-        would count that is caught up with."""
+        """Write what it had acknowledged by coming, while it still is in chat: an ack of a session
+        that is not would only be noted."""
         c = tx.conversation(session.key)
         if seq and c is not None:
             self._marks.received(tx, c, session, seq)

@@ -42,7 +42,7 @@ class Out(Protocol):
         ...
 
     def answered(self) -> None:
-        """The peer has said that it has what was sent to it: it lives, as who answers a ping."""
+        """The peer has said that it has what was sent to it: it lives, as if it answered a ping."""
         ...
 
     def close(self, code: CloseCode) -> None: ...
@@ -82,13 +82,13 @@ class TokenBucket:
             raise FrameError(ErrorCode.RATE_LIMITED, told, ref, retry_after=wait)
 
     def owe(self, now: float) -> float | None:
-        """Take one that is not refused, beforehand if need be: then the seconds until it is due."""
+        """Take one in any case, on credit if need be: then the seconds until it is due."""
         self._fill(now)
         self.level -= 1
         return None if self.level >= 0 else -self.level * 60 / self.per_minute
 
     def give(self) -> None:
-        """Allow one more, beyond the burst too, up to as much again."""
+        """Allow one more, also beyond the burst, up to twice the burst."""
         level, most = self.level + 1, 2 * self.burst
         self.level = level if level < most else most
 
@@ -112,11 +112,11 @@ class Rates:
         self._buckets: OrderedDict[tuple[str, Role, str], TokenBucket] = OrderedDict()
 
     def bucket(self, who: Identity) -> TokenBucket:
-        """The bucket of this sender. A role without a limit has none to give: KeyError."""
+        """The bucket of this sender. Raises KeyError for a role without a limit."""
         return self.of(who.tenant, who.role, who.sub)
 
     def of(self, tenant: str, role: Role, sub: str) -> TokenBucket:
-        """The bucket of whoever this is."""
+        """The bucket of the sender with that id and role."""
         slot = (tenant, role, sub)
         bucket = self._buckets.pop(slot, None) or TokenBucket(*self._limits[role])
         self._buckets[slot] = bucket
@@ -162,14 +162,16 @@ PACE_AT_ONCE = 10.0
 """How often a session may change its state, or say that somebody types: agents are told of each."""
 
 REVOKED = frozenset({CloseCode.SIGNED_OUT, CloseCode.TOKEN_EXPIRED})
-"""After these nothing of the session is taken any more: a registration that was on its way would
-ring for who has been signed out. After the others what comes still counts: an ack, say."""
+"""After these nothing that the session sends is taken any more: a registration that was on its way
+would ring for somebody who has been signed out. After the others what still comes counts, such as
+an ack."""
 
 FRAMES_PER_MINUTE = 6_000.0
 FRAMES_AT_ONCE = 2_000.0
-"""What a session may say: so many frames, or ten times its sends if that is more; and one for each
-message that it is told, which it may acknowledge, saved up to as many again. Beyond it the next are
-taken a little later: whatever a frame asks for, it takes the loop from everybody (I8)."""
+"""How many frames a session may send: so many, or ten times its sends if that is more, and one more
+for each message that it is told and may acknowledge. What it does not use is saved, up to as many
+again. Beyond that its frames are taken a little later: whatever a frame asks for, it takes the loop
+from everybody (I8)."""
 
 _SENDS = frozenset({protocol.Send, protocol.AgentSend})
 _ACTIVE = SessionState.ACTIVE
@@ -180,7 +182,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Pace(Generic[T]):
-    """What a session may do so often; beyond it the newest counts, a little later."""
+    """What a session may do only so often; beyond that the newest counts, a little later."""
 
     bucket: TokenBucket = field(default_factory=lambda: TokenBucket(PACE_PER_MINUTE, PACE_AT_ONCE))
     waiting: T | None = None  # what is to be done when it may be again
@@ -233,7 +235,7 @@ class Session:
         return frame
 
     def expire_with(self, expiry: Timer | None) -> None:
-        """End with this timer, with the token's time, and no longer with the one before it."""
+        """End when this timer does, as its token ends, and no longer by the timer before it."""
         if self.expiry is not None:
             self.expiry.cancel()
         self.expiry = expiry
@@ -253,7 +255,7 @@ class Session:
             await self.out.stream(protocol.encode(frame))
 
     def pardon(self) -> None:
-        """It was not signed out after all; a right that has ended otherwise stays so."""
+        """It was not signed out after all. A right that ended in another way has still ended."""
         self.revoked = self.revoked and self.closed
 
     def close(self, code: CloseCode) -> None:

@@ -172,7 +172,7 @@ class Sessions:
             await socket.hang_up(CloseCode.GOODBYE if read else CloseCode.SLOW_READER)
 
     async def _stream(self, session: CustomerSession, joined: Joined | None = None) -> None:
-        """Send what leaves at the pace of its reader: the replay, then pages of history."""
+        """Send the replay, and then pages of history, at the pace of their reader."""
         try:
             if joined is not None:
                 await self._presence.replay(session, joined)
@@ -240,7 +240,7 @@ class Sessions:
             session.expire_with(None)
 
     def _expire_in_time(self, session: Session) -> None:
-        """At `exp`; a token that was accepted after it, by the leeway, has the rest of that."""
+        """End at `exp`; a token that was accepted after that has the rest of the leeway."""
         identity, now = session.identity, self._wall()
         delay = identity.expires_at - now
         if delay <= 0.0:
@@ -300,7 +300,7 @@ class Sessions:
         newest: T,
         act: Callable[[CustomerSession, T], None],
     ) -> None:
-        """Act at once, or when it may be again; of several then on the newest."""
+        """Act at once, or else as soon as the pace allows it, on the newest of several."""
         if pace.waiting is None:
             wait = pace.bucket.take(self._clock())
             if wait is None:
@@ -321,9 +321,8 @@ class Sessions:
             act(session, newest)
 
     def _history(self, session: CustomerSession, frame: protocol.History) -> Later | None:
-        """A page: not looked for before the replay and the pages before it are written, as fast as
-        they are read, since together they would be too much. What else the session says is taken
-        meanwhile."""
+        """A page waits until the replay and the pages before it are written, at the pace of their
+        reader: together they would be too much. The session's other frames are taken meanwhile."""
         session.pages.append(frame)
         if session.streaming is None:
             session.streaming = asyncio.create_task(self._stream(session), name="pages")

@@ -4,8 +4,8 @@ Decides what is refused before a hello (path, Origin, limits). One connection is
 what is said on it in `gateway.sessions`. One timer serves all connections: each knows when it has
 to be reminded (`Peer.due`), and a pass over them costs less than a timer for each.
 
-Bounds (I9): connections in all and attempts per address (4003). Who says nothing after connecting,
-not even a handshake, is one of them: of more than can be told so, the rest is cut off.
+Bounds (I9): connections in all and attempts per address (4003). A connection that says nothing, not
+even a handshake, counts too: of those beyond the bound `BEYOND` are told so, the rest is cut off.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Sockets:
         return True
 
     def _complain(self, client: str) -> None:
-        """Behind a proxy that is not known as one, all clients are one that comes too often."""
+        """Behind a proxy that is not known as one, all clients look like one that comes often."""
         now = asyncio.get_running_loop().time()
         if now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY

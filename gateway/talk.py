@@ -1,8 +1,8 @@
 """Talk: the frames of one session, one after the other.
 
-Decides when the next frame is taken: what one asks for is queued, or over, before it. What a frame
-calls is decided by `gateway.sessions`. Knows sockets only as the `Socket` below: the WebSockets
-themselves are in `gateway.wire`.
+Decides when the next frame is taken: once what the last one asks for is queued, or done. What a
+frame calls is decided by `gateway.sessions`. Knows sockets only as the `Socket` below: the
+WebSockets themselves are in `gateway.wire`.
 
 Bounds (I9): sends of one session that wait for their commit, and its frames in a minute; beyond
 them its frames wait too, and so the peer's TCP is held back.
@@ -27,7 +27,7 @@ IN_FLIGHT = 256  # sends of one session that wait for their commit, before its f
 
 S = TypeVar("S", bound=Session)
 Later = Callable[[], Awaitable[None]]
-"""What of a frame takes longer: to be called, and awaited before the next frame is taken."""
+"""The part of a frame that takes longer: called, and awaited before the next frame is taken."""
 Take = Callable[[str | bytes], Later | None]
 Act = Callable[[S, Any], Change[Any] | Later | None]
 """What a frame asks for: a change, what takes longer, or nothing more."""
@@ -42,7 +42,7 @@ class Goodbye(Exception):
 
 
 class Socket(Out, Protocol):
-    """One accepted WebSocket, in this process or another. What waits raises `Closed`, but for
+    """One accepted WebSocket, in this process or another. What waits raises `Closed`, except for
     `hang_up`."""
 
     @property
@@ -136,7 +136,7 @@ class Talk(Generic[S]):
             await self._room
 
     def _settled(self, frame: Any, value: Any, error: Exception | None) -> None:
-        """Answer a change that failed; one that did not was answered in its commit's order."""
+        """Answer a change that failed; one that succeeded was answered after its commit."""
         self._in_flight -= 1
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -160,7 +160,7 @@ def refusal(error: FrameError | Unavailable) -> FrameError:
 
 
 async def _rest(seconds: float, later: Later | None) -> None:
-    """Before the next frame is taken: who sends so many waits, and its TCP is held back."""
+    """Wait before the next frame is taken: the TCP of a peer that sends so many is held back."""
     if later is not None:
         await later()
     await _sleep(seconds)

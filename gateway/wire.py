@@ -5,9 +5,9 @@ keeps the state of RFC 6455; a `Peer` moves bytes between it and the transport, 
 that sessions see. It has no task and no timer of its own: what a peer has to have done by when is
 in `due`, which the listener looks at for all of them together.
 
-A handshake that is not finished in time, and a closing one, are cut off; an open peer is pinged,
-and fails with 1011 if in time it neither answers, nor reads of what waits before the ping, nor says
-that it has more of what was sent.
+A handshake that is not finished in time, and a closing one, are cut off. An open peer is pinged. It
+fails with 1011 if, within the timeout, it neither answers, nor reads any of what was sent before
+the ping, nor acknowledges more of it.
 
 Bounds (I9): bytes of a handshake (beyond it the peer is cut off); frames that were received and not
 yet taken (then the peer's TCP is held back); bytes that are read in one turn of the loop, which

@@ -62,13 +62,13 @@ class Known:
         return self._cache.get(key)
 
     def remember(self, conversations: dict[Key, Conversation]) -> None:
-        """This is what is committed of these now. What `load` gave is the last used already."""
+        """This is what is committed of these now. What `load` gave counts as used already."""
         self._cache.update(conversations)
         while len(self._cache) > self.CACHE:
             self._cache.popitem(last=False)
 
     async def of(self, keys: list[Key]) -> dict[Key, Conversation]:
-        """Those of these conversations, all one tenant's, that there are: for who reads beside the
+        """Those of these conversations, all of one tenant, that exist: for readers beside the
         writer."""
         found = {key: c for key in keys if (c := self._cache.get(key)) is not None}
         missing = [key for key in keys if key not in found]
