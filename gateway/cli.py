@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import auth, deadletter_cli, inspect, keys_cli, why
+from gateway import auth, deadletter_cli, keys_cli, printing, why
 from gateway.campaigns import cli as campaign_cli
 from gateway.command import (
     PLAIN,
@@ -187,7 +187,7 @@ def tell_why(
         if as_json:
             print(json.dumps(answer))
         else:
-            inspect.show_message(answer)
+            printing.show_message(answer)
 
 
 def _policy(name: str | None) -> Policy | None:
@@ -239,9 +239,9 @@ def check(
         path = database if database is not None else load(config_path).storage.path
         told = audit.audit(path, time.time())
         if as_json:
-            print(inspect.audit_as_json(told).decode())
+            print(printing.audit_as_json(told).decode())
         else:
-            inspect.show_audit(told)
+            printing.show_audit(told)
         if not told.holds:
             raise typer.Exit(1)
 

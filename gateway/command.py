@@ -1,4 +1,4 @@
-"""What the commands of `ringback` share: their options, and one clear line for what goes wrong.
+"""What the commands of `ringback` share: options, how things are shown, one line for what fails.
 
 What the operator can mend is one line on stderr and exit code 2, never a traceback. Results are
 for stdout; whatever else is to be said goes to stderr.
@@ -17,6 +17,8 @@ from typing import Annotated, Any, Final, NoReturn, TextIO
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from gateway import auth
@@ -28,6 +30,7 @@ from storage.errors import StorageError
 
 WRITTEN: Final = Path("ringback.toml")  # by `ringback init`, unless told otherwise
 WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
+ID_WIDTH: Final = 19  # "cp_" and 16 hex digits
 PLAIN: Final = (
     "device tokens are not encrypted at rest: put what `ringback keys new` prints into"
     " storage.encryption_key"
@@ -134,6 +137,29 @@ def screen() -> Console:
     out = sys.stdout or io.StringIO()  # closed before the start: only the exit code tells
     width = None if out.isatty() else WIDE
     return _Screen(file=out, highlight=False, markup=False, emoji=False, width=width)
+
+
+def id_column(name: str) -> Column:
+    """Of ids that other commands take: whole, however narrow the terminal."""
+    return Column(name, min_width=ID_WIDTH, no_wrap=True)
+
+
+def in_utc(at: str) -> str:
+    """A timestamp of the API as tables show it: date and time, to the second."""
+    return at[:19].replace("T", " ")
+
+
+def bar(*, watched_only: bool = False) -> Progress:
+    """How far it is, on stderr; with `watched_only` only if that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=watched_only and not console.is_terminal,
+    )
 
 
 def say(text: str) -> None:

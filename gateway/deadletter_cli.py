@@ -12,8 +12,19 @@ from urllib.parse import urlencode
 import typer
 from rich.table import Table
 
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
-from gateway.service import (
+from gateway.command import (
+    AsJson,
+    ConfigPath,
+    TenantName,
+    bar,
+    clearly,
+    fail,
+    id_column,
+    in_utc,
+    say,
+    screen,
+)
+from gateway.remote import (
     Access,
     Failed,
     Service,
@@ -21,10 +32,7 @@ from gateway.service import (
     Url,
     access,
     ask,
-    bar,
-    id_column,
     in_path,
-    in_utc,
     run,
 )
 from storage.deadletters import Cause

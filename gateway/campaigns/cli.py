@@ -20,9 +20,20 @@ import typer
 from rich.table import Table
 
 from gateway.campaigns.audience import ENDINGS, Format
-from gateway.command import AsJson, ConfigPath, TenantName, clearly, fail, say, screen
+from gateway.command import (
+    AsJson,
+    ConfigPath,
+    TenantName,
+    bar,
+    clearly,
+    fail,
+    id_column,
+    in_utc,
+    say,
+    screen,
+)
 from gateway.protocol import RATE_DEFAULT, UNFIT, Unknown
-from gateway.service import (
+from gateway.remote import (
     Access,
     Failed,
     Service,
@@ -31,10 +42,7 @@ from gateway.service import (
     Url,
     access,
     ask,
-    bar,
-    id_column,
     in_path,
-    in_utc,
     run,
 )
 

@@ -1,4 +1,4 @@
-"""What commands need to call a running gateway's HTTP API as a service.
+"""A running gateway's HTTP API, as commands call it: with a service token.
 
 The address and the token come from options or the environment; without a token, one is made with
 the configuration's secret, as `ringback token` does. What goes wrong is one clear line.
@@ -14,9 +14,6 @@ from urllib.parse import quote
 
 import orjson
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
 
 from gateway import auth
 from gateway.command import fail, load, tenant_of
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 AUTHOR = "ringback-cli"
-ID_WIDTH = 19  # "cp_" and 16 hex digits
 TTL = 3_600.0  # seconds for which a token of ours is good; each call has a new one
 
 Url = Annotated[
@@ -169,32 +165,9 @@ async def ask(to: Access, method: str, path: str, **options: Any) -> Any:
         return await service.call(method, path, **options)
 
 
-def bar(*, watched_only: bool = False) -> Progress:
-    """How far it is, on stderr; with `watched_only` only if that is a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=watched_only and not console.is_terminal,
-    )
-
-
 def in_path(id: str) -> str:
     """An id as part of a path, of whatever bytes it was given."""
     return quote(id, safe="", errors="surrogateescape")
-
-
-def id_column(name: str) -> Column:
-    """Of ids that other commands take: whole, however narrow the terminal."""
-    return Column(name, min_width=ID_WIDTH, no_wrap=True)
-
-
-def in_utc(at: str) -> str:
-    """A timestamp of the API as tables show it: date and time, to the second."""
-    return at[:19].replace("T", " ")
 
 
 def _json(raw: bytes) -> Any:
