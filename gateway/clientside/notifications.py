@@ -1,8 +1,8 @@
 """What a notification that reached the phone means to the app.
 
 Decides whether it is ours, what it says, and whether it should open the chat. How it came, and what
-the app then does, is left to the app; no client and no connection is needed. What the reference
-SDKs call these functions is in their docstrings.
+the app then does, is left to the app; no client and no connection is needed. What ASAPP's SDKs
+call these functions is in their docstrings.
 """
 
 from __future__ import annotations
