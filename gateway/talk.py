@@ -110,7 +110,7 @@ class Talk(Generic[S]):
             asked = self._act(session, frame)
             if isinstance(asked, tuple):
                 change, needs = asked
-                self._store.enqueue(change, needs, partial(self._settled, frame))
+                self._store.enqueue(change, needs, partial(self._answer, frame))
                 self._in_flight += 1
                 return self._wait_for_room if self._in_flight >= IN_FLIGHT else None
             return None if asked is None else partial(self._finish, frame, asked)
@@ -124,18 +124,19 @@ class Talk(Generic[S]):
         except (FrameError, Unavailable) as error:
             self._refuse(frame, error)
 
-    async def _wait_for_room(self) -> None:
-        if self._in_flight >= IN_FLIGHT:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
-
     async def settled(self) -> None:
         """Return when nothing is in flight any more."""
-        while self._in_flight:
+        await self._until_fewer_than(1)
+
+    async def _wait_for_room(self) -> None:
+        await self._until_fewer_than(IN_FLIGHT)
+
+    async def _until_fewer_than(self, many: int) -> None:
+        while self._in_flight >= many:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
 
-    def _settled(self, frame: Any, value: Any, error: Exception | None) -> None:
+    def _answer(self, frame: Any, value: Any, error: Exception | None) -> None:
         """Answer a change that failed; one that succeeded was answered after its commit."""
         self._in_flight -= 1
         if self._room is not None and not self._room.done():
