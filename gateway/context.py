@@ -19,7 +19,7 @@ from gateway.delivery import Patience, Reason, Timing
 from gateway.hub import Hub
 from gateway.protocol import ErrorCode, FrameError, Limits
 from gateway.telling import Telling
-from gateway.wishes import House, quiet_hours_end
+from gateway.wishes import TenantHours, quiet_hours_end
 from push.backends import Backend
 from push.content import Content
 from storage.records import Conversation, Device, Key
@@ -39,7 +39,7 @@ class TenantRules(msgspec.Struct, frozen=True):
     backends: tuple[Backend, ...] = ()
     expires_after: float = 86_400.0
     content: Content = Content()
-    house: House = House()
+    hours: TenantHours = TenantHours()
     token_expires_after: float = math.inf  # without a push section: as long as that is out
 
 
@@ -82,7 +82,7 @@ class Context:
 
     def quiet_hours_end(self, now: float, c: Conversation, device: Device) -> float | None:
         """When the quiet hours end in which the device is now; None outside of them."""
-        return quiet_hours_end(now, c.wishes, device.time_zone, self.rules(c.key.tenant).house)
+        return quiet_hours_end(now, c.wishes, device.time_zone, self.rules(c.key.tenant).hours)
 
     def is_calling(self, device: Device) -> bool:
         """Whether a call for this device is out: then its settling decides its next time, no

@@ -47,7 +47,7 @@ from gateway.pushing import RETRY_TICK, Book
 from gateway.ringing import Ringing
 from gateway.session import Rates
 from gateway.sessions import Sessions
-from gateway.wishes import House
+from gateway.wishes import TenantHours
 from push.ring import DeviceRef, Endpoint
 from push.worker import BackendCalls, Load, PushWorker
 from storage.campaigns import CampaignRows
@@ -338,7 +338,7 @@ def _rules_of(push: Push | None) -> TenantRules:
         backends=backends_of(push),
         expires_after=push.expires_after,
         content=content_of(push.content, push.title),
-        house=House(push.quiet_hours, push.time_zone),
+        hours=TenantHours(push.quiet_hours, push.time_zone),
         token_expires_after=push.token_expires_after,
     )
 

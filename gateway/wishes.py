@@ -32,8 +32,8 @@ class QuietHours(NamedTuple):
     end: time
 
 
-class House(NamedTuple):
-    """What holds for customers of a tenant who said nothing."""
+class TenantHours(NamedTuple):
+    """The quiet hours of customers who said nothing, and the time zone of those without one."""
 
     quiet_hours: QuietHours | None = None
     time_zone: str = "UTC"
@@ -61,17 +61,17 @@ def zone(name: str) -> ZoneInfo | None:
 
 
 def quiet_hours_end(
-    now: float, wishes: Wishes | None, device_zone: str | None, house: House
+    now: float, wishes: Wishes | None, device_zone: str | None, tenant: TenantHours
 ) -> float | None:
     """When the quiet hours that `now` lies in end, in epoch seconds; None outside of them."""
-    hours = house.quiet_hours
+    hours = tenant.quiet_hours
     if wishes is not None and wishes.quiet_hours is not None:
         if wishes.quiet_hours == NO_QUIET_HOURS:
             return None
         hours = quiet_hours(wishes.quiet_hours)
     if hours is None:
         return None
-    asked = (wishes.time_zone if wishes is not None else None, device_zone, house.time_zone)
+    asked = (wishes.time_zone if wishes is not None else None, device_zone, tenant.time_zone)
     known = (found for name in asked if name is not None and (found := zone(name)) is not None)
     return _end(now, hours, next(known, ZoneInfo("UTC")))
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.wishes import (
-    House,
     QuietHours,
+    TenantHours,
     is_muted,
     is_unwanted,
     quiet_hours,
@@ -27,7 +27,7 @@ def at(text: str) -> float:
 
 
 def end(now: str, hours: QuietHours = NIGHT, where: str = VIENNA) -> str | None:
-    until = quiet_hours_end(at(now), None, None, House(hours, where))
+    until = quiet_hours_end(at(now), None, None, TenantHours(hours, where))
     return None if until is None else datetime.fromtimestamp(until, UTC).isoformat()
 
 
@@ -119,8 +119,8 @@ zones = st.sampled_from(
 def test_it_is_quiet_until_the_end_and_not_after_it(
     now: int, hours: QuietHours, where: str
 ) -> None:
-    house = House(hours, where)
-    until = quiet_hours_end(now, None, None, house)
+    tenant = TenantHours(hours, where)
+    until = quiet_hours_end(now, None, None, tenant)
     here = datetime.fromtimestamp(now, ZoneInfo(where)).time()
     inside = (
         hours.start <= here < hours.end
@@ -131,39 +131,44 @@ def test_it_is_quiet_until_the_end_and_not_after_it(
     if until is not None:
         assert now < until <= now + timedelta(hours=26).total_seconds()
         assert until % 60 == 0
-        assert quiet_hours_end(until, None, None, house) is None
+        assert quiet_hours_end(until, None, None, tenant) is None
 
 
 # Whose hours, and where
 
 
 def test_without_quiet_hours_it_is_never_quiet() -> None:
-    assert quiet_hours_end(at("2026-11-25T02:00:00+00:00"), None, None, House()) is None
+    assert quiet_hours_end(at("2026-11-25T02:00:00+00:00"), None, None, TenantHours()) is None
 
 
 def test_what_the_customer_says_stands_before_what_the_tenant_says() -> None:
-    now, house = at("2026-11-25T02:00:00+00:00"), House(NIGHT, VIENNA)
-    assert quiet_hours_end(now, Wishes(quiet_hours="off"), None, house) is None
-    assert quiet_hours_end(now, Wishes(quiet_hours="12:00-13:00"), None, house) is None
-    assert quiet_hours_end(now, Wishes(quiet_hours="02:00-03:30"), None, House()) == now + 5400
-    assert quiet_hours_end(now, Wishes(), None, house) is not None
+    now, tenant = at("2026-11-25T02:00:00+00:00"), TenantHours(NIGHT, VIENNA)
+    assert quiet_hours_end(now, Wishes(quiet_hours="off"), None, tenant) is None
+    assert quiet_hours_end(now, Wishes(quiet_hours="12:00-13:00"), None, tenant) is None
+    assert (
+        quiet_hours_end(now, Wishes(quiet_hours="02:00-03:30"), None, TenantHours()) == now + 5400
+    )
+    assert quiet_hours_end(now, Wishes(), None, tenant) is not None
 
 
 def test_the_zone_is_the_customers_then_the_devices_then_the_tenants() -> None:
-    now, house = at("2026-11-25T12:00:00+00:00"), House(NIGHT, VIENNA)
+    now, tenant = at("2026-11-25T12:00:00+00:00"), TenantHours(NIGHT, VIENNA)
     tokyo, auckland = Wishes(time_zone="Asia/Tokyo"), "Pacific/Auckland"
-    assert quiet_hours_end(now, tokyo, None, house) is None  # 21:00
-    assert quiet_hours_end(now, tokyo, auckland, house) is None
-    assert quiet_hours_end(now, None, auckland, house) is not None  # 01:00
-    assert quiet_hours_end(now, None, None, house) is None  # 13:00
+    assert quiet_hours_end(now, tokyo, None, tenant) is None  # 21:00
+    assert quiet_hours_end(now, tokyo, auckland, tenant) is None
+    assert quiet_hours_end(now, None, auckland, tenant) is not None  # 01:00
+    assert quiet_hours_end(now, None, None, tenant) is None  # 13:00
 
 
 def test_a_zone_that_is_not_known_here_is_passed_over() -> None:
     now = at("2026-11-25T23:00:00+00:00")
     assert (
-        quiet_hours_end(now, Wishes(time_zone="Mars/Base"), "Moon/Base", House(NIGHT)) is not None
+        quiet_hours_end(now, Wishes(time_zone="Mars/Base"), "Moon/Base", TenantHours(NIGHT))
+        is not None
     )
-    assert quiet_hours_end(now, None, None, House(NIGHT, "Mars/Base")) is not None, "UTC at last"
+    assert quiet_hours_end(now, None, None, TenantHours(NIGHT, "Mars/Base")) is not None, (
+        "UTC at last"
+    )
 
 
 # Wishes
