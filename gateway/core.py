@@ -156,7 +156,7 @@ class Core:
         )
         self.store.failed = self._failed
         self.store.recovered = self.presence.catch_up
-        self._called = _called(config, {})
+        self._sections = _sections(config, {})
         self._worker = PushWorker(
             self.book,
             self._endpoints,
@@ -197,7 +197,7 @@ class Core:
         self.verifier.take_up(config.tenants)
         before = self.context.tenants
         self.context.tenants = _rules(config)
-        self._called = _called(config, self._called)
+        self._sections = _sections(config, self._sections)
         self._worker.take_up(self._endpoints)
         others = {name for name, now in self.context.tenants.items() if now != before.get(name)}
         task = asyncio.create_task(self._judge_anew(others), name="judge-anew")
@@ -220,7 +220,7 @@ class Core:
 
     @property
     def _endpoints(self) -> list[Endpoint]:
-        return [endpoint for called in self._called.values() for endpoint in called.endpoints]
+        return [endpoint for section in self._sections.values() for endpoint in section.endpoints]
 
     def drain(self) -> None:
         """Start no more rings (rule 9)."""
@@ -343,21 +343,21 @@ def _rules_of(push: Push | None) -> TenantRules:
     )
 
 
-class _Called(NamedTuple):
-    """How a tenant's backends are called, as its push section says."""
+class _Section(NamedTuple):
+    """A tenant's push section, and the endpoints made of it."""
 
     push: Push
     endpoints: tuple[Endpoint, ...]
 
 
-def _called(config: Config, before: Mapping[str, _Called]) -> dict[str, _Called]:
-    """How each tenant's backends are called: as `before` where its push section is the same,
-    because nothing else is done meanwhile, and there may be very many tenants."""
-    called: dict[str, _Called] = {}
+def _sections(config: Config, before: Mapping[str, _Section]) -> dict[str, _Section]:
+    """Each tenant's: as `before` where its push section is the same, because nothing else is done
+    meanwhile, and there may be very many tenants."""
+    sections: dict[str, _Section] = {}
     for name, tenant in config.tenants.items():
         if tenant.push is not None:
             known = before.get(name)
             if known is None or known.push != tenant.push:
-                known = _Called(tenant.push, endpoints_of(name, tenant.push))
-            called[name] = known
-    return called
+                known = _Section(tenant.push, endpoints_of(name, tenant.push))
+            sections[name] = known
+    return sections
