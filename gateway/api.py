@@ -228,7 +228,7 @@ class Api:
         answer = why.deliveries(told, now, self._context.quiet_until)
         policy, after = _policy(request)
         if policy is not None:
-            backends = self._context.tenants[who.tenant].backends
+            backends = self._context.rules(who.tenant).backends
             answer["policy"] = dry_run(told, policy, now=now, backends=backends, after=after)
         if integer(request, "words", 0, 1):
             answer = sentences.in_words(answer)
