@@ -61,6 +61,22 @@ class Posted(msgspec.Struct, frozen=True):
     duplicate: bool
 
 
+class _Decided(msgspec.Struct, frozen=True):
+    """What is decided of a message at its commit; of one that is not counted, nothing.
+
+    When it expires, its route and why, the sessions that it is written to, when its push is due.
+    """
+
+    expires_at: float | None = None
+    route: str | None = None
+    reason: str | None = None
+    sessions: str | None = None
+    due_at: float | None = None
+
+
+_NOTHING_DECIDED = _Decided()
+
+
 class Chat:
     """Messages, and the conversation that they are."""
 
@@ -129,10 +145,10 @@ class Chat:
                 since = tx.now if c.unanswered_since is None else c.unanswered_since
             live = c.live or posting.role is not Role.SERVICE  # which could not end it again
             changes = {"live": live, "unanswered_since": since}
-        expires_at = route = reason = sessions = due_at = None
+        decided = _NOTHING_DECIDED
         if is_counted(posting.role, posting.kind):
-            expires_at, route, reason, sessions, due_at = self._route(tx, c, posting)
-            changes["push_due_at"] = due_at
+            decided = self._decide(tx, c, posting)
+            changes["push_due_at"] = decided.due_at
             if c.hold_from is not None and not outcomes.pending(c):
                 changes["hold_from"] = None  # what joins held before was not this message
         draft = Draft(
@@ -144,20 +160,17 @@ class Chat:
             text=posting.text,
             data=data,
             title=posting.title,
-            expires_at=expires_at,
+            expires_at=decided.expires_at,
             ref=posting.ref,
-            route=route,
-            reason=reason,
-            sessions=sessions,
-            due_at=due_at,
+            route=decided.route,
+            reason=decided.reason,
+            sessions=decided.sessions,
+            due_at=decided.due_at,
         )
         return tx.append_message(c, draft, **changes)
 
-    def _route(
-        self, tx: Transaction, c: Conversation, posting: Posting
-    ) -> tuple[float, str, str, str | None, float]:
-        """What is decided of a counted message at its commit: when it expires, its route and the
-        reason, the sessions that it is written to, when its push is due."""
+    def _decide(self, tx: Transaction, c: Conversation, posting: Posting) -> _Decided:
+        """Of a counted message."""
         tenant = self._context.rules(posting.key.tenant)
         in_chat = self._hub.is_in_chat(posting.key)
         expires_at = posting.expires_at
@@ -175,8 +188,13 @@ class Chat:
                 unwanted=None if c.wishes is None else _unwanted(c, posting.kind, tx.now),
             )
         sessions = " ".join([session.label for session in self._hub.sessions(posting.key)])
-        due_at = self._context.due(c, tx.now, in_chat=in_chat)
-        return expires_at, str(routing.route), str(routing.reason), sessions or None, due_at
+        return _Decided(
+            expires_at=expires_at,
+            route=str(routing.route),
+            reason=str(routing.reason),
+            sessions=sessions or None,
+            due_at=self._context.due(c, tx.now, in_chat=in_chat),
+        )
 
     def _within_reach(self, c: Conversation) -> int:
         """How many of the customer's devices a configured backend rings."""
