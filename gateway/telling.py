@@ -26,8 +26,7 @@ class Telling:
     ) -> None:
         self._hub = hub
         self._peek = peek
-        self.inboxes = News(hub).changed
-        """Tell the agents that asked for their inbox."""
+        self._news = News(hub)
 
     def sent(
         self,
@@ -90,6 +89,10 @@ class Telling:
         if turned_live:
             self._hub.deliver(key, protocol.encode(frames.status(c)))
         self.inboxes(c)
+
+    def inboxes(self, c: Conversation) -> None:
+        """Tell the agents that asked for their inbox."""
+        self._news.changed(c)
 
     def status(self, c: Conversation) -> None:
         """Tell the customer's sessions, and the inboxes."""
