@@ -26,7 +26,7 @@ PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gatew
         push/guard push/breaker push/lane push/backends \
         $(basename $(filter-out %/__init__.py,$(wildcard push/adapters/*.py))) \
         storage/records storage/vault storage/outcomes \
-        gateway/campaigns/audience gateway/addresses
+        gateway/campaigns/audience gateway/addresses gateway/seats
 
 .PHONY: demo demo-web test soak mutate cover lint serve bench lock screenshots clean
 

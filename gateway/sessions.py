@@ -1,8 +1,8 @@
 """Sessions: from an accepted socket to a session, and from its frames to the use cases.
 
-Decides who may talk (hello, token, role, Origin) and what each frame calls; the rules behind the
-frames are in `gateway.presence`, `gateway.marks` and `gateway.chat`. How frame follows frame is in
-`gateway.talk`, who may connect at all in `gateway.sockets`.
+Decides who may talk (hello, token, role, Origin, a seat) and what each frame calls; the rules
+behind the frames are in `gateway.presence`, `gateway.marks` and `gateway.chat`. How frame follows
+frame is in `gateway.talk`, who may connect at all in `gateway.sockets`.
 
 Bound (I9): pages that a customer's session waits for; beyond it its frames wait.
 """
@@ -27,6 +27,7 @@ from gateway.inbox import Inbox
 from gateway.marks import Marks
 from gateway.presence import Joined, Presence
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
+from gateway.seats import Seats
 from gateway.session import AgentSession, CustomerSession, Hangup, Pace, Rates, Session
 from gateway.talk import Act, Closed, Goodbye, Later, S, Socket, Talk, refusal
 from storage.errors import Unavailable
@@ -60,6 +61,7 @@ class Sessions:
         """`rejected` is told why a socket was turned away, `failed` of every fault of ours."""
         self._origins = {name: tenant.origins for name, tenant in config.tenants.items()}
         self._limits = config.limits
+        self._seats = Seats(config.limits.connections, len(config.tenants))
         self._verifier = verifier
         self._context = context
         self._presence = presence
@@ -80,10 +82,17 @@ class Sessions:
         try:
             hello = await self._hello(socket, role)
             identity = self._identify(socket, hello.token, role)
-            if isinstance(hello, protocol.Hello):
-                await self._customer(socket, identity, hello)
-            else:
-                await self._agent(socket, identity, hello)
+            if not self._seats.take(identity.tenant):
+                raise Hangup(
+                    CloseCode.TOO_MANY_CONNECTIONS, "too_many_of_tenant", "its tenant has its share"
+                )
+            try:
+                if isinstance(hello, protocol.Hello):
+                    await self._customer(socket, identity, hello)
+                else:
+                    await self._agent(socket, identity, hello)
+            finally:
+                self._seats.leave(identity.tenant)
         except Hangup as hangup:
             self._rejected(hangup.why)
             await socket.hang_up(hangup.code, hangup.detail)

@@ -132,6 +132,27 @@ async def test_one_connection_too_many_is_closed_with_4003(tmp_path: Path) -> No
         await agent.ask("ping", "pong")
 
 
+async def test_a_tenant_with_all_the_connections_it_can_get_leaves_some_to_others(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, delivery=PATIENT, limits={"connections": 10}) as it:
+        bots = [await it.agent("bot") for _ in range(9)]
+        tenth = await it.raw("/v1/agent")
+        await tenth.send("hello", token=it.token(Role.AGENT, "bot"))
+        assert await tenth.closed() == 4003
+        assert "its tenant has its share" in (tenth.socket.close_reason or "")
+        await it.customer("c-1", "other")
+        _, told = await it.call("GET", "/metrics", listener="admin")
+        assert 'ringback_rejected_sockets_total{reason="too_many_of_tenant"} 1.0' in told
+        await bots[0].send("bye")
+        assert await bots[0].closed() == 1000
+        bots[1].socket.transport.abort()
+        async with asyncio.timeout(PATIENCE):
+            while it.gateway.core.hub.counts("acme")["agent"] > 7:
+                await asyncio.sleep(0.01)
+        await it.agent("bot")
+
+
 async def test_connections_that_say_nothing_are_bounded_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,9 @@ def test_every_reason_to_turn_a_client_away_is_told() -> None:
         CloseCode.PROTOCOL_BROKEN,
         CloseCode.TOO_MANY_CONNECTIONS,
     )
-    listeners = {f"too_many_{name}_connections" for name in ("http", "admin")}
-    reasons = {"origin"} | {code.name.lower() for code in at_hello} | listeners
+    others = {"origin", "too_many_of_tenant"}
+    others |= {f"too_many_{name}_connections" for name in ("http", "admin")}
+    reasons = {code.name.lower() for code in at_hello} | others
     assert sorted(told) == sorted(reasons | {f"token_{reason}" for reason in Refusal})
 
 
