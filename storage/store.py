@@ -362,9 +362,11 @@ class Store:
         start = tx.savepoint()
         try:
             answers.extend([self._apply(tx, change) for change in batch])
-            lacking = [error for _, error in answers if isinstance(error, NotRead)]
+            lacking = {
+                key for _, error in answers if isinstance(error, NotRead) for key in error.keys
+            }
             if lacking:
-                raise NotRead(*{key for error in lacking for key in error.keys})
+                raise NotRead(*lacking)
             if not refs and any(
                 error is not None and change.needs.refs
                 for change, (_, error) in zip(batch, answers, strict=True)

@@ -18,9 +18,10 @@ from aiohttp import web
 from gateway.listener import _Connection
 from gateway.protocol import FrameError, Role
 from gateway.wire import Peer
+from storage.transaction import Transaction
 from tests.running import PATIENCE, Running, running
 
-WATCHED = (Peer, _Connection, web.BaseRequest, FrameError, sqlite3.Error)
+WATCHED = (Peer, _Connection, web.BaseRequest, FrameError, sqlite3.Error, Transaction)
 AGAIN = 5
 
 Use = Callable[[Running], Awaitable[None]]
@@ -89,6 +90,20 @@ async def open_who_is_not_there(it: Running) -> None:
     wire = await it.agent()
     await wire.ask("open", "error", customer="nobody")
     wire.vanish()
+
+
+async def register_what_a_message_has_waited_for(it: Running) -> None:
+    """The change is judged again, once what it lacks is read: the messages without an outcome."""
+    service = f"Authorization: Bearer {it.token(Role.SERVICE, 'crm')}\r\n"
+    customer = f"Authorization: Bearer {it.token(Role.CUSTOMER, 'c-42')}\r\n"
+    for call, who, told in (
+        ("POST /v1/messages", service, {"customer": "c-42", "text": "Are you there?"}),
+        ("PUT /v1/devices/phone", customer, {"token": "device-token"}),
+        ("POST /v1/customers/c-42/sign_out", service, {}),
+    ):
+        body = json.dumps(told)
+        head = f"{call} HTTP/1.1\r\nHost: x\r\n{who}Content-Length: {len(body)}\r\n"
+        await line(it, "http", f"{head}Content-Type: application/json\r\n\r\n{body}")
 
 
 async def speak_another_version(it: Running) -> None:
@@ -162,6 +177,7 @@ async def speak_no_http(it: Running) -> None:
         acknowledge_what_is_not_there,
         send_something_else_under_a_ref,
         open_who_is_not_there,
+        register_what_a_message_has_waited_for,
         speak_another_version,
         shake_hands_badly,
         break_off_a_body,
