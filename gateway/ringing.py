@@ -393,13 +393,16 @@ class Ringing:
         Of very many expired ones not all are read: what is not known had expired long ago.
         """
         pushed = [(lo, hi)]
-        if [s for s in c.settled if s.outcome is Outcome.EXPIRED and lo < s.hi]:
+        beyond = [span.outcome for span in c.settled if lo < span.hi]
+        if beyond:  # what has its outcome keeps it, as it is recorded
             pushed = [(span.lo, span.hi) for span in outcomes.pending(c)]
-            pushed += [
-                (m.before, m.cut)
-                for m in tx.unacked(c)
-                if not m.has_expired(ring.claimed_at) and outcomes.outcome(c, m) is Outcome.EXPIRED
-            ]
+            if Outcome.EXPIRED in beyond:
+                pushed += [
+                    (m.before, m.cut)
+                    for m in tx.unacked(c)
+                    if not m.has_expired(ring.claimed_at)
+                    if outcomes.outcome(c, m) is Outcome.EXPIRED
+                ]
             pushed = [(max(lo, begin), min(hi, end)) for begin, end in pushed]
         for begin, end in pushed:
             if begin < end:

@@ -372,8 +372,15 @@ FAULTS = (
     Fault(
         "what expired long ago is pushed by the next ring",
         "gateway/ringing.py",
-        "            if not m.has_expired(ring.claimed_at) and ",
-        "            if ",
+        "                    if not m.has_expired(ring.claimed_at)\n",
+        "",
+    ),
+    Fault(
+        "what was pushed is recorded anew by the next phone that is rung",
+        "gateway/ringing.py",
+        "        if beyond:  #",
+        "        if Outcome.EXPIRED in beyond:  #",
+        ("tests/simulation/test_scenarios.py",),
     ),
     Fault(
         "acks of older messages lengthen the hold of the rest (rule 5)",

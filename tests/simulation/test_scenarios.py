@@ -1264,6 +1264,25 @@ def test_what_expired_before_a_ring_was_claimed_was_not_pushed_by_it(
     assert told == (gone if quiet else ["expired", "pushed"])
 
 
+def test_what_another_phone_takes_changes_nothing_of_what_is_recorded_as_pushed(day: Day) -> None:
+    """It registered behind a system message, and so begins within what the first one was rung for:
+    the record was taken out and written anew, from there on."""
+    world, anna = day.world, day.world.person(*ANNA)
+    reload(day, in_flight=1)
+    world.write(anna, MessageKind.CHAT, 0.3)
+    world.run(1.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.write(anna, MessageKind.SYSTEM, None)
+    world.run(1.0)
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(30.0)
+    assert [heard.token for heard in rung(day)] == ["TOKEN-1", "TOKEN-2"]
+    recorded = world.look("SELECT lo_seq, hi_seq, outcome FROM outcomes")
+    assert recorded == [(0, 1, "undeliverable"), (1, 3, "pushed")]
+
+
 def test_who_is_beyond_what_one_look_sees_is_not_taken_for_opted_out(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
