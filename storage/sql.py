@@ -172,7 +172,7 @@ def deletion(sql: str, values: Collection[Any]) -> list[Statement]:
 
 
 LARGEST = 1024  # rows in one statement; SQLite takes 32,766 parameters
-PREPARED = 256  # statements that a connection keeps: of each table some thirty, and all the others
+PREPARED = 256  # statements that a connection keeps: some forty of each table have up to 128 rows
 TABLES = {
     t.table: t for t in (CONVERSATIONS, MESSAGES, EVENTS, DEVICES, SPANS, ALL_WISHES, COUNTERS)
 }
