@@ -308,6 +308,25 @@ def test_without_anything_unacked_nothing_is_pending() -> None:
     assert outcomes.segments(Conversation(1, Key("t", "c"))) == []
 
 
+def test_what_lies_between_two_spans_and_does_not_count_is_not_pending() -> None:
+    """Nor what comes after the last of them: nobody would ever give it an outcome."""
+    kept = Kept()
+    for counted in (True, False, True, False):
+        kept.append(counted=counted)
+    kept.happen(Trigger.NO_DEVICE_LEFT, 0, 1, "no_device")
+    assert outcomes.pending(kept.conversation) == [Span(1, 1, 4, 2, PENDING)]
+    kept.happen(Trigger.ACCEPTANCE, 2, 3, None)
+    assert [(span.lo, span.hi) for span in kept.conversation.settled] == [
+        (Cut(0, 0), Cut(1, 1)),
+        (Cut(2, 1), Cut(3, 2)),
+    ]
+    assert outcomes.pending(kept.conversation) == []
+    assert [span.outcome for span in outcomes.segments(kept.conversation)] == [
+        UNDELIVERABLE,
+        PUSHED,
+    ]
+
+
 def test_messages_without_a_gap_between_them_are_one_run() -> None:
     """Whatever lies between their places that does not count."""
     given = [message(Cut(seq, ord)) for seq, ord in ((2, 1), (5, 2), (6, 4), (9, 6), (10, 7))]
