@@ -1120,6 +1120,41 @@ async def test_what_is_told_of_a_message_is_its_outcome_and_its_events_alone(pat
         ]
 
 
+async def test_what_happened_to_a_message_is_found_over_all_commits_and_whoever_came_between(
+    path: Path,
+) -> None:
+    """Also where a change of the same commit was undone, and after the conversation was read
+    anew."""
+
+    def happens(key: Key, event: str) -> Callable[[Transaction], None]:
+        def change(tx: Transaction) -> None:
+            c = known(tx, key)
+            tx.event(tx.put(replace(c, name=event)), 1, 1, event)
+            if event == "never":
+                raise ValueError(event)
+
+        return change
+
+    async def together(store: Store, *told: tuple[Key, str]) -> None:
+        changes = [store.submit(happens(*one), Needs(keys=(one[0],))) for one in told]
+        await asyncio.gather(*changes, return_exceptions=True)
+
+    async def found(store: Store) -> list[list[str]]:
+        told = [await store.told(key, 1) for key in (KEY, OTHER)]
+        return [[event.event for event in one.events] for one in told if one is not None]
+
+    async with opened(path) as (store, _):
+        for key in (KEY, OTHER):
+            await post(store, draft("x"), key)
+        await together(store, (KEY, "a"), (OTHER, "b"), (KEY, "c"))
+        await together(store, (OTHER, "never"), (OTHER, "d"), (KEY, "never"), (KEY, "e"))
+        assert await found(store) == [["a", "c", "e"], ["b", "d"]]
+    async with opened(path) as (store, _):
+        await together(store, (OTHER, "f"))
+        await together(store, (KEY, "g"), (OTHER, "h"))
+        assert await found(store) == [["a", "c", "e", "g"], ["b", "d", "f", "h"]]
+
+
 async def test_recovery_begins_with_whatever_is_due_now_or_later(path: Path) -> None:
     async with opened(path) as (store, _):
         keys = [Key("acme", f"c-{n}") for n in range(4)]
