@@ -80,6 +80,18 @@ async def test_tenants_that_have_backlogs_come_to_have_equal_parts() -> None:
     alarms.stop()
 
 
+async def test_as_many_tenants_as_there_is_room_for_have_their_whole_parts() -> None:
+    woken: list[Key] = []
+    alarms = Alarms(lambda: 1_000.0, woken.append)
+    tenants = [f"t-{i}" for i in range(ALL_AT_ONCE // AT_ONCE)]
+    for tenant in tenants:
+        for n in range(2 * AT_ONCE):
+            alarms.set(Key(tenant, f"c-{n}"), 1.0)
+    await turn()
+    assert Counter(key.tenant for key in woken) == dict.fromkeys(tenants, AT_ONCE)
+    alarms.stop()
+
+
 async def test_an_alarm_looks_at_no_other_tenant() -> None:
     """With a thousand of them each message cost more for its alarm than for all else."""
     now = [0.0]

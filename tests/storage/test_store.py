@@ -606,6 +606,31 @@ async def test_the_cache_is_bounded_and_forgets_nothing_that_matters(path: Path)
             assert (c.last_seq, c.unread) == (2, 2)
 
 
+async def test_the_cache_is_bounded_by_whoever_comes_together(path: Path) -> None:
+    async with opened(path) as (store, _):
+        store._known.CACHE = 2
+        keys = [Key("acme", f"c-{n}") for n in range(5)]
+        for _ in range(2):
+            await asyncio.gather(*(post(store, draft("hello"), key) for key in keys))
+            assert sum(store.peek(key) is not None for key in keys) == 2
+
+
+@pytest.mark.parametrize("changes", [True, False])
+async def test_who_came_last_stays_in_the_cache(path: Path, *, changes: bool) -> None:
+    """Whether anything was changed of it or it was only judged."""
+    keys = [Key("acme", f"c-{n}") for n in range(4)]
+    async with opened(path) as (store, _):
+        store._known.CACHE = 3
+        for key in keys[:3]:
+            await post(store, draft("hello"), key)
+        if changes:
+            await post(store, draft("again"), keys[0])
+        else:
+            await store.submit(nothing, Needs(keys=(keys[0],)))
+        await post(store, draft("hello"), keys[3])
+        assert [store.peek(key) is not None for key in keys] == [True, False, True, True]
+
+
 @pytest.mark.parametrize(("how_many", "statements"), [(1, 8), (512, 8), (500, 13)])
 async def test_the_number_of_statements_does_not_grow_with_the_batch(
     path: Path, how_many: int, statements: int
