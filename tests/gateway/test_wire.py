@@ -434,6 +434,15 @@ async def test_a_connection_that_breaks_off_has_code_1006(tmp_path: Path, end: s
         assert peer.code == 1006
 
 
+async def test_who_has_broken_off_is_sent_nothing_more(tmp_path: Path) -> None:
+    """Until its socket has told that it is gone: it takes no writing after its end."""
+    async with listening(tmp_path) as it:
+        line, peer = await it.open()
+        peer.eof_received()
+        peer.send(b'"late"')
+        assert await line.rest() == b""
+
+
 async def test_our_close_tells_its_reason_and_its_code_stays_whatever_the_peer_answers(
     tmp_path: Path,
 ) -> None:
