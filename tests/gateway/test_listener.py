@@ -139,6 +139,61 @@ async def test_a_body_that_moves_keeps_its_place(monkeypatch: pytest.MonkeyPatch
         await it.stop()
 
 
+@pytest.mark.parametrize("kept", ["full", "answered"])
+async def test_who_is_not_waited_for_or_was_answered_since_keeps_its_place(
+    monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Whose call does not take more of the body for now, or has just been answered before its body
+    came, does not go before one whose body is waited for, however long ago its own call began."""
+    monkeypatch.setattr(listener, "SPARED", 0.0)
+    begun: asyncio.Queue[web.BaseRequest] = asyncio.Queue()
+    go_on = asyncio.Event()
+
+    async def call(request: web.Request) -> web.Response:
+        begun.put_nowait(request)
+        if request.path != "/slow":
+            await go_on.wait()
+        if request.path != "/answered":
+            while await request.content.readany():
+                pass
+        return web.Response(text=request.path)
+
+    app = web.Application()
+    app.router.add_post("/{any}", call)
+    it = Listener(app, 2, lambda: None)
+    port = await it.start(LOOPBACK)
+    lines: list[Line] = []
+
+    async def posting(path: str, size: int) -> tuple[Line, web.BaseRequest]:
+        one = Line(*await asyncio.open_connection("127.0.0.1", port))
+        lines.append(one)
+        one.say(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n")
+        return one, await begun.get()
+
+    try:
+        size, said = 200 * TURN, 0
+        first, request = await posting(f"/{kept}", size)
+        while kept == "full" and request.transport is not None and request.transport.is_reading():
+            first.say("x" * 1_000)
+            said += 1_000
+            await asyncio.sleep(0)
+        slow, _ = await posting("/slow", 10)
+        if kept == "answered":
+            go_on.set()
+            assert (await first.answer())[2] == b"/answered"
+        lines.append(Line(*await asyncio.open_connection("127.0.0.1", port)))
+        assert await slow.ended() == b""
+        go_on.set()
+        first.say("x" * (size - said))
+        if kept == "answered":
+            first.say("POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        assert (await first.answer())[0] == 200
+    finally:
+        for one in lines:
+            await one.close()
+        await it.stop()
+
+
 async def test_who_hangs_up_amid_a_body_that_was_refused_leaves_at_once(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT, limits={"http_connections": 2}) as it:
         for _ in range(2):
