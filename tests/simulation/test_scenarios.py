@@ -1264,6 +1264,22 @@ def test_what_expired_before_a_ring_was_claimed_was_not_pushed_by_it(
     assert told == (gone if quiet else ["expired", "pushed"])
 
 
+def test_an_ack_of_a_part_that_makes_nothing_due_at_another_time_is_no_move(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    first = world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    assert first is not None
+    world.run(15.0)
+    for _ in range(3):
+        world.write(anna, MessageKind.CHAT, None)
+        world.run(0.5)
+    world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(0.5)
+    first.ack(1)
+    world.run(0.1)
+    moved = world.look("SELECT detail ->> 'reason' FROM events WHERE event = 'due_moved'")
+    assert moved == [("held",)], "until an ack timeout after the second session came"
+
+
 def test_what_another_phone_takes_changes_nothing_of_what_is_recorded_as_pushed(day: Day) -> None:
     """It registered behind a system message, and so begins within what the first one was rung for:
     the record was taken out and written anew, from there on."""
