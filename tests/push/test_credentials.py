@@ -24,6 +24,14 @@ def test_without_credentials_a_request_stays_what_it_is() -> None:
     assert added(JSON, NONE) == JSON
 
 
+@pytest.mark.parametrize("credentials", [NONE, Credentials(bearer="t0ken")])
+def test_an_adapter_s_own_headers_are_not_written_into(credentials: Credentials) -> None:
+    """It may say the same ones of every call, and one tenant's signature is put to what leaves."""
+    headers = dict(JSON)
+    added(headers, credentials)["webhook-signature"] = "v1,acme"
+    assert headers == JSON
+
+
 def test_a_bearer_token_is_an_authorization() -> None:
     assert added(JSON, Credentials(bearer="t0ken")) == JSON | {"Authorization": "Bearer t0ken"}
 
