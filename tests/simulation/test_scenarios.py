@@ -1280,6 +1280,31 @@ def test_an_ack_of_a_part_that_makes_nothing_due_at_another_time_is_no_move(day:
     assert moved == [("held",)], "until an ack timeout after the second session came"
 
 
+def test_a_verdict_that_is_handed_in_twice_says_nothing_of_the_next_ring(
+    day: Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    core = world.core
+    assert core is not None
+    settle, settled = core.book.settle, []
+
+    async def settling(*told: Any) -> None:
+        settled.append(told)
+        await settle(*told)
+
+    monkeypatch.setattr(core.book, "settle", settling)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(15.0)
+    world.ears.mood = Mood.HANGS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    world.spawn(settle(*settled[0]))
+    world.run(1.0)
+    assert world.model.outcomes == {(1, 1): "pushed", (1, 2): "pending"}
+    assert world.look("SELECT count(*) FROM events WHERE event = 'late_verdict'") == [(1,)]
+
+
 def test_what_another_phone_takes_changes_nothing_of_what_is_recorded_as_pushed(day: Day) -> None:
     """It registered behind a system message, and so begins within what the first one was rung for:
     the record was taken out and written anew, from there on."""
