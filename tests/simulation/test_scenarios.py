@@ -1280,6 +1280,43 @@ def test_an_ack_of_a_part_that_makes_nothing_due_at_another_time_is_no_move(day:
     assert moved == [("held",)], "until an ack timeout after the second session came"
 
 
+def test_with_a_claim_the_hold_of_what_it_covers_is_over(day: Day) -> None:
+    """That of its retries is counted anew (rule 5): its own first hold took from it."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
+    world.run(0.1)
+    asked = "SELECT hold_from IS NULL, (SELECT ring IS NULL FROM devices) FROM conversations"
+    assert world.look(asked) == [(0, 1)]
+    world.ears.mood = Mood.FAILS
+    world.run(5.1)
+    assert world.look(asked) == [(1, 0)]
+
+
+def test_of_whom_more_was_acknowledged_than_was_owed_the_look_says_so(day: Day) -> None:
+    """What came after the fan-out was acknowledged with it, while the look waited for its turn."""
+    world, (anna, ben) = day.world, two_with_one_slot(day)
+    world.run(15.0)
+    world.ears.mood = Mood.SLOW
+    world.write(ben, MessageKind.CHAT, None)
+    world.run(0.5)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(0.5)
+    visit = comes(world, anna)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(0.5)
+    visit.ack(2)
+    world.run(30.0)
+    asked = """SELECT detail ->> 'action', detail ->> 'reason' FROM events e
+        JOIN conversations c ON c.id = e.conversation WHERE event = 'look' AND customer = 'anna'"""
+    assert world.look(asked)[-1:] == [("skip", "acked")]
+    assert [heard.customer for heard in rung(day)] == ["ben"]
+
+
 def test_a_verdict_that_is_handed_in_twice_says_nothing_of_the_next_ring(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
