@@ -1317,6 +1317,17 @@ def test_of_whom_more_was_acknowledged_than_was_owed_the_look_says_so(day: Day) 
     assert [heard.customer for heard in rung(day)] == ["ben"]
 
 
+def test_while_a_ring_is_called_again_and_again_nothing_is_due_anew(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(120.0)
+    assert len(world.look("SELECT 1 FROM events WHERE event = 'attempt'")) > 3
+    assert world.look("SELECT count(*) FROM events WHERE event = 'due'") == [(1,)]
+
+
 def test_a_verdict_that_is_handed_in_twice_says_nothing_of_the_next_ring(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
