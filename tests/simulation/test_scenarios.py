@@ -1328,6 +1328,20 @@ def test_while_a_ring_is_called_again_and_again_nothing_is_due_anew(day: Day) ->
     assert world.look("SELECT count(*) FROM events WHERE event = 'due'") == [(1,)]
 
 
+def test_without_any_endpoint_that_is_the_reason_whoever_has_a_phone(day: Day) -> None:
+    """Nobody need look for why this customer has none."""
+    world, anna = day.world, day.world.person(*ANNA)
+    asked = "SELECT outcome, reason FROM outcomes"
+    reload(day)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(15.0)
+    assert world.look(asked) == [("undeliverable", "no_endpoint")]
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(15.0)
+    assert world.look(asked) == [("undeliverable", "no_endpoint")]
+
+
 def test_a_verdict_that_is_handed_in_twice_says_nothing_of_the_next_ring(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
