@@ -1342,6 +1342,43 @@ def test_without_any_endpoint_that_is_the_reason_whoever_has_a_phone(day: Day) -
     assert world.look(asked) == [("undeliverable", "no_endpoint")]
 
 
+def test_a_dead_phone_is_not_looked_at_again_for_a_message_or_for_its_icon(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.GONE
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(10.0)
+    visit = comes(world, anna)
+    world.run(1.0)
+    visit.read(1)
+    world.run(1.0)
+    visit.line.end(ABNORMAL)
+    world.run(5.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(30.0)
+    asked = "SELECT detail ->> 'installation' FROM events WHERE event = 'look'"
+    looks = Counter(phone for (phone,) in world.look(asked))
+    assert looks["phone-1"] == 1
+    assert looks["phone-2"] >= 2
+
+
+def test_a_phone_that_is_being_rung_for_it_owes_nothing_more_when_another_comes(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(1.0)
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(30.0)
+    asked = "SELECT installation, owes, ring IS NULL FROM devices ORDER BY installation"
+    assert world.look(asked) == [("phone-1", 0, 0), ("phone-2", 0, 0)]
+
+
 def test_a_verdict_that_is_handed_in_twice_says_nothing_of_the_next_ring(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
