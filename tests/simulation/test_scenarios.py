@@ -1379,6 +1379,22 @@ def test_a_phone_that_is_being_rung_for_it_owes_nothing_more_when_another_comes(
     assert world.look(asked) == [("phone-1", 0, 0), ("phone-2", 0, 0)]
 
 
+def test_who_came_and_left_during_a_call_does_not_hold_its_retry(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.HANGS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(14.0)
+    visit = comes(world, anna)
+    world.run(0.5)
+    visit.line.end(ABNORMAL)
+    world.run(10.0)
+    asked = "SELECT max(at) - min(at) FROM events WHERE event = 'look'"
+    ((waited,),) = world.look(asked)
+    assert 15.0 < waited < 16.5, "its timeout and its backoff, not the hold of 5 s"
+
+
 def test_a_verdict_that_is_handed_in_twice_says_nothing_of_the_next_ring(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
