@@ -89,9 +89,9 @@ class Context:
         earlier than a hold that began meanwhile allows."""
         return device.id in self.calling
 
-    def patience(self, key: Key, now: float) -> Patience | None:
+    def patience(self, key: Key, now: float, *, in_chat: bool) -> Patience | None:
         """What a message to this customer may take before it is due; None: it is due at once."""
-        if self.hub.is_in_chat(key):
+        if in_chat:
             return Patience(self.timing.ack_timeout)
         until = self.hub.grace_until(key, now)
         return Patience(self.timing.ack_timeout, until) if until > now else None

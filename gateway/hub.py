@@ -47,7 +47,8 @@ class Hub:
 
     def is_in_chat(self, key: Key) -> bool:
         """Whether at least one session of the customer has the chat on screen."""
-        return True in [session.active for session in self.sessions(key)]
+        room = self._customers.get(key)
+        return room is not None and True in [session.active for session in room]
 
     def deliver(self, key: Key, data: bytes, but: Session | None = None) -> None:
         """Write an encoded frame to all the customer's sessions."""

@@ -114,7 +114,8 @@ class Marks:
         if cut.ord < c.last_ord and any(span.hi_ord > cut.ord for span in outcomes.pending(c)):
             mark = tx.mark(c, cut.seq)
             oldest = tx.now if mark is None or mark.next_at is None else mark.next_at
-            patience = self._context.patience(c.key, tx.now)
+            in_chat = self._context.hub.is_in_chat(c.key)
+            patience = self._context.patience(c.key, tx.now, in_chat=in_chat)
         due = delivery.due_after_ack(c.push_due_at, oldest, patience)
         held = c.hold_from
         if held is not None and oldest is not None:

@@ -81,7 +81,8 @@ class Owing:
         if not waiting:
             return tx.put(replace(c, push_due_at=None))
         in_chat = self._context.hub.is_in_chat(c.key)
-        later = due_by_itself(tx, c, self._context.patience(c.key, tx.now))
+        patience = self._context.patience(c.key, tx.now, in_chat=in_chat)
+        later = due_by_itself(tx, c, patience)
         if later is not None:
             due_moved(tx, c, Reason.IN_CHAT if in_chat else Reason.LEFT, later)
             return tx.put(replace(c, push_due_at=later))

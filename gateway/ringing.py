@@ -73,10 +73,12 @@ class Ringing:
         """Look at one device now (rule 7): the claim, or None and in its row what is next; `pause`
         if it is what would be rung waits for.
         """
-        wanted = to_ring(tx, c, device, self._context.patience(c.key, tx.now))
+        in_chat = self._context.hub.is_in_chat(c.key)
+        patience = self._context.patience(c.key, tx.now, in_chat=in_chat)
+        wanted = to_ring(tx, c, device, patience)
         quiet = self._context.quiet_hours_end(tx.now, c, device)
         backend = self._owing.backend(c.key.tenant, device)
-        facts = self._facts(tx, c, device, backend, wanted, quiet, pause)
+        facts = self._facts(tx, c, device, in_chat, backend, wanted, quiet, pause)
         decision = delivery.look(facts)
         if wanted.unwanted and decision.action is Action.RING:
             c = self._leave_be(tx, c, wanted.unwanted)  # first: to them the ring is none of theirs
@@ -130,6 +132,7 @@ class Ringing:
         tx: Transaction,
         c: Conversation,
         device: Device,
+        in_chat: bool,
         backend: Backend | None,
         wanted: Wanted,
         quiet: float | None,
@@ -154,7 +157,7 @@ class Ringing:
             endpoint=backend is not None,
             live=device.live,
             early=device.wake_at is None or device.wake_at > tx.now,
-            in_chat=self._context.hub.is_in_chat(c.key),
+            in_chat=in_chat,
             in_hand=in_hand,
             behind=behind if behind > 0 else 0,
             all_expired=wanted.newest is None and not wanted.unwanted,
