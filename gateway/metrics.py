@@ -21,7 +21,7 @@ from prometheus_client.exposition import generate_latest
 
 from gateway.delivery import Decision
 from gateway.hub import Hub
-from push.ring import Attempt, Claim, VerdictKind
+from push.ring import ACCEPTED, Attempt, Claim
 from push.verdicts import Failure
 from push.worker import Load
 from storage.campaigns import Campaign
@@ -252,10 +252,10 @@ class Metrics:
         tenant, verdict = claim.ref.tenant, attempt.verdict
         self.attempts.of(tenant, verdict.kind, verdict.reason).inc()
         self.calls.of(tenant).observe(attempt.ms / 1000)
-        if verdict.reason == Failure.INTERNAL:
-            self.faults.inc()
-        if verdict.kind is VerdictKind.ACCEPTED:
+        if verdict.kind is ACCEPTED:
             self.rings.of(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
+        elif verdict.reason == Failure.INTERNAL:
+            self.faults.inc()
 
     def buried(self, tenant: str, cause: Cause) -> None:
         self.dead_letters.of(tenant, cause.value).inc()

@@ -21,7 +21,19 @@ from gateway.wanted import Wanted, all_unwanted, to_ring
 from gateway.wishes import is_muted
 from push import content
 from push.backends import Backend
-from push.ring import Attempt, Claim, DeviceRef, Pause, Ring, RingKind, Target, VerdictKind
+from push.ring import (
+    ACCEPTED,
+    BADGE,
+    MESSAGE,
+    PROACTIVE,
+    Attempt,
+    Claim,
+    DeviceRef,
+    Pause,
+    Ring,
+    Target,
+    VerdictKind,
+)
 from storage import outcomes
 from storage.deadletters import Cause, DeadLetter, dead_letter_put
 from storage.outcomes import Trigger
@@ -40,7 +52,6 @@ from storage.records import (
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
-MESSAGE, PROACTIVE, BADGE = RingKind
 
 
 class Ringing:
@@ -318,9 +329,9 @@ class Ringing:
         if device is None:
             return c
         device = replace(device, answered=Answered(str(verdict.kind), tx.now))
+        if verdict.kind is ACCEPTED:
+            return self._accepted(tx, c, device, claim.ring)
         match verdict.kind:
-            case VerdictKind.ACCEPTED:
-                return self._accepted(tx, c, device, claim.ring)
             case VerdictKind.RETRY | VerdictKind.MISCONFIGURED:
                 wake = min(attempt.retry_at or tx.now, claim.ring.expires_at)
                 if self._owing.backend(c.tenant, device) is None:

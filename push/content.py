@@ -39,6 +39,9 @@ class Mode(StrEnum):
     NONE = "none"
 
 
+_PREVIEW, _GENERIC, _NONE = Mode.PREVIEW, Mode.GENERIC, Mode.NONE
+
+
 class Content(msgspec.Struct, frozen=True, kw_only=True):
     """A tenant's choice of words. `titles` and `texts` are by language tag, in lower case.
 
@@ -66,11 +69,11 @@ def words(content: Content, title: str | None, text: str, locale: str | None) ->
 
     `title` is the message's own, if it has one.
     """
-    if content.mode is Mode.NONE:
+    if content.mode is _NONE:
         return Words(None, None)
-    if content.mode is Mode.GENERIC:
+    if content.mode is _GENERIC:
         title, text = None, ""
-    elif content.mode is Mode.PREVIEW:
+    elif content.mode is _PREVIEW:
         text = cut(text, content.preview_chars)
     if title is None or is_blank(title):
         title = in_language(content.titles, locale) or content.title

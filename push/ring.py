@@ -75,6 +75,10 @@ class RingKind(StrEnum):
     BADGE = "badge"
 
 
+MESSAGE, PROACTIVE, BADGE = RingKind
+"""By themselves: as `RingKind.BADGE` each costs a thousand instructions (Python 3.11)."""
+
+
 class VerdictKind(StrEnum):
     """What the customer backend's answer means for one ring (docs/push-contract.md)."""
 
@@ -85,6 +89,8 @@ class VerdictKind(StrEnum):
     MISCONFIGURED = "misconfigured"
 
 
+ACCEPTED: Final = VerdictKind.ACCEPTED
+TOKEN_DEAD: Final = VerdictKind.TOKEN_DEAD
 RETRIED: Final = frozenset({VerdictKind.RETRY, VerdictKind.MISCONFIGURED})
 """After these the ring is still wanted: the endpoint failed, and is called again."""
 MENDED: Final = frozenset({VerdictKind.REFUSED, VerdictKind.MISCONFIGURED})

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from push.ring import RETRIED, Verdict, VerdictKind
+from push.ring import ACCEPTED, RETRIED, Verdict, VerdictKind
 
 RETRY_AFTER_MOST: Final = 3600.0
 PASSING: Final = frozenset({408, 425, 429})  # the HTTP 4xx that pass by themselves
@@ -127,7 +127,7 @@ def _by_failure(failure: Failure) -> VerdictKind:
 
 def _by_status(status: int) -> VerdictKind:
     if 200 <= status <= 299:
-        return VerdictKind.ACCEPTED
+        return ACCEPTED
     if status == 410:
         return VerdictKind.TOKEN_DEAD
     if 300 <= status <= 399 or status in _MISCONFIGURED_STATUSES:

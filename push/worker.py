@@ -45,6 +45,7 @@ from push.lane import Lane, Timer, Turn
 from push.ring import (
     MENDED,
     RETRIED,
+    TOKEN_DEAD,
     Attempt,
     BookUnavailable,
     Claim,
@@ -362,7 +363,7 @@ class PushWorker:
     def _judge(self, lane: Lane, claim: Claim, verdict: Verdict, ms: float) -> Attempt:
         """Date the verdict: when to retry, and whether a dead token is part of a wave."""
         now, endpoint = self._clock(), lane.endpoint
-        dead = verdict.kind is VerdictKind.TOKEN_DEAD
+        dead = verdict.kind is TOKEN_DEAD
         if verdict.status is not None:  # a timeout is no answer, and says nothing of tokens
             lane.wave.record(now, dead)
         retry_at = None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from push.adapters.form import Adapter, Request, json_request, known, no_options, rfc3339
-from push.ring import Endpoint, Ring, RingKind, Target
+from push.ring import BADGE, Endpoint, Ring, Target
 
 
 def make(options: Mapping[str, Any]) -> Adapter:
@@ -46,7 +46,7 @@ def _request(ring: Ring, target: Target, endpoint: Endpoint) -> Request:
 
 
 def _aps(ring: Ring) -> dict[str, Any]:
-    if ring.kind is RingKind.BADGE:
+    if ring.kind is BADGE:
         return {"badge": ring.unread, "content-available": 1}
     alert = known({"title": ring.title, "body": ring.text})
     shown = {"badge": ring.unread, "sound": "default"}

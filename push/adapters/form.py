@@ -17,7 +17,7 @@ from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import fields
 
 from push import verdicts
-from push.ring import Endpoint, PushError, Ring, RingKind, Target, Verdict
+from push.ring import BADGE, PROACTIVE, Endpoint, PushError, Ring, Target, Verdict
 from push.verdicts import Answer, Failure
 
 
@@ -96,7 +96,7 @@ def known(values: dict[str, Any]) -> dict[str, Any]:
 
 def priority(ring: Ring) -> str:
     """Return "high" for what should be shown at once, "normal" for what makes no noise."""
-    return "normal" if ring.kind is RingKind.BADGE else "high"
+    return "normal" if ring.kind is BADGE else "high"
 
 
 def collapse_id(ring: Ring) -> str:
@@ -104,7 +104,7 @@ def collapse_id(ring: Ring) -> str:
 
     A chat shows one notification, its newest. Proactive messages stand beside each other.
     """
-    return ring.id if ring.kind is RingKind.PROACTIVE else f"ringback-{ring.kind}"
+    return ring.id if ring.kind is PROACTIVE else f"ringback-{ring.kind}"
 
 
 Words = Annotated[str, Meta(min_length=1, max_length=256, description="a text that is not empty")]

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from push import verdicts
 from push.adapters.form import Adapter, Request, Words, json_request, known, options_as
-from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
+from push.ring import BADGE, Endpoint, Ring, Target, Verdict, VerdictKind
 from push.verdicts import Answer, Failure
 
 _SERVICES: Final = {"ios": (1, "apn"), "android": (2, "fcm"), "huawei": (3, "huawei")}
@@ -40,7 +40,7 @@ def make(options: Mapping[str, Any]) -> Adapter:
 
 def _body(ours: Options, ring: Ring, target: Target) -> dict[str, Any]:
     service, name = _SERVICES.get((ring.platform or "").lower(), _SERVICES["ios"])
-    text = None if ring.kind is RingKind.BADGE else ring.text or ""
+    text = None if ring.kind is BADGE else ring.text or ""
     shared = {
         "backendService": ours.backend_service,
         "conversationId": ring.customer,

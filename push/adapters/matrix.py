@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from push.adapters.form import Adapter, Request, Words, json_request, known, options_as
-from push.ring import Endpoint, Ring, RingKind, Target
+from push.ring import BADGE, Endpoint, Ring, Target
 
 AppId = Annotated[
     str, Meta(min_length=1, max_length=64, description='an app id such as "com.acme.app"')
@@ -38,7 +38,7 @@ def make(options: Mapping[str, Any]) -> Adapter:
 
 
 def _notification(ours: Options, ring: Ring, target: Target, endpoint: Endpoint) -> dict[str, Any]:
-    silent = ring.kind is RingKind.BADGE
+    silent = ring.kind is BADGE
     device: dict[str, Any] = {"app_id": ring.app or ours.app_id, "pushkey": target.token}
     if not silent:
         device["tweaks"] = {"sound": "default"}

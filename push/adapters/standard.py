@@ -19,7 +19,7 @@ from push.adapters.form import (
     priority,
     rfc3339,
 )
-from push.ring import Endpoint, Ring, RingKind, Target
+from push.ring import BADGE, Endpoint, Ring, Target
 
 
 def make(options: Mapping[str, Any]) -> Adapter:
@@ -29,7 +29,7 @@ def make(options: Mapping[str, Any]) -> Adapter:
 
 
 def _request(ring: Ring, target: Target, endpoint: Endpoint) -> Request:
-    silent = ring.kind is RingKind.BADGE
+    silent = ring.kind is BADGE
     words = {} if silent else known({"title": ring.title, "text": ring.text})
     where = {
         "token": target.token,

@@ -38,7 +38,7 @@ from push.adapters.form import (
     shown,
 )
 from push.credentials import HEADER_NAME, is_ours
-from push.ring import Endpoint, Ring, RingKind, Target, Verdict, VerdictKind
+from push.ring import BADGE, Endpoint, Ring, Target, Verdict, VerdictKind
 from push.verdicts import Answer, Failure
 
 DEPTH: Final = 32
@@ -112,7 +112,7 @@ def make(options: Mapping[str, Any]) -> Adapter:
 
     def request(ring: Ring, target: Target, endpoint: Endpoint) -> Request:
         values = {name: get(ring, target, endpoint) for name, get in FIELDS.items()}
-        return _written(silent if ring.kind is RingKind.BADGE else loud, values)
+        return _written(silent if ring.kind is BADGE else loud, values)
 
     def verdict(outcome: Answer | Failure, token: str, now: float) -> Verdict:
         plain = verdicts.judge(outcome, token, now)
