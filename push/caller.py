@@ -227,16 +227,20 @@ class Caller:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
+        deadline = began + endpoint.timeout
         judge: Judge = verdicts.judge  # reads the failure of a call that has no adapter
         sent: Signed | None = None
         came: Answer | Failure
         under_way = _UnderWay(claim.stands)
         _under_way.set(under_way)
 
-        def signed(token: str | None) -> Signed:
+        def post(token: str | None) -> Awaitable[Answer]:
+            """With the present OAuth2 token, or with none."""
             nonlocal sent
             sent = alter(_signed(request, endpoint, claim.ring.id, now, token))
-            return sent
+            return self._post(
+                sent, endpoint.allow_networks, tls, endpoint.connect_timeout, deadline
+            )
 
         def verdict_on(outcome: Answer | Failure) -> Verdict:
             return _judged(judge, outcome, endpoint, claim, now)
@@ -245,7 +249,10 @@ class Caller:
             adapter = adapter_named(endpoint.adapter, endpoint.options)
             judge = adapter.verdict
             request = _written(adapter, endpoint, claim)
-            came = await self._authorised(endpoint, signed, verdict_on, began + endpoint.timeout)
+            tls = self._contexts.of(endpoint.ca_file, endpoint.credentials.certificate)
+            oauth = endpoint.credentials.oauth
+            calling = self._authorised(oauth, post, verdict_on, deadline) if oauth else post(None)
+            came = await calling
         except Exception as error:  # a bug may cost this attempt, never the device
             came = self._failure(error, endpoint, claim, under_way.refused)
             if came is Failure.MOVED:
@@ -286,24 +293,12 @@ class Caller:
 
     async def _authorised(
         self,
-        endpoint: Endpoint,
-        signed: Callable[[str | None], Signed],
+        oauth: OAuth,
+        post: Callable[[str | None], Awaitable[Answer]],
         verdict_on: Callable[[Answer], Verdict],
         deadline: float,
     ) -> Answer:
-        """Call with the tenant's credentials, and once more if a new token might change the answer.
-
-        `signed` makes the request with the present OAuth2 token, or with none.
-        """
-        allowed, connect = endpoint.allow_networks, endpoint.connect_timeout
-        tls = self._contexts.of(endpoint.ca_file, endpoint.credentials.certificate)
-
-        def post(token: str | None) -> Awaitable[Answer]:
-            return self._post(signed(token), allowed, tls, connect, deadline)
-
-        oauth = endpoint.credentials.oauth
-        if oauth is None:
-            return await post(None)
+        """Call with an OAuth2 token, and once more if a new one might change the answer."""
         token = await _token_by(deadline, self._tokens.token(oauth))
         answer = await post(token)
         if not is_unauthorised(verdict_on(answer)):
