@@ -244,7 +244,7 @@ class PushWorker:
 
     def _fill(self, lane: Lane) -> None:
         """Give every turn that there is now, and have the next one looked for when it may come."""
-        while self._started and not self._draining:
+        while (lane.waiting or lane.parked) and self._started and not self._draining:
             turn = lane.turn(self._clock())
             if turn is None:
                 return
@@ -294,18 +294,21 @@ class PushWorker:
     async def _call(self, lane: Lane, claim: Claim, *, probed: bool) -> None:
         called = lane.endpoint
         verdict, ms = await self._caller.call(called, claim, self._wall())
+        now = self._clock()
         current = lane.endpoint is called  # else it says nothing of the settings taken up meanwhile
         if current:
-            self._learn(lane, claim.ref, verdict, probed=probed)
+            self._learn(lane, claim.ref, verdict, now, probed=probed)
         if verdict.kind in MENDED and (current or verdict.kind is VerdictKind.REFUSED):
             self._complain(lane, verdict)
-        attempt = self._judge(lane, claim, verdict, ms)
+        attempt = self._judge(lane, claim, verdict, ms, now)
         await self._settle(claim, attempt)
         self._on_attempt(claim, attempt)
 
-    def _learn(self, lane: Lane, ref: DeviceRef, verdict: Verdict, *, probed: bool) -> None:
+    def _learn(
+        self, lane: Lane, ref: DeviceRef, verdict: Verdict, now: float, *, probed: bool
+    ) -> None:
         """Keep what the verdict says of the endpoint, and tell operators when that is news."""
-        before, now, endpoint = lane.health, self._clock(), lane.endpoint
+        before, endpoint = lane.health, lane.endpoint
         after = breaker.after(before, verdict, ref, now, endpoint, probed=probed)
         if after is before:
             return
@@ -360,9 +363,9 @@ class PushWorker:
         finally:
             self._pausing.discard(task)
 
-    def _judge(self, lane: Lane, claim: Claim, verdict: Verdict, ms: float) -> Attempt:
+    def _judge(self, lane: Lane, claim: Claim, verdict: Verdict, ms: float, now: float) -> Attempt:
         """Date the verdict: when to retry, and whether a dead token is part of a wave."""
-        now, endpoint = self._clock(), lane.endpoint
+        endpoint = lane.endpoint
         dead = verdict.kind is TOKEN_DEAD
         if verdict.status is not None:  # a timeout is no answer, and says nothing of tokens
             lane.wave.record(now, dead)
