@@ -389,6 +389,6 @@ def _device(device: Device) -> dict[str, Any]:
         if getattr(device, name) is not None:
             told[name] = getattr(device, name)
     if device.answered is not None:
-        verdict, at = device.answered
-        told["last_push"] = {"verdict": verdict, "at": protocol.timestamp(at)}
+        last = device.answered
+        told["last_push"] = {"verdict": last.verdict, "at": protocol.timestamp(last.at)}
     return told

@@ -197,7 +197,7 @@ class RingInHand(msgspec.Struct, frozen=True):
         return f"RingInHand(upto={self.upto}, attempt={self.attempt})"
 
 
-class Answered(NamedTuple):
+class Answered(msgspec.Struct, frozen=True):
     """What a customer backend last answered for a device, as a verdict, and when."""
 
     verdict: str

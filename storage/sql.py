@@ -126,11 +126,11 @@ def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
         quiet_end, held, answered, unrung, sealed,
     ) = astuple(d)  # fmt: skip
     ring = (None, 0, 0, 0) if held is None else (held.claim, *held.upto, held.attempt)
+    verdict = (None, None) if answered is None else astuple(answered)
     found_by, text, by = sealed or (token, None, None)
     return (
         id, installation, found_by, *about, str(state), state_at, *covered, badge, int(owes),
-        owed_ord, wake_at, quiet_end, *ring, *(answered or (None, None)), unrung, text, by,
-        c.key.tenant, c.id,
+        owed_ord, wake_at, quiet_end, *ring, *verdict, unrung, text, by, c.key.tenant, c.id,
     )  # fmt: skip
 
 
