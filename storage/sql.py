@@ -18,6 +18,7 @@ import msgspec
 import orjson
 
 from storage.records import (
+    BEGINNING,
     Answered,
     Conversation,
     Cut,
@@ -114,23 +115,26 @@ DELETE_SPANS = """
 
 
 def conversation_row(c: Conversation) -> tuple[Any, ...]:
-    fields = astuple(c)
-    id, key, name, live = fields[:4]
-    newest = c.newest_counted.seq if c.newest_counted else 0
-    return id, *key, name, int(live), *fields[4:_OWN], newest
+    tenant, customer = c.key
+    newest = c.newest_counted
+    return (
+        c.id, tenant, customer, c.name, 1 if c.live else 0, c.unanswered_since,
+        c.last_seq, c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord,
+        c.agent_acked_seq, c.agent_acked_said, c.agent_read_seq, c.agent_read_said, c.badge_seq,
+        c.push_due_at, c.hold_from, c.expires_at, c.updated_at, c.last_event,
+        0 if newest is None else newest.seq,
+    )  # fmt: skip
 
 
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
-    (
-        id, installation, token, *about, state, state_at, covered, badge, owes, owed_ord, wake_at,
-        quiet_end, held, answered, unrung, sealed,
-    ) = astuple(d)  # fmt: skip
-    ring = (None, 0, 0, 0) if held is None else (held.claim, *held.upto, held.attempt)
-    verdict = (None, None) if answered is None else astuple(answered)
-    found_by, text, by = sealed or (token, None, None)
+    claim, upto, attempt = (None, BEGINNING, 0) if d.ring is None else astuple(d.ring)
+    verdict, verdict_at = (None, None) if d.answered is None else astuple(d.answered)
+    found_by, text, by = d.sealed or (d.token, None, None)
     return (
-        id, installation, found_by, *about, str(state), state_at, *covered, badge, int(owes),
-        owed_ord, wake_at, quiet_end, *ring, *verdict, unrung, text, by, c.key.tenant, c.id,
+        d.id, d.installation, found_by, d.generation, d.registered_at, d.platform, d.app,
+        d.environment, d.locale, d.time_zone, str(d.state), d.state_at, d.covered.seq,
+        d.covered.ord, d.badge, 1 if d.owes else 0, d.owed_ord, d.wake_at, d.quiet_end, claim,
+        upto.seq, upto.ord, attempt, verdict, verdict_at, d.unrung, text, by, c.key.tenant, c.id,
     )  # fmt: skip
 
 
@@ -313,18 +317,17 @@ INBOX = """
 def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
     """A registration with its token opened; one whose token does not open is dead."""
     (
-        id, installation, token, *about, state, state_at, covered_seq, covered_ord, badge, owes,
-        owed_ord, wake_at, quiet_end, claim, ring_seq, ring_ord, attempt, verdict, verdict_at,
-        unrung, text, by,
+        id, installation, token, generation, registered_at, platform, app, environment, locale,
+        time_zone, state, state_at, covered_seq, covered_ord, badge, owes, owed_ord, wake_at,
+        quiet_end, claim, ring_seq, ring_ord, attempt, verdict, verdict_at, unrung, text, by,
     ) = row  # fmt: skip
     ring = None if claim is None else RingInHand(claim, Cut(ring_seq, ring_ord), attempt)
     answered = None if verdict is None else Answered(verdict, verdict_at)
-    fields = (
-        id, installation, token, *about, DeviceState(state), state_at,
-        Cut(covered_seq, covered_ord), badge, bool(owes), owed_ord, wake_at, quiet_end, ring,
-        answered, unrung,
+    device = Device(
+        id, installation, token, generation, registered_at, platform, app, environment, locale,
+        time_zone, DeviceState(state), state_at, Cut(covered_seq, covered_ord), badge, bool(owes),
+        owed_ord, wake_at, quiet_end, ring, answered, unrung,
     )  # fmt: skip
-    device = Device(*fields)
     if by is None:
         return device
     sealed = Sealed(token, text, by)
