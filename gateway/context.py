@@ -22,7 +22,7 @@ from gateway.telling import Telling
 from gateway.wishes import TenantHours, quiet_hours_end
 from push.backends import Backend
 from push.content import Content
-from storage.records import Conversation, Device, Key
+from storage.records import Conversation, Detail, Device, Key
 from storage.store import Needs, Store
 from storage.transaction import Transaction
 
@@ -123,7 +123,7 @@ def due_moved(tx: Transaction, c: Conversation, why: Reason, to: float | None) -
     """Record that the push for what is unacknowledged is due at another time than it was."""
     if to is not None and c.acked_seq < c.last_seq:
         until = protocol.timestamp(to)
-        tx.event(c, c.acked_seq + 1, c.last_seq, "due_moved", reason=why, until=until)
+        tx.event(c, c.acked_seq + 1, c.last_seq, "due_moved", Detail(reason=why, until=until))
 
 
 def existing(tx: Transaction, key: Key) -> Conversation:

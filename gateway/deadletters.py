@@ -38,7 +38,7 @@ from storage.deadletters import (
     dead_letters_forget,
 )
 from storage.outcomes import Trigger
-from storage.records import Conversation, Cut, Device, Key, Message, Outcome, Span
+from storage.records import Conversation, Cut, Detail, Device, Key, Message, Outcome, Span
 from storage.store import Needs
 from storage.transaction import Transaction
 
@@ -308,7 +308,8 @@ class DeadLetters:
         lo = max(letter.lo, c.acked)
         hi = max(letter.hi, device.covered)
         again = _due_again(c, lo, hi, tx.unacked(c), tx.now)
-        tx.event(c, lo.seq + 1, letter.seq, "replayed", ring=letter.id, device=letter.fingerprint)
+        detail = Detail(ring=letter.id, device=letter.fingerprint)
+        tx.event(c, lo.seq + 1, letter.seq, "replayed", detail)
         c = tx.make_pending(c, again, Trigger.REPLAY)
         in_chat = self._context.hub.is_in_chat(c.key)
         due = self._context.due(c, tx.now, in_chat=in_chat)

@@ -30,7 +30,7 @@ from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import CustomerSession, Rates
 from storage import outcomes
 from storage.outcomes import Trigger
-from storage.records import Conversation, Device, Key
+from storage.records import Conversation, Detail, Device, Key
 from storage.store import Needs
 from storage.transaction import Owner, Transaction
 
@@ -313,5 +313,5 @@ def _gone(tx: Transaction, c: Conversation, device: Device, why: str) -> Convers
     c = tx.remove_device(c, device)
     if c.last_seq:
         first = min(c.left_from(device), c.last_seq)
-        tx.event(c, first, c.last_seq, "device_removed", reason=why)
+        tx.event(c, first, c.last_seq, "device_removed", Detail(reason=why))
     return c

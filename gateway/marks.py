@@ -16,7 +16,7 @@ from gateway.delivery import Reason
 from gateway.protocol import ErrorCode, FrameError, ReceiptState
 from gateway.session import CustomerSession
 from storage import outcomes
-from storage.records import Conversation, Cut, Key, Outcome
+from storage.records import Conversation, Cut, Detail, Key, Outcome
 from storage.store import Needs
 from storage.transaction import Mark, Transaction
 
@@ -56,7 +56,8 @@ class Marks:
                 return
             if c.unread != before.unread:
                 first, phone = before.read_seq + 1, session.installation
-                tx.event(c, first, c.read_seq, "read", session=session.id, installation=phone)
+                detail = Detail(session=session.id, installation=phone)
+                tx.event(c, first, c.read_seq, "read", detail)
                 c = self._correct_badges(tx, c, phone)
             tx.after_commit(lambda: self._tell.read(before, c, tx.now))
 
@@ -83,7 +84,8 @@ class Marks:
             return
         first, upto = session.acked + 1, min(seq, c.acked_seq)
         if upto >= first:
-            tx.event(c, first, upto, "acked_too", session=session.id, installation=phone)
+            detail = Detail(session=session.id, installation=phone)
+            tx.event(c, first, upto, "acked_too", detail)
         self._note(tx, session, seq)
 
     def _note(self, tx: Transaction, session: CustomerSession, seq: int) -> None:
@@ -122,15 +124,14 @@ class Marks:
             held = max(held, oldest)  # what joins held of others takes nothing from the rest
         c, _ = tx.acknowledge(c, cut, push_due_at=due, hold_from=held)
         first, last, phone = before.acked_seq + 1, c.acked_seq, session.installation
-        tx.event(c, first, last, "acked", session=session.id, installation=phone)
+        tx.event(c, first, last, "acked", Detail(session=session.id, installation=phone))
         if phone is not None:
             self._note(tx, session, cut.seq)
         for span in before.settled:
             if span.outcome is Outcome.PUSHED and span.lo_ord < c.acked_ord:
                 lo = max(span.lo_seq, before.acked_seq) + 1
-                tx.event(
-                    c, lo, min(span.hi_seq, c.acked_seq), "acked_after_ring", session=session.id
-                )
+                hi, detail = min(span.hi_seq, c.acked_seq), Detail(session=session.id)
+                tx.event(c, lo, hi, "acked_after_ring", detail)
         if due not in (None, before.push_due_at):
             due_moved(tx, c, Reason.ACKED, due)
         tx.after_commit(partial(self._tell.receipt, c.key, first, last, _DELIVERED, tx.now))

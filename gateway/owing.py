@@ -23,7 +23,16 @@ from push.backends import Backend, choose
 from push.ring import Ring
 from storage import outcomes
 from storage.outcomes import Move, Trigger
-from storage.records import PENDING, Conversation, Cut, Device, Outcome, RingInHand, fingerprint
+from storage.records import (
+    PENDING,
+    Conversation,
+    Cut,
+    Detail,
+    Device,
+    Outcome,
+    RingInHand,
+    fingerprint,
+)
 from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
@@ -87,7 +96,7 @@ class Owing:
             due_moved(tx, c, Reason.IN_CHAT if in_chat else Reason.LEFT, later)
             return tx.put(replace(c, push_due_at=later))
         first, last = waiting[0].lo_seq + 1, waiting[-1].hi_seq
-        tx.event(c, first, last, "due", reason=delivery.UNHEARD[in_chat])
+        tx.event(c, first, last, "due", Detail(reason=delivery.UNHEARD[in_chat]))
         devices = tuple([_owing(device, c.last_ord, tx.now) for device in c.devices])
         return tx.put(replace(c, push_due_at=None, devices=devices))
 
@@ -208,10 +217,12 @@ class Owing:
             min(from_seq, upto),
             upto,
             "look",
-            action=decision.action,
-            reason=decision.reason,
-            device=fingerprint(device.token),
-            installation=device.installation,
+            Detail(
+                action=decision.action,
+                reason=decision.reason,
+                device=fingerprint(device.token),
+                installation=device.installation,
+            ),
         )
 
     def backend(self, tenant: str, device: Device) -> Backend | None:

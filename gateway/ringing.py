@@ -41,6 +41,7 @@ from storage.records import (
     Answered,
     Conversation,
     Cut,
+    Detail,
     Device,
     DeviceState,
     Key,
@@ -269,10 +270,7 @@ class Ringing:
             ring.since if newest else c.last_seq,
             upto.seq if newest else c.last_seq,
             "claimed",
-            ring=ring.id,
-            kind=kind,
-            unread=unread,
-            device=fingerprint(device.token),
+            Detail(ring=ring.id, kind=kind, unread=unread, device=fingerprint(device.token)),
         )
         return held, ring
 
@@ -318,13 +316,15 @@ class Ringing:
             min(from_seq, upto),
             upto,
             "late_verdict" if device is None else "attempt",
-            ring=claim.ring.id,
-            verdict=verdict.kind,
-            reason=verdict.reason,
-            status=verdict.status,
-            attempt=claim.attempt,
-            ms=round(attempt.ms, 1),
-            device=claim.target.fingerprint,
+            Detail(
+                ring=claim.ring.id,
+                verdict=verdict.kind,
+                reason=verdict.reason,
+                status=verdict.status,
+                attempt=claim.attempt,
+                ms=round(attempt.ms, 1),
+                device=claim.target.fingerprint,
+            ),
         )
         if device is None:
             return c

@@ -357,6 +357,26 @@ class Conversation(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, devices=tuple(d for d in self.devices if d.id != id))
 
 
+class Detail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What else is recorded of an event, as its name has it; what is None is not told."""
+
+    ring: str | None = None
+    kind: str | None = None
+    unread: int | None = None
+    action: str | None = None
+    outcome: str | None = None
+    was: str | None = None
+    verdict: str | None = None
+    reason: str | None = None
+    status: int | None = None
+    attempt: int | None = None
+    ms: float | None = None
+    until: str | None = None
+    device: str | None = None
+    session: str | None = None
+    installation: str | None = None
+
+
 class Event(msgspec.Struct, frozen=True):
     """One recorded fact about the counted messages from `from_seq` to `seq`. `detail` is JSON."""
 

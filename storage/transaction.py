@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-import orjson
 
 from storage import outcomes, sql
 from storage.campaigns import Campaign, campaign_put
@@ -30,6 +29,7 @@ from storage.records import (
     PENDING,
     Conversation,
     Cut,
+    Detail,
     Device,
     Draft,
     Key,
@@ -289,9 +289,7 @@ class Transaction:
                 span.lo_seq + 1,
                 span.hi_seq,
                 "outcome",
-                outcome=span.outcome,
-                was=origin,
-                reason=span.reason,
+                Detail(outcome=span.outcome, was=origin, reason=span.reason),
             )
         return self.put(change.conversation), change.moves
 
@@ -338,12 +336,15 @@ class Transaction:
         return id
 
     def event(
-        self, conversation: Conversation, from_seq: int, seq: int, event: str, **detail: Any
+        self,
+        conversation: Conversation,
+        from_seq: int,
+        seq: int,
+        event: str,
+        detail: Detail | None = None,
     ) -> None:
         """Record a fact about the messages from `from_seq` to `seq`."""
-        if None in detail.values():
-            detail = {name: value for name, value in detail.items() if value is not None}
-        text = orjson.dumps(detail).decode() if detail else None
+        text = None if detail is None else msgspec.json.encode(detail).decode()
         self._events.append((conversation, from_seq, seq, event, text))
 
     def put_campaign(self, campaign: Campaign) -> Campaign:

@@ -56,7 +56,7 @@ def events_in_code() -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
-            if node.func.attr == "event" and len(node.args) == 4:
+            if node.func.attr == "event" and len(node.args) >= 4:
                 for part in ast.walk(node.args[3]):
                     if isinstance(part, ast.Constant) and isinstance(part.value, str):
                         yield part.value

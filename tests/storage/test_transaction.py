@@ -8,7 +8,7 @@ import pytest
 from storage import outcomes, sql
 from storage.errors import NotRead
 from storage.outcomes import Trigger
-from storage.records import Conversation, Cut, Device, Event, Key, Message, Outcome, Span
+from storage.records import Conversation, Cut, Detail, Device, Event, Key, Message, Outcome, Span
 from storage.transaction import Ids, Loaded, Mark, Owner, Transaction, replace
 from storage.vault import Vault
 from tests.storage.stored import KEY, draft
@@ -308,8 +308,14 @@ def test_an_ack_after_expiry_is_recorded_as_a_change_of_outcome() -> None:
 
 def test_an_event_without_details_has_none() -> None:
     tx = begin()
-    tx.event(fresh(tx), 1, 2, "due", reason=None)
+    tx.event(fresh(tx), 1, 2, "due")
     assert events(tx) == [Event(7, 1, 2, NOW, "due", None)]
+
+
+def test_of_an_events_details_what_is_none_is_not_told() -> None:
+    tx = begin()
+    tx.event(fresh(tx), 1, 2, "attempt", Detail(reason="timeout", status=None, attempt=0))
+    assert events(tx) == [Event(7, 1, 2, NOW, "attempt", '{"reason":"timeout","attempt":0}')]
 
 
 # Devices
