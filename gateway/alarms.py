@@ -17,8 +17,9 @@ import asyncio
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Generic, TypeVar
 
 from storage.records import Key
@@ -35,7 +36,8 @@ class _Times(Generic[K]):
     """The earliest time that was set for each."""
 
     at: dict[K, float] = field(default_factory=dict)  # the one that stands
-    heap: list[tuple[float, K]] = field(default_factory=list)  # others too, to be passed over
+    heap: list[tuple[float, int, K]] = field(default_factory=list)  # others too, to be passed over
+    placed: Iterator[int] = field(default_factory=count)  # of one time, who came first is the next
 
     def next(self) -> float:
         return self.heap[0][0] if self.heap else math.inf
@@ -45,15 +47,15 @@ class _Times(Generic[K]):
         if when >= self.at.get(key, math.inf):
             return False
         self.at[key] = when
-        heapq.heappush(self.heap, (when, key))
+        heapq.heappush(self.heap, (when, next(self.placed), key))
         if len(self.heap) > FEW + 2 * len(self.at):
-            self.heap = [(at, key) for key, at in self.at.items()]
+            self.heap = [entry for entry in self.heap if self.at.get(entry[2]) == entry[0]]
             heapq.heapify(self.heap)
         return when == self.heap[0][0]
 
     def take(self) -> K | None:
         """Whose time is the next; None if that does not stand any more."""
-        when, key = heapq.heappop(self.heap)
+        when, _, key = heapq.heappop(self.heap)
         if self.at.get(key) != when:
             return None
         del self.at[key]
