@@ -52,6 +52,8 @@ class Outcome(StrEnum):
     EXPIRED = "expired"
     UNDELIVERABLE = "undeliverable"
 
+    __hash__ = str.__hash__  # it equals this string; and an Enum's own is a call of Python
+
 
 PENDING, ACKED, UNDELIVERABLE = Outcome.PENDING, Outcome.ACKED, Outcome.UNDELIVERABLE
 """By themselves: as `Outcome.PENDING` each costs a thousand instructions (Python 3.11)."""

@@ -93,7 +93,7 @@ CONVERSATIONS = _upsert("conversations", _CONVERSATION_COLUMNS, "id", ("tenant",
 MESSAGES = Into("messages", MESSAGE)
 EVENTS = Into("events", _EVENT_COLUMNS)
 # What an index holds is not set again: SQLite would write the index though nothing in it changes.
-# A registration whose token or installation changes is deleted first (`Transaction._devices`).
+# A registration whose token or installation changes is deleted first (`Transaction._beside`).
 DEVICES = _upsert(
     "devices",
     _DEVICE_COLUMNS,

@@ -359,7 +359,6 @@ class Store:
         self, tx: Transaction, batch: list[_Change], answers: deque[_Answer], *, refs: bool
     ) -> None:
         """Judge the batch and put it on disk; `answers` are what each change is to be told then."""
-        start = tx.savepoint()
         try:
             answers.extend([self._apply(tx, change) for change in batch])
             lacking = {
@@ -378,7 +377,7 @@ class Store:
                 self.commits += 1
                 self._recover()
         except Exception:
-            tx.rollback(start)
+            tx.rollback()
             raise
 
     def _recover(self) -> None:

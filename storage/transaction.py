@@ -12,7 +12,6 @@ and who is in chat is not known here; callers set those fields with `put`.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,7 +33,6 @@ from storage.records import (
     Draft,
     Key,
     Message,
-    Outcome,
     Span,
 )
 from storage.sql import Statement
@@ -83,6 +81,9 @@ class Ids(msgspec.Struct):
 
 Savepoint = tuple[int, ...]
 """How much of everything there was."""
+NOTHING: Savepoint = (0,) * 8
+UNSEEN = Conversation(0, Key("", ""))
+"""What is committed of one that nobody has written yet."""
 
 
 class Transaction:
@@ -106,15 +107,11 @@ class Transaction:
         self._loaded = loaded
         self._messages: list[Message] = []
         self._events: list[tuple[Conversation, int, int, str, str | None]] = []
-        self._moves: list[tuple[str, Outcome | None, Outcome, int]] = []  # None: just accepted
+        self._moved: list[tuple[tuple[str, str], int]] = []  # a tenant's counter, by how much
         self._spans: list[tuple[int, int, Span | None]] = []
         self._puts: list[tuple[Key, Conversation | None]] = []
         self._undo: list[Callable[[], Any]] = []
         self._also: list[Statement] = []
-        self._collected: tuple[list[Any], ...] = (
-            self._puts, self._undo, self.callbacks, self._messages, self._events, self._moves,
-            self._spans, self._also,
-        )  # fmt: skip
         self._touched = False
         self.counted: Mapping[tuple[str, str], int] = {}
         """By how much each of the tenants' counters changes, as `statements` found it."""
@@ -211,7 +208,8 @@ class Transaction:
             self._loaded.refs[slot] = message
             self._undo.append(partial(self._loaded.refs.pop, slot, None))
         if counted:
-            self._moves.append((c.key.tenant, None, PENDING, 1))
+            tenant = c.key.tenant
+            self._moved += ((tenant, "accepted"), 1), ((tenant, PENDING), 1)
             unacked = self._loaded.unacked.get(c.key)
             if unacked is not None:
                 unacked.append(message)
@@ -274,14 +272,14 @@ class Transaction:
     ) -> tuple[Conversation, tuple[Move, ...]]:
         """Apply `trigger` to the messages after `lo` up to `hi`, and count what moved (I2)."""
         change = outcomes.transition(conversation, lo, hi, trigger, reason)
-        id = conversation.id
+        id, tenant = conversation.id, conversation.key.tenant
         for span in change.dropped:
             self._spans.append((id, span.lo_seq, None))
         for span in change.added:
             self._spans.append((id, span.lo_seq, span))
         for move in change.moves:
             origin, span = move.origin, move.span
-            self._moves.append((conversation.key.tenant, origin, span.outcome, span.count))
+            self._moved += ((tenant, origin), -span.count), ((tenant, span.outcome), span.count)
             if origin is PENDING and span.outcome is ACKED:
                 continue  # the common case, told by the ack's own event
             self.event(
@@ -376,11 +374,14 @@ class Transaction:
     # For the writer
 
     def savepoint(self) -> Savepoint:
-        return tuple(map(len, self._collected))
+        return (
+            len(self._puts), len(self._undo), len(self.callbacks), len(self._messages),
+            len(self._events), len(self._moved), len(self._spans), len(self._also),
+        )  # fmt: skip
 
-    def rollback(self, to: Savepoint) -> None:
-        """Undo what one change did since `to`."""
-        puts, undo, *_ = to
+    def rollback(self, to: Savepoint = NOTHING) -> None:
+        """Undo what was done since `to`."""
+        puts, undo, callbacks, messages, events, moved, spans, also = to
         for key, before in reversed(self._puts[puts:]):
             if before is None:
                 self.changed.pop(key, None)
@@ -388,76 +389,76 @@ class Transaction:
                 self.changed[key] = before
         for callback in reversed(self._undo[undo:]):
             callback()
-        for collected, length in zip(self._collected, to, strict=True):
-            del collected[length:]
+        del self._puts[puts:], self._undo[undo:], self.callbacks[callbacks:]
+        del self._messages[messages:], self._events[events:], self._moved[moved:]
+        del self._spans[spans:], self._also[also:]
 
     def counters(self) -> Mapping[tuple[str, str], int]:
         """By how much each of the tenants' counters changes."""
-        moved: defaultdict[tuple[str, Outcome | None, Outcome], int] = defaultdict(int)
-        for tenant, origin, outcome, count in self._moves:
-            moved[tenant, origin, outcome] += count
-        delta: defaultdict[tuple[str, str], int] = defaultdict(int)
-        for (tenant, origin, outcome), count in moved.items():
-            if origin is None:
-                delta[tenant, "accepted"] += count
-            else:
-                delta[tenant, str(origin)] -= count
-            delta[tenant, str(outcome)] += count
+        delta: dict[tuple[str, str], int] = {}
+        for counter, by in self._moved:
+            delta[counter] = delta.get(counter, 0) + by
         return delta
 
     def statements(self) -> list[Statement]:
         """What to write: a few statements, parents first, deletions before insertions."""
         self.counted = self.counters()
         events = self._chain()
-        spans = {(id, lo): span for id, lo, span in self._spans}
-        gone, kept = self._devices()
-        # A registration that came and went within the batch leaves no row, but its id was told.
-        given = self.ids.device - self._first_device
-        ids = [(sql.KEEP_DEVICE_IDS, (self.ids.device - 1,))] if given else []
-        return [
-            *([(probe, ()) for probe in sql.TOUCH] if self._touched else []),
-            *sql.written(
-                sql.CONVERSATIONS, [sql.conversation_row(c) for c in self.changed.values()]
-            ),
-            *sql.written(sql.MESSAGES, [astuple(message) for message in self._messages]),
-            *sql.deletion(sql.DELETE_SPANS, spans),
-            *sql.written(
-                sql.SPANS,
-                [sql.span_row(id, span) for (id, _), span in spans.items() if span is not None],
-            ),
-            *sql.written(sql.ALL_WISHES, self._wishes()),
-            *sql.deletion(sql.DELETE_DEVICES, gone),
-            *sql.written(sql.DEVICES, kept),
-            *ids,
-            *sql.written(sql.EVENTS, events),
-            *sql.written(sql.COUNTERS, [(*slot, by) for slot, by in self.counted.items() if by]),
-            *self._also,
-        ]
+        statements: list[Statement] = []
+        if self._touched:
+            statements += [(probe, ()) for probe in sql.TOUCH]
+        statements += sql.written(
+            sql.CONVERSATIONS, [sql.conversation_row(c) for c in self.changed.values()]
+        )
+        if self._messages:
+            statements += sql.written(sql.MESSAGES, [astuple(m) for m in self._messages])
+        if self._spans:
+            statements += self._outcomes()
+        statements += self._beside()
+        statements += sql.written(sql.EVENTS, events)
+        statements += sql.written(
+            sql.COUNTERS, [(t, str(name), by) for (t, name), by in self.counted.items() if by]
+        )
+        return statements + self._also
 
     def _chain(self) -> list[tuple[Any, ...]]:
         """The events' rows, each naming the one before it; the conversations name the last."""
         rows: list[tuple[Any, ...]] = []
         last: dict[Key, int] = {}
-        for id, (c, from_seq, seq, event, text) in enumerate(self._events, self.ids.event):
+        id = self.ids.event
+        for c, from_seq, seq, event, text in self._events:
             prev = last.get(c.key, c.last_event)
             rows.append((id, prev, c.id, from_seq, seq, self.now, event, text))
             last[c.key] = id
-        self.ids.event += len(rows)
+            id += 1
+        self.ids.event = id
         for key, id in last.items():
             found = self.conversation(key)
             if found is not None:
                 self.changed[key] = replace(found, last_event=id)
         return rows
 
-    def _devices(self) -> tuple[list[int], list[tuple[Any, ...]]]:
-        """Ids to delete first (also those whose unique token or installation changes), and rows."""
+    def _outcomes(self) -> list[Statement]:
+        """Of each span as the last change left it."""
+        spans = {(id, lo): span for id, lo, span in self._spans}
+        kept = [sql.span_row(id, span) for (id, _), span in spans.items() if span is not None]
+        return sql.deletion(sql.DELETE_SPANS, spans) + sql.written(sql.SPANS, kept)
+
+    def _beside(self) -> list[Statement]:
+        """Wishes and registrations that changed: of most conversations neither did.
+
+        Registrations whose unique token or installation changes are deleted first, too.
+        """
+        wishes: list[tuple[Any, ...]] = []
         gone: list[int] = []
         kept: list[tuple[Any, ...]] = []
         for key, now in self.changed.items():
-            committed = self._committed.get(key)
-            if now.devices is (committed.devices if committed else ()):
+            committed = self._committed.get(key, UNSEEN)
+            if now.wishes is not None and now.wishes != committed.wishes:
+                wishes.append(sql.wishes_row(now.id, now.wishes))
+            if now.devices is committed.devices:
                 continue
-            before = {d.id: d for d in committed.devices} if committed else {}
+            before = {d.id: d for d in committed.devices}
             for device in now.devices:
                 old = before.pop(device.id, None)
                 if old is device:
@@ -466,15 +467,15 @@ class Transaction:
                     gone.append(old.id)
                 kept.append(sql.device_row(now, device))
             gone.extend(before)
-        return gone, kept
-
-    def _wishes(self) -> list[tuple[Any, ...]]:
-        """Those that changed: seldom any."""
+        given = self.ids.device - self._first_device
+        if not (wishes or gone or kept or given):
+            return []
         return [
-            sql.wishes_row(now.id, now.wishes)
-            for key, now in self.changed.items()
-            if now.wishes is not None
-            if (before := self._committed.get(key)) is None or before.wishes != now.wishes
+            *sql.written(sql.ALL_WISHES, wishes),
+            *sql.deletion(sql.DELETE_DEVICES, gone),
+            *sql.written(sql.DEVICES, kept),
+            # One that came and went within the batch leaves no row, but its id was told.
+            *([(sql.KEEP_DEVICE_IDS, (self.ids.device - 1,))] if given else []),
         ]
 
     def _disown(self, tenant: str, device: Device) -> None:

@@ -211,8 +211,8 @@ FAULTS = (
     Fault(
         "a counter forgets where a message came from (I2)",
         "storage/transaction.py",
-        "                delta[tenant, str(origin)] -= count\n",
-        "                delta[tenant, str(origin)] -= 1\n",
+        "((tenant, origin), -span.count)",
+        "((tenant, origin), -1)",
     ),
     Fault(
         "who joins amid a commit gets its messages twice (I4)",
@@ -580,7 +580,7 @@ FAULTS = (
     Fault(
         "a change is judged again on top of what it did before it was refused",
         "storage/store.py",
-        "        except Exception:\n            tx.rollback(start)\n            raise\n",
+        "        except Exception:\n            tx.rollback()\n            raise\n",
         "",
         ("tests/storage/test_store.py",),
     ),
