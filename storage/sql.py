@@ -158,15 +158,14 @@ def written(into: Into, given: Sequence[Sequence[Any]]) -> list[Statement]:
     of few sizes, of which SQLite finds nearly every one prepared.
     """
     statements: list[Statement] = []
-    at, left = 0, len(given)
-    while left:
-        others = max(left.bit_length() - 4, 0)
-        size = min(left >> others << others, LARGEST)
-        part = given[at : at + size]
+    while given:
+        size = len(given)
+        others = size.bit_length() - 4
+        if others > 0:
+            size = min(size >> others << others, LARGEST)
+        part, given = given[:size], given[size:]
         values = [NULL if value is None else value for row in part for value in row]
         statements.append((_statement(into.table, size), values))
-        at += size
-        left -= size
     return statements
 
 
