@@ -116,20 +116,26 @@ class Known:
     async def load(self, needs: list[Needs]) -> tuple[dict[Key, Conversation], Loaded]:
         """What a batch of changes judges, but for `load_refs` and `load_unacked`: few need that."""
         loaded = Loaded()
-        keys = {key for need in needs for key in need.keys}
-        devices = {need.device for need in needs if need.device is not None}
+        keys: set[Key] = set()
+        devices: set[tuple[str, str, str | None]] = set()
+        wanted: set[str] = set()
+        for need in needs:
+            keys.update(need.keys)
+            if need.device is not None:
+                devices.add(need.device)
+            if need.campaign is not None:
+                wanted.add(need.campaign)
         if devices:
             keys.update(await self._load_owners(devices, loaded))
         committed = await self._load_conversations(keys)
-        marks = {(need.keys[0], need.mark) for need in needs if need.mark is not None}
-        places = {  # of those that the conversation itself does not tell
-            (c.id, seq): key
-            for key, seq in marks
-            if (c := committed.get(key)) is not None and 0 < seq < c.last_seq
-        }
+        places: dict[tuple[int, int], Key] = {}
+        for need in needs:
+            if need.mark is not None:
+                c = committed.get(need.keys[0])
+                if c is not None and 0 < need.mark < c.last_seq:  # else it tells the place itself
+                    places[c.id, need.mark] = c.key
         if places:
             await self._load_marks(places, loaded)
-        wanted = {need.campaign for need in needs if need.campaign is not None}
         if wanted:
             await self._load_campaigns(wanted, loaded)
         return committed, loaded
