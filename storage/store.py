@@ -17,7 +17,7 @@ import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from operator import call
+from operator import call, itemgetter
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -340,7 +340,7 @@ class Store:
         refs: bool,
     ) -> None:
         tx = Transaction(self._clock(), committed, loaded, self._ids, self._known.vault)
-        answers = deque[_Answer]()
+        answers: deque[_Answer] = deque()
         try:
             await self._write(tx, batch, answers, refs=refs)
             self._ids = tx.ids
@@ -360,25 +360,30 @@ class Store:
     ) -> None:
         """Judge the batch and put it on disk; `answers` are what each change is to be told then."""
         try:
-            answers.extend([self._apply(tx, change) for change in batch])
-            lacking = {
-                key for _, error in answers if isinstance(error, NotRead) for key in error.keys
-            }
-            if lacking:
-                raise NotRead(*lacking)
-            if not refs and any(
-                error is not None and change.needs.refs
-                for change, (_, error) in zip(batch, answers, strict=True)
-            ):
-                raise RefTaken("what was refused may have been accepted under its ref before")
+            for change in batch:
+                answers.append(self._apply(tx, change))
+            if any(map(itemgetter(1), answers)):
+                self._doubt(batch, answers, refs=refs)
             statements = tx.statements()
             if statements:
                 await self._database.write(statements)
                 self.commits += 1
-                self._recover()
+                if self._failing:
+                    self._recover()
         except Exception:
             tx.rollback()
             raise
+
+    def _doubt(self, batch: list[_Change], answers: deque[_Answer], *, refs: bool) -> None:
+        """Raise if who was refused may not be by who knows more: `NotRead`, or `RefTaken`."""
+        lacking = {key for _, error in answers if isinstance(error, NotRead) for key in error.keys}
+        if lacking:
+            raise NotRead(*lacking)
+        if not refs and any(
+            error is not None and change.needs.refs
+            for change, (_, error) in zip(batch, answers, strict=True)
+        ):
+            raise RefTaken("what was refused may have been accepted under its ref before")
 
     def _recover(self) -> None:
         """The disk has taken a commit: who was refused may come again, if there is room for them,

@@ -310,8 +310,8 @@ FAULTS = (
     Fault(
         "what is refused was not accepted under its ref before, it is thought",
         "storage/store.py",
-        "            if not refs and any(",
-        "            if False and any(",
+        "        if not refs and any(",
+        "        if False and any(",
         ("tests/test_http.py",),
     ),
     Fault(
