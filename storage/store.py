@@ -289,8 +289,9 @@ class Store:
         self._turn += 1
         while self._about and next(iter(self._about.values())) < self._turn - self.ABOUT:
             self._about.popitem(last=False)
-        about = self._about.keys() | self._queue.tenants | self._later.tenants
-        alone = len(about - {""}) <= 1
+        nobody = ""  # the gateway's own changes are no tenant's
+        about = {nobody, *self._about, *self._queue.tenants, *self._later.tenants}
+        alone = len(about) <= 2
         chat = self._queue.take(self.BATCH if alone else self.SHARED)
         self._chatting = self.CHATTING if chat else max(self._chatting - 1, 0)
         most = self.LATER if self._chatting else self.BATCH
@@ -388,7 +389,7 @@ class Store:
     def _recover(self) -> None:
         """The disk has taken a commit: who was refused may come again, if there is room for them,
         and not for a few of them only, each time anew."""
-        over = {"commit"} if len(self._queue) > self.QUEUE // 2 else {"commit", "queue"}
+        over = {"commit"} if self._queue.size > self.QUEUE // 2 else {"commit", "queue"}
         if self._failing & over:
             self._failing -= over
             self._tell(self.recovered)
@@ -431,7 +432,7 @@ class Store:
     @property
     def waiting(self) -> int:
         """How many changes wait for a commit."""
-        return len(self._queue) + len(self._later)
+        return self._queue.size + self._later.size
 
     def peek(self, key: Key) -> Conversation | None:
         """The conversation as last committed, if it is in memory."""

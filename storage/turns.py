@@ -25,10 +25,10 @@ class Turns(Generic[T]):
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[T]] = {}  # those with something in them
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        self.tenants: Set[str] = self._queues.keys()
+        """Those who wait."""
+        self.size = 0
+        """How much waits."""
 
     def put(self, tenant: str, item: T, bound: int) -> bool:
         """Queue `item`, unless `bound` wait and this tenant has its share of them; whether it was.
@@ -37,20 +37,15 @@ class Turns(Generic[T]):
         than their shares (I9).
         """
         queue = self._queues.get(tenant)
-        if self._size >= bound:
+        if self.size >= bound:
             mine = 0 if queue is None else len(queue)
             if mine >= bound // (len(self._queues) + (queue is None)):
                 return False
         if queue is None:
             queue = self._queues[tenant] = deque()
         queue.append(item)
-        self._size += 1
+        self.size += 1
         return True
-
-    @property
-    def tenants(self) -> Set[str]:
-        """Those who wait."""
-        return self._queues.keys()
 
     def take(self, budget: int, most: int = FULL) -> list[T]:
         """About `budget` in all, in equal parts; of who asks for least all, of others as much. Of
@@ -66,8 +61,10 @@ class Turns(Generic[T]):
             if taken and len(taken) + part > max(budget, most):
                 break
             queue = self._queues.pop(tenant)
-            taken += [queue.popleft() for _ in range(min(part, len(queue)))]
-            if queue:
+            if len(queue) <= part:
+                taken += queue
+            else:
+                taken += [queue.popleft() for _ in range(part)]
                 self._queues[tenant] = queue  # behind those whose turn it was not
-        self._size -= len(taken)
+        self.size -= len(taken)
         return taken

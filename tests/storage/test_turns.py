@@ -25,7 +25,7 @@ def test_a_tenant_is_served_in_the_order_of_arrival() -> None:
     turns = filled(a=5)
     assert turns.take(3) == ["a0", "a1", "a2"]
     assert turns.take(3) == ["a3", "a4"]
-    assert len(turns) == 0
+    assert turns.size == 0
 
 
 def test_a_flood_gets_no_more_than_an_equal_part() -> None:
@@ -34,7 +34,7 @@ def test_a_flood_gets_no_more_than_an_equal_part() -> None:
     assert turns.tenants == {"flood", "c"}
     assert turns.take(6) == ["flood2", "flood3", "flood4", "c2"]
     assert turns.tenants == {"flood"}
-    assert len(turns) == 4
+    assert turns.size == 4
 
 
 def test_who_asks_for_least_gets_all_of_it_and_the_others_as_much() -> None:
@@ -77,7 +77,7 @@ def test_the_parts_of_a_few_tenants_fill_no_more_than_a_commit() -> None:
 def test_a_tenant_that_fills_the_queue_is_refused() -> None:
     turns = Turns[int]()
     assert [turns.put("flood", n, 4) for n in range(6)] == [True] * 4 + [False] * 2
-    assert len(turns) == 4
+    assert turns.size == 4
 
 
 def test_a_full_queue_takes_the_share_of_a_tenant_that_did_not_fill_it() -> None:
