@@ -97,7 +97,7 @@ class Store:
         self._clock = clock
         self._queue = Turns[_Change]()
         self._later = Turns[_Change]()
-        self._wake = asyncio.Event()
+        self._idle: asyncio.Future[None] | None = None  # while the writer has nothing to do
         self._task: asyncio.Task[None] | None = None
         self._turn = 0  # commits that were tried
         self._chatting = 0  # commits, for which there is still somebody in chat
@@ -183,7 +183,7 @@ class Store:
         """Commit what waits, then end the writer. Later changes are answered `Unavailable`."""
         task, self._task = self._task, None
         if task is not None:
-            self._wake.set()
+            self._wake()
             await task
 
     # Changing
@@ -236,13 +236,18 @@ class Store:
         if tenant and self._about.get(tenant) != self._turn:
             self._about[tenant] = self._turn
             self._about.move_to_end(tenant)
-        self._wake.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        idle, self._idle = self._idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
     async def _run(self) -> None:
         while self._task is not None or self.waiting:
             if not self.waiting:
-                self._wake.clear()
-                await self._wake.wait()
+                self._idle = asyncio.get_running_loop().create_future()
+                await self._idle
                 continue
             await self._commit_or_fail(self._take())
             await self._fold_back()
