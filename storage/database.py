@@ -48,7 +48,7 @@ class _Transacting(sqlite3.Connection):
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         if sql != TRANSACTION:
             return super().execute(sql, parameters)
-        execute = super().execute
+        execute = self.cursor().execute
         execute("BEGIN IMMEDIATE")
         for statement, given in parameters:
             execute(statement, given)
