@@ -285,6 +285,8 @@ class Store:
         """
         for _ in range(self.TURNS):
             waiting = self.waiting
+            if not waiting:  # who comes next wakes the writer, a turn later
+                return
             await asyncio.sleep(0)
             if self.waiting == waiting:
                 return
