@@ -23,7 +23,7 @@ def limited(
 async def test_more_customers_fit_than_the_shell_allows_at_first(tmp_path: Path) -> None:
     async with backend() as ears, limited(tmp_path, ears, 64, 1024, SOCKETS) as it:
         for i in range(SOCKETS):
-            await it.customer(f"c-{i}")
+            await it.customer(f"c-{i}", ("acme", "other")[i % 2])  # each its share
         assert "limits.connections" not in it.log
 
 
