@@ -371,7 +371,7 @@ class Store:
             for change in batch:
                 answers.append(self._apply(tx, change))
             if any(map(itemgetter(1), answers)):
-                self._doubt(batch, answers, refs=refs)
+                self._doubt(batch, answers, refs=refs)  # not here: errors have this frame
             statements = tx.statements()
             if statements:
                 await self._database.write(statements)

@@ -771,4 +771,26 @@ FAULTS = (
             "tests/test_tokens.py::test_a_start_forgets_nothing_before_its_clock_can_have_been_put_right",
         ),
     ),
+    Fault(
+        "a tenant takes the last connections too",
+        "gateway/sessions.py",
+        "            if not self._seats.take(identity.tenant):",
+        "            if not self._seats.take(identity.tenant) and False:",
+        ("tests/test_limits.py",),
+    ),
+    Fault(
+        "who had a socket keeps its place",
+        "gateway/sessions.py",
+        "                self._seats.leave(identity.tenant)",
+        "                pass",
+        ("tests/test_limits.py",),
+    ),
+    Fault(
+        "what is judged again is kept by its errors",
+        "storage/store.py",
+        "            if any(map(itemgetter(1), answers)):\n",
+        "            doubted = [error for _, error in answers if error is not None]\n"
+        "            if doubted:\n",
+        ("tests/test_freed.py",),
+    ),
 )
