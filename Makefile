@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Decisions and formats, without I/O: each wholly covered by the test file of its own name.
 PURE := gateway/protocol gateway/decoding gateway/session gateway/delivery gateway/frames gateway/why \
         gateway/policies gateway/wishes gateway/dryrun gateway/sentences \
-        gateway/auth gateway/config/sections gateway/config/values gateway/config/push \
+        gateway/auth gateway/config/auth gateway/config/sections gateway/config/values gateway/config/push \
         gateway/config/credentials gateway/config/content gateway/config/settings \
         gateway/config/environment gateway/config/reading gateway/config/development \
         gateway/config/reload gateway/config/starter \

@@ -1,10 +1,10 @@
 """Who is this? From a JSON Web Token to an `Identity`, or to a reason for refusing.
 
-Decides: whether a token is accepted, for which tenant, role and person, and until when; and
-whether a tenant's key material can be used at all. Leaves to others: what that person may do
-(the callers compare `Identity.role` and `Identity.tenant`), which header or frame has it, and what
-the refused client is told (always the same close code: a `TokenRejected.reason` is for our own
-metrics and logs, never for the wire).
+Decides: whether a token is accepted, for which tenant, role and person, and until when. Leaves to
+others: which keys a tenant has (`gateway.config.auth`); what that person may do (the callers
+compare `Identity.role` and `Identity.tenant`); which header or frame has it; what the refused
+client is told (always the same close code: a `TokenRejected.reason` is for our own metrics and
+logs, never for the wire).
 
 How a token is judged, in this order; the first failure is the reason:
 
@@ -26,39 +26,20 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import jwt
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from jwt.algorithms import get_default_algorithms
 
+from gateway.config.auth import Algorithm, KeySet, read_keys
+from gateway.config.sections import Config, Tenant
 from gateway.protocol import ID_CHARS, LATEST, UNFIT, Role
 from push.content import is_blank
 
-if TYPE_CHECKING:
-    from gateway.config.sections import Auth, Config, Tenant
-    from gateway.config.values import Secret
-
 MAX_TOKEN_CHARS: Final = 8 * 1024
-MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2
-MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 _LATEST: Final = int(LATEST.timestamp())
-
-
-class Algorithm(StrEnum):
-    """How a tenant's tokens are signed. One per tenant."""
-
-    HS256 = "HS256"
-    RS256 = "RS256"
-    ES256 = "ES256"
-    EDDSA = "EdDSA"  # Ed25519 only
 
 
 class Refusal(StrEnum):
@@ -96,16 +77,6 @@ class TokenRejected(AuthError):
         self.claim = claim
 
 
-class KeyRejected(AuthError):
-    """A tenant's key material cannot be used. `setting` is the name of the `Auth` field."""
-
-    def __init__(self, setting: str, problem: str, expected: str) -> None:
-        super().__init__(f"{setting}: {problem}; expected {expected}")
-        self.setting = setting
-        self.problem = problem
-        self.expected = expected
-
-
 class CannotIssue(AuthError):
     """A token was asked for that this server cannot, or must not, sign."""
 
@@ -123,150 +94,6 @@ class Identity:
     sub: str
     name: str | None
     expires_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class KeySet:
-    """A tenant's keys, parsed. `unnamed` answer for tokens that name no key, the present first."""
-
-    algorithm: Algorithm
-    unnamed: tuple[Any, ...] = field(repr=False)
-    by_kid: Mapping[str, Any] | None = field(repr=False)  # None: no key has a name, `kid` is moot
-
-    def find(self, kid: str | None) -> tuple[Any, ...]:
-        """The keys to verify with: one of them has to have signed."""
-        if kid is None or self.by_kid is None:
-            return self.unnamed
-        return (self.by_kid[kid],) if kid in self.by_kid else ()
-
-
-# --- key material -----------------------------------------------------------------------------
-
-_ALGORITHMS: Final = get_default_algorithms()
-_PEM_EXPECTED: Final = {
-    Algorithm.RS256: f"a PEM RSA public key of at least {MIN_RSA_BITS} bits",
-    Algorithm.ES256: "a PEM P-256 public key",
-    Algorithm.EDDSA: "a PEM Ed25519 public key",
-}
-_JWK_SHAPE: Final = {
-    Algorithm.RS256: {"kty": "RSA"},
-    Algorithm.ES256: {"kty": "EC", "crv": "P-256"},
-    Algorithm.EDDSA: {"kty": "OKP", "crv": "Ed25519"},
-}
-
-
-def read_keys(auth: Auth) -> KeySet:
-    """Parse the keys of one tenant's `auth` section; raises `KeyRejected`."""
-    if auth.algorithm is Algorithm.HS256:
-        return _read_secret(auth)
-    for setting, given in (("secret", auth.secret), ("previous_secret", auth.previous_secret)):
-        if given is not None:
-            expected = "public_key or jwks_file"
-            raise KeyRejected(setting, f"does not go with {auth.algorithm}", expected)
-    if auth.public_key is not None and auth.jwks is not None:
-        raise KeyRejected("jwks", "is given beside public_key", "one of the two")
-    if auth.public_key is not None:
-        return _read_pem(auth.algorithm, auth.public_key)
-    if auth.jwks is not None:
-        return _read_jwks(auth.algorithm, auth.jwks)
-    raise KeyRejected("public_key", "is missing", _PEM_EXPECTED[auth.algorithm] + ", or jwks_file")
-
-
-def _read_secret(auth: Auth) -> KeySet:
-    for setting, given in (("public_key", auth.public_key), ("jwks", auth.jwks)):
-        if given is not None:
-            raise KeyRejected(setting, "does not go with HS256", "secret")
-    present = _hs256_key("secret", auth.secret)
-    if auth.previous_secret is None:
-        return KeySet(Algorithm.HS256, unnamed=(present,), by_kid=None)
-    previous = _hs256_key("previous_secret", auth.previous_secret)
-    if previous == present:
-        raise KeyRejected("previous_secret", "is the present one", "the one before it, or none")
-    return KeySet(Algorithm.HS256, unnamed=(present, previous), by_kid=None)
-
-
-def _hs256_key(setting: str, secret: Secret | None) -> bytes:
-    expected = f"at least {MIN_SECRET_BYTES} random bytes, such as `ringback init` writes"
-    if secret is None:
-        raise KeyRejected(setting, "is missing", expected)
-    raw = secret.reveal().encode()
-    if len(raw) < MIN_SECRET_BYTES:
-        raise KeyRejected(setting, f"is only {len(raw)} bytes long", expected)
-    try:
-        key: bytes = _ALGORITHMS[Algorithm.HS256].prepare_key(raw)
-    except jwt.InvalidKeyError:
-        # Whoever knows the public key could sign: the HS/RS confusion, by configuration.
-        raise KeyRejected(setting, "is a public key or certificate", expected) from None
-    return key
-
-
-def _read_pem(algorithm: Algorithm, pem: str) -> KeySet:
-    expected = _PEM_EXPECTED[algorithm]
-    if "PRIVATE KEY" in pem:
-        raise KeyRejected("public_key", "is a private key", expected)
-    try:
-        key = load_pem_public_key(pem.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        raise KeyRejected("public_key", "is no public key that can be read", expected) from None
-    if not _fits(algorithm, key):
-        raise KeyRejected("public_key", f"is not a key for {algorithm}", expected)
-    return KeySet(algorithm, unnamed=(key,), by_kid=None)
-
-
-def _fits(algorithm: Algorithm, key: object) -> bool:
-    match algorithm:
-        case Algorithm.RS256:
-            return isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS
-        case Algorithm.ES256:
-            return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
-        case _:
-            return isinstance(key, Ed25519PublicKey)
-
-
-def _read_jwks(algorithm: Algorithm, text: str) -> KeySet:
-    """Keys of other kinds or for other uses are passed over: a set may serve several purposes."""
-    expected = f'a JWK set ({{"keys": [...]}}) with a public {algorithm} key'
-    try:
-        items = msgspec.json.decode(text, type=_JwkSet).keys
-    except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        raise KeyRejected("jwks", "is not a JWK set", expected) from None
-    named: dict[str, Any] = {}
-    usable = [item for item in items if _is_for(algorithm, item)]
-    for item in usable:
-        key, kid = _read_jwk(algorithm, item, expected), item.get("kid")
-        if len(usable) > 1 and not isinstance(kid, str):
-            raise KeyRejected("jwks", "has several keys, and one without a kid", expected)
-        if isinstance(kid, str):
-            if kid in named:
-                raise KeyRejected("jwks", "has two keys with the same kid", expected)
-            named[kid] = key
-    if not usable:
-        raise KeyRejected("jwks", f"has no key for {algorithm}", expected)
-    return KeySet(algorithm, unnamed=(key,) if len(usable) == 1 else (), by_kid=named)
-
-
-class _JwkSet(msgspec.Struct):
-    keys: list[dict[str, Any]]
-
-
-def _is_for(algorithm: Algorithm, item: Mapping[str, object]) -> bool:
-    return (
-        all(item.get(name) == value for name, value in _JWK_SHAPE[algorithm].items())
-        and item.get("use", "sig") == "sig"
-        and item.get("alg", algorithm) == algorithm
-    )
-
-
-def _read_jwk(algorithm: Algorithm, item: dict[str, Any], expected: str) -> Any:
-    if "d" in item:
-        raise KeyRejected("jwks", "contains a private key", expected)
-    try:
-        key = jwt.PyJWK(item, algorithm=algorithm.value).key
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
-        raise KeyRejected("jwks", "has a key that cannot be read", expected) from None
-    if not _fits(algorithm, key):
-        raise KeyRejected("jwks", f"has a key that is too weak for {algorithm}", expected)
-    return key
 
 
 # --- verifying --------------------------------------------------------------------------------
@@ -368,8 +195,7 @@ def _check_signature(parsed: _Parsed, keys: KeySet) -> None:
     found = keys.find(kid)
     if not found:
         raise TokenRejected(Refusal.UNKNOWN_KEY)
-    verify = _ALGORITHMS[keys.algorithm].verify
-    if not any(verify(parsed.signed, key, parsed.signature) for key in found):
+    if not any(keys.verify(key, parsed.signed, parsed.signature) for key in found):
         raise TokenRejected(Refusal.BAD_SIGNATURE)
 
 

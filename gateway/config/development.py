@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.auth import Algorithm
+from gateway.config.auth import Algorithm
 from gateway.config.environment import Table, overlay
 from gateway.config.reading import Reader
 from gateway.config.sections import Config, Storage

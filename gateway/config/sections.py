@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from gateway.auth import Algorithm, KeyRejected, read_keys
+from gateway.config.auth import Auth, check_auth
 from gateway.config.push import Push, check_push
 from gateway.config.values import (
     Address,
@@ -26,17 +26,12 @@ from gateway.config.values import (
     Count,
     EncryptionKey,
     FrameBytes,
-    KeyText,
-    Leeway,
     Listen,
     Networks,
-    OptionalSecret,
-    OptionalText,
     Origins,
     Seconds,
     SocketOrigin,
     SqliteUrl,
-    Text,
     Wait,
     WebOrigin,
     Wrong,
@@ -67,7 +62,6 @@ class LogLevel(StrEnum):
 Format = Annotated[LogFormat, one_of(LogFormat)]
 Level = Annotated[LogLevel, one_of(LogLevel)]
 Policies = Annotated[Literal["default"], Meta(description='"default"')]
-Algorithms = Annotated[Algorithm, one_of(Algorithm)]
 
 
 # --- the sections ------------------------------------------------------------------------------
@@ -140,19 +134,6 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Level = LogLevel.INFO
 
 
-class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a tenant's tokens are checked. HS256 takes `secret`; the others one of the keys."""
-
-    algorithm: Algorithms
-    secret: OptionalSecret = None
-    previous_secret: OptionalSecret = None  # good as well, while the tenant's server changes over
-    public_key: KeyText = None  # PEM
-    jwks: KeyText = None  # RFC 7517, JSON
-    audience: Text = "ringback"
-    issuer: OptionalText = None  # checked if given
-    leeway: Leeway = 10.0  # seconds of clock difference forgiven
-
-
 class Tenant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One company. Without `push` nothing rings: messages become undeliverable, `no_endpoint`."""
 
@@ -193,7 +174,7 @@ def check(config: Config, blame: Blame) -> None:
     _check_limits(config.limits)
     for name, tenant in config.tenants.items():
         path = ("tenants", name)
-        _check_auth(tenant.auth, blame((*path, "auth")))
+        check_auth(tenant.auth, blame((*path, "auth")))
         if tenant.push is not None:
             check_push(tenant.push, blame((*path, "push")))
             _check_expiry(tenant.push, config.delivery, blame((*path, "push")))
@@ -253,13 +234,6 @@ def _check_expiry(push: Push, delivery: Delivery, wrong: Wrong) -> None:
             problem = f"is {push.expires_after:g} seconds"
             expected = f"more than delivery.{key} ({getattr(delivery, key):g})"
             raise wrong("expires_after", problem, f"{expected}, or nothing rings after it")
-
-
-def _check_auth(auth: Auth, wrong: Wrong) -> None:
-    try:
-        read_keys(auth)
-    except KeyRejected as error:
-        raise wrong(error.setting, error.problem, error.expected) from None
 
 
 def check_tenant_name(name: str, key: str) -> None:

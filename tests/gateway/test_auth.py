@@ -10,59 +10,30 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.auth import (
-    Algorithm,
     CannotIssue,
     Identity,
-    KeyRejected,
     Refusal,
     TokenRejected,
     Verifier,
     bearer,
     is_clean,
     issue,
-    read_keys,
 )
-from gateway.config.sections import Auth, Config, Tenant
+from gateway.config.auth import Algorithm, Auth
+from gateway.config.sections import Config, Tenant
 from gateway.config.values import Secret
 from gateway.protocol import Role
+from tests.gateway.keys import EC_KEY, ED_KEY, OTHER_RSA_KEY, RSA_KEY, jwk, jwks, pem
 
 NOW = 1_800_000_000.0
 SECRET = "correct-horse-battery-staple-0123456789"
 OTHER_SECRET = "another-horse-battery-staple-0123456789"
 
-RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-OTHER_RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-EC_KEY = ec.generate_private_key(ec.SECP256R1())
-ED_KEY = ed25519.Ed25519PrivateKey.generate()
-
 REMOVED = object()
-
-
-def pem(key: Any) -> str:
-    text: bytes = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return text.decode()
-
-
-def jwk(key: Any, algorithm: str, **extra: object) -> dict[str, Any]:
-    made: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(
-        key.public_key(), as_dict=True
-    )
-    return made | extra
-
-
-def jwks(*keys: object) -> str:
-    return json.dumps({"keys": keys})
 
 
 TENANTS = {
@@ -457,6 +428,15 @@ def test_a_refusal_names_the_claim_at_fault() -> None:
     assert str(TokenRejected(Refusal.MISSING_CLAIM, "sub")) == "missing_claim (sub)"
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "key"), [("RS256", RSA_KEY), ("ES256", EC_KEY), ("EdDSA", ED_KEY)]
+)
+def test_a_set_of_each_kind_of_key_verifies(algorithm: str, key: Any) -> None:
+    auth = Auth(algorithm=Algorithm(algorithm), jwks=jwks(jwk(key, algorithm)))
+    token = Row("", None, key=key, algorithm=algorithm).token()
+    assert Verifier({"acme": Tenant(auth=auth)}).verify(token, NOW).sub == "c-42"
+
+
 # --- whatever the token is, nothing but TokenRejected comes out --------------------------------
 
 _JSON = st.recursive(
@@ -509,79 +489,6 @@ def test_a_good_token_with_one_character_changed_raises_nothing_else(
     token = row.token()
     place %= len(token)
     _verify(token[:place] + character + token[place + 1 :])
-
-
-# --- keys that cannot be used ------------------------------------------------------------------
-
-_WEAK_RSA = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505
-_P384 = ec.generate_private_key(ec.SECP384R1())
-_PRIVATE = RSA_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-_PRIVATE_JWK = jwt.get_algorithm_by_name("RS256").to_jwk(RSA_KEY, as_dict=True)
-HS, RS, ES, ED = Algorithm.HS256, Algorithm.RS256, Algorithm.ES256, Algorithm.EDDSA
-NAMED = jwk(RSA_KEY, "RS256", kid="k")
-
-
-def hs(secret: str, previous: str) -> Auth:
-    return Auth(algorithm=HS, secret=Secret(secret), previous_secret=Secret(previous))
-
-
-@pytest.mark.parametrize(
-    ("auth", "setting", "problem"),
-    [
-        (Auth(algorithm=HS), "secret", "is missing"),
-        (Auth(algorithm=HS, secret=Secret("x" * 31)), "secret", "is only 31 bytes long"),
-        (Auth(algorithm=HS, secret=Secret(pem(RSA_KEY))), "secret", "is a public key"),
-        (Auth(algorithm=HS, previous_secret=Secret(SECRET)), "secret", "is missing"),
-        (hs(SECRET, "x" * 31), "previous_secret", "is only 31 bytes long"),
-        (hs(SECRET, pem(RSA_KEY)), "previous_secret", "is a public key"),
-        (hs(SECRET, SECRET), "previous_secret", "is the present one"),
-        (Auth(algorithm=RS, previous_secret=Secret(SECRET)), "previous_secret", "does not go"),
-        (Auth(algorithm=HS, secret=Secret(SECRET), public_key="x"), "public_key", "does not go"),
-        (Auth(algorithm=HS, secret=Secret(SECRET), jwks="{}"), "jwks", "does not go"),
-        (Auth(algorithm=RS), "public_key", "is missing"),
-        (Auth(algorithm=RS, secret=Secret(SECRET)), "secret", "does not go with RS256"),
-        (Auth(algorithm=RS, public_key=pem(RSA_KEY), jwks="{}"), "jwks", "beside public_key"),
-        (Auth(algorithm=RS, public_key=_PRIVATE), "public_key", "is a private key"),
-        (Auth(algorithm=RS, public_key="nonsense"), "public_key", "no public key"),
-        (Auth(algorithm=RS, public_key=pem(EC_KEY)), "public_key", "is not a key for RS256"),
-        (Auth(algorithm=RS, public_key=pem(_WEAK_RSA)), "public_key", "is not a key for RS256"),
-        (Auth(algorithm=ES, public_key=pem(RSA_KEY)), "public_key", "is not a key for ES256"),
-        (Auth(algorithm=ES, public_key=pem(_P384)), "public_key", "is not a key for ES256"),
-        (Auth(algorithm=ED, public_key=pem(EC_KEY)), "public_key", "is not a key for EdDSA"),
-        (Auth(algorithm=RS, jwks="nonsense"), "jwks", "is not a JWK set"),
-        (Auth(algorithm=RS, jwks='{"keys": {}}'), "jwks", "is not a JWK set"),
-        (Auth(algorithm=RS, jwks='{"keys": ' + "[" * 9000), "jwks", "is not a JWK set"),
-        (Auth(algorithm=RS, jwks=jwks()), "jwks", "has no key for RS256"),
-        (Auth(algorithm=RS, jwks=jwks(jwk(EC_KEY, "ES256"))), "jwks", "has no key for RS256"),
-        (Auth(algorithm=RS, jwks=jwks({"kty": "oct", "k": "AAAA"})), "jwks", "has no key for"),
-        (Auth(algorithm=RS, jwks=jwks(NAMED | {"alg": "RS512"})), "jwks", "has no key for RS256"),
-        (Auth(algorithm=RS, jwks=jwks(NAMED, NAMED)), "jwks", "two keys with the same kid"),
-        (Auth(algorithm=RS, jwks=jwks(NAMED, jwk(RSA_KEY, "RS256"))), "jwks", "without a kid"),
-        (Auth(algorithm=RS, jwks=jwks({"kty": "RSA", "n": 5})), "jwks", "cannot be read"),
-        (Auth(algorithm=RS, jwks=jwks({"kty": "RSA"})), "jwks", "cannot be read"),
-        (Auth(algorithm=RS, jwks=jwks(_PRIVATE_JWK)), "jwks", "contains a private key"),
-        (Auth(algorithm=RS, jwks=jwks(jwk(_WEAK_RSA, "RS256"))), "jwks", "too weak"),
-    ],
-)
-def test_unusable_keys_are_refused_at_start(auth: Auth, setting: str, problem: str) -> None:
-    with pytest.raises(KeyRejected, match=problem) as caught:
-        Verifier({"acme": Tenant(auth=auth)})
-    assert caught.value.setting == setting
-    assert caught.value.expected
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "key"), [("RS256", RSA_KEY), ("ES256", EC_KEY), ("EdDSA", ED_KEY)]
-)
-def test_a_set_of_each_kind_of_key_verifies(algorithm: str, key: Any) -> None:
-    auth = Auth(algorithm=Algorithm(algorithm), jwks=jwks(jwk(key, algorithm)))
-    token = Row("", None, key=key, algorithm=algorithm).token()
-    assert Verifier({"acme": Tenant(auth=auth)}).verify(token, NOW).sub == "c-42"
-
-
-def test_parsed_keys_do_not_show() -> None:
-    for tenant in ("acme", "changing"):
-        assert SECRET not in repr(read_keys(TENANTS[tenant].auth))
 
 
 # --- issuing -----------------------------------------------------------------------------------

@@ -741,7 +741,7 @@ FAULTS = (
     ),
     Fault(
         "a token of the secret before is refused",
-        "gateway/auth.py",
+        "gateway/config/auth.py",
         "unnamed=(present, previous)",
         "unnamed=(present,)",
         ("tests/gateway/test_auth.py",),
