@@ -225,7 +225,7 @@ class Api:
         if told is None:
             raise FrameError(ErrorCode.NOT_FOUND, "this customer has no such message")
         now = self._context.clock()
-        answer = why.deliveries(told, now, self._context.quiet_until)
+        answer = why.deliveries(told, now, self._context.restart_grace_until)
         policy, after = _policy(request)
         if policy is not None:
             backends = self._context.rules(who.tenant).backends

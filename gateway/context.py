@@ -70,7 +70,7 @@ class Context:
         self.clock = clock
         self.draining = False
         self._ids: list[str] = []
-        self.quiet_until = 0.0
+        self.restart_grace_until = 0.0
         """Until then, after a start, nobody is rung (rule 9)."""
         self.calling: set[int] = set()
         """The devices, by id, for which a call is out."""
@@ -98,7 +98,9 @@ class Context:
 
     def due(self, c: Conversation, now: float, *, in_chat: bool) -> float:
         """When the push for a message that is pending from now on is due (rule 1)."""
-        grace_until = 0.0 if in_chat else max(self.quiet_until, self.hub.grace_until(c.key, now))
+        grace_until = (
+            0.0 if in_chat else max(self.restart_grace_until, self.hub.grace_until(c.key, now))
+        )
         ack_timeout = self.timing.ack_timeout
         return delivery.due_after_commit(
             c.push_due_at, now, grace_until, in_chat=in_chat, ack_timeout=ack_timeout

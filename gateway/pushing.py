@@ -93,7 +93,7 @@ class Book:
         grace = self._clock()
         if not self._store.empty:  # nobody can be on the way back to a new gateway
             grace += self._context.timing.restart_grace
-        self._context.quiet_until = self.alarms.floor = grace
+        self._context.restart_grace_until = self.alarms.floor = grace
         waiting = 0
         async for keys in self._store.unsettled(self._silent(self._context.tenants)):
             for key in keys:

@@ -66,10 +66,10 @@ def own_events(told: Told) -> Iterator[Event]:
             yield event
 
 
-def deliveries(told: Told, now: float, quiet_until: float = 0.0) -> dict[str, Any]:
+def deliveries(told: Told, now: float, restart_grace_until: float = 0.0) -> dict[str, Any]:
     """The answer of `GET /v1/customers/{id}/deliveries`.
 
-    `now` in epoch seconds; until `quiet_until` nobody is rung, as far as the caller knows.
+    `now` in epoch seconds; until `restart_grace_until` nobody is rung, as far as the caller knows.
     """
     answer: dict[str, Any] = {
         "customer": told.conversation.customer,
@@ -84,16 +84,16 @@ def deliveries(told: Told, now: float, quiet_until: float = 0.0) -> dict[str, An
     if since is not None:
         answer["since"] = timestamp(since)
     if told.outcome is Outcome.PENDING:
-        answer["waiting"] = waiting(told, now, quiet_until)
+        answer["waiting"] = waiting(told, now, restart_grace_until)
     return answer
 
 
-def waiting(told: Told, now: float, quiet_until: float) -> list[dict[str, Any]]:
+def waiting(told: Told, now: float, restart_grace_until: float) -> list[dict[str, Any]]:
     """What a pending message waits for: [{`for`, `until?`, `device?`, `ring?`, `attempt?`, …}]."""
     due = told.conversation.push_due_at
     found: list[dict[str, Any]] = []
     if due is not None:
-        held = max(due, quiet_until)
+        held = max(due, restart_grace_until)
         what = WaitsFor.DUE if held > now else WaitsFor.OVERDUE
         found.append({"for": what.value, "until": timestamp(held)})
     for device in told.conversation.live_devices:

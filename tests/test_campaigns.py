@@ -325,7 +325,7 @@ async def test_it_does_not_go_on_before_the_grace_after_a_start_is_over(tmp_path
         await until(it, id, lambda told: told["sent"] >= 1)
     async with running(tmp_path, delivery=delivery) as it:
         await over(it, id)
-        grace = it.gateway.core.context.quiet_until
+        grace = it.gateway.core.context.restart_grace_until
         times = []
         for customer in people:
             path = f"/v1/customers/{customer}/messages"

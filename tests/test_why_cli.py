@@ -353,7 +353,10 @@ async def test_after_a_restart_the_grace_is_told(tmp_path: Path) -> None:
     slow = PATIENT | {"restart_grace": 600.0}
     async with running(tmp_path, delivery=slow) as it:
         (waits,) = (await told(it, 1))["waiting"]
-        assert waits == {"for": "due", "until": timestamp(it.gateway.core.context.quiet_until)}
+        assert waits == {
+            "for": "due",
+            "until": timestamp(it.gateway.core.context.restart_grace_until),
+        }
 
 
 # Dry policies

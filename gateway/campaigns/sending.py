@@ -162,7 +162,9 @@ class Campaigns:
         lane = self._lanes.setdefault(campaign.tenant, Lane())
         said = audience.words(campaign.text, campaign.title)
         # In the grace after a start nothing rings: what was sent then would be due all at once.
-        begin = max(self._context.clock(), self._context.quiet_until, campaign.send_at or 0.0)
+        begin = max(
+            self._context.clock(), self._context.restart_grace_until, campaign.send_at or 0.0
+        )
         lane.runs[campaign.id] = Run(campaign, said, begin)
         lane.wake.set()
         if lane.task is None and not self._stopped:

@@ -351,4 +351,6 @@ def test_a_retry_that_is_due_waits_for_its_turn_and_for_no_answer() -> None:
 
 
 def test_after_a_start_the_grace_is_what_it_waits_for() -> None:
-    assert why.waiting(told(due=AT - 9), AT, quiet_until=AT + 5) == [{"for": "due", "until": SOON}]
+    assert why.waiting(told(due=AT - 9), AT, restart_grace_until=AT + 5) == [
+        {"for": "due", "until": SOON}
+    ]

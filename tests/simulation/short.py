@@ -202,7 +202,14 @@ def where(it: Play, who: str) -> Hashable:
     rings = [d.ring and msgspec.json.decode(d.ring.claim) for d in devices]
     calling = [core.context.is_calling(d) for d in devices]
     sessions = [(session.active, session.noted) for session in hub.sessions(key)]
-    kept = (c, rings, calling, sessions, hub.grace_until(key, now), core.context.quiet_until)
+    kept = (
+        c,
+        rings,
+        calling,
+        sessions,
+        hub.grace_until(key, now),
+        core.context.restart_grace_until,
+    )
     return _plain((kept, it.rule.customers.get(who), it.rule.nothing_until, it.rule.mood), now)
 
 

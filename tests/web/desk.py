@@ -78,7 +78,7 @@ def earlier(it: Running, *, days: float) -> Iterator[None]:
     clock = it.gateway.core.clock
     assert isinstance(clock, Clock)
     clock._offset -= days * 86_400
-    it.gateway.core.context.quiet_until = 0.0  # the start was long ago, too
+    it.gateway.core.context.restart_grace_until = 0.0  # the start was long ago, too
     it.gateway.core.book.alarms.floor = 0.0
     try:
         yield
