@@ -192,7 +192,7 @@ def _read_jwks(algorithm: Algorithm, text: str) -> KeySet:
             named[kid] = key
     if not usable:
         raise KeyRejected("jwks", f"has no key for {algorithm}", expected)
-    return KeySet(algorithm, unnamed=(key,) if len(usable) == 1 else (), by_kid=named)
+    return KeySet(algorithm, unnamed=(key,) if len(usable) == 1 else (), by_kid=named or None)
 
 
 class _JwkSet(msgspec.Struct):

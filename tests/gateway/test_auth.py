@@ -61,6 +61,7 @@ TENANTS = {
     "oneset": Tenant(
         auth=Auth(algorithm=Algorithm.RS256, jwks=jwks(jwk(RSA_KEY, "RS256", kid="k1")))
     ),
+    "noname": Tenant(auth=Auth(algorithm=Algorithm.RS256, jwks=jwks(jwk(RSA_KEY, "RS256")))),
     "twoset": Tenant(
         auth=Auth(
             algorithm=Algorithm.RS256,
@@ -131,6 +132,7 @@ MATRIX = [
     Row("a good EdDSA token", None, changes={"tenant": "ed"}, key=ED_KEY, algorithm="EdDSA"),
     rs("oneset", None, "a good token by a set's only key", key=RSA_KEY, header={"kid": "k1"}),
     rs("oneset", None, "no kid, a set of one", key=RSA_KEY),
+    rs("noname", None, "a kid, a set of one without", key=RSA_KEY, header={"kid": "k1"}),
     rs("twoset", None, "a set's first key by kid", key=RSA_KEY, header={"kid": "k1"}),
     rs("twoset", None, "a set's second key by kid", key=OTHER_RSA_KEY, header={"kid": "k2"}),
     Row("the secret before", None, changes={"tenant": "changing"}),

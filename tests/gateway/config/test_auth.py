@@ -100,6 +100,12 @@ def test_of_a_set_the_named_key_answers_and_without_a_name_the_only_one() -> Non
     assert two.find("k") == one.find("k") != two.find("o")
 
 
+def test_where_a_sets_only_key_has_no_name_it_answers_whatever_key_is_named() -> None:
+    keys = read_keys(Auth(algorithm=RS, jwks=jwks(jwk(RSA_KEY, "RS256"))))
+    assert len(keys.find(None)) == 1
+    assert keys.find("k1") == keys.find(None)
+
+
 @pytest.mark.parametrize(
     ("line", "problem", "expected"),
     [
