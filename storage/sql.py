@@ -100,7 +100,8 @@ DEVICES = _upsert(
     "id",
     ("tenant", "conversation", "installation", "token", "sealed", "sealed_by"),
 )
-SPANS = Into("outcomes", _SPAN_COLUMNS)
+_SPAN_KEY = ("conversation", "lo_seq")
+SPANS = _upsert("outcomes", _SPAN_COLUMNS, ", ".join(_SPAN_KEY), _SPAN_KEY)
 ALL_WISHES = _upsert("wishes", ("conversation", *WISHES), "conversation")
 COUNTERS = Into(
     "counters",

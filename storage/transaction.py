@@ -441,8 +441,9 @@ class Transaction:
     def _outcomes(self) -> list[Statement]:
         """Of each span as the last change left it."""
         spans = {(id, lo): span for id, lo, span in self._spans}
+        gone = [slot for slot, span in spans.items() if span is None]
         kept = [sql.span_row(id, span) for (id, _), span in spans.items() if span is not None]
-        return sql.deletion(sql.DELETE_SPANS, spans) + sql.written(sql.SPANS, kept)
+        return sql.deletion(sql.DELETE_SPANS, gone) + sql.written(sql.SPANS, kept)
 
     def _beside(self) -> list[Statement]:
         """Wishes and registrations that changed: of most conversations neither did.

@@ -631,7 +631,7 @@ async def test_who_came_last_stays_in_the_cache(path: Path, *, changes: bool) ->
         assert [store.peek(key) is not None for key in keys] == [True, False, True, True]
 
 
-@pytest.mark.parametrize(("how_many", "statements"), [(1, 8), (512, 8), (500, 13)])
+@pytest.mark.parametrize(("how_many", "statements"), [(1, 7), (512, 7), (500, 12)])
 async def test_the_number_of_statements_does_not_grow_with_the_batch(
     path: Path, how_many: int, statements: int
 ) -> None:
