@@ -115,27 +115,66 @@ DELETE_SPANS = """
 """
 
 
+NULL = math.nan
+"""As a value of a row: SQLite stores it as NULL, and Python's `sqlite3` binds it as it is. For None
+it looks for an adapter first: a thousand instructions."""
+
+
 def conversation_row(c: Conversation) -> tuple[Any, ...]:
     tenant, customer = c.key
     newest = c.newest_counted
     return (
-        c.id, tenant, customer, c.name, 1 if c.live else 0, c.unanswered_since,
+        c.id, tenant, customer,
+        NULL if c.name is None else c.name,
+        1 if c.live else 0,
+        NULL if c.unanswered_since is None else c.unanswered_since,
         c.last_seq, c.last_ord, c.last_said, c.acked_seq, c.acked_ord, c.read_seq, c.read_ord,
         c.agent_acked_seq, c.agent_acked_said, c.agent_read_seq, c.agent_read_said, c.badge_seq,
-        c.push_due_at, c.hold_from, c.expires_at, c.updated_at, c.last_event,
+        NULL if c.push_due_at is None else c.push_due_at,
+        NULL if c.hold_from is None else c.hold_from,
+        NULL if c.expires_at is None else c.expires_at,
+        c.updated_at, c.last_event,
         0 if newest is None else newest.seq,
     )  # fmt: skip
 
 
-def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
-    claim, upto, attempt = (None, BEGINNING, 0) if d.ring is None else astuple(d.ring)
-    verdict, verdict_at = (None, None) if d.answered is None else astuple(d.answered)
-    found_by, text, by = d.sealed or (d.token, None, None)
+def message_row(m: Message) -> tuple[Any, ...]:
     return (
-        d.id, d.installation, found_by, d.generation, d.registered_at, d.platform, d.app,
-        d.environment, d.locale, d.time_zone, str(d.state), d.state_at, d.covered.seq,
-        d.covered.ord, d.badge, 1 if d.owes else 0, d.owed_ord, d.wake_at, d.quiet_end, claim,
-        upto.seq, upto.ord, attempt, verdict, verdict_at, d.unrung, text, by, c.key.tenant, c.id,
+        m.conversation, m.seq, m.ord, m.said, m.at, m.id, m.role, m.author,
+        NULL if m.name is None else m.name,
+        m.kind, m.text,
+        NULL if m.data is None else m.data,
+        NULL if m.title is None else m.title,
+        NULL if m.expires_at is None else m.expires_at,
+        NULL if m.ref is None else m.ref,
+        NULL if m.route is None else m.route,
+        NULL if m.reason is None else m.reason,
+        NULL if m.sessions is None else m.sessions,
+        NULL if m.due_at is None else m.due_at,
+    )  # fmt: skip
+
+
+def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
+    claim, upto, attempt = (NULL, BEGINNING, 0) if d.ring is None else astuple(d.ring)
+    verdict, verdict_at = (NULL, NULL) if d.answered is None else astuple(d.answered)
+    found_by, text, by = d.sealed or (d.token, NULL, NULL)
+    return (
+        d.id, d.installation, found_by, d.generation, d.registered_at,
+        NULL if d.platform is None else d.platform,
+        NULL if d.app is None else d.app,
+        NULL if d.environment is None else d.environment,
+        NULL if d.locale is None else d.locale,
+        NULL if d.time_zone is None else d.time_zone,
+        str(d.state),
+        NULL if d.state_at is None else d.state_at,
+        d.covered.seq, d.covered.ord,
+        NULL if d.badge is None else d.badge,
+        1 if d.owes else 0, d.owed_ord,
+        NULL if d.wake_at is None else d.wake_at,
+        NULL if d.quiet_end is None else d.quiet_end,
+        claim, upto.seq, upto.ord, attempt, verdict, verdict_at,
+        NULL if d.unrung is None else d.unrung,
+        text, by, c.key.tenant, c.id,
     )  # fmt: skip
 
 
@@ -144,12 +183,8 @@ def wishes_row(conversation: int, w: Wishes) -> tuple[Any, ...]:
 
 
 def span_row(conversation: int, s: Span) -> tuple[Any, ...]:
-    return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, str(s.outcome), s.reason)
-
-
-NULL = math.nan
-"""As a value of a row: SQLite stores it as NULL, and Python's `sqlite3` binds it as it is. For None
-it looks for an adapter first: a thousand instructions."""
+    reason = NULL if s.reason is None else s.reason
+    return (conversation, s.lo_seq, s.lo_ord, s.hi_seq, s.hi_ord, str(s.outcome), reason)
 
 
 def written(into: Into, given: Sequence[Sequence[Any]]) -> list[Statement]:
@@ -165,7 +200,9 @@ def written(into: Into, given: Sequence[Sequence[Any]]) -> list[Statement]:
         if others > 0:
             size = min(size >> others << others, LARGEST)
         part, given = given[:size], given[size:]
-        values = [NULL if value is None else value for row in part for value in row]
+        values: list[Any] = []
+        for row in part:
+            values += row
         statements.append((_statement(into.table, size), values))
     return statements
 

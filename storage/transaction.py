@@ -411,7 +411,7 @@ class Transaction:
             sql.CONVERSATIONS, [sql.conversation_row(c) for c in self.changed.values()]
         )
         if self._messages:
-            statements += sql.written(sql.MESSAGES, [astuple(m) for m in self._messages])
+            statements += sql.written(sql.MESSAGES, [sql.message_row(m) for m in self._messages])
         if self._spans:
             statements += self._outcomes()
         statements += self._beside()
@@ -428,7 +428,8 @@ class Transaction:
         id = self.ids.event
         for c, from_seq, seq, event, text in self._events:
             prev = last.get(c.key, c.last_event)
-            rows.append((id, prev, c.id, from_seq, seq, self.now, event, text))
+            detail = sql.NULL if text is None else text
+            rows.append((id, prev, c.id, from_seq, seq, self.now, event, detail))
             last[c.key] = id
             id += 1
         self.ids.event = id
