@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -82,14 +83,16 @@ class Known:
 
     async def _fetch(self, keys: list[Key], read: Callable[..., Any]) -> list[Conversation]:
         """From the file, by one of the database's two ways of reading."""
-        rows = await read(sql.LOAD_BY_KEY, sql.rows(keys))
+        rows = await read(sql.LOAD_BY_KEY, sql.by_tenant(keys))
         if not rows:
             return []
         at = {name: i for i, name in enumerate(sql.CONVERSATION)}
         ids = [row[0] for row in rows]
         devices: dict[int, list[Any]] = {id: [] for id in ids}
         tenants = {row[0]: row[at["tenant"]] for row in rows}
-        for id, *device in await read(sql.LOAD_DEVICES, sql.rows(ids)):
+        registered = await read(sql.LOAD_DEVICES, sql.rows(ids))
+        registered.sort(key=itemgetter(1))  # by id: SQLite would copy each row for that
+        for id, *device in registered:
             devices[id].append(sql.to_device(device, tenants[id], self.vault))
         spans: dict[int, list[Any]] = {id: [] for id in ids}
         acked = [(row[0], row[at["acked_ord"]]) for row in rows]
