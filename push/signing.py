@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import secrets
 from collections.abc import Sequence
 from functools import lru_cache
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from push.ring import PushError
 
@@ -71,9 +73,9 @@ def headers(ring_id: str, now: float, body: bytes, secrets: Sequence[str]) -> di
 def _signature(secret: str, content: bytes) -> str:
     mac = _keyed(secret).copy()
     mac.update(content)
-    return "v1," + base64.b64encode(mac.digest()).decode("ascii")
+    return "v1," + base64.b64encode(mac.finalize()).decode("ascii")
 
 
 @lru_cache(maxsize=256)  # what the key alone decides is half of a signature
-def _keyed(secret: str) -> hmac.HMAC:
-    return hmac.new(decode_secret(secret), digestmod="sha256")
+def _keyed(secret: str) -> HMAC:
+    return HMAC(decode_secret(secret), SHA256())
