@@ -10,6 +10,7 @@ breaker. Leaves to `push.worker` what a turn is, and the timers. Knows no clock 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,12 +40,13 @@ class Timer(NamedTuple):
 class Lane:
     """The dicts are ordered sets: the order of waking is kept. One entry per device in all.
 
+    Of an `OrderedDict` the first is found at once; a dict passes by all that were before it.
     `again` has those who were woken while they had a turn, and for which backend.
     """
 
     endpoint: Endpoint
-    waiting: dict[DeviceRef, None] = field(default_factory=dict)
-    parked: dict[DeviceRef, None] = field(default_factory=dict)
+    waiting: OrderedDict[DeviceRef, None] = field(default_factory=OrderedDict)
+    parked: OrderedDict[DeviceRef, None] = field(default_factory=OrderedDict)
     working: dict[DeviceRef, Any] = field(default_factory=dict)
     again: dict[DeviceRef, str] = field(default_factory=dict)
     wave: retry.RejectionWave = field(default_factory=retry.RejectionWave)
@@ -103,7 +105,6 @@ class Lane:
             refs.clear()
 
 
-def _pop(refs: dict[DeviceRef, None]) -> DeviceRef:
-    ref = next(iter(refs))
-    del refs[ref]
+def _pop(refs: OrderedDict[DeviceRef, None]) -> DeviceRef:
+    ref, _ = refs.popitem(last=False)
     return ref

@@ -65,7 +65,7 @@ def test_while_the_endpoint_is_down_everybody_is_told_once_and_parked() -> None:
 
 def test_a_probe_is_the_first_who_was_parked_and_nobody_goes_beside_it() -> None:
     lane = a_lane(THIRD, down=NOW)
-    lane.parked = {FIRST: None, SECOND: None}
+    lane.parked.update({FIRST: None, SECOND: None})
     turn = take(lane)
     assert turn == Turn(FIRST, probe=True)
     told = take(lane)
