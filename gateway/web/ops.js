@@ -41,8 +41,7 @@ async function ask() {
     signal: AbortSignal.timeout(WITHIN),
   });
   if (answer.ok) return answer.json();
-  const told = await answer.json().catch(() => ({}));
-  throw Object.assign(new Error(told.detail ?? `HTTP ${answer.status}`), { status: answer.status });
+  throw Object.assign(new Error(`HTTP ${answer.status}`), { status: answer.status });
 }
 
 async function follow(session) {

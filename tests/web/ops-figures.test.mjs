@@ -23,6 +23,8 @@ test("rates are what came between two samples, by the server's clock", () => {
   assert.deepEqual(lately.messageRate, [{ at: 12, value: 2 }, { at: 16, value: 0 }]);
   assert.deepEqual(lately.callRate, [{ at: 12, value: 0.5 }, { at: 16, value: 0 }]);
   assert.deepEqual(lately.inChat, [10, 12, 16].map((at) => ({ at, value: 3 })));
+  lately.add(told(18, { accepted: 7, calls: 2 })); // of a backup
+  assert.deepEqual(lately.messageRate.at(-1), { at: 18, value: 0 });
 });
 
 test("how many devices wait is drawn as it was, sample by sample", () => {

@@ -16,7 +16,7 @@ from playwright.async_api import ConsoleMessage, Page, Route, expect
 from gateway import auth
 from gateway.protocol import Role
 from tests.running import QUICK, Running, running
-from tests.web.pages import NETWORK, NO_STORAGE, VIOLATIONS, chromium
+from tests.web.pages import NETWORK, NO_STORAGE, VIOLATIONS, chromium, hold
 
 HOSTILE = '<img src=x onerror="window.pwned=1">'
 pytestmark = pytest.mark.timeout(90)
@@ -27,7 +27,8 @@ async def operations(it: Running, **options: Any) -> AsyncIterator[Page]:
     """The page, as opened by somebody who has not signed in; nothing may be complained of."""
     complaints: list[str] = []
     async with chromium() as browser:
-        page = await browser.new_page(**options)
+        context = await browser.new_context(**options)
+        page = await context.new_page()
 
         def said(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning") and not message.text.startswith(NETWORK):
@@ -88,6 +89,52 @@ async def test_an_operator_sees_how_it_goes_and_the_page_follows(tmp_path: Path)
             it.backend.answers += [422]
             await it.write("anna", "z")
             await expect(letters.get_by_role("row", name="refused 1")).to_be_visible()
+
+
+async def test_every_figure_is_shown_as_what_it_is(tmp_path: Path) -> None:
+    some_of_all = {
+        "sessions": {"active": 2, "background": 3, "agent": 1},
+        "messages": {
+            "accepted": 20, "acked": 8, "pushed": 6, "pending": 3, "expired": 2, "undeliverable": 1,
+        },
+        "backends": [
+            {"name": "", "waiting": 4, "calling": 5, "state": "up"},
+            {"name": "qa", "waiting": 6, "calling": 7, "state": "down"},
+        ],
+        "attempts": [{"verdict": "token_dead", "reason": "http_410", "count": 1234}],
+        "call_seconds": {"count": 30, "p50": 0.021, "p95": 0.31, "p99": 1.0},
+        "ring_seconds": {"count": 40, "p50": 2.4, "p95": 300.0, "p99": 300.0},
+    }  # fmt: skip
+    async with running(tmp_path) as it, operations(it) as page:
+
+        async def answer(route: Route) -> None:
+            got = await route.fetch()
+            await route.fulfill(response=got, json=await got.json() | some_of_all)
+
+        await page.route("**/v1/ops", answer)
+        await sign_in(page, it.token(Role.SERVICE, "ops"))
+        for name, value, more in (
+            ("In chat", "2", "3 in background, 1 agent"),
+            ("Waiting for a push", "22", "12 being called for"),
+            ("Time to ring", "2.4 s", "median; p95 5 min, of 40"),
+            ("Backend", "Failing", "answers in 21 ms, p95 310 ms"),
+        ):
+            heading = page.get_by_role("heading", name=name, exact=True)
+            tile = page.locator(".tile", has=heading)
+            await expect(tile.locator("p")).to_have_text([value, more])
+        for lately in ("22 devices now, at most 50", "2 customers now, at most 2"):
+            await expect(page.get_by_role("img", name=lately)).to_be_visible()
+        await expect(page.locator("#legend b")).to_have_text(["8", "6", "3", "2", "1"])
+        begin = "(parts) => parts.map((part) => part.x.baseVal.value)"
+        bar = await page.locator("#outcomes rect").evaluate_all(begin)
+        assert bar == [0, 400, 700, 850, 950]
+        for table, cells in (
+            ("Backends", ["default", "Up", "4", "5", "qa", "Failing", "6", "7"]),
+            ("Answers of backends since the start", ["token dead", "HTTP 410", "1,234"]),
+            ("Decisions about devices since the start", ["No device was looked at yet."]),
+        ):
+            told = page.get_by_role("table", name=table, exact=True).get_by_role("cell")
+            await expect(told).to_have_text(cells)
 
 
 @pytest.mark.parametrize("role", [Role.AGENT, Role.CUSTOMER])
@@ -158,12 +205,41 @@ async def test_a_gateway_that_does_not_answer_is_told_and_its_return_is_seen(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path, delivery=QUICK) as it, operations(it) as page:
+        state = page.get_by_role("status")
         await sign_in(page, it.token(Role.SERVICE, "ops"))
-        await expect(page.get_by_role("status")).to_have_text("Live")
+        await expect(state).to_have_text("Live")
         await page.context.set_offline(True)
-        await expect(page.get_by_role("status")).to_contain_text("Not reached since")
+        await expect(state).to_contain_text("Not reached since")
+        await expect(state).to_contain_class("stale")
+        await page.get_by_role("button", name="Sign out").click()
+        await sign_in(page, it.token(Role.SERVICE, "ops"))
+        await expect(state).to_have_text("Not reached")  # by who signed in now
         await page.context.set_offline(False)
-        await expect(page.get_by_role("status")).to_have_text("Live")
+        await expect(state).to_have_text("Live")
+        await expect(state).not_to_contain_class("stale")
+        answer = await hold(page, "**/v1/ops")  # the connection stands, and nothing comes
+        await expect(state).to_contain_text("Not reached since")
+        answer()
+        await expect(state).to_have_text("Live")
+
+
+async def test_who_signs_in_sees_nothing_of_the_tenant_before(tmp_path: Path) -> None:
+    async with running(tmp_path) as it, operations(it) as page:
+        for name in ("anna", "ben"):
+            await it.customer(name)
+        await sign_in(page, it.token(Role.SERVICE, "ops"))
+        await expect(page.get_by_role("img", name="2 customers now, at most 2")).to_be_visible()
+        answer = await hold(page, "**/v1/ops")
+        async with page.expect_request("**/v1/ops"):
+            pass
+        await page.get_by_role("button", name="Sign out").click()
+        async with page.expect_response("**/v1/ops") as late:
+            answer()
+        await (await late.value).finished()
+        await expect(page.locator("#figures")).to_be_hidden()
+        await sign_in(page, it.token(Role.SERVICE, "ops", "other"))
+        await expect(page.locator("#who")).to_have_text("other")
+        await expect(page.get_by_role("img", name="0 customers now, at most 1")).to_be_visible()
 
 
 async def test_it_stays_signed_in_over_a_reload_until_it_is_left(tmp_path: Path) -> None:
@@ -172,6 +248,9 @@ async def test_it_stays_signed_in_over_a_reload_until_it_is_left(tmp_path: Path)
         await expect(page.locator("#who")).to_have_text("acme")
         await page.reload()
         await expect(page.locator("#who")).to_have_text("acme")
+        other = await page.context.new_page()
+        await other.goto(page.url)
+        await expect(other.get_by_label("Service token")).to_be_visible()  # it stays in its tab
         await page.get_by_role("button", name="Sign out").click()
         await page.reload()
         await expect(page.get_by_label("Service token")).to_be_visible()
