@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.protocol import Role, timestamp
 from tests.running import PATIENCE, PATIENT, Running, running
-from tests.test_cli import RINGBACK, Ended, environ_of, ringback
+from tests.test_cli import RINGBACK, Ended, environ_of, ringback, written
 
 pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a sta
 def here(it: Running, tenant: str = "acme") -> dict[str, str]:
     """How the command finds this gateway."""
     token = it.token(Role.SERVICE, "crm", tenant)
-    return {"RINGBACK_URL": it.url("").rstrip("/"), "RINGBACK_TOKEN": token}
+    return {"RINGBACK_URL": it.url("/"), "RINGBACK_TOKEN": token}
 
 
 async def campaign(it: Running, *words: str) -> Ended:
@@ -61,6 +61,31 @@ async def test_a_file_is_sent_followed_and_reported(tmp_path: Path, people: str)
         assert (counts["recipients"], counts["  left"]) == ("2", "0")
         _, page = await it.call("GET", "/v1/customers/c-2/messages", Role.SERVICE)
         assert [m["text"] for m in page["messages"]] == ["Hi Ben"]
+        await it.settled(1, "undeliverable", "c-2")
+        shown = await campaign(it, "report", re.findall("cp_[0-9a-f]+", ended.err)[0])
+        assert [line.rsplit(maxsplit=1) for line in shown.out.splitlines()] == [
+            ["recipients", "2"],
+            ["  rung", "0"],
+            ["  in chat", "0"],
+            ["  pending", "1"],
+            ["  failed: no_device", "1"],
+            ["  left", "0"],
+            ["read", "0"],
+        ]
+
+
+async def test_for_machines_it_prints_the_campaign_alone(tmp_path: Path) -> None:
+    people = tmp_path / "PEOPLE.CSV"
+    people.write_text("customer\nc-1\nc-2\n")
+    async with running(tmp_path, delivery=PATIENT) as it:
+        ends = timestamp(time.time() + 600.0)
+        words = ("--text", "hi", "--title", "Sale", "--expires-at", ends, "--json")
+        told = json.loads((await campaign(it, "send", str(people), *words)).out)
+        assert (told["state"], told["recipients"]) == ("finished", 2)
+        assert (told["text"], told["title"], told["expires_at"]) == ("hi", "Sale", ends)
+        page = json.loads((await campaign(it, "list", "--json")).out)
+        assert page["campaigns"] == [told]
+        assert page["more"] is False
 
 
 async def test_with_the_configuration_alone_a_token_is_made(tmp_path: Path, people: str) -> None:
@@ -84,6 +109,22 @@ async def test_where_none_can_be_made_it_is_said_where_to_give_one(tmp_path: Pat
     told = (await ringback(tmp_path, "campaign", "list", "-c", "ringback.toml")).refused()
     assert "signs with ES256" in told
     assert "give one of a service in RINGBACK_TOKEN" in told
+
+
+async def test_whose_token_was_not_accepted_is_told(tmp_path: Path) -> None:
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    written(desk).rename(desk / "acme.toml")  # with a secret that is not the gateway's
+    async with running(tmp_path) as it:
+        for words, whose in (
+            (("-c", "acme.toml"), "made for the tenant acme of acme.toml"),
+            ((), "made for the development tenant: give --config, or a token in RINGBACK_TOKEN"),
+            (("--token", "x"), "the one in --token or RINGBACK_TOKEN"),
+        ):
+            ended = await ringback(desk, "campaign", "list", "--url", it.url("/"), *words)
+            line = ended.refused()
+            assert line.startswith("ringback: the token was not accepted"), line
+            assert line.endswith(f"; it was {whose}"), line
 
 
 async def test_a_token_may_end_with_its_files_line(tmp_path: Path) -> None:
@@ -343,6 +384,12 @@ async def test_who_asks_another_listener_is_told_that_it_is_not_the_api(
         url = it.url("", listener)
         line = (await campaign(it, "list", "--url", url)).refused()
         assert line.startswith(f"ringback: {url} answered HTTP 404, not as the HTTP API does: is")
+
+
+async def test_a_web_page_at_the_address_is_told_not_to_be_the_api(tmp_path: Path) -> None:
+    async with running(tmp_path) as it, proxy(it, 200) as (url, _):
+        line = (await campaign(it, "list", "--url", url)).refused()
+        assert line.startswith(f"ringback: {url} answered HTTP 200, not as the HTTP API does: is")
 
 
 async def test_the_bad_lines_of_a_file_are_named(tmp_path: Path) -> None:

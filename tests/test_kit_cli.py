@@ -141,6 +141,22 @@ async def test_with_nothing_given_it_is_the_backend_of_the_development_gateway(
         assert "signature not checked, credential ok" in await it.line()
 
 
+async def test_it_asks_for_no_credential_that_it_was_not_given_or_that_is_not_sent(
+    tmp_path: Path,
+) -> None:
+    async with shown(tmp_path, "--signing-secret", SIGNING) as it:
+        assert "it checks the signature and no credential" in it.introduction
+    written(tmp_path)
+    form = {
+        "RINGBACK_TENANTS__ACME__PUSH__ADAPTER": "liveperson",
+        "RINGBACK_TENANTS__ACME__PUSH__OPTIONS": json.dumps({"brand_id": "9"}),
+    }
+    async with shown(tmp_path, *CONFIG, **form) as it:
+        ended = await push_test(tmp_path, "--token", TOKEN, **at(f"{it.url}/ring", **form))
+        assert ended.code == 0, ended
+        assert "signature ok" in await it.line()
+
+
 async def test_for_machines_each_event_is_a_line_of_json(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         RINGBACK,
@@ -287,18 +303,18 @@ async def test_a_device_is_rung_at_the_backend_of_its_environment_or_not_at_all(
         backends = {"qa": {"environment": "sandbox", "endpoint": qa.url, "auth_token": "qa"}}
         async with running(tmp_path, there, push={"backends": backends}) as it:
             await it.register(token=TOKEN, environment="sandbox")
-            await it.register("c-2", "phone-2", "another", environment="staging")
+            await it.register("c-2", "phone-2", "another", environment="staging", app="acme.app")
             acme = ("--tenant", "acme")
             ended = await push_test(tmp_path, *acme, "--device", "phone")
             assert ended.code == 0
             assert (await qa.take()).body["deviceToken"] == TOKEN
             ended = await push_test(tmp_path, *acme, "--device", "phone-2")
-            assert (ended.code, "no backend for its environment staging" in ended.err) == (
-                2,
-                True,
-            )
+            assert "no backend for its environment staging and app acme.app" in ended.refused()
+            ended = await push_test(tmp_path, *acme, "--device", "phone-2", "--backend", "qa")
+            assert ended.code == 0, "as was asked for"
+            assert (await qa.take()).body["deviceToken"] == "another"
             ended = await push_test(tmp_path, *acme, "--token", TOKEN, "--backend", "qa")
-            assert (ended.code, len(qa.calls)) == (0, 2)
+            assert (ended.code, len(qa.calls)) == (0, 3)
             ended = await push_test(tmp_path, *acme, "--token", TOKEN, "--backend", "q")
             assert (ended.code, "there are: qa" in ended.err) == (2, True)
             assert there.calls == []
@@ -335,6 +351,14 @@ async def test_what_cannot_be_tested_is_one_line(tmp_path: Path) -> None:
         for option in ("--token", "--device"):
             latin = await push_test(tmp_path, *acme, option, "t\udce9")
             assert f"{option}: must be UTF-8" in latin.refused()
+
+
+async def test_a_tenant_without_a_backend_is_told_which_section_is_missing(tmp_path: Path) -> None:
+    config = written(tmp_path)
+    config.write_text(config.read_text().partition("[tenants.acme.push]")[0])
+    for words in (("push", "test", "--token", TOKEN), ("push", "conform"), ("backend",)):
+        line = (await ringback(tmp_path, *words, *CONFIG)).refused()
+        assert "tenants.acme.push: is missing" in line
 
 
 async def test_without_a_database_there_is_no_device(tmp_path: Path) -> None:
@@ -446,6 +470,7 @@ async def test_of_a_backend_that_is_not_there_nothing_could_be_tried(tmp_path: P
         (("push.acme.example/ring",), "https://"),
         (("http://[",), "https://"),
         (("http://127.0.0.1:99999/",), "https://"),
+        (("http://127.0.0.1:0/",), "https://"),
         (("http://push..example/",), "https://"),
         (("http://127.0.0.1:9/", "--dead-token", "t\udce9"), "--dead-token: must be UTF-8"),
         (("http://127.0.0.1:9/", "--signing-secret", "whsec_x"), "--signing-secret: "),
