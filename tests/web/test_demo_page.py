@@ -15,6 +15,7 @@ from examples import webdemo
 from examples.stage import Timeline
 from tests.web.pages import NETWORK, VIOLATIONS, chromium, hold
 
+GONE = "The demo’s server does not answer: is it still running?"
 HOSTILE = '<img src=x onerror="window.pwned=1">'
 
 
@@ -148,6 +149,34 @@ async def test_a_switch_that_takes_its_time_takes_the_focus_from_nobody() -> Non
         await expect(ann).to_have_value("Hello Alice")
 
 
+async def test_a_switch_that_cannot_be_turned_says_why_and_stays_as_it_was() -> None:
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=500, body="It did not start.")
+
+    async def away(route: Route) -> None:
+        await route.abort()
+
+    async with played() as page:
+        switch, trouble = page.get_by_label("Backend down"), page.locator("#trouble")
+        for answer, why in ((refuse, "It did not start."), (away, GONE)):
+            await page.route("**/switch", answer)
+            await switch.click()
+            await expect(trouble).to_have_text(why)
+            await expect(switch).not_to_be_checked()
+            await page.unroute("**/switch")
+        await turn(page, "Backend down", on=True)
+        await expect(trouble).to_be_empty()
+
+
+async def test_a_page_whose_server_went_away_says_so_until_it_is_back() -> None:
+    async with played() as page:
+        await page.route("**/events", lambda route: route.abort())
+        await page.reload()
+        await expect(page.locator("#trouble")).to_have_text(GONE)
+        await page.unroute("**/events")
+        await expect(page.locator("#trouble")).to_be_empty()
+
+
 async def test_tokens_that_end_meanwhile_are_renewed_and_nobody_notices() -> None:
     async with played(token_lasts=6.0) as page:  # a page that is this busy renews in time
         await ask(page, "Before.")
@@ -194,7 +223,11 @@ async def test_a_page_that_is_reloaded_and_a_second_one_show_what_is_so() -> Non
 
 async def test_in_chat_nothing_rings_and_locked_the_phone_does_until_alice_is_back() -> None:
     async with played() as page:
+        typing = page.locator("#typing")
+        await page.locator("ringback-chat textarea").press_sequentially("Where")
+        await expect(typing).to_have_text("Alice is typing…")
         await ask(page, f"Where is it? {HOSTILE}")
+        await expect(typing).to_be_empty()
         await say(page, "On its way.")
         await expect(page.locator("#thread small")).to_have_text(["read"])
         await expect(page.locator("article .chip")).to_have_text(["acked"])
@@ -205,6 +238,8 @@ async def test_in_chat_nothing_rings_and_locked_the_phone_does_until_alice_is_ba
         note = page.locator("#lock-screen .note")
         await expect(note).to_contain_text(HOSTILE)
         await expect(note.get_by_label("1 unread")).to_be_visible()
+        rang = page.locator("#rang")  # for who does not see it
+        await expect(rang).to_have_text(f"The phone rings: {HOSTILE}. 1 unread.")
         await expect(page.locator("article .chip")).to_have_text(["pushed", "acked"])
         await expect(page.locator("article").first).to_contain_text(HOSTILE)
 

@@ -528,15 +528,28 @@ async def test_a_browser_of_before_2024_shows_it_in_its_light_colours(tmp_path: 
         await expect(panel).to_have_css("color", "rgb(23, 26, 34)")
 
 
+async def test_a_page_may_choose_light_or_dark_whatever_the_system_has(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        page = await opened(stage)
+        panel = page.get_by_role("dialog")
+        for theme, other, ground in (
+            ("light", "dark", "rgb(255, 255, 255)"),
+            ("dark", "light", "rgb(20, 22, 28)"),
+        ):
+            await page.evaluate(f"{CHAT}.setAttribute('theme', '{theme}')")
+            await page.emulate_media(color_scheme=other)
+            await expect(panel).to_have_css("background-color", ground)
+
+
 async def test_long_and_right_to_left_text_and_links_are_shown_as_they_are(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         page = await opened(stage)
         await write(page, "שלום, איפה ההזמנה שלי?")
         right = texts(page).first
         await expect(right).to_have_css("direction", "rtl")
-        await stage.it.write(text="See (https://acme.example/a_(b)?c=d&e). " + "x" * 3000)
-        link = page.locator("ringback-chat li a")
-        await expect(link).to_have_attribute("href", "https://acme.example/a_(b)?c=d&e")
+        addresses = ["https://acme.example/a_(b)?c=d&e", "https://acme.example/A_(b)"]
+        await stage.it.write(text="See ({}) or {}. ".format(*addresses) + "x" * 3000)
+        await expect(page.locator("ringback-chat li a")).to_have_text(addresses)
         assert await page.locator(".thread").evaluate("(it) => it.scrollWidth <= it.clientWidth")
         await field(page).fill("y" * 8001)
         await field(page).press("Enter")
