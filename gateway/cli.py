@@ -109,7 +109,6 @@ def check_config(config_path: ConfigPath = None) -> None:
     """Say whether the configuration can be used, and if not, why."""
     with clearly():
         settings = load(config_path)
-        auth.Verifier(settings.tenants)
         say(f"The configuration is good: {', '.join(sorted(settings.tenants))}")
         if settings.storage.encryption_key is None:
             say(f"Note: {PLAIN}")
