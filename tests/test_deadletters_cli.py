@@ -53,13 +53,22 @@ async def test_they_are_listed_looked_at_and_replayed(tmp_path: Path) -> None:
         assert when.replace("T", " ") in (await deadletters(it, "list")).out
 
 
-async def test_an_id_is_told_whole_in_the_narrowest_terminal(tmp_path: Path) -> None:
+async def test_an_id_is_told_whole_in_the_narrowest_terminal_and_a_pipe_gets_whole_lines(
+    tmp_path: Path,
+) -> None:
     async with running(tmp_path) as it:
         await it.register()
         id = await refused(it)
-        directory = it.gateway.config.storage.path.parent
-        told = await ringback(directory, "deadletters", "list", **(here(it) | {"COLUMNS": "40"}))
-        assert id in told.out
+        narrow = here(it) | {"COLUMNS": "40"}
+        terminal, theirs = os.openpty()
+        process = await asyncio.create_subprocess_exec(
+            RINGBACK, "deadletters", "list", env=environ_of(narrow), stdout=theirs
+        )
+        os.close(theirs)
+        shown, code = await asyncio.gather(shown_on(terminal), process.wait())
+        assert (code, id in shown) == (0, True), shown
+        piped = await ringback(tmp_path, "deadletters", "list", **narrow)
+        assert len(piped.out.splitlines()) == 2, piped.out
 
 
 async def test_what_was_replayed_before_a_refusal_is_told(tmp_path: Path) -> None:

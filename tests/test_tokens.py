@@ -133,15 +133,19 @@ async def test_keys_new_prints_a_key_that_can_be_configured(tmp_path: Path) -> N
 
 
 async def test_keys_rotate_encrypts_all_anew_and_keys_check_says_so(tmp_path: Path) -> None:
-    async with running(tmp_path) as it:
-        await it.register(token=TOKEN)
     config = str(tmp_path / "ringback.toml")
+    async with running(tmp_path) as it:
+        empty = await ringback(tmp_path, "keys", "check", "-c", config)
+        assert (empty.code, empty.out) == (0, "no device tokens\n")
+        await it.register(token=TOKEN)
     assert "no key" in (await ringback(tmp_path, "keys", "rotate", "-c", config)).refused()
     assert "not encrypted: 1" in (await ringback(tmp_path, "keys", "check", "-c", config)).out
     settings(tmp_path, None, storage={"encryption_key": KEY})
     done = await ringback(tmp_path, "keys", "rotate", "-c", config)
     assert (done.code, done.out) == (0, "")
-    assert f"Every token is encrypted with the key {name_of(KEY)}: 1 were not before" in done.err
+    assert done.err == (
+        f"Every token is encrypted with the key {name_of(KEY)}: 1 were not before.\n"
+    )
     assert TOKEN.encode() not in file_bytes(tmp_path)
     settings(tmp_path, None, storage={"encryption_key": NEXT, "previous_encryption_key": KEY})
     done = await ringback(tmp_path, "keys", "rotate", "-c", config)
@@ -156,6 +160,19 @@ async def test_keys_rotate_encrypts_all_anew_and_keys_check_says_so(tmp_path: Pa
     assert (await ringback(tmp_path, "serve", "-c", config)).refused() == refused
     for secret in (TOKEN, KEY, NEXT):
         assert secret not in refused + done.err + checked.out
+
+
+async def test_keys_rotate_tells_of_tokens_that_do_not_open(tmp_path: Path) -> None:
+    async with running(tmp_path, storage={"encryption_key": KEY}) as it:
+        await it.register(token=TOKEN)
+        await it.register("c-43", "tablet", "another")
+    with closing(sqlite3.connect(tmp_path / "ringback.db")) as db:
+        db.execute("UPDATE devices SET sealed = 'AAAA' || substr(sealed, 5) WHERE id = 1")
+        db.commit()
+    settings(tmp_path, None, storage={"encryption_key": NEXT, "previous_encryption_key": KEY})
+    done = await ringback(tmp_path, "keys", "rotate", "-c", str(tmp_path / "ringback.toml"))
+    assert done.code == 0
+    assert "1 of them did not open: their apps have to register again." in done.err.splitlines()
 
 
 async def test_keys_rotate_leaves_a_running_gateway_alone(tmp_path: Path) -> None:
