@@ -95,20 +95,22 @@ class Known:
         for id, *device in registered:
             devices[id].append(sql.to_device(device, tenants[id], self.vault))
         spans: dict[int, list[Any]] = {id: [] for id in ids}
-        acked = [(row[0], row[at["acked_ord"]]) for row in rows]
-        for id, *span in await read(sql.LOAD_SPANS, sql.rows(acked)):
+        acked = {row[0]: row[at["acked_ord"]] for row in rows}
+        for id, *span in await read(sql.LOAD_SPANS, sql.by_conversation(acked)):
             spans[id].append(sql.to_span(span))
-        wanted = {(row[0], seq) for row in rows for seq in (row[at["last_seq"]], row[-1]) if seq}
+        last = at["last_seq"]
+        newest = {row[0]: row[last] for row in rows}
+        counted = {row[0]: row[-1] for row in rows if row[-1] != row[last]}
         messages = {
             (row[0], row[1]): Message(*row)
-            for row in await read(sql.LOAD_MESSAGES, sql.rows(wanted))
+            for row in await read(sql.LOAD_MESSAGES, sql.by_conversation(newest, counted))
         }
         return [
             sql.to_conversation(
                 row,
                 tuple(spans[row[0]]),
                 tuple(devices[row[0]]),
-                messages.get((row[0], row[at["last_seq"]])),
+                messages.get((row[0], row[last])),
                 messages.get((row[0], row[-1])),
             )
             for row in rows

@@ -91,6 +91,11 @@ def by_tenant(keys: Iterable[Key]) -> tuple[str]:
     return (orjson.dumps(customers).decode(),)
 
 
+def by_conversation(*values: dict[int, int]) -> tuple[str]:
+    """The same of one number for each conversation, by its id, as often as something is asked."""
+    return (orjson.dumps(values, option=orjson.OPT_NON_STR_KEYS).decode(),)
+
+
 # Writing. Order matters: parents before children, deletions before insertions.
 
 _CONVERSATION_COLUMNS = (*CONVERSATION, "newest_counted_seq")
@@ -246,15 +251,13 @@ LOAD_DEVICES = f"""
     CROSS JOIN devices d ON d.conversation = j.value
 """  # noqa: S608
 LOAD_SPANS = f"""
-    SELECT {_columns(_SPAN_COLUMNS, "o.")} FROM json_each(?) j
-    CROSS JOIN outcomes o ON o.conversation = json_extract(j.value, '$[0]')
-        AND o.hi_ord > json_extract(j.value, '$[1]')
+    SELECT {_columns(_SPAN_COLUMNS, "o.")} FROM json_each(?) a CROSS JOIN json_each(a.value) j
+    CROSS JOIN outcomes o ON o.conversation = j.key AND o.hi_ord > j.value
     ORDER BY o.conversation, o.lo_seq
 """  # noqa: S608
 LOAD_MESSAGES = f"""
-    SELECT {_columns(MESSAGE, "m.")} FROM json_each(?) j
-    CROSS JOIN messages m ON m.conversation = json_extract(j.value, '$[0]')
-        AND m.seq = json_extract(j.value, '$[1]')
+    SELECT {_columns(MESSAGE, "m.")} FROM json_each(?) a CROSS JOIN json_each(a.value) j
+    CROSS JOIN messages m ON m.conversation = j.key AND m.seq = j.value
 """  # noqa: S608
 LOAD_REFS = f"""
     SELECT {_columns(MESSAGE, "m.")} FROM json_each(?) j
