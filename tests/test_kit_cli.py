@@ -192,6 +192,7 @@ async def test_for_machines_each_event_is_a_line_of_json(tmp_path: Path) -> None
         (("--config", "missing.toml"), "missing.toml"),
         (("--host", "192.0.2.1"), "choose another with --host or --port"),
         (("--host", "chat..example"), "--host: "),
+        (("--host", ""), "--host: "),  # which would be every address of this machine
     ],
 )
 async def test_a_backend_that_cannot_be_run_says_why_in_one_line(

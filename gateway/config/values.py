@@ -108,7 +108,7 @@ def is_host(text: str) -> bool:
             socket.inet_aton(text)
     except (UnicodeError, OSError):
         return False
-    return True
+    return text != ""
 
 
 def _is_ipv6(text: str) -> bool:

@@ -238,7 +238,7 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.port != 0
-        return known and bool(parts.hostname) and is_host(parts.hostname or "")
+        return known and is_host(parts.hostname or "")
     except ValueError:
         return False
 
