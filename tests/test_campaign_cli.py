@@ -323,9 +323,12 @@ async def test_one_that_has_yet_to_begin_is_followed_to_its_end(
 ) -> None:
     async with running(tmp_path) as it:
         soon = timestamp(time.time() + 600.0)
-        id = await sent(it, people, "--send-at", soon)
+        begins = f"It begins at {soon}."
+        ended = await campaign(it, "send", people, "--text", "hello", "--send-at", soon)
+        assert (ended.code, begins in ended.err) == (0, True), "and it does not wait for that"
+        id = re.findall("cp_[0-9a-f]+", ended.err)[0]
         async with terminal(it, "show", id, "--follow") as process:
-            await said_until(process, f"It begins at {soon}.")
+            await said_until(process, begins)
             it.pass_time(600.0)
             out, _ = await process.communicate()
             assert process.returncode == 0, out
