@@ -57,6 +57,7 @@ ABSENT = """async () => {
   if (client.state === "background") return;
   await new Promise((done) => client.on("state", (state) => state === "background" && done()));
 }"""
+DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 PLACE = """(it, box) =>
   it.getBoundingClientRect().top - it.closest(box).getBoundingClientRect().top"""
 OLDER = """
@@ -619,7 +620,7 @@ async def test_older_messages_come_by_themselves_where_there_is_room_and_nothing
         await expect(texts(page)).to_have_count(110)
 
 
-async def test_what_somebody_reads_stays_in_its_place_when_a_message_comes(
+async def test_what_somebody_reads_stays_in_its_place_when_a_message_comes_or_the_size_changes(
     tmp_path: Path,
 ) -> None:
     async with scene(tmp_path) as stage:
@@ -632,6 +633,9 @@ async def test_what_somebody_reads_stays_in_its_place_when_a_message_comes(
         before = await read.evaluate(PLACE, ".thread")
         await stage.it.write(text="one\ntwo\nthree")
         await expect(page.locator(".down")).to_be_visible()
+        assert await read.evaluate(PLACE, ".thread") == pytest.approx(before, abs=2)
+        await page.set_viewport_size({"width": 1280, "height": 500})
+        await page.evaluate(DRAWN)
         assert await read.evaluate(PLACE, ".thread") == pytest.approx(before, abs=2)
 
 
