@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, NotRequired, TypedDict
 from urllib.parse import urlencode
 
 import typer
@@ -45,6 +45,38 @@ Since = Annotated[str | None, typer.Option(help="Not before then: 2026-11-25T08:
 Until = Annotated[str | None, typer.Option(help="Not after then.")]
 
 
+class _Letter(TypedDict):
+    """What is read of a dead letter; there is more to it."""
+
+    id: str
+    at: str
+    customer: str
+    seq: int
+    device: str
+    cause: str
+    attempts: int
+    answer: NotRequired[str]
+    status: NotRequired[int]
+    replayed_at: NotRequired[str]
+
+
+class _Page(TypedDict):
+    dead_letters: list[_Letter]
+    cursor: NotRequired[str]
+
+
+class _Replayed(TypedDict):
+    replay: str
+
+
+class _Range(TypedDict):
+    """What came of so many; with a cursor there are older ones, so many left."""
+
+    replay: dict[str, int]
+    cursor: NotRequired[str]
+    left: NotRequired[int]
+
+
 def _range(
     customer: str | None, cause: Cause | None, since: str | None, until: str | None
 ) -> dict[str, str]:
@@ -69,7 +101,8 @@ def show_all(
     with clearly():
         asked = {**_range(customer, cause, since, until), "limit": limit}
         query = urlencode(asked, errors="surrogateescape")
-        page = run(ask(access(config_path, tenant, url, token), "GET", f"/v1/dead_letters?{query}"))
+        to = access(config_path, tenant, url, token)
+        page = run(ask(to, "GET", f"/v1/dead_letters?{query}", _Page))
         if as_json:
             print(json.dumps(page))
             return
@@ -87,7 +120,7 @@ def show_all(
             say("There are older ones: --limit shows up to 200, --until older ones.")
 
 
-def _cells(letter: dict[str, Any]) -> Iterator[str]:
+def _cells(letter: _Letter) -> Iterator[str]:
     yield letter["id"]
     yield in_utc(letter["at"])
     yield letter["customer"]
@@ -112,7 +145,7 @@ def show(
     """One, and what a replay would do now."""
     with clearly():
         to = access(config_path, tenant, url, token)
-        letter = run(ask(to, "GET", f"/v1/dead_letters/{in_path(id)}"))
+        letter = run(ask(to, "GET", f"/v1/dead_letters/{in_path(id)}", _Letter))
         if as_json:
             print(json.dumps(letter))
             return
@@ -165,7 +198,7 @@ async def _one_by_one(to: Access, ids: list[str]) -> Counter[str]:
         for id in ids:
             path = f"/v1/dead_letters/{in_path(id)}/replay"
             with _telling(results, f"{id}: "):
-                results[(await service.call("POST", path))["replay"]] += 1
+                results[(await service.call("POST", path, _Replayed))["replay"]] += 1
     return results
 
 
@@ -178,7 +211,9 @@ async def _ranged(to: Access, wanted: dict[str, str]) -> Counter[str]:
             task = progress.add_task("replaying", total=None)
             while True:
                 with _telling(results, total=total):
-                    told = await service.call("POST", "/v1/dead_letters/replay", json=wanted)
+                    told = await service.call(
+                        "POST", "/v1/dead_letters/replay", _Range, json=wanted
+                    )
                 results.update(told["replay"])
                 total = total or results.total() + told.get("left", 0)
                 progress.update(task, completed=results.total(), total=total)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
+import msgspec
 import orjson
 import typer
 
@@ -131,8 +132,11 @@ class Service:
         if self._http is not None:
             await self._http.close()
 
-    async def call(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON of a good answer. Raises `Refused` or `Unreachable`."""
+    async def call(self, method: str, path: str, like: type[R], **options: Any) -> R:
+        """The JSON of a good answer, which is `like` what the caller reads of it.
+
+        Raises `Refused` or `Unreachable`.
+        """
         import aiohttp
 
         assert self._http is not None  # noqa: S101  (for mypy: within `async with`)
@@ -147,8 +151,8 @@ class Service:
                 " and is this its HTTP API?"
             ) from None
         told = _json(raw)
-        if status >= 400 or told is None:
-            detail = told.get("detail") if isinstance(told, dict) else None
+        if status >= 400 or not _is(told, like):
+            detail = told.get("detail") if isinstance(told, dict) and status >= 400 else None
             if status == 401 and detail:
                 detail = f"{detail}; it was {self._to.made_by}"
             strange = (
@@ -156,18 +160,27 @@ class Service:
                 " address, and is the gateway running behind it?"
             )
             raise Refused(status, str(detail or strange))
-        return told
+        answered: R = told
+        return answered
 
 
-async def ask(to: Access, method: str, path: str, **options: Any) -> Any:
+async def ask(to: Access, method: str, path: str, like: type[R]) -> R:
     """One call by itself: as `Service.call`."""
     async with Service(to) as service:
-        return await service.call(method, path, **options)
+        return await service.call(method, path, like)
 
 
 def in_path(id: str) -> str:
     """An id as part of a path, of whatever bytes it was given."""
     return quote(id, safe="", errors="surrogateescape")
+
+
+def _is(told: object, like: type[Any]) -> bool:
+    try:
+        msgspec.convert(told, like)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _json(raw: bytes) -> Any:

@@ -239,10 +239,12 @@ async def test_ctrl_c_leaves_it_running_and_says_so(tmp_path: Path, people: str)
 
 
 @asynccontextmanager
-async def proxy(it: Running, *answers: int | None) -> AsyncIterator[tuple[str, asyncio.Event]]:
+async def proxy(
+    it: Running, *answers: int | None, text: str = "<h1>there is no gateway</h1>"
+) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """One in front of the gateway: where it is, and when all of its own `answers` were given.
 
-    None of them is the gateway's.
+    None of them is the gateway's. The others have this `text`.
     """
     left, given = list(answers), asyncio.Event()
 
@@ -251,7 +253,7 @@ async def proxy(it: Running, *answers: int | None) -> AsyncIterator[tuple[str, a
         if not left:
             given.set()
         if status is not None:
-            return web.Response(status=status, text="<h1>there is no gateway</h1>")
+            return web.Response(status=status, text=text)
         headers = {"Authorization": request.headers["Authorization"]}
         url = it.url(request.path_qs)
         async with it.http.request(request.method, url, headers=headers) as answer:
@@ -393,6 +395,28 @@ async def test_a_web_page_at_the_address_is_told_not_to_be_the_api(tmp_path: Pat
     async with running(tmp_path) as it, proxy(it, 200) as (url, _):
         line = (await campaign(it, "list", "--url", url)).refused()
         assert line.startswith(f"ringback: {url} answered HTTP 200, not as the HTTP API does: is")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("campaign", "list"),
+        ("campaign", "show", "cp_1"),
+        ("campaign", "report", "cp_1"),
+        ("campaign", "pause", "cp_1"),
+        ("campaign", "send", "--all-devices", "--text", "hi"),
+        ("deadletters", "list"),
+        ("deadletters", "show", "r_1"),
+        ("deadletters", "replay", "--all"),
+    ],
+)
+async def test_another_service_at_the_address_is_told_not_to_be_the_api(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    told = '{"id": "1", "campaigns": [{"id": "1"}], "dead_letters": [{}], "replay": 1}'
+    async with running(tmp_path) as it, proxy(it, 200, text=told) as (url, _):
+        line = (await ringback(tmp_path, *words, "--url", url, **here(it))).refused()
+        assert f"{url} answered HTTP 200, not as the HTTP API does: is this its address" in line
 
 
 async def test_the_bad_lines_of_a_file_are_named(tmp_path: Path) -> None:

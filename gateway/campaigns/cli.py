@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import orjson
 import typer
@@ -54,6 +54,37 @@ GOING = ("scheduled", "running", "paused")
 
 app = typer.Typer(help="Send to many customers, and follow it.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="The campaign's id, cp_….")]
+
+
+class _Campaign(TypedDict):
+    """What is read of a campaign; there is more to it."""
+
+    id: str
+    state: str
+    created_at: str
+    send_at: NotRequired[str]
+    recipients: int
+    duplicates: int
+    sent: int
+    skipped: int
+    left: int
+    duplicate: NotRequired[bool]
+
+
+class _Page(TypedDict):
+    campaigns: list[_Campaign]
+    more: bool
+
+
+class _Report(TypedDict):
+    recipients: int
+    rung: int
+    in_chat: int
+    pending: int
+    skipped: dict[str, int]
+    failed: dict[str, int]
+    left: int
+    read: int
 
 
 @app.command()
@@ -129,7 +160,7 @@ def _readable(path: Path) -> _File:
         fail(f"cannot read {path}: {error.strerror}")
 
 
-async def _send(to: Access, told: dict[str, Any], key: str, file: _File | None) -> Any:
+async def _send(to: Access, told: dict[str, Any], key: str, file: _File | None) -> _Campaign:
     import aiohttp
 
     headers = {"Idempotency-Key": key}
@@ -137,13 +168,17 @@ async def _send(to: Access, told: dict[str, Any], key: str, file: _File | None) 
         try:
             if file is None:
                 body = told | {"audience": "devices"}
-                return await service.call("POST", "/v1/campaigns", json=body, headers=headers)
+                return await service.call(
+                    "POST", "/v1/campaigns", _Campaign, json=body, headers=headers
+                )
             with aiohttp.MultipartWriter("form-data") as parts:
                 first = parts.append_json(told)
                 first.set_content_disposition("form-data", name="campaign")
                 second = parts.append(file.pieces(), {"Content-Type": file.form.value})
                 second.set_content_disposition("form-data", name="recipients")
-            return await service.call("POST", "/v1/campaigns", data=parts, headers=headers)
+            return await service.call(
+                "POST", "/v1/campaigns", _Campaign, data=parts, headers=headers
+            )
         except Failed as error:
             if not error.passing:
                 raise
@@ -174,7 +209,7 @@ class _File:
         self.given = True
 
 
-def _describe(campaign: dict[str, Any]) -> None:
+def _describe(campaign: _Campaign) -> None:
     doubles = campaign["duplicates"]
     also = f" ({doubles:,} came more than once)" if doubles else ""
     again = " It was sent before, under this key." if campaign.get("duplicate") else ""
@@ -186,7 +221,7 @@ def _describe(campaign: dict[str, Any]) -> None:
 # Following
 
 
-def _follow(to: Access, campaign: dict[str, Any], *, wait: bool = True, as_json: bool) -> None:
+def _follow(to: Access, campaign: _Campaign, *, wait: bool = True, as_json: bool) -> None:
     """Say what it is, show how far it is until it is over, then the report.
 
     For machines there is the campaign itself, as it is when this ends.
@@ -197,7 +232,7 @@ def _follow(to: Access, campaign: dict[str, Any], *, wait: bool = True, as_json:
         if wait:
             campaign = run(_until_over(to, campaign))
             if not as_json:
-                _show_report(run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report")))
+                _show_report(run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report", _Report)))
             if campaign["state"] != "finished":
                 say(f"The campaign is {campaign['state']}.")
         if as_json:
@@ -210,7 +245,7 @@ def _follow(to: Access, campaign: dict[str, Any], *, wait: bool = True, as_json:
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _until_over(to: Access, campaign: dict[str, Any]) -> dict[str, Any]:
+async def _until_over(to: Access, campaign: _Campaign) -> _Campaign:
     path = f"/v1/campaigns/{in_path(campaign['id'])}"
     silent_since: float | None = None
     async with Service(to) as service:
@@ -219,7 +254,7 @@ async def _until_over(to: Access, campaign: dict[str, Any]) -> dict[str, Any]:
             while campaign["state"] in GOING:
                 await asyncio.sleep(POLL)
                 try:
-                    campaign = await service.call("GET", path)
+                    campaign = await service.call("GET", path, _Campaign)
                     silent_since = None
                 except Failed as error:
                     if not error.passing:
@@ -253,7 +288,7 @@ def show_all(
     """The campaigns, newest first."""
     with clearly():
         to = access(config_path, tenant, url, token)
-        page = run(ask(to, "GET", f"/v1/campaigns?limit={limit}"))
+        page = run(ask(to, "GET", f"/v1/campaigns?limit={limit}", _Page))
         if as_json:
             print(json.dumps(page))
             return
@@ -281,7 +316,7 @@ def show(
     """One campaign, and how far it is."""
     with clearly():
         to = access(config_path, tenant, url, token)
-        campaign = run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}"))
+        campaign = run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}", _Campaign))
         if follow:
             _follow(to, campaign, as_json=as_json)
         elif as_json:
@@ -290,7 +325,7 @@ def show(
             _show(campaign)
 
 
-def _show(campaign: dict[str, Any]) -> None:
+def _show(campaign: _Campaign) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in campaign.items():
         if value is not None:
@@ -311,22 +346,23 @@ def report(
     """What became of everybody: rung, in chat, read, skipped why, failed why."""
     with clearly():
         to = access(config_path, tenant, url, token)
-        told = run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report"))
+        told = run(ask(to, "GET", f"/v1/campaigns/{in_path(id)}/report", _Report))
         if as_json:
             print(json.dumps(told))
         else:
             _show_report(told)
 
 
-def _show_report(told: dict[str, Any]) -> None:
+def _show_report(told: _Report) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_row("recipients", f"{told['recipients']:,}")
-    for name in ("rung", "in_chat", "pending"):
-        table.add_row(f"  {name.replace('_', ' ')}", f"{told[name]:,}")
-    for name in ("skipped", "failed"):
-        for reason, many in sorted(told[name].items()):
+    told_of = {"rung": told["rung"], "in chat": told["in_chat"], "pending": told["pending"]}
+    for name, many in told_of.items():
+        table.add_row(f"  {name}", f"{many:,}")
+    for name, reasons in (("skipped", told["skipped"]), ("failed", told["failed"])):
+        for reason, many in sorted(reasons.items()):
             table.add_row(f"  {name}: {reason}", f"{many:,}")
     table.add_row("  left", f"{told['left']:,}")
     table.add_row("read", f"{told['read']:,}")
@@ -343,7 +379,7 @@ def _step(name: str, told: str) -> Callable[..., None]:
     ) -> None:
         with clearly():
             to = access(config_path, tenant, url, token)
-            campaign = run(ask(to, "POST", f"/v1/campaigns/{in_path(id)}/{name}"))
+            campaign = run(ask(to, "POST", f"/v1/campaigns/{in_path(id)}/{name}", _Campaign))
             say(
                 f"Campaign {campaign['id']} is {campaign['state']}: {campaign['sent']:,} sent,"
                 f" {campaign['left']:,} left."
