@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -27,6 +26,7 @@ from gateway.command import (
     fail,
     load,
     must_be_utf_8,
+    run_async,
     say,
     tenant_of,
 )
@@ -135,7 +135,7 @@ def renew_epoch(config_path: ConfigPath = None) -> None:
     """After restoring a backup: make every client load its conversation anew."""
     with clearly():
         settings = load(config_path)
-        asyncio.run(_renew_epoch(existing(settings.storage.path)))
+        run_async(_renew_epoch(existing(settings.storage.path)))
         say("The epoch is new: clients will reload instead of resuming.")
 
 
@@ -175,7 +175,7 @@ def tell_why(
         dry = _policy(policy)
         if after is not None and dry is not Policy.UNREAD_AFTER:
             fail(f"--after: is for --policy {Policy.UNREAD_AFTER} only")
-        told = asyncio.run(_told(settings.storage, key, seq))
+        told = run_async(_told(settings.storage, key, seq))
         if told is None:
             fail(f"tenant {key.tenant} has no message {seq} of customer {customer}")
         now = time.time()

@@ -6,14 +6,16 @@ for stdout; whatever else is to be said goes to stderr.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, TextIO
+from typing import Annotated, Any, Final, NoReturn, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -27,6 +29,8 @@ from gateway.config.development import development
 from gateway.config.sections import Config
 from gateway.config.values import ConfigError
 from storage.errors import StorageError
+
+R = TypeVar("R")
 
 WRITTEN: Final = Path("ringback.toml")  # by `ringback init`, unless told otherwise
 WIDE: Final = 1_000  # characters of a line that nobody sees on a terminal
@@ -105,6 +109,23 @@ def _drop(stream: TextIO) -> None:
     """Keep what could not be written from being tried again, and told of, at the very end."""
     with suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def run_async(call: Coroutine[Any, Any, R]) -> R:
+    """Run it in a loop of its own. Ctrl-C cancels it, and comes out as `KeyboardInterrupt`.
+
+    One that comes while the loop is made waits until it runs: half a loop ends with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    async def listening() -> R:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return await call
+
+    try:
+        return asyncio.run(listening())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def must_be_utf_8(given: Mapping[str, str | None]) -> None:

@@ -5,11 +5,9 @@ Decides nothing but what is printed; sealing is in `storage.sealing`.
 
 from __future__ import annotations
 
-import asyncio
-
 import typer
 
-from gateway.command import ConfigPath, clearly, fail, load, say
+from gateway.command import ConfigPath, clearly, fail, load, run_async, say
 from gateway.config.sections import Storage
 from gateway.config.values import fresh_key
 from storage.database import Database, existing
@@ -31,7 +29,7 @@ def check(config_path: ConfigPath = None) -> None:
     """Say whether the keys fit the database, and what is encrypted. The gateway may be running."""
     with clearly():
         settings = load(config_path)
-        for line in asyncio.run(_counted(settings.storage)):
+        for line in run_async(_counted(settings.storage)):
             print(line)
 
 
@@ -47,7 +45,7 @@ def rotate(config_path: ConfigPath = None) -> None:
         if storage.encryption_key is None:
             fail("storage.encryption_key is not set: there is no key to encrypt with")
         existing(storage.path)
-        done = asyncio.run(_rotate(storage))
+        done = run_async(_rotate(storage))
         name = key_name(storage.keys.present or b"")
         say(f"Every token is encrypted with the key {name}: {done.sealed} were not before.")
         if done.unreadable:

@@ -6,7 +6,6 @@ the configuration's secret, as `ringback token` does. What goes wrong is one cle
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeVar
@@ -17,7 +16,7 @@ import orjson
 import typer
 
 from gateway import auth
-from gateway.command import fail, load, tenant_of
+from gateway.command import fail, load, run_async, tenant_of
 from gateway.protocol import Role
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Unreachable(Failed):
 def run(call: Coroutine[Any, Any, R]) -> R:
     """Run, and say in one line what the gateway refused or that it does not answer."""
     try:
-        return asyncio.run(call)
+        return run_async(call)
     except Failed as error:
         fail(str(error))
 

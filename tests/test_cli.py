@@ -663,3 +663,30 @@ async def test_a_reload_that_is_asked_for_while_it_starts_does_not_end_it(tmp_pa
     program = (sys.executable, "-c", code)
     async with serving(tmp_path, "--config", "ringback.toml", program=program) as it:
         assert (await it.stop()).code == 0
+
+
+async def test_ctrl_c_while_a_commands_loop_is_made_ends_it_without_a_traceback() -> None:
+    code = """if True:
+        import asyncio, os, selectors, signal
+        from gateway.command import run_async
+
+        class Interrupted(selectors.DefaultSelector):
+            def __init__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+                super().__init__()
+
+        selectors.DefaultSelector = Interrupted
+        try:
+            run_async(asyncio.sleep(60))
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        code,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    ended = await end_of(process)
+    assert (ended.code, ended.out, ended.err) == (0, "interrupted\n", "")

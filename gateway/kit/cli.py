@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import replace
 from ipaddress import ip_network
@@ -20,6 +19,7 @@ from gateway.command import (
     fail,
     load,
     must_be_utf_8,
+    run_async,
     tenant_of,
 )
 from gateway.config.development import DEVELOPMENT_AUTH_TOKEN, DEVELOPMENT_ENDPOINT
@@ -109,7 +109,7 @@ def run_backend(
             it.behave(behave)
         except UnknownBehaviour as error:
             fail(f"--behave: {error}")
-        asyncio.run(terminal.serve(it, host, port, as_json=as_json))
+        run_async(terminal.serve(it, host, port, as_json=as_json))
 
 
 def _usable(secret: str) -> None:
@@ -152,7 +152,7 @@ def push_test(
         to = trial.Recipient(token or "")
         if device:
             try:
-                to = asyncio.run(trial.recipient(settings.storage, endpoint.tenant, device))
+                to = run_async(trial.recipient(settings.storage, endpoint.tenant, device))
             except trial.NoDevice as error:
                 fail(f"--device: {error}")
             if to.device is not None and backend is None:
@@ -160,7 +160,7 @@ def push_test(
         if silent and not endpoint.backend.silent:
             fail(f"--silent: the adapter {endpoint.adapter} has no silent rings, and none are made")
         ring = trial.ring_for(to, silent=silent, title=title, text=text)
-        exchange = asyncio.run(trial.ring(endpoint, ring, to.token))
+        exchange = run_async(trial.ring(endpoint, ring, to.token))
         if as_json:
             print(json.dumps(trial.as_json(exchange, endpoint, to)))
         else:
@@ -225,7 +225,7 @@ def push_conform(
                 fail("URL: is no http or https address; expected https://push.acme.example/ring")
             # Who types an address means it, also one inside.
             endpoint = replace(endpoint, url=url, allow_networks=ANYWHERE)
-        found, bench = asyncio.run(_conform(endpoint, token, dead_token))
+        found, bench = run_async(_conform(endpoint, token, dead_token))
         if as_json:
             print(json.dumps(report.as_json(found, bench)))
         else:

@@ -198,12 +198,14 @@ class Hostile:
     open: int = 0
     """Exchanges that are being held right now."""
     _server: asyncio.Server | None = None
+    _tls: ssl.SSLContext | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def listen(self, tls: ssl.SSLContext | None = None, backlog: int = 4096) -> None:
         """Listen, after `stop` again on the same port."""
+        self._tls = tls
         self._server = await asyncio.start_server(
-            self._connected, "127.0.0.1", self.log.port, ssl=tls, backlog=backlog
+            self._connected, "127.0.0.1", self.log.port, backlog=backlog
         )
         self.log.port = self._server.sockets[0].getsockname()[1]
 
@@ -223,11 +225,13 @@ class Hostile:
         assert task is not None
         self._tasks.add(task)
         try:
+            if self._tls is not None:  # here, so that who is at it when this stops is cut off too
+                await writer.start_tls(self._tls)
             while (exchange := await self._request(reader, writer)) is not None:
                 await self._carry_out(exchange)
                 if writer.is_closing():
                     break
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError):
             pass
         except asyncio.CancelledError:
             pass  # asyncio's server would log it

@@ -19,19 +19,22 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class Server:
     """A real server: `serve` handles each connection; counts connections and keeps requests."""
 
-    def __init__(self, serve: Serve) -> None:
+    def __init__(self, serve: Serve, tls: ssl.SSLContext | None) -> None:
         self.connections = 0
         self.closed = asyncio.Event()
         self.port = 0
         self._serve = serve
+        self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
+            if self._tls is not None:  # here, so that who is at it when this stops is cut off too
+                await writer.start_tls(self._tls)
+            self.connections += 1
             await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
@@ -47,8 +50,8 @@ class Server:
 
 @asynccontextmanager
 async def serving(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(serve)
-    listener = await asyncio.start_server(server.connected, "127.0.0.1", 0, ssl=tls)
+    server = Server(serve, tls)
+    listener = await asyncio.start_server(server.connected, "127.0.0.1", 0)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
