@@ -670,6 +670,8 @@ async def test_ctrl_c_while_a_commands_loop_is_made_ends_it_without_a_traceback(
         import asyncio, os, selectors, signal
         from gateway.command import run_async
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+
         class Interrupted(selectors.DefaultSelector):
             def __init__(self):
                 os.kill(os.getpid(), signal.SIGINT)
