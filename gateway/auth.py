@@ -62,7 +62,7 @@ class Refusal(StrEnum):
 
 
 class AuthError(Exception):
-    """Base of what this module raises."""
+    """Base of this module's own errors."""
 
 
 class TokenRejected(AuthError):

@@ -1,9 +1,10 @@
 """The configuration: every key, its type, its default, and what makes it impossible.
 
 Decides: whether what the operator wrote can be run at all. Leaves to others: what a value may be
-(`gateway.config.values`); a tenant's push section, the longest (`gateway.config.push`); how a key
-is written (`gateway.config.settings`) and read (`gateway.config.reading`); opening sockets and the
-database, and turning these sections into what the protocol, the push worker and the verifier want.
+(`gateway.config.values`); a tenant's auth section and its push section, the longest
+(`gateway.config.auth`, `gateway.config.push`); how a key is written (`gateway.config.settings`) and
+read (`gateway.config.reading`); opening sockets and the database, and turning these sections into
+what the protocol, the push worker and the verifier want.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a setting's value may be: the parsers, and the words for them in errors.
 
 Decides: the types that sections are made of, and what an operator reads when a value is wrong.
-Leaves to others: which settings there are (`gateway.config.sections`, `gateway.config.push`), where
-values come from, and what no single value can tell.
+Leaves to others: which settings there are (`gateway.config.sections` and its parts), where values
+come from, and what no single value can tell.
 
 A parser takes the raw value and the directory that relative paths start from, and raises
 ValueError with the problem. Without one, msgspec converts. A setting marked *sourced* can also
