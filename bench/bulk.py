@@ -76,11 +76,15 @@ _CONVERSATIONS = """
 _DEVICES = """
     WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < :count)
     INSERT INTO devices
-        (tenant, conversation, installation, token, generation, registered_at, platform, state,
-         covered_seq, covered_ord, owes, owed_ord, ring_seq, ring_ord, attempt)
+        (tenant, conversation, installation, token, generation, registered_at, platform, state)
     SELECT :tenant, :first + i - 1, printf('phone-%s%05d', :prefix, i - 1),
-        printf('token-%s%05d', :prefix, i - 1), 1, :now, 'ios', 'live', 0, 0, 0, 0, 0, 0, 0
+        printf('token-%s%05d', :prefix, i - 1), 1, :now, 'ios', 'live'
     FROM n
+"""
+_RINGING = """
+    INSERT INTO ringing
+        (device, covered_seq, covered_ord, owes, owed_ord, ring_seq, ring_ord, attempt)
+    SELECT id, 0, 0, 0, 0, 0, 0, 0 FROM devices WHERE conversation BETWEEN :first AND :last
 """
 _MESSAGES = """
     WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < :messages)
@@ -133,6 +137,7 @@ def _write(db: sqlite3.Connection, group: Group, first: int) -> None:
     db.execute(_CONVERSATIONS, given)
     if group.pending:
         db.execute(_DEVICES, given)
+        db.execute(_RINGING, given)
     if group.messages:
         db.execute(_MESSAGES, given)
         if not group.pending:

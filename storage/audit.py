@@ -245,11 +245,19 @@ def _stored(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
 
 
 def _strays(db: sqlite3.Connection, report: _Report) -> None:
-    """What happened to conversations that are not there."""
+    """Rows whose other half is not there."""
     for (id,) in db.execute(
         "SELECT DISTINCT conversation FROM events EXCEPT SELECT id FROM conversations"
     ):
         report(Rule.FOREIGN_KEY, f"events of a conversation that is not there: {id}")
+    for id, tenant, customer in db.execute(
+        """
+        SELECT d.id, c.tenant, c.customer FROM devices d JOIN conversations c
+        ON c.id = d.conversation WHERE d.id NOT IN (SELECT device FROM ringing)
+        """
+    ):
+        problem = "has no row in ringing: it cannot be loaded, and is never rung"
+        report(Rule.DEVICE, problem, tenant=tenant, customer=customer, device=id)
 
 
 def _chains(db: sqlite3.Connection, report: _Report) -> None:
@@ -318,7 +326,7 @@ class _Walk:
 def _conversation(db: sqlite3.Connection, c: _Row, now: float, report: _Report) -> _Walk:
     of_it = "WHERE conversation = ? ORDER BY"
     spans = list(_select(db, _Span, "outcomes", f"{of_it} lo_seq", c.id))
-    devices = list(_select(db, _Device, "devices", f"{of_it} id", c.id))
+    devices = list(_select(db, _Device, "devices JOIN ringing ON device = id", f"{of_it} id", c.id))
     places = {c.last_seq, c.acked_seq, c.read_seq, c.agent_acked_seq, c.agent_read_seq}
     places.update(*((span.lo_seq, span.hi_seq) for span in spans))
     places.update(*((device.covered_seq, device.ring_seq) for device in devices))

@@ -211,6 +211,8 @@ class Answered(msgspec.Struct, frozen=True):
 class Device(msgspec.Struct, frozen=True):
     """One registration: an installation's device token and how far it has been rung.
 
+    What is before `covered` changes when the app registers or the token dies, and lies in a table
+    of its own; what is from there on, with each push.
     `token` is the token itself; `sealed` is how it is stored, if not as it is.
     It has been rung up to `covered`, and from there is what its `ring` in hand covers. `owes` says
     that a look is wanted, `wake_at` when, `owed_ord` up to which counted message a fan-out asked
@@ -231,6 +233,7 @@ class Device(msgspec.Struct, frozen=True):
     time_zone: str | None = None
     state: DeviceState = DeviceState.LIVE
     state_at: float | None = None
+    sealed: Sealed | None = None
     covered: Cut = BEGINNING
     badge: int | None = None
     owes: bool = False
@@ -240,7 +243,6 @@ class Device(msgspec.Struct, frozen=True):
     ring: RingInHand | None = None
     answered: Answered | None = None
     unrung: str | None = None
-    sealed: Sealed | None = None
 
     @property
     def found_by(self) -> str:

@@ -321,6 +321,71 @@ _UNANSWERED_SINCE = (
 _QUIET_END = ("ALTER TABLE devices ADD COLUMN quiet_end REAL",)
 """Of who waits already it is not known: they wait until then as they did."""
 
+_RINGING = (
+    "ALTER TABLE devices RENAME TO devices_before",
+    """
+    CREATE TABLE devices (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        tenant TEXT NOT NULL,
+        conversation INTEGER NOT NULL REFERENCES conversations (id),
+        installation TEXT NOT NULL,
+        token TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        registered_at REAL NOT NULL,
+        platform TEXT,
+        app TEXT,
+        environment TEXT,
+        locale TEXT,
+        time_zone TEXT,
+        state TEXT NOT NULL,
+        state_at REAL,
+        sealed TEXT,
+        sealed_by TEXT,
+        UNIQUE (tenant, installation),
+        UNIQUE (tenant, token)
+    )
+    """,
+    """
+    CREATE TABLE ringing (
+        device INTEGER PRIMARY KEY REFERENCES devices (id),
+        covered_seq INTEGER NOT NULL,
+        covered_ord INTEGER NOT NULL,
+        badge INTEGER,
+        owes INTEGER NOT NULL,
+        owed_ord INTEGER NOT NULL,
+        wake_at REAL,
+        quiet_end REAL,
+        ring TEXT,
+        ring_seq INTEGER NOT NULL,
+        ring_ord INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        verdict TEXT,
+        verdict_at REAL,
+        unrung TEXT,
+        CHECK ((owes = 0 AND ring IS NULL) OR wake_at IS NOT NULL)
+    )
+    """,
+    """
+    INSERT INTO devices SELECT id, tenant, conversation, installation, token, generation,
+        registered_at, platform, app, environment, locale, time_zone, state, state_at, sealed,
+        sealed_by FROM devices_before
+    """,
+    """
+    INSERT INTO ringing SELECT id, covered_seq, covered_ord, badge, owes, owed_ord, wake_at,
+        quiet_end, ring, ring_seq, ring_ord, attempt, verdict, verdict_at, unrung
+    FROM devices_before
+    """,
+    "DELETE FROM sqlite_sequence WHERE name = 'devices'",
+    "UPDATE sqlite_sequence SET name = 'devices' WHERE name = 'devices_before'",
+    "DROP TABLE devices_before",
+    "CREATE INDEX devices_conversation ON devices (conversation)",
+    """
+    CREATE TRIGGER devices_deleted AFTER DELETE ON devices
+    BEGIN DELETE FROM ringing WHERE device = OLD.id; END
+    """,
+)
+"""A registration seldom changes; how far its device has been rung, three times with each push."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     _CHAINED_EVENTS,
@@ -333,5 +398,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _MESSAGES_IN_ORDER,
     _UNANSWERED_SINCE,
     _QUIET_END,
+    _RINGING,
 )
 """Each entry is one migration, made in one transaction with the step of `user_version`."""

@@ -49,7 +49,15 @@ _NESTED = {
     "answered": ("verdict", "verdict_at"),
     "sealed": ("sealed", "sealed_by"),
 }
-DEVICE = tuple(chain.from_iterable(_NESTED.get(n, (n,)) for n in Device.__struct_fields__))
+_RUNG = Device.__struct_fields__.index("covered")  # from there on it is `ringing`'s row
+
+
+def _flat(fields: Iterable[str]) -> tuple[str, ...]:
+    return tuple(chain.from_iterable(_NESTED.get(name, (name,)) for name in fields))
+
+
+DEVICE = _flat(Device.__struct_fields__[:_RUNG])
+RINGING = _flat(Device.__struct_fields__[_RUNG:])
 WISHES = tuple(Wishes.__struct_fields__)
 _OWN = Conversation.__struct_fields__.index("settled")  # from there on it is other tables' rows
 CONVERSATION = ("id", *Key._fields, *Conversation.__struct_fields__[2:_OWN])
@@ -100,6 +108,7 @@ def by_conversation(*values: dict[int, int]) -> tuple[str]:
 
 _CONVERSATION_COLUMNS = (*CONVERSATION, "newest_counted_seq")
 _DEVICE_COLUMNS = (*DEVICE, "tenant", "conversation")
+_RINGING_COLUMNS = ("device", *RINGING)
 _EVENT_COLUMNS = ("id", "prev", *Event.__struct_fields__)
 _SPAN_COLUMNS = ("conversation", *Span.__struct_fields__)
 
@@ -114,6 +123,7 @@ DEVICES = _upsert(
     "id",
     ("tenant", "conversation", "installation", "token", "sealed", "sealed_by"),
 )
+ALL_RINGING = _upsert("ringing", _RINGING_COLUMNS, "device")
 _SPAN_KEY = ("conversation", "lo_seq")
 SPANS = _upsert("outcomes", _SPAN_COLUMNS, ", ".join(_SPAN_KEY), _SPAN_KEY)
 ALL_WISHES = _upsert("wishes", ("conversation", *WISHES), "conversation")
@@ -168,27 +178,31 @@ def message_row(m: Message) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def registration(d: Device) -> tuple[Any, ...]:
+    """What of `d` is in its row of `devices`."""
+    return astuple(d)[:_RUNG]
+
+
 def device_row(c: Conversation, d: Device) -> tuple[Any, ...]:
+    found_by, text, by = d.sealed or (d.token, None, None)
+    return (
+        d.id, d.installation, found_by, d.generation, d.registered_at, d.platform, d.app,
+        d.environment, d.locale, d.time_zone, str(d.state), d.state_at, text, by, c.key.tenant,
+        c.id,
+    )  # fmt: skip
+
+
+def ringing_row(d: Device) -> tuple[Any, ...]:
     claim, upto, attempt = (NULL, BEGINNING, 0) if d.ring is None else astuple(d.ring)
     verdict, verdict_at = (NULL, NULL) if d.answered is None else astuple(d.answered)
-    found_by, text, by = d.sealed or (d.token, NULL, NULL)
     return (
-        d.id, d.installation, found_by, d.generation, d.registered_at,
-        NULL if d.platform is None else d.platform,
-        NULL if d.app is None else d.app,
-        NULL if d.environment is None else d.environment,
-        NULL if d.locale is None else d.locale,
-        NULL if d.time_zone is None else d.time_zone,
-        str(d.state),
-        NULL if d.state_at is None else d.state_at,
-        d.covered.seq, d.covered.ord,
+        d.id, d.covered.seq, d.covered.ord,
         NULL if d.badge is None else d.badge,
         1 if d.owes else 0, d.owed_ord,
         NULL if d.wake_at is None else d.wake_at,
         NULL if d.quiet_end is None else d.quiet_end,
         claim, upto.seq, upto.ord, attempt, verdict, verdict_at,
         NULL if d.unrung is None else d.unrung,
-        text, by, c.key.tenant, c.id,
     )  # fmt: skip
 
 
@@ -229,7 +243,8 @@ def deletion(sql: str, values: Collection[Any]) -> list[Statement]:
 LARGEST = 1024  # rows in one statement; SQLite takes 32,766 parameters
 PREPARED = 256  # statements that a connection keeps: some forty of each table have up to 128 rows
 TABLES = {
-    t.table: t for t in (CONVERSATIONS, MESSAGES, EVENTS, DEVICES, SPANS, ALL_WISHES, COUNTERS)
+    t.table: t
+    for t in (CONVERSATIONS, MESSAGES, EVENTS, DEVICES, ALL_RINGING, SPANS, ALL_WISHES, COUNTERS)
 }
 
 
@@ -247,8 +262,8 @@ LOAD_BY_KEY = f"""
     LEFT JOIN wishes w ON w.conversation = c.id
 """  # noqa: S608
 LOAD_DEVICES = f"""
-    SELECT d.conversation, {_columns(DEVICE, "d.")} FROM json_each(?) j
-    CROSS JOIN devices d ON d.conversation = j.value
+    SELECT d.conversation, {_columns(DEVICE, "d.")}, {_columns(RINGING, "r.")} FROM json_each(?) j
+    CROSS JOIN devices d ON d.conversation = j.value CROSS JOIN ringing r ON r.device = d.id
 """  # noqa: S608
 LOAD_SPANS = f"""
     SELECT {_columns(_SPAN_COLUMNS, "o.")} FROM json_each(?) a CROSS JOIN json_each(a.value) j
@@ -290,8 +305,9 @@ LOAD_META = "SELECT name, value FROM meta"
 LOAD_DUE = """
     SELECT c.id, c.tenant, c.customer FROM conversations c
     WHERE c.id > ?1 AND (c.push_due_at IS NOT NULL OR c.expires_at IS NOT NULL OR EXISTS (
-        SELECT 1 FROM devices d WHERE d.conversation = c.id AND (d.wake_at IS NOT NULL OR (
-            d.badge > c.last_ord - c.read_ord AND d.state = 'live'
+        SELECT 1 FROM devices d CROSS JOIN ringing r ON r.device = d.id
+        WHERE d.conversation = c.id AND (r.wake_at IS NOT NULL OR (
+            r.badge > c.last_ord - c.read_ord AND d.state = 'live'
             AND c.tenant IN (SELECT value FROM json_each(?3))))))
     ORDER BY c.id LIMIT ?2
 """
@@ -371,14 +387,14 @@ def to_device(row: Sequence[Any], tenant: str, vault: Vault) -> Device:
     """A registration with its token opened; one whose token does not open is dead."""
     (
         id, installation, token, generation, registered_at, platform, app, environment, locale,
-        time_zone, state, state_at, covered_seq, covered_ord, badge, owes, owed_ord, wake_at,
-        quiet_end, claim, ring_seq, ring_ord, attempt, verdict, verdict_at, unrung, text, by,
+        time_zone, state, state_at, text, by, covered_seq, covered_ord, badge, owes, owed_ord,
+        wake_at, quiet_end, claim, ring_seq, ring_ord, attempt, verdict, verdict_at, unrung,
     ) = row  # fmt: skip
     ring = None if claim is None else RingInHand(claim, named(Cut, (ring_seq, ring_ord)), attempt)
     answered = None if verdict is None else Answered(verdict, verdict_at)
     device = Device(
         id, installation, token, generation, registered_at, platform, app, environment, locale,
-        time_zone, _STATES[state], state_at, named(Cut, (covered_seq, covered_ord)), badge,
+        time_zone, _STATES[state], state_at, None, named(Cut, (covered_seq, covered_ord)), badge,
         owes == 1, owed_ord, wake_at, quiet_end, ring, answered, unrung,
     )  # fmt: skip
     if by is None:

@@ -453,7 +453,8 @@ class Transaction:
         """
         wishes: list[tuple[Any, ...]] = []
         gone: list[int] = []
-        kept: list[tuple[Any, ...]] = []
+        registered: list[tuple[Any, ...]] = []
+        ringing: list[tuple[Any, ...]] = []
         for key, now in self.changed.items():
             committed = self._committed.get(key, UNSEEN)
             if now.wishes is not None and now.wishes != committed.wishes:
@@ -465,17 +466,21 @@ class Transaction:
                 old = before.pop(device.id, None)
                 if old is device:
                     continue
+                ringing.append(sql.ringing_row(device))
+                if old and sql.registration(old) == sql.registration(device):
+                    continue
                 if old and (old.token, old.installation) != (device.token, device.installation):
                     gone.append(old.id)
-                kept.append(sql.device_row(now, device))
+                registered.append(sql.device_row(now, device))
             gone.extend(before)
         given = self.ids.device - self._first_device
-        if not (wishes or gone or kept or given):
+        if not (wishes or gone or ringing or given):
             return []
         return [
             *sql.written(sql.ALL_WISHES, wishes),
             *sql.deletion(sql.DELETE_DEVICES, gone),
-            *sql.written(sql.DEVICES, kept),
+            *sql.written(sql.DEVICES, registered),
+            *sql.written(sql.ALL_RINGING, ringing),
             # One that came and went within the batch leaves no row, but its id was told.
             *([(sql.KEEP_DEVICE_IDS, (self.ids.device - 1,))] if given else []),
         ]

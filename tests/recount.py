@@ -112,7 +112,8 @@ def conversation(db: sqlite3.Connection, id: int) -> list[Told]:
     assert agent_read <= agent_acked <= last, f"{name}: the agents' marks"
     if any(m.outcome == "pending" for m in told):
         (owing,) = db.execute(
-            "SELECT count(*) FROM devices WHERE conversation = ? AND state = 'live'"
+            "SELECT count(*) FROM devices JOIN ringing ON device = id"
+            " WHERE conversation = ? AND state = 'live'"
             " AND wake_at IS NOT NULL AND (owes OR ring IS NOT NULL)",
             (id,),
         ).fetchone()

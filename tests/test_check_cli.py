@@ -43,7 +43,7 @@ async def test_what_is_broken_is_named_and_the_exit_code_is_1(tmp_path: Path) ->
     with closing(sqlite3.connect(tmp_path / "ringback.db", isolation_level=None)) as db:
         db.execute("UPDATE counters SET value = 5 WHERE name = 'pushed'")
         db.execute("UPDATE messages SET ord = 7")
-        db.execute('UPDATE devices SET ring = \'{"text": "the secret text"}\', wake_at = 1')
+        db.execute('UPDATE ringing SET ring = \'{"text": "the secret text"}\', wake_at = 1')
     told = await ringback(tmp_path, "check", "--database", "ringback.db")
     assert (told.code, told.err) == (1, "")
     for line in (

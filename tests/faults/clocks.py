@@ -283,8 +283,8 @@ async def _in_every_state(it: Process, clock: FalseClock, names: list[str]) -> l
     sends = await in_turn(partial(one, name) for name in names)
     each = len(names) // len(STATES)
     for query, enough in (
-        ("SELECT count(*) FROM devices WHERE verdict = 'retry' AND ring IS NOT NULL", each),
-        ("SELECT count(*) FROM devices WHERE verdict = 'accepted' AND ring IS NULL", each),
+        ("SELECT count(*) FROM ringing WHERE verdict = 'retry' AND ring IS NOT NULL", each),
+        ("SELECT count(*) FROM ringing WHERE verdict = 'accepted' AND ring IS NULL", each),
         ("SELECT count(*) FROM conversations WHERE acked_seq = 1", each),
     ):
         await database(clock.directory, query, partial(_are, enough))

@@ -31,7 +31,7 @@ TIMING = {
 _UNSETTLED = """
     SELECT (SELECT coalesce(sum(value), 0) FROM counters WHERE name = 'pending')
         + (SELECT count(*) FROM conversations WHERE push_due_at IS NOT NULL)
-        + (SELECT count(*) FROM devices WHERE wake_at IS NOT NULL)
+        + (SELECT count(*) FROM ringing WHERE wake_at IS NOT NULL)
 """
 
 

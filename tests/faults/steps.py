@@ -87,7 +87,7 @@ async def settled(directory: Path, patience: float = 6 * PATIENCE) -> None:
     await database(
         directory,
         "SELECT (SELECT coalesce(sum(value), 0) FROM counters WHERE name = 'pending')"
-        " + (SELECT count(*) FROM devices WHERE wake_at IS NOT NULL)",
+        " + (SELECT count(*) FROM ringing WHERE wake_at IS NOT NULL)",
         lambda rows: rows == [(0,)],
         patience,
     )

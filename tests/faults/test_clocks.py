@@ -39,7 +39,7 @@ async def test_a_ring_waits_no_longer_than_it_was_told_when_the_clock_was_set_ba
         await recorded(it, 1, "attempt")
     move_rows(
         tmp_path,
-        "UPDATE devices SET wake_at = wake_at + ?1, verdict_at = verdict_at + ?1,"
+        "UPDATE ringing SET wake_at = wake_at + ?1, verdict_at = verdict_at + ?1,"
         " ring = json_set(ring, '$.claimed_at', json_extract(ring, '$.claimed_at') + ?1)",
     )
     async with running(tmp_path) as it:

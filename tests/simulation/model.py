@@ -238,7 +238,7 @@ class Model:
             (id, message.seq, message.seq),
         )
         phones = db.execute(
-            "SELECT environment, covered_seq FROM devices"
+            "SELECT environment, covered_seq FROM devices JOIN ringing ON device = id"
             " WHERE conversation = ? AND state = 'live'",
             (id,),
         ).fetchall()
@@ -270,6 +270,7 @@ class Model:
         held: set[tuple[str, str]] = set()
         for id, tenant, conversation, token, ring, attempt, state in db.execute(
             "SELECT id, tenant, conversation, token, ring, attempt, state FROM devices"
+            " JOIN ringing ON device = id"
         ):
             held.add((tenant, token))
             rows[id] = Row(conversation, token, ring, attempt, state)
@@ -314,7 +315,8 @@ class Model:
         tenant, name = self._names[conversation]
         ring, kind = about["ring"], about["kind"]
         found = db.execute(
-            "SELECT covered_seq, ring_seq, ring FROM devices WHERE conversation = ?"
+            "SELECT covered_seq, ring_seq, ring FROM devices JOIN ringing ON device = id"
+            " WHERE conversation = ?"
             " AND json_extract(ring, '$.id') = ?",
             (conversation, ring),
         ).fetchone()

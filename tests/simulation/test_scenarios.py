@@ -432,7 +432,7 @@ def test_an_icon_is_not_corrected_through_an_adapter_that_cannot_do_so_silently(
     reload(day, adapter="template", options='{"body": {"deviceToken": "{token}"}}')
     world.run(600.0)
     assert len(world.ears.log) == heard
-    assert world.look("SELECT ring, owes FROM devices") == [(None, 0)]
+    assert world.look("SELECT ring, owes FROM ringing") == [(None, 0)]
     world.write(anna, MessageKind.PROACTIVE, None)
     world.run(15.0)
     assert [heard.seq for heard in rung(day)] == [1, 2]
@@ -690,7 +690,7 @@ def test_a_backoff_stands_though_a_message_comes_and_through_a_restart(day: Day)
     world.write(anna, MessageKind.CHAT, None)
     world.run(5.0)
     world.ears.mood = Mood.ACCEPTS
-    ((wakes_at,),) = world.look("SELECT wake_at FROM devices")
+    ((wakes_at,),) = world.look("SELECT wake_at FROM ringing")
     assert wakes_at > world.now + 5 * world.timing.max_hold
     world.write(anna, MessageKind.CHAT, None)
     world.run(5.0)
@@ -713,7 +713,7 @@ def test_an_icon_that_is_to_be_corrected_cuts_no_backoff_short(day: Day) -> None
     world.write(anna, MessageKind.CHAT, None)
     world.run(5.0)
     world.ears.mood = Mood.ACCEPTS
-    ((wakes_at,),) = world.look("SELECT wake_at FROM devices")
+    ((wakes_at,),) = world.look("SELECT wake_at FROM ringing")
     visit = world.visit(anna, active=False, acks=False, resume=False, ttl=9999.0)
     world.run(1.0)
     assert visit is not None
@@ -1290,7 +1290,7 @@ def test_with_a_claim_the_hold_of_what_it_covers_is_over(day: Day) -> None:
     world.run(1.0)
     world.visit(anna, active=True, acks=False, resume=False, ttl=9999.0)
     world.run(0.1)
-    asked = "SELECT hold_from IS NULL, (SELECT ring IS NULL FROM devices) FROM conversations"
+    asked = "SELECT hold_from IS NULL, (SELECT ring IS NULL FROM ringing) FROM conversations"
     assert world.look(asked) == [(0, 1)]
     world.ears.mood = Mood.FAILS
     world.run(5.1)
@@ -1375,7 +1375,8 @@ def test_a_phone_that_is_being_rung_for_it_owes_nothing_more_when_another_comes(
     world.run(1.0)
     world.register(anna, "phone-2", "TOKEN-2")
     world.run(30.0)
-    asked = "SELECT installation, owes, ring IS NULL FROM devices ORDER BY installation"
+    asked = """SELECT installation, owes, ring IS NULL FROM devices JOIN ringing ON device = id
+        ORDER BY installation"""
     assert world.look(asked) == [("phone-1", 0, 0), ("phone-2", 0, 0)]
 
 

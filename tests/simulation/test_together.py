@@ -35,8 +35,8 @@ ROWS = (
     "SELECT customer, live, acked_seq, read_seq, badge_seq, push_due_at FROM conversations"
     " ORDER BY customer",
     "SELECT conversation, lo_seq, hi_seq, outcome, reason FROM outcomes ORDER BY 1, 2",
-    "SELECT installation, token, generation, state, covered_seq, badge, owes, wake_at FROM devices"
-    " ORDER BY id",
+    "SELECT installation, token, generation, state, covered_seq, badge, owes, wake_at"
+    " FROM devices JOIN ringing ON device = id ORDER BY id",
 )
 
 

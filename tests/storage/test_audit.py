@@ -142,6 +142,9 @@ def test_all_holds_in_a_database_that_nobody_damaged(path: Path) -> None:
 
 CONVERSATION = "UPDATE conversations SET {} WHERE customer = 'anna'"
 DEVICE = "UPDATE devices SET {} WHERE installation = 'phone-2'"
+RINGING = (
+    "UPDATE ringing SET {} WHERE device = (SELECT id FROM devices WHERE installation = 'phone-2')"
+)
 OWES = "ring = NULL, ring_seq = 0, ring_ord = 0, attempt = 0, owes = 1"
 SPAN = (
     "INSERT INTO outcomes SELECT id, {}, 'expired', 'expired' FROM conversations"
@@ -201,40 +204,45 @@ SPAN = (
             "ben 2: is pending and would expire too late",
         ),
         (
-            "UPDATE devices SET ring = NULL, ring_seq = 0, ring_ord = 0, attempt = 0, owes = 0",
+            "UPDATE ringing SET ring = NULL, ring_seq = 0, ring_ord = 0, attempt = 0, owes = 0",
             Rule.FORGOTTEN,
             "cleo 2: is pending, and nobody will look at it",
         ),
         (DEVICE.format("state = 'dead'"), Rule.FORGOTTEN, "cleo 2: is pending, and nobody"),
         (DEVICE.format("state = 'dead'"), Rule.DEVICE, "is dead, but still owes a ring"),
         (DEVICE.format("state = 'lively'"), Rule.DEVICE, "has a state that there is not"),
-        (DEVICE.format("wake_at = NULL"), Rule.DEVICE, "would never be looked at"),
-        (DEVICE.format("ring = '{\"id\": 7}'"), Rule.DEVICE, "its ring in hand does not decode"),
-        (DEVICE.format("ring = x'ff'"), Rule.DEVICE, "its ring in hand does not decode"),
+        (RINGING.format("wake_at = NULL"), Rule.DEVICE, "would never be looked at"),
+        (RINGING.format("ring = '{\"id\": 7}'"), Rule.DEVICE, "its ring in hand does not decode"),
+        (RINGING.format("ring = x'ff'"), Rule.DEVICE, "its ring in hand does not decode"),
         (
-            DEVICE.format("ring = replace(ring, '\"cleo\"', '\"anna\"')"),
+            RINGING.format("ring = replace(ring, '\"cleo\"', '\"anna\"')"),
             Rule.DEVICE,
             "its ring in hand is for another customer",
         ),
-        (DEVICE.format("ring_seq = 1, covered_seq = 2"), Rule.DEVICE, "runs backwards: from 2 to"),
-        (DEVICE.format("covered_ord = 2"), Rule.DEVICE, "covered_seq 0 has covered_ord 2, counted"),
-        (DEVICE.format("ring_ord = 1"), Rule.DEVICE, "ring_seq 2 has ring_ord 1, counted 2"),
-        (DEVICE.format("owed_ord = 9"), Rule.DEVICE, "owed_ord 9 lies beyond"),
-        (DEVICE.format("attempt = 0"), Rule.DEVICE, "was never called"),
-        (DEVICE.format(f"state = 'dead', {OWES}"), Rule.DEVICE, "is dead, but still owes a ring"),
-        (DEVICE.format(f"wake_at = NULL, {OWES}"), Rule.DEVICE, "would never be looked at"),
+        (RINGING.format("ring_seq = 1, covered_seq = 2"), Rule.DEVICE, "runs backwards: from 2 to"),
+        (RINGING.format("covered_ord = 2"), Rule.DEVICE, "covered_seq 0 has covered_ord 2"),
+        (RINGING.format("ring_ord = 1"), Rule.DEVICE, "ring_seq 2 has ring_ord 1, counted 2"),
+        (RINGING.format("owed_ord = 9"), Rule.DEVICE, "owed_ord 9 lies beyond"),
+        (RINGING.format("attempt = 0"), Rule.DEVICE, "was never called"),
         (
-            DEVICE.format("ring = NULL, ring_ord = 0, attempt = 0"),
+            "; ".join((DEVICE.format("state = 'dead'"), RINGING.format(OWES))),
+            Rule.DEVICE,
+            "is dead, but still owes a ring",
+        ),
+        ("DELETE FROM ringing WHERE ring IS NOT NULL", Rule.DEVICE, "has no row in ringing"),
+        (RINGING.format(f"wake_at = NULL, {OWES}"), Rule.DEVICE, "would never be looked at"),
+        (
+            RINGING.format("ring = NULL, ring_ord = 0, attempt = 0"),
             Rule.DEVICE,
             "has no ring in hand, but covers something",
         ),
         (
-            DEVICE.format("ring = NULL, ring_seq = 0, attempt = 0"),
+            RINGING.format("ring = NULL, ring_seq = 0, attempt = 0"),
             Rule.DEVICE,
             "has no ring in hand, but covers something",
         ),
         (
-            DEVICE.format("ring = NULL, ring_seq = 0, ring_ord = 0"),
+            RINGING.format("ring = NULL, ring_seq = 0, ring_ord = 0"),
             Rule.DEVICE,
             "has no ring in hand, but covers something",
         ),
@@ -283,7 +291,8 @@ SPAN = (
 )
 def test_damage_is_found_and_named(path: Path, damage: str, rule: Rule, said: str) -> None:
     with damaging(path) as db:
-        assert db.execute(damage).rowcount >= 1
+        for each in damage.split("; "):
+            assert db.execute(each).rowcount >= 1
     told = found(path)
     assert not told.holds
     lines = [(f.rule, f"{f.customer} {f.seq}: {f.problem}") for f in told.findings]
@@ -350,7 +359,7 @@ def test_a_pending_message_that_has_expired_is_not_forgotten_while_the_gateway_i
 
 def test_what_a_device_owes_and_has_not_in_hand_yet_is_not_forgotten(path: Path) -> None:
     with damaging(path) as db:
-        db.execute(DEVICE.format(OWES))
+        db.execute(RINGING.format(OWES))
     assert found(path).findings == []
 
 
@@ -408,7 +417,8 @@ def test_findings_beyond_the_bound_are_counted(path: Path, monkeypatch: pytest.M
 
 def test_no_text_and_no_token_is_in_a_finding(path: Path) -> None:
     with damaging(path) as db:
-        db.execute("UPDATE devices SET ring = substr(ring, 1, 100), covered_ord = 9, tenant = 'x'")
+        db.execute("UPDATE devices SET tenant = 'x'")
+        db.execute("UPDATE ringing SET ring = substr(ring, 1, 100), covered_ord = 9")
         db.execute("UPDATE messages SET ord = 9, said = 9")
     told = repr(found(path))
     assert "does not decode" in told

@@ -19,7 +19,7 @@ import pytest
 from storage import database, sql
 from storage.database import TRANSACTION, Connection, Database, copy, snapshot
 from storage.errors import CannotOpen, Fault, RefTaken, StorageError, Unavailable
-from storage.records import Message
+from storage.records import Answered, Cut, Device, DeviceState, Message, RingInHand
 from storage.schema import APPLICATION_ID, MIGRATIONS
 from storage.vault import Vault
 from tests.storage.stored import outside, rows
@@ -835,6 +835,40 @@ async def test_what_a_phone_of_an_older_database_waits_for_is_not_known(path: Pa
         waits = await db.read(sql.LOAD_DEVICES, sql.rows([1]))
         phone = sql.to_device(waits[0][1:], "acme", Vault())
         assert (phone.id, phone.wake_at, phone.waits_for_morning) == (7, 9.5, False)
+
+
+async def test_a_phone_of_an_older_database_is_rung_on(path: Path) -> None:
+    """Schema 12: what it was rung for lies beside its registration. No id is given again."""
+    old = sqlite3.connect(path, isolation_level=None)
+    for statement in (statement for migration in MIGRATIONS[:11] for statement in migration):
+        old.execute(statement)
+    old.execute("PRAGMA user_version = 11")
+    old.execute(
+        "INSERT INTO conversations (id, tenant, customer, live, last_seq, last_ord, last_said,"
+        " acked_seq, acked_ord, read_seq, read_ord, agent_acked_seq, agent_read_seq,"
+        " agent_read_said, badge_seq, newest_counted_seq, updated_at)"
+        " VALUES (1, 'acme', 'c-1', 1, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 5.0)"
+    )
+    phone = Device(
+        7, "i", "t", 2, 1.0, "ios", "shop", "sandbox", "de", "UTC", DeviceState.QUARANTINED, 3.0,
+        covered=Cut(1, 1), badge=4, owes=True, owed_ord=3, wake_at=5.0, quiet_end=15.0,
+        ring=RingInHand("{}", Cut(3, 3), 6), answered=Answered("retry", 7.0), unrung="muted",
+    )  # fmt: skip
+    old.execute(
+        "INSERT INTO devices (id, tenant, conversation, installation, token, generation,"
+        " registered_at, platform, app, environment, locale, time_zone, state, state_at,"
+        " covered_seq, covered_ord, badge, owes, owed_ord, wake_at, quiet_end, ring, ring_seq,"
+        " ring_ord, attempt, verdict, verdict_at, unrung) VALUES (7, 'acme', 1, 'i', 't', 2, 1.0,"
+        " 'ios', 'shop', 'sandbox', 'de', 'UTC', 'quarantined', 3.0, 1, 1, 4, 1, 3, 5.0, 15.0,"
+        " '{}', 3, 3, 6, 'retry', 7.0, 'muted')"
+    )
+    old.execute("UPDATE sqlite_sequence SET seq = 9 WHERE name = 'devices'")
+    old.close()
+    async with Database(path) as db:
+        ((_, *row),) = await db.read(sql.LOAD_DEVICES, sql.rows([1]))
+        assert sql.to_device(row, "acme", Vault()) == phone
+        assert await db.read(sql.MAX_DEVICE) == [(9,)]
+        assert await db.read("PRAGMA foreign_key_check") == []
 
 
 async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:

@@ -631,7 +631,7 @@ async def test_who_came_last_stays_in_the_cache(path: Path, *, changes: bool) ->
         assert [store.peek(key) is not None for key in keys] == [True, False, True, True]
 
 
-@pytest.mark.parametrize(("how_many", "statements"), [(1, 7), (512, 7), (500, 12)])
+@pytest.mark.parametrize(("how_many", "statements"), [(1, 8), (512, 8), (500, 14)])
 async def test_the_number_of_statements_does_not_grow_with_the_batch(
     path: Path, how_many: int, statements: int
 ) -> None:
@@ -949,6 +949,36 @@ async def test_a_conversation_is_read_as_it_was_written_with_its_registrations_a
         name for name in Device.__struct_fields__ if getattr(phone, name) != getattr(plain, name)
     }
     assert told == set(Device.__struct_fields__) - {"sealed"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"installation": "i-2"}, {"token": "t-2"}, {"generation": 2}, {"registered_at": 2.0},
+        {"platform": "ios"}, {"app": "shop"}, {"environment": "sandbox"}, {"locale": "de"},
+        {"time_zone": "UTC"}, {"state": DeviceState.DEAD}, {"state_at": 3.0},
+        {"covered": Cut(1, 1)}, {"badge": 4}, {"owes": True, "wake_at": 5.0}, {"owed_ord": 1},
+        {"wake_at": 5.0}, {"quiet_end": 6.0}, {"answered": Answered("retry", 7.0)},
+        {"ring": RingInHand("{}", Cut(1, 1), 1), "wake_at": 5.0}, {"unrung": "muted"},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+async def test_whatever_changes_of_a_device_by_itself_is_written(
+    path: Path, change: dict[str, Any]
+) -> None:
+    """It lies in two tables, and only that of the two is written of which something changed."""
+    phone = Device(1, "i-1", "t-1", 1, 1.0)
+    needs = Needs(keys=(KEY,))
+    async with opened(path) as (store, _):
+        await post(store, draft())
+        await store.submit(lambda tx: tx.move_token(known(tx, KEY), phone), needs)
+    async with opened(path) as (store, _):
+        changed = replace(phone, **change)
+        await store.submit(lambda tx: tx.put(known(tx, KEY).with_device(changed)), needs)
+    async with opened(path) as (store, _):
+        c = await store.conversation(KEY)
+        assert c is not None
+        assert c.devices == (changed,)
 
 
 async def test_device_ids_are_never_given_again_not_even_after_reopening(path: Path) -> None:

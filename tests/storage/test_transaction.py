@@ -366,11 +366,19 @@ def test_a_device_whose_token_changes_makes_room_first() -> None:
     assert len(written(tx)["devices"]) == 1
 
 
+def test_of_a_device_that_is_only_rung_the_registration_is_not_written() -> None:
+    mine = Conversation(1, KEY, devices=(DEVICE,))
+    tx = begin(mine)
+    tx.put(mine.with_device(replace(DEVICE, covered=Cut(1, 1))))
+    assert "devices" not in written(tx)
+    assert [row[:3] for row in written(tx)["ringing"]] == [[4, 1, 1]]
+
+
 def test_a_device_that_did_not_change_is_not_written() -> None:
     mine = Conversation(1, KEY, devices=(DEVICE,))
     tx = begin(mine)
     tx.put(replace(mine, live=True))
-    assert "devices" not in written(tx)
+    assert not written(tx).keys() & {"devices", "ringing"}
     assert sql.DELETE_DEVICES not in written(tx)
 
 
