@@ -20,6 +20,7 @@ from gateway.wishes import QuietHours
 from push.breaker import PROBE_MOST
 from push.ring import Verdict, VerdictKind
 from storage.records import Wishes
+from storage.schema import MIGRATIONS
 from tests import recount
 from tests.simulation.ears import Heard
 from tests.simulation.peers import Wished
@@ -120,6 +121,8 @@ class Model:
     def committed(self, db: sqlite3.Connection, touched: list[int]) -> None:
         """Look at what one commit changed."""
         self.commits += 1
+        if db.execute("PRAGMA user_version").fetchone() != (len(MIGRATIONS),):
+            return  # the tables are still being made
         try:
             for id in dict.fromkeys(touched):
                 self._conversation(db, id)
