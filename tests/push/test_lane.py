@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from push import breaker
-from push.lane import Lane, Turn
+from push.lane import INITIAL_WINDOW, Lane, Turn
 from push.ring import DeviceRef, Pause
 from tests.push.scripted import an_endpoint
 
@@ -43,6 +43,54 @@ def test_there_are_in_flight_turns_at_a_time() -> None:
     assert turn == Turn(FIRST)
     lane.done(turn, called=True, parked=False)
     assert take(lane) == Turn(SECOND)
+
+
+def taken(lane: Lane) -> list[Turn]:
+    """All the turns that there are now."""
+    found = []
+    while isinstance(turn := take(lane), Turn):
+        found.append(turn)
+    return found
+
+
+def many(count: int) -> list[DeviceRef]:
+    return [DeviceRef("acme", "c-42", device) for device in range(count)]
+
+
+def test_few_calls_go_out_at_first_and_with_each_that_ends_one_more() -> None:
+    lane = a_lane(*many(200), in_flight=INITIAL_WINDOW + 4)
+    begun = taken(lane)
+    assert len(begun) == INITIAL_WINDOW
+    for more in (2, 2, 2, 2, 1, 1):
+        lane.done(begun.pop(), called=True, parked=False)
+        fresh = taken(lane)
+        assert len(fresh) == more
+        begun = fresh + begun
+
+
+def test_what_ends_without_a_call_lets_no_further_calls_go_out() -> None:
+    lane = a_lane(*many(200), in_flight=200)
+    first, *_ = taken(lane)
+    lane.done(first, called=False, parked=False)
+    assert len(taken(lane)) == 1
+
+
+def test_after_a_quiet_moment_it_begins_anew() -> None:
+    lane = a_lane(*many(200), in_flight=200)
+    while begun := taken(lane):
+        for turn in begun:
+            lane.done(turn, called=True, parked=False)
+    for ref in many(200):
+        lane.wake(ref)
+    assert len(taken(lane)) == INITIAL_WINDOW
+
+
+def test_of_other_settings_nothing_is_known() -> None:
+    lane = a_lane(*many(200), in_flight=200)
+    for turn in taken(lane)[1:]:
+        lane.done(turn, called=True, parked=False)
+    lane.take_up(an_endpoint(in_flight=100))
+    assert len(taken(lane)) == INITIAL_WINDOW - 1
 
 
 def test_who_wants_no_turn_any_more_gets_none() -> None:
