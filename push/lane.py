@@ -4,9 +4,9 @@ Theory of operation. A device that was woken *waits* for its turn. A turn is to 
 or, while the endpoint is down (`push.breaker`), to look at it once, so that the wait is recorded
 with its reason, and *park* it. Parked devices cost nothing, and come first once calls go out again.
 
-Decides the order of turns and what holds them up: `in_flight` at a time, fewer as long as calls have
-only begun to go out, the endpoint's rate, its breaker. Leaves to `push.worker` what a turn is, and
-the timers. Knows no clock and no loop.
+Decides the order of turns and what holds them up: `in_flight` at a time, fewer at first, the
+endpoint's rate, its breaker. Leaves to `push.worker` what a turn is, and the timers. Knows no clock
+and no loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import msgspec
 from push import breaker, retry
 from push.breaker import Health
 from push.ring import DeviceRef, Endpoint, Pause, VerdictKind
-
 
 INITIAL_WINDOW: Final = 16
 

@@ -19,8 +19,9 @@ commits). So no device has two calls in flight, and an answer that arrived is no
 because the disk was full for a while.
 
 Bounds (I9). Per endpoint one lane of its own, so that a backlog delays nobody else: at most
-`Endpoint.in_flight` devices working (fewer at first), at its rate; further ones wait, one entry per device however
-often it is woken, in the order of waking. Parked and resting devices likewise are one entry each.
+`Endpoint.in_flight` devices working (fewer at first), at its rate; further ones wait, one entry per
+device however often it is woken, in the order of waking. Parked and resting devices likewise are
+one entry each.
 Nothing is dropped at a bound: what is owed stands in the book's rows, not here.
 
 Draining: no look and no call starts any more; calls that are out may end and be settled within
