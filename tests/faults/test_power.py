@@ -8,6 +8,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.faults.needs import needs
 from tests.faults.power import (
+    AMID,
     NAME,
     Recording,
     Scale,
@@ -46,10 +47,10 @@ async def test_with_synchronous_normal_confirmed_sends_are_lost(tmp_path: Path) 
 
 async def test_syncs_that_fail_confirm_nothing_and_spoil_nothing(tmp_path: Path) -> None:
     needs("strace")
-    recording = await record(tmp_path, 70, inject=failing(25))
+    recording = await record(tmp_path, 70, inject=failing(AMID))
     failed = [e for e in recording.events if isinstance(e, Synced) and e.failed]
     assert failed
-    scale = Scale(70, cuts=60, failing=25)
+    scale = Scale(70, cuts=60, failing=AMID)
     result = await replay(recording, tmp_path / "cut", scale, choose(recording, scale))
     assert result.clean, result
 
@@ -59,7 +60,7 @@ async def test_what_a_killed_process_had_not_synced_is_synced_before_it_is_confi
 ) -> None:
     """The commit was written; the sync never happened; the restart finds the commit in memory."""
     needs("strace")
-    await _confirmed_after_a_restart(tmp_path, failing(25, "signal=SIGKILL"))
+    await _confirmed_after_a_restart(tmp_path, failing(AMID, "signal=SIGKILL"))
 
 
 async def test_what_a_failed_sync_left_in_memory_is_written_anew_before_it_is_confirmed(
@@ -67,7 +68,7 @@ async def test_what_a_failed_sync_left_in_memory_is_written_anew_before_it_is_co
 ) -> None:
     """After a failed sync the kernel calls the pages clean: a further sync would do nothing."""
     needs("strace")
-    await _confirmed_after_a_restart(tmp_path, failing(25))
+    await _confirmed_after_a_restart(tmp_path, failing(AMID))
 
 
 async def _confirmed_after_a_restart(directory: Path, inject: tuple[str, ...]) -> None:
