@@ -571,6 +571,20 @@ FAULTS = (
         "        ref = _pop(self.waiting)\n",
     ),
     Fault(
+        "of a burst all calls go out at once",
+        "push/lane.py",
+        "most = min(self.window, self.endpoint.in_flight)",
+        "most = self.endpoint.in_flight",
+        ("tests/push/test_lane.py",),
+    ),
+    Fault(
+        "what an app tells anew of its phone is not written",
+        "storage/transaction.py",
+        "if old and sql.registration(old) == sql.registration(device):",
+        "if old:",
+        ("tests/storage/test_store.py",),
+    ),
+    Fault(
         "a change that is refused leaves what it wrote",
         "storage/store.py",
         "            tx.rollback(savepoint)\n",
