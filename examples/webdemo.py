@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from aiohttp import web
 
-from examples.stage import FAILURES, ROOT, DemoFailed, Ring, Stage, Timeline, free_ports
+from examples.stage import FAILURES, ROOT, DemoFailed, Ring, Stage, Timeline
 from gateway import sentences, why
 from gateway.protocol import Role
 from storage.store import Told
@@ -212,20 +214,24 @@ async def opened(
 
     `port` 0 takes a free one. `token_lasts` in seconds: the page renews its tokens by itself.
     """
-    port = port or free_ports(1)[0]
-    origins = (f"http://127.0.0.1:{port}", f"http://localhost:{port}")
-    async with Stage(show, DELAYS, origins) as stage:
-        demo = WebDemo(stage, port, token_lasts)
-        runner = web.AppRunner(demo.application(), access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        looking = asyncio.create_task(demo.look())
-        try:
+    try:
+        taken = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise DemoFailed(
+            f"--port {port}: {os.strerror(error.errno or 0)}; choose another"
+        ) from None
+    with taken:
+        port = taken.getsockname()[1]
+        origins = (f"http://127.0.0.1:{port}", f"http://localhost:{port}")
+        async with Stage(show, DELAYS, origins) as stage:
+            demo = WebDemo(stage, port, token_lasts)
+            runner = web.AppRunner(demo.application(), access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            looking = asyncio.create_task(demo.look())
             try:
-                await web.TCPSite(runner, "127.0.0.1", port).start()
-            except OSError as error:
-                raise DemoFailed(f"--port {port}: {error.strerror}; choose another") from None
-            yield origins[0], looking
-        finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
-            await runner.cleanup()
+                await web.SockSite(runner, taken).start()
+                yield origins[0], looking
+            finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
+                await runner.cleanup()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import pytest
 from playwright.async_api import Locator, Page, Route, WebSocket, expect
 
 from examples import webdemo
-from examples.stage import Timeline
+from examples.stage import DemoFailed, Timeline
 from tests.web.pages import NETWORK, VIOLATIONS, chromium, hold
 
 GONE = "The demo’s server does not answer: is it still running?"
@@ -332,6 +334,18 @@ async def test_a_backend_that_is_down_rings_once_it_is_up_again() -> None:
         await expect(page.locator("#home-screen .note")).to_contain_text("Ring!")
         await page.get_by_role("button", name="Open Acme, 1 unread").press("Enter")
         await expect(page.locator("ringback-chat .text")).to_have_text(["Ring!"])
+
+
+async def test_a_port_that_is_taken_is_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(webdemo, "Stage", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = f"^--port {port}: Address already in use; choose another$"
+        with pytest.raises(DemoFailed, match=said):
+            async with webdemo.opened(Timeline(), port):
+                pass
 
 
 async def test_other_pages_and_other_names_get_no_token_and_turn_no_switch() -> None:
