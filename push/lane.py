@@ -104,7 +104,7 @@ class Lane:
         del self.working[turn.ref]
         if not self.working:
             self.window = INITIAL_WINDOW
-        elif called and self.window < self.endpoint.in_flight:
+        elif called:
             self.window += 1
         if turn.probe and self.health.probing:
             self.health = breaker.unused(self.health)

@@ -744,12 +744,28 @@ async def test_a_migration_that_has_no_room_to_sort_says_what_it_needs(path: Pat
     await make(path)
 
 
+def older(path: Path, schema: int) -> sqlite3.Connection:
+    """A new file as it was made at that schema, to be filled and closed."""
+    old = sqlite3.connect(path, isolation_level=None)
+    for migration in MIGRATIONS[:schema]:
+        for statement in migration:
+            old.execute(statement)
+    old.execute(f"PRAGMA user_version = {schema}")
+    return old
+
+
+SPOKEN = """
+    INSERT INTO conversations (id, tenant, customer, live, last_seq, last_ord, last_said, acked_seq,
+        acked_ord, read_seq, read_ord, agent_acked_seq, agent_read_seq, agent_read_said, badge_seq,
+        newest_counted_seq, updated_at)
+    VALUES (1, 'acme', 'c-1', 1, :last, :last, 0, 0, 0, 0, 0, 0, 0, 0, 1, :last, 5.0)
+"""
+"""A conversation of schema 10 or 11 in which only agents wrote."""
+
+
 async def test_events_of_an_older_database_are_chained(path: Path) -> None:
     """Schema 2: what `ringback why` tells is the same, though the index is gone."""
-    old = sqlite3.connect(path, isolation_level=None)
-    for statement in MIGRATIONS[0]:
-        old.execute(statement)
-    old.execute("PRAGMA user_version = 1")
+    old = older(path, 1)
     for id in (1, 2, 3):
         old.execute(
             "INSERT INTO conversations VALUES (?, 'acme', ?, NULL, 1, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0,"
@@ -776,10 +792,7 @@ async def test_events_of_an_older_database_are_chained(path: Path) -> None:
 
 async def test_what_agents_had_read_in_an_older_database_they_have_received(path: Path) -> None:
     """Schema 7: the mark of what agents received begins at that of what they read."""
-    old = sqlite3.connect(path, isolation_level=None)
-    for statement in (statement for migration in MIGRATIONS[:6] for statement in migration):
-        old.execute(statement)
-    old.execute("PRAGMA user_version = 6")
+    old = older(path, 6)
     for id, read, said in ((1, 0, 0), (2, 3, 2)):
         old.execute(
             "INSERT INTO conversations VALUES (?, 'acme', ?, NULL, 1, 0, 4, 1, 3, 0, 0, 0, 0, ?, ?,"
@@ -794,10 +807,7 @@ async def test_what_agents_had_read_in_an_older_database_they_have_received(path
 
 async def test_who_waited_in_an_older_database_waits_since_it_was_last_changed(path: Path) -> None:
     """Schema 10: when somebody began to wait was not kept before."""
-    old = sqlite3.connect(path, isolation_level=None)
-    for statement in (statement for migration in MIGRATIONS[:9] for statement in migration):
-        old.execute(statement)
-    old.execute("PRAGMA user_version = 9")
+    old = older(path, 9)
     for id, unanswered in ((1, 0), (2, 1)):
         old.execute(
             "INSERT INTO conversations (id, tenant, customer, live, unanswered, last_seq, last_ord,"
@@ -814,16 +824,8 @@ async def test_who_waited_in_an_older_database_waits_since_it_was_last_changed(p
 
 async def test_what_a_phone_of_an_older_database_waits_for_is_not_known(path: Path) -> None:
     """Schema 11: when its quiet hours end was not kept before. It waits until then as it did."""
-    old = sqlite3.connect(path, isolation_level=None)
-    for statement in (statement for migration in MIGRATIONS[:10] for statement in migration):
-        old.execute(statement)
-    old.execute("PRAGMA user_version = 10")
-    old.execute(
-        "INSERT INTO conversations (id, tenant, customer, live, last_seq, last_ord, last_said,"
-        " acked_seq, acked_ord, read_seq, read_ord, agent_acked_seq, agent_read_seq,"
-        " agent_read_said, badge_seq, newest_counted_seq, updated_at)"
-        " VALUES (1, 'acme', 'c-1', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 5.0)"
-    )
+    old = older(path, 10)
+    old.execute(SPOKEN, {"last": 1})
     old.execute(
         "INSERT INTO devices (id, tenant, conversation, installation, token, generation,"
         " registered_at, state, covered_seq, covered_ord, owes, owed_ord, wake_at, ring_seq,"
@@ -839,16 +841,8 @@ async def test_what_a_phone_of_an_older_database_waits_for_is_not_known(path: Pa
 
 async def test_a_phone_of_an_older_database_is_rung_on(path: Path) -> None:
     """Schema 12: what it was rung for lies beside its registration. No id is given again."""
-    old = sqlite3.connect(path, isolation_level=None)
-    for statement in (statement for migration in MIGRATIONS[:11] for statement in migration):
-        old.execute(statement)
-    old.execute("PRAGMA user_version = 11")
-    old.execute(
-        "INSERT INTO conversations (id, tenant, customer, live, last_seq, last_ord, last_said,"
-        " acked_seq, acked_ord, read_seq, read_ord, agent_acked_seq, agent_read_seq,"
-        " agent_read_said, badge_seq, newest_counted_seq, updated_at)"
-        " VALUES (1, 'acme', 'c-1', 1, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 5.0)"
-    )
+    old = older(path, 11)
+    old.execute(SPOKEN, {"last": 3})
     phone = Device(
         7, "i", "t", 2, 1.0, "ios", "shop", "sandbox", "de", "UTC", DeviceState.QUARANTINED, 3.0,
         covered=Cut(1, 1), badge=4, owes=True, owed_ord=3, wake_at=5.0, quiet_end=15.0,
@@ -873,10 +867,7 @@ async def test_a_phone_of_an_older_database_is_rung_on(path: Path) -> None:
 
 async def test_messages_of_an_older_database_are_all_kept(path: Path) -> None:
     """Schema 9: found as before, by place and by ref; and the log is not left as long as they."""
-    old = sqlite3.connect(path, isolation_level=None)
-    for statement in (statement for migration in MIGRATIONS[:8] for statement in migration):
-        old.execute(statement)
-    old.execute("PRAGMA user_version = 8")
+    old = older(path, 8)
     for id in (1, 2):
         old.execute(
             "INSERT INTO conversations (id, tenant, customer, live, unanswered, last_seq, last_ord,"
