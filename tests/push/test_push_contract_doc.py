@@ -13,10 +13,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from push.caller import Caller
+from push.lane import INITIAL_WINDOW
 from push.ring import Verdict, VerdictKind
 from tests.push.scripted import ACCEPTED, OLD_SECRET, SECRET, TOKEN, a_claim, an_endpoint
 
-DOC = (Path(__file__).parents[2] / "docs" / "push-contract.md").read_text("utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+DOC = (DOCS / "push-contract.md").read_text("utf-8")
 
 
 class Company:
@@ -95,3 +97,9 @@ async def test_what_another_signed_is_no_ring() -> None:
     (refused,) = await company.verdicts(calls=1, secret=OLD_SECRET)
     assert refused.status == 401
     assert company.rung == []
+
+
+def test_how_many_calls_go_out_at_a_time_is_told_as_it_is() -> None:
+    at_first = f"after a quiet moment {INITIAL_WINDOW}, and with each that ends one more"
+    assert f"({an_endpoint().in_flight} by default; {at_first})" in DOC
+    assert at_first in (DOCS / "configuration.md").read_text("utf-8")
