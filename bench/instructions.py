@@ -5,7 +5,7 @@
     python -m bench.instructions --pushes 0          # messages only
     python -m bench.instructions --functions 40      # and which functions of C they are in
 
-CPU time differs by a third from hour to hour, this by one or two in a hundred; so it tells two
+CPU time differs by a third from hour to hour, this by a few in a hundred; so it tells two
 versions apart where a difference is small. And it shows what profilers of Python do not: what the
 interpreter, SQLite and the libraries in C do for a line. Instructions are no time: what waits for
 memory, and all that the kernel does, is not in it.
@@ -38,16 +38,23 @@ from bench.size import Size
 
 WARM = 600  # messages, or pushes, before counting begins
 PATIENCE = 600.0  # seconds
+GRACE = 20.0  # seconds from the start until pushes come due: by then everything is being counted
 SPENT = re.compile(r"\s*([\d,]+) \(.*?\)\s+(\S+)(?:\s+\[(\S+)\])?$")  # by callgrind_annotate
 PATH = re.compile(r"\S*/(?=[^/]+/[^/]+:)")  # of a source file, but for its last directory
 
 
 class Spent(NamedTuple):
-    """Instructions for each of what was `counted`, by library and by function."""
+    """Instructions for all of what was `counted`, by library and by function."""
 
     counted: int
     libraries: Counter[str]
     functions: Counter[str]
+
+    def beyond(self, fewer: Spent) -> Spent:
+        """What more was spent than for fewer of them."""
+        for mine, others in ((self.libraries, fewer.libraries), (self.functions, fewer.functions)):
+            mine.subtract(others)
+        return Spent(self.counted - fewer.counted, self.libraries, self.functions)
 
 
 class Callgrind:
@@ -71,9 +78,9 @@ class Callgrind:
         for line in told.splitlines():
             found = SPENT.match(line)
             if found is not None:
-                spent = int(found[1].replace(",", "")) / counted
-                libraries[Path(found[3] or "(inlined)").name] += round(spent)
-                functions[PATH.sub("", found[2])] += round(spent)
+                spent = int(found[1].replace(",", ""))
+                libraries[Path(found[3] or "(inlined)").name] += spent
+                functions[PATH.sub("", found[2])] += spent
         return Spent(counted, libraries, functions)
 
     async def _control(self, process: Process, what: str) -> None:
@@ -134,11 +141,27 @@ async def _carried(callgrind: Callgrind, load: chat.Load, in_flight: int, many: 
 
 
 async def pushes(callgrind: Callgrind, it: Backend, many: int) -> Spent:
-    """So many of those that are due at once."""
+    """From being due to the verdict: of so many more than those that open the connections.
+
+    Not of a part of a run: of those who are due at once many are fanned out before one is rung.
+    """
+    fewer = await _due_at_once(callgrind, it, WARM)
+    return (await _due_at_once(callgrind, it, WARM + many)).beyond(fewer)
+
+
+async def _due_at_once(callgrind: Callgrind, it: Backend, many: int) -> Spent:
+    before = it.calls
     with servers.scratch() as directory:
-        bulk.write(directory, bulk.Group("p-", many + 2 * WARM, 1, pending=True))
-        with servers.gateway(directory, endpoint=it.url, under=callgrind.under) as process:
-            return await _called(callgrind, it, process, many)
+        bulk.write(directory, bulk.Group("p-", many, 1, pending=True))
+        with servers.gateway(
+            directory, endpoint=it.url, restart_grace=GRACE, under=callgrind.under
+        ) as process:
+            await callgrind.begin(process)
+            if it.calls > before:
+                raise RuntimeError(f"the first were rung before the counting began: {GRACE} s")
+            await it.reached(before + many)
+            await push.settled(process, many)
+            return await callgrind.end(process, many)
 
 
 async def push_floor(callgrind: Callgrind, it: Backend, many: int) -> Spent:
@@ -172,11 +195,15 @@ async def _reached(done: Callable[[], int], many: int) -> None:
 
 def report(what: str, spent: Spent, functions: int) -> str:
     """The table for one of the two."""
-    lines = [f"{what}: {sum(spent.libraries.values()):,} instructions each ({spent.counted:,})"]
-    lines += [f"  {many:>9,}  {name}" for name, many in spent.libraries.most_common(8)]
+
+    def told(of: Counter[str], most: int) -> list[str]:
+        return [f"  {many / spent.counted:>9,.0f}  {name}" for name, many in of.most_common(most)]
+
+    each = spent.libraries.total() / spent.counted
+    lines = [f"{what}: {each:,.0f} instructions each ({spent.counted:,})"]
+    lines += told(spent.libraries, 8)
     if functions:
-        lines.append("  of which, each function by itself:")
-        lines += [f"  {many:>9,}  {name}" for name, many in spent.functions.most_common(functions)]
+        lines += ["  of which, each function by itself:", *told(spent.functions, functions)]
     return "\n".join(lines)
 
 

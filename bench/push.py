@@ -205,7 +205,7 @@ async def _ours(it: Backend, size: Size) -> Rate:
         bulk.write(directory, bulk.Group("p-", size.pushes, 1, pending=True))
         with servers.gateway(directory, endpoint=it.url) as process:
             found = await _drained(it, process, size.pushes)
-            await _settled(process, size.pushes)
+            await settled(process, size.pushes)
             return found
 
 
@@ -233,7 +233,7 @@ def floor(
         yield process
 
 
-async def _settled(process: Process, pushed: int) -> None:
+async def settled(process: Process, pushed: int) -> None:
     """Wait until the database says of every message that it was pushed; each once."""
     until = clock() + chat.PATIENCE
     while (found := process.counter("pushed")) != pushed:
@@ -281,7 +281,7 @@ async def backlog(report: Report, chat_rate: float, size: Size) -> None:
                     window = await chat.pace(
                         load, chat_rate, it.reached(1), it.reached(size.backlog)
                     )
-                    await _settled(process, size.backlog)
+                    await settled(process, size.backlog)
                     load.close()
                     rates.append(size.backlog / (it.last - it.first))
                     delays.append(window.delay_ms(0.99))
