@@ -10,13 +10,22 @@ made in another thread; and one tenant's figures are found without a look at the
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import generate_latest
 
 from gateway.delivery import Decision
@@ -38,27 +47,25 @@ _OF_ENDPOINTS: tuple[tuple[str, str, Callable[[Load], int]], ...] = (
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 
-M = TypeVar("M", Counter, Histogram)
+class Seconds:
+    """Durations, counted as Prometheus' histograms are."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.sum = 0.0
+        self._bounds = bounds
+        self._each = [0] * (len(bounds) + 1)
+
+    def observe(self, seconds: float) -> None:
+        self._each[bisect_left(self._bounds, seconds)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """Upper bounds, rising, with how many were at or below each; the last is infinite."""
+        return list(zip((*self._bounds, math.inf), accumulate(self._each), strict=True))
 
 
-class OfTenants(Generic[M]):
-    """One metric whose first label is the tenant. Each is found at once, not anew by its labels."""
-
-    def __init__(self, metric: M) -> None:
-        self._metric: M = metric
-        self._found: defaultdict[str, dict[tuple[str, ...], M]] = defaultdict(dict)
-
-    def of(self, tenant: str, *labels: str) -> M:
-        """The one with these further labels."""
-        mine = self._found[tenant]
-        found = mine.get(labels)
-        if found is None:
-            found = mine[labels] = self._metric.labels(tenant, *labels)
-        return found
-
-    def all_of(self, tenant: str) -> Mapping[tuple[str, ...], M]:
-        """The tenant's, by their further labels."""
-        return self._found.get(tenant, {})
+ByTenant = defaultdict[str, Tally[tuple[str, ...]]]
+"""Numbers that only rise, by tenant and further labels."""
 
 
 class _Now(NamedTuple):
@@ -165,40 +172,12 @@ class Metrics:
         self._loads = loads
         self._open_campaigns = campaigns
         self.registry = CollectorRegistry()
-        self.looks = OfTenants(
-            Counter(
-                "ringback_looks_total",
-                "Looks of the push worker at a device, by what they decided and why",
-                ("tenant", "action", "reason"),
-                registry=self.registry,
-            )
-        )
-        self.attempts = OfTenants(
-            Counter(
-                "ringback_push_attempts_total",
-                "Calls to customer backends, by verdict",
-                ("tenant", "verdict", "reason"),
-                registry=self.registry,
-            )
-        )
-        self.calls = OfTenants(
-            Histogram(
-                "ringback_push_seconds",
-                "Duration of calls to customer backends",
-                ("tenant",),
-                buckets=SECONDS,
-                registry=self.registry,
-            )
-        )
-        self.rings = OfTenants(
-            Histogram(
-                "ringback_ring_seconds",
-                "Time from a ring's claim to the customer backend's acceptance, retries included",
-                ("tenant",),
-                buckets=(*SECONDS, 60.0, 300.0, 3600.0),
-                registry=self.registry,
-            )
-        )
+        self.looks = ByTenant(Tally)
+        self.attempts = ByTenant(Tally)
+        self.dead_letters = ByTenant(Tally)
+        self._rejected_tokens = ByTenant(Tally)
+        self.calls = defaultdict[str, Seconds](partial(Seconds, SECONDS))
+        self.rings = defaultdict[str, Seconds](partial(Seconds, (*SECONDS, 60.0, 300.0, 3600.0)))
         self._rejected = Counter(
             "ringback_rejected_sockets_total",
             "Sockets turned away, by reason",
@@ -217,28 +196,11 @@ class Metrics:
             ("tenant", "result"),
             registry=self.registry,
         )
-        self.dead_letters = OfTenants(
-            Counter(
-                "ringback_dead_letters_total",
-                "Rings that were given up: refused, or expired while they were retried",
-                ("tenant", "cause"),
-                registry=self.registry,
-            )
-        )
-        self.rejected_tokens = OfTenants(
-            Counter(
-                "ringback_rejected_registrations_total",
-                "Registrations whose token the customer backend called dead: given up as dead, or"
-                " quarantined in a wave",
-                ("tenant", "state"),
-                registry=self.registry,
-            )
-        )
         for tenant in tenants:  # begins at 0: in what was not there Prometheus sees no rise
             for cause in Cause:
-                self.dead_letters.of(tenant, cause.value)
+                self.dead_letters[tenant][cause.value,] = 0
             for state in (DeviceState.DEAD, DeviceState.QUARANTINED):
-                self.rejected_tokens.of(tenant, state.value)
+                self._rejected_tokens[tenant][state.value,] = 0
         self.faults = Counter(
             "ringback_faults_total", "Errors that are a fault of ours", registry=self.registry
         )
@@ -246,22 +208,22 @@ class Metrics:
         ProcessCollector(registry=self.registry)  # open files among others; only on Linux
 
     def decided(self, tenant: str, decision: Decision) -> None:
-        self.looks.of(tenant, decision.action, decision.reason).inc()
+        self.looks[tenant][decision.action, decision.reason] += 1
 
     def attempted(self, claim: Claim, attempt: Attempt) -> None:
         tenant, verdict = claim.ref.tenant, attempt.verdict
-        self.attempts.of(tenant, verdict.kind, verdict.reason).inc()
-        self.calls.of(tenant).observe(attempt.ms / 1000)
+        self.attempts[tenant][verdict.kind, verdict.reason] += 1
+        self.calls[tenant].observe(attempt.ms / 1000)
         if verdict.kind is ACCEPTED:
-            self.rings.of(tenant).observe(max(0.0, attempt.at - claim.ring.claimed_at))
+            self.rings[tenant].observe(max(0.0, attempt.at - claim.ring.claimed_at))
         elif verdict.reason == Failure.INTERNAL:
             self.faults.inc()
 
     def buried(self, tenant: str, cause: Cause) -> None:
-        self.dead_letters.of(tenant, cause.value).inc()
+        self.dead_letters[tenant][cause.value,] += 1
 
     def rejected_token(self, tenant: str, state: DeviceState) -> None:
-        self.rejected_tokens.of(tenant, state.value).inc()
+        self._rejected_tokens[tenant][state.value,] += 1
 
     def recipients(self, tenant: str, result: str, many: int) -> None:
         self._recipients.labels(tenant, result).inc(many)
@@ -285,4 +247,54 @@ class Metrics:
             self._store.refused,
             self._store.failing,
         )
-        return lambda: generate_latest(now) + generate_latest(self.registry)
+        return lambda: generate_latest(now) + generate_latest(self) + generate_latest(self.registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """What was counted of each tenant, from any thread."""
+        yield _risen(
+            "ringback_looks_total",
+            "Looks of the push worker at a device, by what they decided and why",
+            ("action", "reason"),
+            self.looks,
+        )
+        yield _risen(
+            "ringback_push_attempts_total",
+            "Calls to customer backends, by verdict",
+            ("verdict", "reason"),
+            self.attempts,
+        )
+        yield _taken("ringback_push_seconds", "Duration of calls to customer backends", self.calls)
+        yield _taken(
+            "ringback_ring_seconds",
+            "Time from a ring's claim to the customer backend's acceptance, retries included",
+            self.rings,
+        )
+        yield _risen(
+            "ringback_dead_letters_total",
+            "Rings that were given up: refused, or expired while they were retried",
+            ("cause",),
+            self.dead_letters,
+        )
+        yield _risen(
+            "ringback_rejected_registrations_total",
+            "Registrations whose token the customer backend called dead: given up as dead, or"
+            " quarantined in a wave",
+            ("state",),
+            self._rejected_tokens,
+        )
+
+
+def _risen(name: str, meaning: str, labels: tuple[str, ...], of: ByTenant) -> Metric:
+    family = CounterMetricFamily(name, meaning, labels=("tenant", *labels))
+    for tenant, mine in list(of.items()):  # meanwhile others may be added
+        for found, many in list(mine.items()):
+            family.add_metric((tenant, *found), many)
+    return family
+
+
+def _taken(name: str, meaning: str, of: Mapping[str, Seconds]) -> Metric:
+    family = HistogramMetricFamily(name, meaning, labels=("tenant",))
+    for tenant, mine in list(of.items()):
+        told = [("+Inf" if math.isinf(high) else str(high), many) for high, many in mine.buckets()]
+        family.add_metric((tenant,), told, mine.sum)
+    return family

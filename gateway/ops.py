@@ -7,17 +7,16 @@ sessions, messages, looks, calls and backends, and nothing of another's (I8). De
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import Counter, Histogram
 
 from gateway import protocol
 from gateway.api import Api
 from gateway.calls import as_json
 from gateway.context import Context
-from gateway.metrics import Metrics, OfTenants
+from gateway.metrics import ByTenant, Metrics, Seconds
 from gateway.protocol import Role
 from push.worker import Load
 from storage.records import Outcome
@@ -78,37 +77,22 @@ def _state(*, open: bool, suspended: bool) -> str:
     return "suspended" if suspended else "down" if open else "up"
 
 
-def _counted(counter: OfTenants[Counter], tenant: str, *names: str) -> list[dict[str, Any]]:
-    """What was counted for the tenant, by the counter's other labels; the largest first."""
-    found = [
-        {**dict(zip(names, labels, strict=True)), "count": int(sample.value)}
-        for labels, one in counter.all_of(tenant).items()
-        for sample in _samples(one, "_total")
-        if sample.value
-    ]
-    return sorted(found, key=lambda one: -one["count"])
+def _counted(counted: ByTenant, tenant: str, *names: str) -> list[dict[str, Any]]:
+    """What was counted for the tenant, by the further labels; the largest first."""
+    found = counted.get(tenant, {}).items()
+    told = [{**dict(zip(names, of, strict=True)), "count": many} for of, many in found if many]
+    return sorted(told, key=lambda one: -one["count"])
 
 
-def _seconds(histogram: OfTenants[Histogram], tenant: str) -> dict[str, Any]:
+def _seconds(taken: Mapping[str, Seconds], tenant: str) -> dict[str, Any]:
     """How many there were, and quantiles in seconds: None where there were none."""
-    buckets = [
-        (float(sample.labels["le"]), sample.value)
-        for one in histogram.all_of(tenant).values()
-        for sample in _samples(one, "_bucket")
-    ]
-    many = int(buckets[-1][1]) if buckets else 0
+    mine = taken.get(tenant)
+    buckets = mine.buckets() if mine is not None else []
     told = {f"p{part * 100:.0f}": quantile(buckets, part) for part in QUANTILES}
-    return {"count": many, **told}
+    return {"count": buckets[-1][1] if buckets else 0, **told}
 
 
-def _samples(metric: Counter | Histogram, suffix: str) -> Iterable[Any]:
-    for family in metric.collect():
-        for sample in family.samples:
-            if sample.name.endswith(suffix):
-                yield sample
-
-
-def quantile(buckets: list[tuple[float, float]], part: float) -> float | None:
+def quantile(buckets: Sequence[tuple[float, float]], part: float) -> float | None:
     """The value below which `part` of what was counted lies, evenly spread within its bucket.
 
     `buckets` are upper bounds with how many were at or below each, rising, as Prometheus has them;
