@@ -334,6 +334,8 @@ class Ringing:
         match verdict.kind:
             case VerdictKind.RETRY | VerdictKind.MISCONFIGURED:
                 wake = min(attempt.retry_at or tx.now, claim.ring.expires_at)
+                # What the backend asked for outlasts the ring: what came later waits for it, too.
+                wake = max(wake, attempt.at + (verdict.retry_after or 0.0))
                 if self._owing.backend(c.tenant, device) is None:
                     wake = tx.now  # taken out during the call: nothing is waited for
                 wake = max(wake, device.wake_at or 0.0)  # a hold stands

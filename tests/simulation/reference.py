@@ -369,8 +369,8 @@ class Reference:
         ring.out = False
         if ring.mood in ("hangs", "fails", "busy"):
             backoff = min(RETRY_MOST, RETRY_FIRST * 2 ** (ring.attempt - 1)) / 2
-            retry_at = self.now + backoff + (RETRY_AFTER if ring.mood == "busy" else 0.0)
-            d.wake_at = max(min(retry_at, ring.expires_at), d.wake_at)
+            asked = self.now + (RETRY_AFTER if ring.mood == "busy" else 0.0)
+            d.wake_at = max(min(asked + backoff, ring.expires_at), asked, d.wake_at)
             return
         d.ring = None
         d.live = ring.mood != "gone"

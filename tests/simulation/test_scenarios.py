@@ -1070,6 +1070,23 @@ def test_an_opt_out_is_settled_on_a_new_phone_beyond_what_one_look_sees(
     assert Counter(world.model.outcomes.values()) == {"pushed": 10, "undeliverable": 1}
 
 
+def test_what_a_busy_backend_asked_for_is_waited_for_though_its_ring_expires_before(
+    day: Day,
+) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.BUSY
+    world.write(anna, MessageKind.PROACTIVE, 5.0)
+    world.run(1.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(60.0)
+    first, second = rung(day)
+    assert (first.seq, second.seq) == (1, 2)
+    assert second.at >= first.at + 20.0
+
+
 def test_a_ring_that_expires_during_its_call_takes_nothing_from_the_hold(day: Day) -> None:
     """Somebody came into chat meanwhile; what is left to be rung for waits for the replay."""
     world, anna = day.world, day.world.person(*ANNA)
