@@ -169,6 +169,7 @@ class Sessions:
             await socket.hang_up(CloseCode.SERVER_FAULT)
         finally:
             session.closed = not said_bye
+            session.states.waiting = session.typing.waiting = None  # it has left
             self._presence.leave(session, CloseCode.GOODBYE if said_bye else socket.code)
             if session.streaming is not None and not said_bye:
                 session.streaming.cancel()

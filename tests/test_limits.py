@@ -432,6 +432,25 @@ async def test_who_says_goodbye_while_the_replay_comes_has_left_and_gets_all_ans
         assert (await customer.take("sent", ref="last"))["seq"] == 201
 
 
+async def test_what_waited_for_its_pace_ends_with_a_goodbye_while_the_replay_comes(
+    tmp_path: Path,
+) -> None:
+    async with _a_long_replay(tmp_path) as (it, customer):
+        agent, other = await it.agent(open="c-42"), await it.customer("c-2")
+        await agent.ask("open", "conversation", customer="c-2")
+        for _ in range(10):
+            await customer.send("typing", on=False)
+        await customer.send("typing", on=True)
+        await customer.send("bye")
+        await agent.take("presence", customer="c-42", sessions=0)
+        for _ in range(10):
+            await other.send("typing", on=False)
+        await other.send("typing", on=True)
+        await agent.take("typing", customer="c-2", on=True)  # it waited too, for longer
+        typing = [f for f in agent._skipped if f["type"] == "typing"]
+        assert [f["on"] for f in typing if f["customer"] == "c-42"] == [False] * 10
+
+
 async def test_pages_asked_for_while_the_replay_comes_wait_for_its_end(tmp_path: Path) -> None:
     async with _a_long_replay(tmp_path) as (_, customer):
         for n in range(4):
