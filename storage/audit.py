@@ -35,6 +35,9 @@ UNSORTED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_GETTEMPPATH)
 room in the system's directory of temporary files."""
 
 
+MISTYPED = "a value of its rows is not of its column's type: it is recounted no further"
+
+
 class Rule(StrEnum):
     """What a finding is about."""
 
@@ -198,8 +201,12 @@ def audit(path: Path, now: float) -> Audit:
         try:
             _whole(db, report)
             for c in _select(db, _Row, "conversations", "ORDER BY id"):
-                walk = _conversation(db, c, now, report)
-                tallies.setdefault(c.tenant, Counter()).update(walk.tally)
+                try:
+                    walk = _conversation(db, c, now, report)
+                except TypeError:
+                    report(Rule.INTEGRITY, MISTYPED, c)
+                    walk = _Walk()
+                tallies.setdefault(str(c.tenant), Counter()).update(walk.tally)
                 conversations += 1
                 messages += walk.messages
             stored = _stored(db)
@@ -240,7 +247,7 @@ def _whole(db: sqlite3.Connection, report: _Report) -> None:
 def _stored(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     stored: dict[str, dict[str, int]] = {}
     for tenant, name, value in db.execute("SELECT tenant, name, value FROM counters"):
-        stored.setdefault(tenant, {})[name] = value
+        stored.setdefault(str(tenant), {})[name] = value  # a damaged one may be bytes
     return stored
 
 

@@ -325,6 +325,36 @@ def test_a_file_with_torn_pages_is_reported_and_not_a_crash(path: Path) -> None:
     assert {f.rule for f in told.findings} >= {Rule.INTEGRITY}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE messages SET seq = 'x' WHERE rowid = 3",
+        CONVERSATION.format("last_said = x'ff'"),
+        RINGING.format("covered_seq = 'x'"),
+    ],
+)
+def test_a_value_of_another_type_is_reported_and_the_others_are_recounted(
+    path: Path, damage: str
+) -> None:
+    """SQLite stores it, and its own check does not mind."""
+    with damaging(path) as db:
+        assert db.execute(damage).rowcount == 1
+    told = found(path)
+    (mistyped,) = [f for f in told.findings if f.problem == audit.MISTYPED]
+    assert (mistyped.rule, mistyped.tenant) == (Rule.INTEGRITY, "acme")
+    assert told.conversations == 5
+    assert "dora" not in {f.customer for f in told.findings}
+
+
+def test_a_tenant_whose_name_is_no_text_is_reported_and_not_a_crash(path: Path) -> None:
+    with damaging(path) as db:
+        assert db.execute("UPDATE counters SET tenant = x'ff' WHERE name = 'acked'").rowcount == 1
+    assert [f.problem for f in found(path).findings if f.rule is Rule.COUNTER] == [
+        "the counter acked is 0, but there are 2",
+        "the counter acked is 2, but there are 0",
+    ]
+
+
 def test_an_outcome_that_is_none_is_found(path: Path) -> None:
     with damaging(path) as db:
         db.execute("UPDATE outcomes SET outcome = 'eaten' WHERE outcome = 'pushed'")
