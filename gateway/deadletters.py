@@ -272,6 +272,8 @@ class DeadLetters:
             result: Replay | None = await self._judged(letter)
             if result is Replay.REPLAYED:
                 called = called or await self._called(letters)
+                # Again: since it was read, and before the calls were, it may have been replayed.
+                letter = await self._found(letter.tenant, letter.id)
                 certain = called.is_certain(letter)
                 result = await self._replay(letter, called) if certain else Replay.UNCERTAIN
             if result is None:

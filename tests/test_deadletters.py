@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from gateway.protocol import Role, parse_timestamp, timestamp
 from storage.audit import audit
+from storage.deadletters import DeadLetter, DeadLetterRows
 from storage.sql import EVENTS_OF, Statement
 from tests.running import PATIENCE, PATIENT, QUICK, Gate, Running, change, running
 from tests.test_wishes import FOREVER, NOW_QUIET, attempted, hours, looked, wish
@@ -541,6 +542,34 @@ async def test_what_somebody_else_replays_meanwhile_is_judged_anew(
         go_on.set()
         assert await other == "already"
         assert len(it.backend.calls) == (2 if answered else 3)
+
+
+async def test_a_letter_that_somebody_else_replayed_since_it_was_read_is_not_replayed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other's replay was refused again before this one's turn came."""
+    async with running(tmp_path) as it:
+        await it.register()
+        id = await refused(it)
+        read, go_on = asyncio.Event(), asyncio.Event()
+        one = DeadLetterRows.one
+
+        async def slowly(rows: DeadLetterRows, tenant: str, id: str) -> DeadLetter | None:
+            found = await one(rows, tenant, id)
+            read.set()
+            await go_on.wait()
+            return found
+
+        with monkeypatch.context() as slow:
+            slow.setattr(DeadLetterRows, "one", slowly)
+            other = asyncio.create_task(replay(it, id))
+            await asyncio.wait_for(read.wait(), PATIENCE)
+        it.backend.answers.append(422)
+        assert await replay(it, id) == "replayed"
+        await given_up(it, 2)
+        go_on.set()
+        assert await other == "already"
+        assert len(it.backend.calls) == 2
 
 
 async def test_what_the_customer_did_not_want_since_is_not_rung_by_a_replay(tmp_path: Path) -> None:
