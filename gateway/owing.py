@@ -79,8 +79,11 @@ class Owing:
             c, _ = self.move(tx, c, first.before, last.cut, Trigger.EXPIRY, reason)
         left = [(m, at) for m, at in waiting if at > tx.now]
         nearest = min((at for _, at in left), default=None)
-        if nearest is None and outcomes.pending(c):
-            nearest = tx.now + AGAIN  # beyond what one change looks at (`Known.UNACKED`)
+        pending = outcomes.pending(c)
+        if pending and not any(m.ord == pending[0].lo_ord + 1 for m in tx.unacked(c)):
+            nearest = tx.now  # beyond what one change looks at (`Known.UNACKED`): the next does
+        elif pending and nearest is None:
+            nearest = tx.now + AGAIN
         return tx.put(replace(c, expires_at=nearest))
 
     def _fan_out(self, tx: Transaction, c: Conversation) -> Conversation:

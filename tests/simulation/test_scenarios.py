@@ -1827,6 +1827,29 @@ def test_what_had_expired_beyond_what_one_look_sees_is_not_pushed_by_a_new_phone
     assert Counter(world.model.outcomes.values()) == {"expired": 10, "pushed": 1}
 
 
+@pytest.mark.parametrize("mood", [Mood.ACCEPTS, Mood.FAILS])
+def test_what_expired_while_nobody_ran_is_neither_pushed_nor_pending_however_many_there_are(
+    day: Day, monkeypatch: pytest.MonkeyPatch, mood: Mood
+) -> None:
+    """What came last has not expired, and is rung for at once."""
+    monkeypatch.setattr(Known, "UNACKED", 3)
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.ears.mood = Mood.FAILS
+    for _ in range(10):
+        world.write(anna, MessageKind.PROACTIVE, 60.0)
+        world.run(0.1)
+    world.shut_down()
+    world.run(100.0)
+    world.ears.mood = mood
+    world.start()
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(30.0)
+    last = "pushed" if mood is Mood.ACCEPTS else "pending"
+    assert Counter(world.model.outcomes.values()) == {"expired": 10, last: 1}
+
+
 def test_what_expired_unseen_amid_very_many_expires_when_its_turn_comes(
     day: Day, monkeypatch: pytest.MonkeyPatch
 ) -> None:
