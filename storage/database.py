@@ -30,6 +30,7 @@ CHECKPOINT = 2 * LONG  # pages at which a commit folds it back itself
 KEPT = 8_000_000  # bytes of it that stay on disk, however long it grew beside a long reader
 PAGE = 20  # values, about, that fill a page of it
 BESIDE = 100  # values' worth of pages that every commit writes, whatever is in it
+STEP = 1_000  # pages that a backup copies at a time: a Ctrl-C waits for no more
 _READS_ONLY = ("query_only = 1", "wal_autocheckpoint = 0")
 
 NO_ROOM = "there is no room for temporary files: let SQLITE_TMPDIR name a directory that has some"
@@ -356,7 +357,7 @@ def copy(path: Path, to: Path) -> None:
     """Write everything that is committed, as it is at one moment, into the new file `to`.
 
     As `snapshot` for who may be beside it and how long. Raises `CannotOpen`, with nothing of `to`
-    left if it could not be written.
+    left if it could not be written; nor is there after a Ctrl-C, which ends it at once.
     """
     with snapshot(path) as db:
         try:
@@ -367,14 +368,17 @@ def copy(path: Path, to: Path) -> None:
             raise CannotOpen(f"cannot write {to}: {error.strerror}") from error
         try:
             with closing(sqlite3.connect(to.absolute())) as target:  # else a URI, or memory
-                db.backup(target)
+                # In parts, between which Python hears of a signal. The snapshot stays the same.
+                db.backup(target, pages=STEP, progress=lambda *_: None)
                 target.execute("PRAGMA journal_mode = DELETE")  # so it is read where none may write
             os.fsync(made)
             _sync_directory(to.parent)
-        except (sqlite3.Error, OSError) as error:
+        except BaseException as error:
             for ending in ("", "-journal", "-wal", "-shm"):  # a full disk leaves these too
                 to.with_name(to.name + ending).unlink(missing_ok=True)
-            raise CannotOpen(f"cannot write {to}: {error}") from error
+            if isinstance(error, sqlite3.Error | OSError):
+                raise CannotOpen(f"cannot write {to}: {error}") from error
+            raise
         finally:
             os.close(made)
 

@@ -1,6 +1,7 @@
 """The SQLite file: who may open it, that commits are durable, and what is left after a failure."""
 
 import asyncio
+import functools
 import gc
 import os
 import sqlite3
@@ -627,6 +628,33 @@ async def test_a_backup_is_in_the_file_of_that_name_whatever_sqlite_makes_of_it(
     assert [one for one in path.parent.iterdir() if not one.name.startswith(path.name)] == [kept]
     with snapshot(kept) as db:
         assert list(db.execute("SELECT name FROM meta")) == [("kept",)]
+
+
+@pytest.mark.parametrize("handled", [1, 2])
+async def test_a_backup_that_is_interrupted_leaves_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handled: int
+) -> None:
+    """By a signal amid the pages, of which Python hears after the first of them, or later."""
+    await make(path)
+    kept, steps = tmp_path / "kept.db", 0
+
+    def interrupted(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == handled:
+            raise KeyboardInterrupt
+
+    class Heard(sqlite3.Connection):
+        def backup(self, target: sqlite3.Connection, **options: Any) -> None:  # type: ignore[override]
+            super().backup(target, **options | {"progress": interrupted})
+
+    connect = functools.partial(sqlite3.connect, factory=Heard)
+    monkeypatch.setattr(database, "STEP", 1)
+    monkeypatch.setattr(database.sqlite3, "connect", connect)
+    with pytest.raises(KeyboardInterrupt):
+        copy(path, kept)
+    assert steps == handled
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith(kept.name)]
 
 
 async def test_a_backup_beside_the_log_of_before_is_refused_until_that_is_gone(
