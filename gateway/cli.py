@@ -23,6 +23,7 @@ from gateway.command import (
     TenantName,
     by_its_code,
     clearly,
+    drop,
     fail,
     load,
     must_be_utf_8,
@@ -56,7 +57,24 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what it has no characters for is an escape
         sys.stdout.reconfigure(errors="backslashreplace")
     with by_its_code():
+        try:
+            with clearly():  # so that it holds for --help and --version too
+                code = _ended()
+        except typer.Exit as failed:
+            code = failed.exit_code
+        except BrokenPipeError:  # who reads has what they wanted
+            drop(sys.stdout)
+            code = 1
+        sys.exit(code)
+
+
+def _ended() -> int | str | None:
+    """Run the command line, and return its exit code."""
+    try:
         app()
+    except SystemExit as ended:
+        return ended.code
+    return 0
 
 
 def _version(wanted: bool) -> None:

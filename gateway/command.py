@@ -87,7 +87,7 @@ def clearly() -> Iterator[None]:
     except BrokenPipeError:  # who reads has what they wanted: an end without a word
         raise
     except OSError as error:
-        _drop(sys.stdout)
+        drop(sys.stdout)
         fail(f"the system refuses: {error}")
 
 
@@ -102,10 +102,10 @@ def by_its_code() -> Iterator[None]:
             if sys.stderr is not None:
                 sys.stderr.flush()
         except OSError:
-            _drop(sys.stderr)
+            drop(sys.stderr)
 
 
-def _drop(stream: TextIO) -> None:
+def drop(stream: TextIO) -> None:
     """Keep what could not be written from being tried again, and told of, at the very end."""
     with suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

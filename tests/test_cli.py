@@ -347,6 +347,24 @@ async def test_the_exit_code_is_the_commands_own_where_nobody_can_be_told(tmp_pa
         assert await process.wait() == code, words
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("--version",), ("check", "--help"), ("keys", "new")]
+)
+async def test_what_cannot_be_written_is_one_line_whatever_is_asked_for(
+    tmp_path: Path, words: tuple[str, ...], unbuffered: str
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", '"$@" >/dev/full', "sh", RINGBACK, *words),
+        cwd=tmp_path,
+        env=environ_of({"PYTHONUNBUFFERED": unbuffered}),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    told = "ringback: the system refuses: [Errno 28] No space left on device\n"
+    assert (process.returncode, err.decode()) == (2, told)
+
+
 async def test_a_command_that_neither_serves_nor_calls_starts_without_what_does(
     tmp_path: Path,
 ) -> None:

@@ -645,12 +645,12 @@ async def test_a_backup_that_is_interrupted_leaves_nothing(
             raise KeyboardInterrupt
 
     class Heard(sqlite3.Connection):
-        def backup(self, target: sqlite3.Connection, **options: Any) -> None:  # type: ignore[override]
+        def backup(self, target: sqlite3.Connection, **options: Any) -> None:
             super().backup(target, **options | {"progress": interrupted})
 
     connect = functools.partial(sqlite3.connect, factory=Heard)
     monkeypatch.setattr(database, "STEP", 1)
-    monkeypatch.setattr(database.sqlite3, "connect", connect)
+    monkeypatch.setattr(sqlite3, "connect", connect)
     with pytest.raises(KeyboardInterrupt):
         copy(path, kept)
     assert steps == handled
