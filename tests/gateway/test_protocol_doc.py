@@ -15,6 +15,8 @@ import pytest
 from gateway import protocol, sentences
 from gateway.auth import MAX_TOKEN_CHARS
 from gateway.config import sections
+from gateway.config.auth import Auth
+from gateway.config.values import Leeway
 from gateway.deadletters import Replay
 from gateway.decoding import decode_agent, decode_body, decode_customer
 from gateway.delivery import Action, Reason
@@ -334,6 +336,13 @@ def test_the_doc_lists_exactly_the_fixed_limits() -> None:
 
 def test_the_doc_says_how_long_a_token_may_be() -> None:
     assert f"A token has at most {MAX_TOKEN_CHARS:,} characters" in section("Tokens")
+
+
+def test_the_doc_says_how_much_clocks_may_differ() -> None:
+    (default,) = (it.default for it in msgspec.structs.fields(Auth) if it.name == "leeway")
+    (most,) = (it.le for it in get_args(Leeway) if isinstance(it, msgspec.Meta))
+    assert f"Clocks may differ by {default:g} s" in section("Tokens")
+    assert f"which is at most {most:g} s" in section("Tokens")
 
 
 def test_the_doc_says_which_of_these_an_operator_may_set() -> None:
