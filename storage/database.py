@@ -125,7 +125,7 @@ class Database:
         except BaseException as error:  # cancelled too: the connection's thread would never end
             await self.close()
             if isinstance(error, sqlite3.Error | OSError):
-                problem = f"cannot open the database {self.path}: {_problem(error)}"
+                problem = f"cannot open the database {self.path}: {_problem(error, self.path)}"
                 raise CannotOpen(problem) from error
             raise
         return self
@@ -383,8 +383,16 @@ def copy(path: Path, to: Path) -> None:
             os.close(made)
 
 
-def _problem(error: Exception) -> str:
-    """What went wrong, in SQLite's words, unless those tell of another thing."""
+def _problem(error: Exception, path: Path | None = None) -> str:
+    """What went wrong, in SQLite's words or the system's, unless those tell of another thing.
+
+    With `path`, which is being made if it is not there.
+    """
+    if isinstance(error, OSError) and path is not None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return f"there is no directory {path.parent}: make it first"
+        beside = f"{error.filename}: " if error.filename not in (None, path, str(path)) else ""
+        return f"{beside}{error.strerror}"
     match getattr(error, "sqlite_errorcode", None):
         case sqlite3.SQLITE_IOERR_GETTEMPPATH:
             return NO_ROOM

@@ -681,6 +681,27 @@ async def test_a_backup_beside_the_log_of_before_is_refused_until_that_is_gone(
         assert await db.read("SELECT name FROM meta") == [("kept",)]
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nowhere/ringback.db", "there is no directory {0}/nowhere: make it first"),
+        ("file/ringback.db", "there is no directory {0}/file: make it first"),
+        ("directory", "Is a directory"),
+        ("held", "{0}/held.lock: Is a directory"),
+    ],
+)
+async def test_where_no_database_can_be_made_it_is_said_what_is_in_the_way(
+    tmp_path: Path, name: str, problem: str
+) -> None:
+    (tmp_path / "file").touch()
+    for made in ("directory", "held.lock"):
+        (tmp_path / made).mkdir()
+    with pytest.raises(CannotOpen) as refused:
+        await Database(tmp_path / name).open()
+    told = f"cannot open the database {tmp_path / name}: {problem.format(tmp_path)}"
+    assert refused.value.problem == told
+
+
 async def test_opening_to_read_makes_no_file(path: Path) -> None:
     with pytest.raises(CannotOpen, match="there is no database"):
         await Database(path).open_to_read()
