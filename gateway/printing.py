@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from rich.table import Table
+from rich.table import Column, Table
 
 from gateway import sentences
 from gateway.command import screen
@@ -30,7 +30,8 @@ def show_message(answer: dict[str, Any]) -> None:
     for line in sentences.summary(answer):
         console.print(line, soft_wrap=True)
     before = answer["events"][0]["at"]
-    table = Table(f"{before[:10]} UTC", "event", "what", box=None, pad_edge=False)
+    what = Column("what", overflow="fold")  # ids are whole, however long they are
+    table = Table(f"{before[:10]} UTC", "event", what, box=None, pad_edge=False)
     for entry in answer["events"]:
         at = sentences.clock(entry["at"], before)
         table.add_row(at, entry["event"], sentences.told(entry))

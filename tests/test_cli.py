@@ -355,7 +355,7 @@ async def test_what_cannot_be_written_is_one_line_whatever_is_asked_for(
     tmp_path: Path, words: tuple[str, ...], unbuffered: str
 ) -> None:
     process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", '"$@" >/dev/full', "sh", RINGBACK, *words),
+        *("sh", "-c", '"$@" >/dev/full', "sh", str(RINGBACK), *words),
         cwd=tmp_path,
         env=environ_of({"PYTHONUNBUFFERED": unbuffered}),
         stderr=asyncio.subprocess.PIPE,

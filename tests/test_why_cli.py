@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from gateway.policies import Policy
 from gateway.protocol import Role, timestamp
 from storage.errors import Unavailable
 from tests.running import PATIENT, Call, Running, Wire, running
-from tests.test_cli import ringback
+from tests.test_cli import RINGBACK, environ_of, ringback
+from tests.test_deadletters_cli import shown_on
 
 pytestmark = pytest.mark.timeout(300)  # a dozen commands in turn: each is a start of Python
 
@@ -202,6 +204,28 @@ async def test_an_id_that_the_terminal_has_no_characters_for_is_shown_all_the_sa
         )
     assert told.code == 0, told
     assert told.out.startswith("message 1 of \\u65e5\\u672c: undeliverable (no_device)\n")
+
+
+async def test_ids_of_a_story_are_told_whole_in_the_narrowest_terminal(tmp_path: Path) -> None:
+    installation = "phone-" + "x" * 100
+    async with running(tmp_path) as it:
+        await it.register(installation=installation)
+        await it.write()
+        await it.settled(1, "pushed")
+        terminal, theirs = os.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *(RINGBACK, *WHY, "1"),
+            cwd=tmp_path,
+            env=environ_of({"COLUMNS": "40"}),
+            stdout=theirs,
+        )
+        os.close(theirs)
+        shown, code = await asyncio.gather(shown_on(terminal), process.wait())
+    ring = it.backend.calls[0].headers["webhook-id"]
+    assert code == 0
+    whole = "".join(shown.split())
+    assert f"({installation})" in whole
+    assert f"ring{ring}to" in whole
 
 
 async def test_an_unknown_policy_names_the_known_ones(tmp_path: Path) -> None:
