@@ -117,8 +117,12 @@ def init(
             fail(f"{path} exists already: name another file or remove it first")
         except OSError as error:
             fail(f"cannot write {path}: {error.strerror}")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            path.unlink(missing_ok=True)  # or the next try is refused: something is there already
+            fail(f"cannot write {path}: {error.strerror}")
         say(f"Wrote {path} (readable by you only). Next: ringback serve --config {path}")
 
 

@@ -188,6 +188,19 @@ async def test_init_writes_a_private_file_that_works_and_never_overwrites_it(
     assert file.read_text() != (tmp_path / "b.toml").read_text()
 
 
+async def test_init_that_cannot_write_it_all_leaves_nothing(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'ulimit -f 0 && exec "$@"', "sh", str(RINGBACK), "init"),
+        cwd=tmp_path,
+        env=environ_of({}),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    told = "ringback: cannot write ringback.toml: File too large\n"
+    assert (process.returncode, err.decode()) == (2, told)
+    assert not list(tmp_path.iterdir())
+
+
 async def test_serve_runs_what_init_wrote_and_sigterm_ends_it_with_0(tmp_path: Path) -> None:
     assert (await ringback(tmp_path, "init")).code == 0
     async with serving(tmp_path, "--config", "ringback.toml") as it:
