@@ -398,6 +398,8 @@ def _problem(error: Exception, path: Path | None = None) -> str:
             return NO_ROOM
         case sqlite3.SQLITE_CANTOPEN:  # the file itself is there, and could be read
             return NOTHING_BESIDE
+        case sqlite3.SQLITE_CORRUPT:
+            return f"{error}: put a backup in its place"
     return str(error)
 
 

@@ -702,6 +702,16 @@ async def test_where_no_database_can_be_made_it_is_said_what_is_in_the_way(
     assert refused.value.problem == told
 
 
+async def test_of_a_damaged_file_it_is_said_what_can_be_done(path: Path) -> None:
+    await make(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + b"\xff" * 200 + whole[300:])  # the first page, but for its head
+    with pytest.raises(CannotOpen) as refused:
+        await Database(path).open()
+    told = "database disk image is malformed: put a backup in its place"
+    assert refused.value.problem == f"cannot open the database {path}: {told}"
+
+
 async def test_opening_to_read_makes_no_file(path: Path) -> None:
     with pytest.raises(CannotOpen, match="there is no database"):
         await Database(path).open_to_read()
