@@ -47,9 +47,8 @@ class _Tenant:
 
     def may_tell(self, now: float, part: int) -> bool:
         """Whether a change may be told of, where `part` frames may leave in `EVERY` seconds."""
-        passed = now - self.at
-        if passed >= EVERY:
-            self.left = int(min(part, self.left + part * (passed / EVERY)))
+        if now >= self.at + EVERY:  # as the timer's: a difference is rounded otherwise
+            self.left = int(min(part, self.left + part * ((now - self.at) / EVERY)))
             self.at = now
         return self.left > 0
 
