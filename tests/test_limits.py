@@ -768,6 +768,29 @@ async def test_what_cannot_be_read_is_unavailable_to_who_is_there_and_can_be_ask
         assert (await agent.ask("history", "history", customer="c-42"))["messages"]
 
 
+async def test_what_cannot_be_opened_again_is_not_open_any_more(tmp_path: Path) -> None:
+    """It could not be followed without a gap; and nothing is kept for who does not ask again."""
+    async with running(tmp_path, delivery=PATIENT) as it:
+        await it.write()
+        agent = await it.agent(open="c-42")
+        database = it.gateway.core.database
+        read = database.read
+
+        async def fail(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
+            raise Unavailable("the database cannot be read")
+
+        database.read = fail  # type: ignore[method-assign]
+        told = await agent.ask("open", "error", customer="c-42")
+        assert told["code"] == "unavailable"
+        assert not it.gateway.core.hub.watched(Key("acme", "c-42"))
+        database.read = read  # type: ignore[method-assign]
+        await it.write(text="meanwhile")
+        opened = await agent.ask("open", "conversation", customer="c-42", after=1)
+        assert [m["text"] for m in opened["messages"]] == ["meanwhile"]
+        await it.write(text="from then on")
+        assert (await agent.take("message"))["text"] == "from then on"
+
+
 async def test_the_inbox_is_paged_newest_first_and_filtered(tmp_path: Path) -> None:
     async with running(tmp_path, delivery=PATIENT) as it:
         agent = await it.agent()
