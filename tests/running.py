@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any, Self
 
 import aiohttp
@@ -77,6 +78,13 @@ class Call:
 
 
 Answer = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+class Latest(Random):
+    """Jitter without chance: what failed is tried again as late as it may be."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
 
 
 @dataclass(slots=True)
@@ -403,6 +411,11 @@ class Running:
     def load(self) -> Load:
         """How the backend of `acme` is, and what waits for it."""
         return self.gateway.core.loads()["acme", ""]
+
+    def retry_late(self) -> None:
+        """From now on what failed is tried again after the whole of its back-off: of full jitter
+        it may be at once, however long that is."""
+        self.gateway.core._worker._rng = Latest()
 
     def pass_time(self, seconds: float) -> None:
         """So long has passed for the gateway, at once: what became due meanwhile is due now."""

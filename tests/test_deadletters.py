@@ -436,6 +436,7 @@ async def test_what_no_backend_rings_is_left_as_it_is(tmp_path: Path) -> None:
 
 async def test_a_ring_on_its_way_to_the_device_is_waited_for(tmp_path: Path) -> None:
     async with running(tmp_path, push={"retry_first": 600.0, "retry_max": 600.0}) as it:
+        it.retry_late()
         await it.register()
         id = await refused(it)
         it.backend.answers.append(503)

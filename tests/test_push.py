@@ -298,6 +298,7 @@ async def test_what_came_of_the_last_push_is_told_of_a_device(
             _, told = await it.call("GET", "/v1/customers/c-42/devices", Role.SERVICE)
             return told["devices"][0].get("last_push")
 
+        it.retry_late()
         await it.register()
         assert await last_push() is None
         it.backend.answers.append(status)
