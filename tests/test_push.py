@@ -49,6 +49,15 @@ async def decided(it: Running, seq: int) -> list[object]:
         await changed.wait()
 
 
+async def looked(it: Running, seq: int, action: str) -> None:
+    """Wait until a look has decided so."""
+    while True:
+        changed = it.next_commit()
+        if any(e["action"] == action for e in await events(it, seq, "look")):
+            return
+        await changed.wait()
+
+
 async def test_messages_while_the_backend_is_slow_become_one_further_ring(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register()
@@ -121,10 +130,9 @@ async def test_a_retry_sends_the_same_bytes_under_the_same_id(tmp_path: Path) ->
 
 
 async def test_a_ring_that_waits_is_cancelled_when_the_customer_acks(tmp_path: Path) -> None:
-    push = {"retry_first": 60.0, "retry_max": 60.0}
-    async with running(tmp_path, push=push, delivery=SLOW_ACK) as it:
+    async with running(tmp_path, delivery=SLOW_ACK) as it:
         await it.register()
-        it.backend.answers.append(web.Response(status=503, headers={"Retry-After": "1"}))
+        it.backend.answers.append(web.Response(status=503, headers={"Retry-After": "600"}))
         await it.write()
         await it.backend.take()
         await recorded(it, 1, "attempt")
@@ -132,6 +140,8 @@ async def test_a_ring_that_waits_is_cancelled_when_the_customer_acks(tmp_path: P
         await customer.take("message")
         await customer.send("ack", seq=1)
         assert (await it.settled(1, "acked"))["outcome"] == "acked"
+        it.pass_time(600.0)
+        await looked(it, 1, "cancel")
         assert len(it.backend.calls) == 1
 
 
@@ -349,11 +359,13 @@ async def test_with_two_devices_one_acceptance_is_enough(tmp_path: Path) -> None
 
 
 async def test_a_message_expires_while_the_backend_is_down(tmp_path: Path) -> None:
-    push = {"expires_after": "1s"}
+    push = {"expires_after": "1m"}
     async with running(tmp_path, push=push) as it:
         await it.register()
         it.backend.answers.extend([503] * 1000)
         await it.write()
+        await it.backend.take()
+        it.pass_time(60.0)
         told = await it.settled(1, "expired")
         assert told["reason"] == "expired"
         customer = await it.customer()
@@ -363,12 +375,13 @@ async def test_a_message_expires_while_the_backend_is_down(tmp_path: Path) -> No
 
 
 async def test_an_acceptance_after_the_expiry_makes_it_pushed(tmp_path: Path) -> None:
-    async with running(tmp_path, push={"expires_after": "1s"}) as it:
+    async with running(tmp_path, push={"expires_after": "1m"}) as it:
         await it.register()
         gate = Gate()
         it.backend.answers.append(gate)
         await it.write()
         await it.backend.take()
+        it.pass_time(60.0)
         await it.settled(1, "expired")
         gate.open.set()
         await it.settled(1, "pushed")
@@ -518,8 +531,9 @@ async def test_a_ring_that_is_accepted_while_its_expiry_is_written_is_pushed(
             await write(statements)
 
         monkeypatch.setattr(core.database, "write", answered_meanwhile)
-        await it.write(expires_at=timestamp(time.time() + 3.0))
+        await it.write(expires_at=timestamp(time.time() + 60.0))
         await it.backend.take()
+        it.pass_time(60.0)
         told = await it.settled(1, "pushed")
         outcomes = [e["outcome"] for e in told["events"] if e["event"] == "outcome"]
         assert outcomes == ["expired", "pushed"]
@@ -772,7 +786,8 @@ async def test_who_acknowledges_while_a_call_is_awaited_is_not_rung(tmp_path: Pa
 
 
 async def test_what_expires_while_a_call_is_awaited_expires_then(tmp_path: Path) -> None:
-    async with one_waits(tmp_path, expires_after="1s") as (it, gate):
+    async with one_waits(tmp_path, expires_after="1m") as (it, gate):
+        it.pass_time(60.0)
         assert (await it.settled(1, "expired"))["reason"] == "expired"
         gate.open.set()
         await it.settled(1, "pushed", "c-1")

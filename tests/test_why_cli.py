@@ -145,7 +145,7 @@ async def test_why_tells_a_push_in_sentences(tmp_path: Path) -> None:
 async def test_why_tells_a_push_that_was_not_made_as_a_decision(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         await it.register(installation="phone-1")
-        it.backend.answers.append(web.Response(status=503, headers={"Retry-After": "1"}))
+        it.backend.answers.append(web.Response(status=503, headers={"Retry-After": "600"}))
         await it.write()
         pending = await recorded(it, 1, "attempt")
         (waits,) = pending["waiting"]
@@ -153,6 +153,7 @@ async def test_why_tells_a_push_that_was_not_made_as_a_decision(tmp_path: Path) 
         customer = await it.customer()
         await customer.send("ack", seq=1)
         await it.settled(1, "acked")
+        it.pass_time(600.0)
         await recorded(it, 1, "look", 3)
         out = (await ringback(tmp_path, *WHY, "1")).out
         assert len(it.backend.calls) == 1
