@@ -118,7 +118,7 @@ async def test_a_name_that_comes_with_a_refresh_is_shown_too(tmp_path: Path) -> 
 
 
 async def test_in_chat_a_message_is_acked_and_the_backend_gets_nothing(tmp_path: Path) -> None:
-    async with running(tmp_path) as it:
+    async with running(tmp_path, delivery=PATIENT) as it:
         await it.register()
         customer = await it.customer()
         agent = await it.agent(open="c-42")
@@ -170,7 +170,7 @@ async def test_agents_hear_of_what_is_read_of_theirs_and_inboxes_of_who_comes_fi
 
 
 async def test_an_ack_that_says_nothing_new_is_told_to_nobody(tmp_path: Path) -> None:
-    async with running(tmp_path) as it:
+    async with running(tmp_path, delivery=PATIENT) as it:
         customer = await it.customer()
         agent = await it.agent(open="c-42")
         for text in ("one", "two"):

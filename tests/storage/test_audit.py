@@ -18,7 +18,7 @@ from storage.audit import Audit, Rule
 from storage.errors import CannotOpen
 from storage.loading import Known
 from storage.records import Outcome
-from tests.running import PATIENT, QUICK, Running, running
+from tests.running import PATIENCE, PATIENT, QUICK, Running, running
 from tests.storage.stored import draft, opened, post
 
 TEXT = "nobody may read this in a finding"
@@ -34,7 +34,9 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def _live(directory: Path) -> None:
     slow = {"retry_first": 600.0, "retry_max": 600.0}
-    async with running(directory, delivery=QUICK, push=slow) as it:
+    unhurried = QUICK | {"ack_timeout": PATIENCE, "max_hold": PATIENCE}
+    async with running(directory, delivery=unhurried, push=slow) as it:
+        it.retry_late()
         await it.register("anna", "phone-1", "t-1")
         anna = await it.customer("anna")
         await anna.ask("send", "sent", text=TEXT)
@@ -46,6 +48,8 @@ async def _live(directory: Path) -> None:
         await anna.take("message", seq=4)
         await anna.send("read", seq=2)
         await anna.send("ack", seq=3)
+        await it.settled(3, "acked", "anna")
+        it.pass_time(PATIENCE)
         await it.settled(4, "pushed", "anna")
         await it.write("ben", TEXT)
         await it.settled(1, "undeliverable", "ben")
@@ -81,6 +85,7 @@ async def _gwen(it: Running) -> None:
     await it.write("gwen", TEXT)
     await it.settled(1, "undeliverable", "gwen")
     await it.register("gwen", "phone-3", "t-3")
+    it.pass_time(PATIENCE)  # in which the app could have fetched it
     await it.settled(1, "pushed", "gwen")
     for _ in range(2):
         await it.backend.take()
