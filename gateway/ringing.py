@@ -260,7 +260,8 @@ class Ringing:
         )
         held = RingInHand(msgspec.json.encode(ring).decode(), upto, attempt=1)
         owes = newest is not None and device.owed_ord > upto.ord  # what nobody is rung for, say
-        device = replace(device, ring=held, badge=unread, owes=owes, wake_at=tx.now)
+        badge = max(device.badge or 0, unread)  # until it is taken the icon shows what it did
+        device = replace(device, ring=held, badge=badge, owes=owes, wake_at=tx.now)
         # The hold of its retries is counted anew; that of what it does not cover goes on (rule 5).
         held_from = c.hold_from if newest is None and outcomes.pending(c) else None
         c = c.with_device(device)
@@ -292,6 +293,9 @@ class Ringing:
         ended = replace(
             device, ring=None, covered=covered, owes=True, owed_ord=owed, wake_at=tx.now
         )
+        ring = claimed(_held(device))
+        if reason is Reason.EXPIRED and ring.kind is BADGE:  # given up: no other is to follow it
+            ended = replace(ended, badge=ring.unread)
         if reason not in WISHES:
             tx.put(c.with_device(ended))
             return
@@ -347,7 +351,7 @@ class Ringing:
             case VerdictKind.REFUSED:
                 self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)
                 unrung = device.unrung if silent else _unrung(c, device, Reason.REFUSED)
-                device = replace(_over(tx, device), unrung=unrung)
+                device = replace(_over(tx, device, claim.ring), unrung=unrung)
         return self._owing.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
     def _bury(
@@ -389,7 +393,7 @@ class Ringing:
     def _accepted(
         self, tx: Transaction, c: Conversation, device: Device, ring: Ring
     ) -> Conversation:
-        over = _over(tx, device)
+        over = _over(tx, device, ring)
         covered, upto = device.covered, over.covered
         c = tx.put(c.with_device(over))
         if c.is_expiring(ring.claimed_at):
@@ -445,10 +449,11 @@ def _unrung(c: Conversation, device: Device, reason: Reason) -> str:
     return max(reasons, key=UNRUNG.index).value
 
 
-def _over(tx: Transaction, device: Device) -> Device:
-    """The ring in hand is settled; what came meanwhile is looked at now, or when a hold ends."""
+def _over(tx: Transaction, device: Device, ring: Ring) -> Device:
+    """Its `ring` in hand is settled; what came meanwhile is looked at now, or when a hold ends."""
     wake = max(tx.now, device.wake_at or 0.0) if device.owes else None
-    return replace(device, ring=None, covered=device.rung_to, wake_at=wake)
+    covered = device.rung_to
+    return replace(device, ring=None, covered=covered, badge=ring.unread, wake_at=wake)
 
 
 def _held(device: Device) -> RingInHand:

@@ -216,9 +216,9 @@ class Device(msgspec.Struct, frozen=True):
     `token` is the token itself; `sealed` is how it is stored, if not as it is.
     It has been rung up to `covered`, and from there is what its `ring` in hand covers. `owes` says
     that a look is wanted, `wake_at` when, `owed_ord` up to which counted message a fan-out asked
-    for. `quiet_end` is when the quiet hours end that it was last found in. `badge` is the unread
-    count that was last attempted to be shown on it. `unrung` is why it was last not rung for some
-    of what it covers.
+    for. `quiet_end` is when the quiet hours end that it was last found in. `badge` is the highest
+    number that its icon may show: it was told it last, or that was tried since. `unrung` is why it
+    was last not rung for some of what it covers.
     """
 
     id: int

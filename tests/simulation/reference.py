@@ -94,7 +94,7 @@ class Device:
     busy_until: float = 0.0
     """When the last call has its answer, were it one for the token of before."""
     badge: int = 0
-    """The last number that it was attempted to be told."""
+    """The highest number that its icon may show."""
 
 
 @dataclass(slots=True)
@@ -361,7 +361,7 @@ class Reference:
         ring.mood, ring.out = self.mood, True
         d.wake_at = self.now  # or when a hold ends that begins meanwhile
         d.busy_until = self.now + ANSWERS.get(ring.mood, MOMENT)
-        d.badge = ring.unread
+        d.badge = max(d.badge, ring.unread)
         self.log.look(self.now, c.id, d.installation, action, reason)
         self.log.call(self.now, c.id, d.token, ring.kind, ring.seq, ring.unread, ring.attempt)
 
@@ -374,6 +374,8 @@ class Reference:
             return
         d.ring = None
         d.live = ring.mood != "gone"
+        if d.live:  # else it shows what it did
+            d.badge = ring.unread
         for m in ring.covers if d.live else ():
             d.settled[m.seq] = "refused" if ring.mood == "refuses" else "rung"
             if ring.mood != "refuses" and m.outcome in ("pending", "expired"):

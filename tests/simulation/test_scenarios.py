@@ -1786,6 +1786,64 @@ def test_a_correction_of_an_icon_that_fails_is_tried_again(day: Day) -> None:
     assert len(badges) > 1
 
 
+@pytest.mark.parametrize("meanwhile", ["acked", "new token", "taken out", "dead"])
+def test_a_correction_of_an_icon_that_could_not_be_told_is_owed_until_one_is(
+    day: Day, meanwhile: str
+) -> None:
+    """The backend fails, and the number that it could not be told is of no use any more."""
+    world, anna = day.world, day.world.person(*ANNA)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.ears.mood = Mood.FAILS
+    visit = comes(world, anna)
+    visit.read(1)
+    world.run(0.3)
+    assert [heard.kind for heard in world.ears.log] == ["message", "badge"]
+    read = 1
+    match meanwhile:
+        case "acked":
+            world.write(anna, MessageKind.CHAT, None)
+            world.run(0.3)
+            visit.ack(2)
+            read = 2
+        case "new token":
+            world.register(anna, "phone-1", "TOKEN-2")
+        case "taken out":
+            push = world.settings["acme"][-1].push
+            world.configure("acme", None, 0.0)
+            world.run(5.0)
+            world.configure("acme", push, 0.0)
+        case _:
+            world.ears.mood = Mood.GONE
+            world.run(60.0)
+            world.register(anna, "phone-1", "TOKEN-2")
+    world.run(1.0)
+    world.ears.mood = Mood.ACCEPTS
+    world.run(100.0)
+    visit.read(read)
+    world.run(100.0)
+    told = [orjson.loads(h.body)["payload"]["aps"]["badge"] for h in world.ears.log if h.took]
+    assert told[0] == 1
+    assert told[-1] == 0
+
+
+def test_a_correction_of_an_icon_that_expires_is_not_followed_by_another(day: Day) -> None:
+    world, anna = day.world, day.world.person(*ANNA)
+    push = world.settings["acme"][-1].push
+    assert push is not None
+    world.configure("acme", replace(push, expires_after=30.0), 0.0)
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.run(15.0)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(5.0)
+    world.ears.mood = Mood.FAILS
+    comes(world, anna).read(1)
+    world.run(300.0)
+    assert len({heard.ring for heard in world.ears.log}) == 2
+
+
 def test_what_may_have_rung_already_is_not_settled_by_an_opt_out_on_another_phone(
     day: Day,
 ) -> None:
