@@ -357,6 +357,7 @@ async def test_the_log_is_folded_back_between_commits_large_or_small(
     monkeypatch.setattr(database, "LONG", 40)
     async with Database(path) as db:
         await db.read_for_write("PRAGMA wal_autocheckpoint = 0")
+        await db.read_for_write("PRAGMA synchronous = OFF")  # no slow disk is waited for so often
         for notes in (100, 10, 1):
             for commit in range(2_000 // notes):
                 rows = [(NOTE, (f"{notes}-{commit}-{n}", "x" * 100)) for n in range(notes)]
@@ -409,6 +410,7 @@ async def test_after_commits_that_folded_the_log_themselves_it_is_folded_in_time
     async with Database(path) as db:
         inner = db._writer
         assert inner is not None
+        await db.read_for_write("PRAGMA synchronous = OFF")  # no slow disk is waited for so often
         for number in range(2_000):
             await db.write([(NOTE, (f"{number}", "x"))])
         await db.fold_back_if_long()
