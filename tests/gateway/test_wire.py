@@ -444,8 +444,9 @@ async def test_who_has_broken_off_is_sent_nothing_more(tmp_path: Path) -> None:
 
 
 async def test_our_close_tells_its_reason_and_its_code_stays_whatever_the_peer_answers(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(wire, "CLOSE_TIMEOUT", PATIENCE)
     async with listening(tmp_path) as it:
         line, peer = await it.open()
         peer.close(CloseCode.TOKEN_EXPIRED)
