@@ -157,6 +157,7 @@ class Core:
         self.store.failed = self._failed
         self.store.recovered = self.presence.catch_up
         self._sections = _sections(config, {})
+        self._longest = self._timeout  # of all settings since the start: calls end by their own
         self._worker = PushWorker(
             self.book,
             self._endpoints,
@@ -198,6 +199,7 @@ class Core:
         before = self.context.tenants
         self.context.tenants = _rules(config)
         self._sections = _sections(config, self._sections)
+        self._longest = max(self._longest, self._timeout)
         self._worker.take_up(self._endpoints)
         others = {name for name, now in self.context.tenants.items() if now != before.get(name)}
         task = asyncio.create_task(self._judge_anew(others), name="judge-anew")
@@ -222,6 +224,11 @@ class Core:
     def _endpoints(self) -> list[Endpoint]:
         return [endpoint for section in self._sections.values() for endpoint in section.endpoints]
 
+    @property
+    def _timeout(self) -> float:
+        """The longest that a call by the present settings may take."""
+        return max((endpoint.timeout for endpoint in self._endpoints), default=0.0)
+
     def drain(self) -> None:
         """Start no more rings (rule 9)."""
         self.book.drain()
@@ -235,8 +242,7 @@ class Core:
             self._housekeeper.cancel()
         await self.campaigns.stop()
         await self.campaign_loading.stop()
-        longest = max((endpoint.timeout for endpoint in self._endpoints), default=0.0)
-        await self._worker.drain(longest + 1.0)
+        await self._worker.drain(self._longest + 1.0)
         await self.store.stop()
         await self.database.close()
 

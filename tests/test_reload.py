@@ -191,6 +191,31 @@ async def test_a_change_of_the_secret_by_its_steps_refuses_nobody(tmp_path: Path
         assert NEW_SECRET not in run.log
 
 
+async def test_a_call_that_is_out_by_the_old_settings_may_end_when_a_stop_follows(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (run, it):
+        await run.register()
+
+        async def slowly(call: Call) -> web.StreamResponse:
+            await asyncio.sleep(4.0)
+            return web.Response()
+
+        it.answers = [slowly]
+        await run.write()
+        await it.take()
+        edit(
+            tmp_path,
+            lambda text: text.replace(
+                "auth_token =", "connect_timeout = 1.0\ntimeout = 1.0\nauth_token ="
+            ),
+        )
+        await hang_up(run, RELOADED)
+        assert await run.stop() == 0
+        assert it.calls[0].status == 200
+        assert "cut calls off" not in run.log
+
+
 async def test_what_needs_a_restart_is_named_and_stays(tmp_path: Path) -> None:
     async with served(tmp_path) as (run, it):
         await run.register()
