@@ -688,7 +688,7 @@ async def test_a_reload_that_is_asked_for_while_it_starts_does_not_end_it(tmp_pa
         "import os, signal, sys, threading\n"
         "from gateway.__main__ import main\n"
         "hup = lambda: os.kill(os.getpid(), signal.SIGHUP)\n"
-        "for wait in (0.05, 0.2, 0.4, 0.8): threading.Timer(wait, hup).start()\n"
+        "for wait in (0.2, 0.4, 0.8, 1.2): threading.Timer(wait, hup).start()\n"
         "main()\n"
     )
     program = (sys.executable, "-c", code)
