@@ -725,6 +725,11 @@ async def test_agents_who_ask_for_the_same_page_at_once_share_one_look(tmp_path:
         assert len(asking) == 6
 
 
+async def unreadable(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
+    """In place of the database's reading."""
+    raise Unavailable("the database cannot be read")
+
+
 async def test_an_inbox_that_cannot_be_read_is_unavailable_and_can_be_asked_for_again(
     tmp_path: Path,
 ) -> None:
@@ -732,12 +737,8 @@ async def test_an_inbox_that_cannot_be_read_is_unavailable_and_can_be_asked_for_
         await it.write("c-1")
         database = it.gateway.core.database
         scan = database.scan
-
-        async def fail(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
-            raise Unavailable("the database cannot be read")
-
         agent = await it.agent()
-        database.scan = fail  # type: ignore[method-assign]
+        database.scan = unreadable  # type: ignore[method-assign]
         assert (await agent.ask("inbox", "error"))["code"] == "unavailable"
         database.scan = scan  # type: ignore[method-assign]
         assert len((await agent.ask("inbox", "inbox"))["conversations"]) == 1
@@ -752,10 +753,7 @@ async def test_what_cannot_be_read_is_unavailable_to_who_is_there_and_can_be_ask
         database = it.gateway.core.database
         read = database.read
 
-        async def fail(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
-            raise Unavailable("the database cannot be read")
-
-        database.read = fail  # type: ignore[method-assign]
+        database.read = unreadable  # type: ignore[method-assign]
         told = await customer.ask("history", "error")
         assert (told["code"], "same ref" in told["message"]) == ("unavailable", True)
         told = await agent.ask("history", "error", customer="c-42")
@@ -776,10 +774,7 @@ async def test_what_cannot_be_opened_again_is_not_open_any_more(tmp_path: Path) 
         database = it.gateway.core.database
         read = database.read
 
-        async def fail(sql: str, parameters: tuple[Any, ...] = (), tenant: str = "") -> Any:
-            raise Unavailable("the database cannot be read")
-
-        database.read = fail  # type: ignore[method-assign]
+        database.read = unreadable  # type: ignore[method-assign]
         told = await agent.ask("open", "error", customer="c-42")
         assert told["code"] == "unavailable"
         assert not it.gateway.core.hub.watched(Key("acme", "c-42"))
