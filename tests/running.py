@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any, Self
 
 import aiohttp
@@ -30,6 +29,7 @@ from gateway.protocol import Role
 from gateway.server import Gateway
 from push.worker import Load
 from tests import canary
+from tests.dice import Highest
 
 PATIENCE = 10.0  # seconds after which a test gives up waiting; never a measure of anything
 
@@ -78,13 +78,6 @@ class Call:
 
 
 Answer = Callable[[Call], Awaitable[web.StreamResponse]]
-
-
-class Latest(Random):
-    """Jitter without chance: what failed is tried again as late as it may be."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return b
 
 
 @dataclass(slots=True)
@@ -415,7 +408,7 @@ class Running:
     def retry_late(self) -> None:
         """From now on what failed is tried again after the whole of its back-off: of full jitter
         it may be at once, however long that is."""
-        self.gateway.core._worker._rng = Latest()
+        self.gateway.core._worker._rng = Highest()
 
     def pass_time(self, seconds: float) -> None:
         """So long has passed for the gateway, at once: what became due meanwhile is due now."""

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.client import AgentClient, ConnectionEnded, CustomerClient, Message, RequestFailed
 from gateway.protocol import Role, Route
-from tests.gateway.clientside.dice import Shortest
+from tests.dice import Lowest
 from tests.gateway.clientside.scripted import seqs, within
 from tests.running import PATIENT, Running, running
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 def a_customer(it: Running, **options: Any) -> CustomerClient:
     token = it.token(Role.CUSTOMER, "c-42")
-    return CustomerClient(it.chat_url("/v1/chat"), token, rng=Shortest(), **options)
+    return CustomerClient(it.chat_url("/v1/chat"), token, rng=Lowest(), **options)
 
 
 def an_agent(it: Running, **options: Any) -> AgentClient:
     token = it.token(Role.AGENT, "a-1")
-    return AgentClient(it.chat_url("/v1/agent"), token, rng=Shortest(), **options)
+    return AgentClient(it.chat_url("/v1/agent"), token, rng=Lowest(), **options)
 
 
 async def test_customer_and_agent_hold_a_conversation(tmp_path: Path) -> None:

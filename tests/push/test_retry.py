@@ -9,20 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from push.retry import PACE_AHEAD, WAVE_SECONDS, Pace, RejectionWave, delay
-
-
-class Highest(Random):
-    """Chance that always draws the upper end."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return b
-
-
-class Lowest(Random):
-    """Chance that always draws the lower end."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return a
+from tests.dice import Highest, Lowest
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from gateway.clientside.agent import AgentClient
 from gateway.clientside.customer import CustomerClient
 from gateway.clientside.told import Frame, Message
 from gateway.protocol import Limits
-from tests.gateway.clientside.dice import Shortest
+from tests.dice import Lowest
 
 PATIENCE = 10.0  # seconds after which a test gives up; never a measure of anything
 AT = "2026-01-01T00:00:00.000Z"
@@ -189,7 +189,7 @@ async def customer(
 ) -> AsyncIterator[tuple[CustomerClient, Socket]]:
     """A started client and its first socket."""
     options.setdefault("sleep", Naps())
-    options.setdefault("rng", Shortest())
+    options.setdefault("rng", Lowest())
     client = CustomerClient(server.url, options.pop("token", "t0"), **options)
     starting = asyncio.create_task(client.start())
     try:
@@ -205,7 +205,7 @@ async def customer(
 
 @asynccontextmanager
 async def agent(server: Scripted, **options: Any) -> AsyncIterator[tuple[AgentClient, Socket]]:
-    client = AgentClient(server.url, "t0", sleep=Naps(), rng=Shortest(), **options)
+    client = AgentClient(server.url, "t0", sleep=Naps(), rng=Lowest(), **options)
     starting = asyncio.create_task(client.start())
     try:
         socket = await server.socket()

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.clientside.comeback import Backoff, End, Step, after_end
 from gateway.protocol import CloseCode
-from tests.gateway.clientside.dice import Dice, Shortest
+from tests.dice import Dice, Lowest
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_client_comes_back_with_jitter_after_all_other_codes(code: int | None)
 
 def test_where_there_are_too_many_already_a_client_never_comes_back_at_once() -> None:
     crowded = End(CloseCode.TOO_MANY_CONNECTIONS)
-    assert after_end(crowded, Backoff(Shortest()), 5.0) == Step(1.0)
+    assert after_end(crowded, Backoff(Lowest()), 5.0) == Step(1.0)
     assert after_end(crowded, Backoff(Dice()), 5.0) == Step(2.0)
 
 

@@ -10,7 +10,7 @@ from websockets.exceptions import InvalidURI
 from gateway.clientside.customer import CustomerClient
 from gateway.clientside.errors import ConnectionEnded, OutboxFull, RequestFailed
 from gateway.clientside.told import Frame
-from tests.gateway.clientside.dice import Dice
+from tests.dice import Dice
 from tests.gateway.clientside.scripted import (
     Held,
     Naps,

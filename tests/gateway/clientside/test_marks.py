@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from gateway.clientside.marks import MARKS, Marks
-from tests.gateway.clientside.dice import Dice
+from tests.dice import Dice
 
 
 def test_of_acks_and_reads_the_newest_of_each_kind_is_said_again() -> None:

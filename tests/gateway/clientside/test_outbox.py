@@ -7,7 +7,7 @@ import pytest
 
 from gateway.clientside.errors import OutboxFull
 from gateway.clientside.outbox import WINDOW, Outbox, Request
-from tests.gateway.clientside.dice import Dice
+from tests.dice import Dice
 
 
 def request(ref: str, *, is_send: bool = True, quiet: bool = False) -> Request:
