@@ -97,6 +97,8 @@ class Proxy:
 
     def __init__(self, gateway: int) -> None:
         self.port = 0
+        self.down = False
+        """Whether who connects is turned away."""
         self._gateway = gateway
         self._tunnels: dict[int, Tunnel] = {}
 
@@ -105,6 +107,9 @@ class Proxy:
         return self._tunnels[line.port]
 
     async def serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self.down:
+            client.close()
+            return
         up, gateway = await asyncio.open_connection(LOOPBACK, self._gateway, limit=CHUNK)
         tunnel = Tunnel(client, gateway)
         self._tunnels[client.get_extra_info("peername")[1]] = tunnel

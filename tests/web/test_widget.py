@@ -479,10 +479,12 @@ async def test_a_slow_network_that_breaks_delays_and_neither_loses_nor_doubles(
         for text in said[:3]:
             await write(page, text)
         await expect(page.locator("li.own .mark").last).to_have_text("Sending…")
+        line.down = True
         line.close()
         await expect(page.locator(".notice")).to_contain_text("No connection")
         for text in said[3:]:
             await write(page, text)
+        line.down = False
         fair = slow | {"downloadThroughput": 200_000, "uploadThroughput": 200_000}
         await devtools.send("Network.emulateNetworkConditions", fair)
         await expect(page.locator("li.own .mark").last).to_have_text("Sent")
