@@ -1,9 +1,9 @@
 """The command's entry, also as `python -m gateway`.
 
 What comes before anything is there to take it is no accident: a reload that is asked for while the
-gateway starts is passed over (it reads its files anyway, or has just read them), and Ctrl-C ends it
-without a word. A standard stream that was closed leads nowhere: libuv aborts the process when it
-closes a socket that was given such a number.
+gateway starts is held back until it can be done, and Ctrl-C ends it without a word. A standard
+stream that was closed leads nowhere: libuv aborts the process when it closes a socket that was
+given such a number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
         pass
     os.close(nothing)
     if sys.argv[1:2] == ["serve"]:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `serve` reads its configuration anew
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until `serve` takes it
     gc.set_threshold(50_000)  # what is imported stays: looking through it is a tenth of a start
     try:
         from gateway import cli

@@ -58,6 +58,7 @@ async def _serve(settings: Config, config_path: Path | None) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, again.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # the settings may be older
     warning = descriptors.make_room(settings.limits)
     async with Gateway(settings) as gateway:
         server = settings.server
