@@ -211,7 +211,8 @@ def floor(part: str, under: Sequence[str] = ()) -> Iterator[Process]:
 
 def serve() -> None:
     """Run the gateway as `ringback serve` does, and print its ports."""
-    from gateway import descriptors, logs, serving
+    from gateway import descriptors, logs
+    from gateway.commands import serving
     from gateway.server import Gateway
 
     async def run() -> None:

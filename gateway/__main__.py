@@ -23,7 +23,7 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until `serve` takes it
     gc.set_threshold(50_000)  # what is imported stays: looking through it is a tenth of a start
     try:
-        from gateway import cli
+        from gateway.commands import cli
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     cli.main()

@@ -18,20 +18,20 @@ from typing import Self
 import structlog
 from aiohttp import web
 
-from gateway.admin import admin
-from gateway.api import Api
 from gateway.campaigns.api import CampaignCalls
 from gateway.clock import Clock, wall
 from gateway.config.reload import Reload, plan
 from gateway.config.sections import Config
 from gateway.config.values import Address
 from gateway.core import Core
-from gateway.deadletter_api import DeadLetterCalls
-from gateway.listener import Listener
-from gateway.ops import OpsCalls
+from gateway.http.admin import admin
+from gateway.http.api import Api
+from gateway.http.deadletters import DeadLetterCalls
+from gateway.http.listener import Listener
+from gateway.http.ops import OpsCalls
+from gateway.http.webpages import Places, WebPages
 from gateway.protocol import CloseCode
 from gateway.sockets import Sockets
-from gateway.webpages import Places, WebPages
 from push.caller import Caller
 from storage.database import Database
 

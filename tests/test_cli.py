@@ -23,7 +23,7 @@ import pytest
 from structlog.testing import capture_logs
 from typer.main import get_command
 
-from gateway.cli import app
+from gateway.commands.cli import app
 from gateway.config.starter import config_text
 from gateway.core import ABSENT, PUT_BACK
 from gateway.protocol import Role
@@ -439,7 +439,7 @@ async def test_a_file_that_is_no_database_of_ours_is_one_line_and_untouched(
 
 
 BROKEN = """
-from gateway.cli import app
+from gateway.commands.cli import app
 from storage.store import Store
 
 async def breaks(self):
@@ -689,7 +689,7 @@ async def test_a_reload_that_is_asked_for_while_it_starts_is_done_when_it_has(
     written(tmp_path)
     code = """if True:
         import os, signal
-        from gateway import serving
+        from gateway.commands import serving
         from gateway.__main__ import main
 
         def load(path):
@@ -715,7 +715,7 @@ async def test_a_reload_that_is_asked_for_while_it_starts_is_done_when_it_has(
 async def test_ctrl_c_while_a_commands_loop_is_made_ends_it_without_a_traceback() -> None:
     code = """if True:
         import asyncio, os, selectors, signal
-        from gateway.command import run_async
+        from gateway.commands.common import run_async
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 

@@ -1,5 +1,6 @@
 """What has ended is freed with its last reference. The collector is frozen after the start and runs
-rarely (`gateway.serving.run`): what only it finds stays for long, and an upload's body with it.
+rarely (`gateway.commands.serving.run`): what only it finds stays for long, and an upload's body
+with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gateway.listener import _Connection
+from gateway.http.listener import _Connection
 from gateway.protocol import FrameError, Role
 from gateway.wire import Peer
 from storage.transaction import Transaction

@@ -20,8 +20,9 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 from yarl import URL
 
-from gateway import admin, api, server
+from gateway import server
 from gateway.config.values import Address
+from gateway.http import admin, api
 from gateway.protocol import Role, parse_timestamp
 from gateway.server import CannotStart, Gateway
 from push import caller

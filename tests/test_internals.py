@@ -20,13 +20,14 @@ from aiohttp.client_proto import ResponseHandler
 from websockets.frames import TEXT, Frame
 from websockets.server import ServerProtocol
 
-from gateway import listener, wire
+from gateway import wire
+from gateway.http import listener
 from push import caller
 
 ROOT = Path(__file__).parents[1]
 TRIED = {"aiohttp": "3.14", "websockets": "17.4"}
 
-# gateway/listener.py: how a connection reads, since when it waits, and what it refuses by itself.
+# gateway/http/listener.py: how a connection reads, since when it waits, what it refuses by itself.
 REQUEST_HANDLER = {
     "_buffer_paused",
     "_current_request",

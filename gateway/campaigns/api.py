@@ -24,13 +24,13 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import decoding, protocol
-from gateway.api import Api
-from gateway.calls import as_json, idempotency_key, page_size
 from gateway.campaigns import audience
 from gateway.campaigns.audience import Bad, BadRecipient, Entry, File, Format, Words
 from gateway.campaigns.loading import Loading, Source
 from gateway.campaigns.reports import Reports
 from gateway.campaigns.sending import Campaigns, Step
+from gateway.http.api import Api
+from gateway.http.calls import as_json, idempotency_key, page_size
 from gateway.protocol import ErrorCode, FrameError, Limits, PostCampaign, Role
 from storage.campaigns import Campaign
 

@@ -20,7 +20,7 @@ import typer
 from rich.table import Table
 
 from gateway.campaigns.audience import ENDINGS, Format
-from gateway.command import (
+from gateway.commands.common import (
     AsJson,
     ConfigPath,
     TenantName,
@@ -32,8 +32,7 @@ from gateway.command import (
     say,
     screen,
 )
-from gateway.protocol import RATE_DEFAULT, UNFIT, Unknown
-from gateway.remote import (
+from gateway.commands.remote import (
     Access,
     Failed,
     Service,
@@ -45,6 +44,7 @@ from gateway.remote import (
     in_path,
     run,
 )
+from gateway.protocol import RATE_DEFAULT, UNFIT, Unknown
 
 POLL = 0.5  # seconds between two looks at how far it is
 LOST = 120.0  # seconds for which a gateway that does not answer is waited for

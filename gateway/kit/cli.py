@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gateway.command import (
+from gateway.commands.common import (
     AsJson,
     ConfigPath,
     TenantName,

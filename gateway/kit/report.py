@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gateway.command import screen
+from gateway.commands.common import screen
 from gateway.kit import probe
 from gateway.kit.bench import Bench, Finding, Result
 from gateway.kit.conformance import Check

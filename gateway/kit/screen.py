@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.command import plain
+from gateway.commands.common import plain
 from gateway.kit import masking
 from gateway.kit.backend import Answered
 from gateway.kit.received import Received

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from gateway.command import fail, say
+from gateway.commands.common import fail, say
 from gateway.config.values import Address
 from gateway.kit import screen
 from gateway.kit.backend import FakeBackend

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from gateway.command import plain
+from gateway.commands.common import plain
 from gateway.config.sections import Storage
 from gateway.kit import probe
 from gateway.kit.advice import what_to_do

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from gateway.cli import main
+from gateway.commands.cli import main
 from storage import database
 
 

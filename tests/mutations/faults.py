@@ -716,7 +716,7 @@ FAULTS = (
     ),
     Fault(
         "a call that is under way when the gateway stops is cut off",
-        "gateway/listener.py",
+        "gateway/http/listener.py",
         "        await self._runner.cleanup()\n",
         "",
         ("tests/gateway/test_listener.py",),

@@ -17,8 +17,8 @@ from websockets.exceptions import InvalidStatus
 
 from gateway.config.sections import Server
 from gateway.config.values import Address
+from gateway.http.webpages import HERE, Places, WebPages
 from gateway.protocol import Role
-from gateway.webpages import HERE, Places, WebPages
 from tests.line import line
 from tests.running import Running, running
 

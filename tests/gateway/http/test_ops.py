@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from gateway.ops import quantile
+from gateway.http.ops import quantile
 
 BUCKETS = [(1.0, 2.0), (2.0, 2.0), (4.0, 10.0), (math.inf, 12.0)]
 

@@ -17,11 +17,11 @@ from aiohttp import web
 
 from gateway import decoding, frames, protocol, sentences, why
 from gateway.auth import Identity, TokenRejected, Verifier, bearer
-from gateway.calls import as_json, idempotency_key, integer, page_size, problem
 from gateway.chat import Chat, Posting
 from gateway.context import Context, no_such_customer
 from gateway.devices import TOLD, Devices, Registration
 from gateway.dryrun import dry_run
+from gateway.http.calls import as_json, idempotency_key, integer, page_size, problem
 from gateway.inbox import Inbox
 from gateway.policies import AFTER_MOST, Policy
 from gateway.preferences import Preferences, as_told, wishes_of
@@ -35,7 +35,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # In a path: any id, also one with braces, which aiohttp's own pattern leaves out.
 CUSTOMER, INSTALLATION = "{customer:[^/]+}", "{installation:[^/]+}"
 BODY_WITHIN = 30.0  # seconds that a call's body may take
-_log = structlog.get_logger("gateway.api")
+_log = structlog.get_logger("gateway.http.api")
 
 
 class Api:

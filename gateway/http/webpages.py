@@ -22,7 +22,7 @@ from gateway.config.sections import Server
 from gateway.config.values import Address
 from gateway.protocol import ErrorCode, FrameError
 
-HERE: Final = Path(__file__).with_name("web")
+HERE: Final = Path(__file__).parents[1] / "web"
 PAGES: Final = {"/console": "console.html", "/console/ops": "ops.html"}
 CHAT: Final = "{{chat}}"  # in a page: where its WebSocket goes
 _TYPES: Final = {

@@ -13,7 +13,7 @@ import msgspec
 from rich.table import Column, Table
 
 from gateway import sentences
-from gateway.command import screen
+from gateway.commands.common import screen
 from storage.audit import Audit, Balance, Finding
 from storage.records import Outcome
 

@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
-from gateway import auth, deadletter_cli, keys_cli, printing, why
+from gateway import auth, why
 from gateway.campaigns import cli as campaign_cli
-from gateway.command import (
+from gateway.commands import deadletters, keys, printing
+from gateway.commands.common import (
     PLAIN,
     WRITTEN,
     AsJson,
@@ -96,7 +97,9 @@ def _options(
 @app.command()
 def serve(config_path: ConfigPath = None) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
-    from gateway import serving  # no other command needs a server, and to import it takes longest
+    from gateway.commands import (
+        serving,  # no other command needs a server, and to import it takes longest
+    )
 
     with clearly():
         serving.serve(config_path)
@@ -270,5 +273,5 @@ def check(
 app.command("backend")(kit.run_backend)
 app.add_typer(kit.push, name="push")
 app.add_typer(campaign_cli.app, name="campaign")
-app.add_typer(keys_cli.app, name="keys")
-app.add_typer(deadletter_cli.app, name="deadletters")
+app.add_typer(keys.app, name="keys")
+app.add_typer(deadletters.app, name="deadletters")

@@ -1,7 +1,7 @@
 """What HTTP calls share: how a request's query and headers are read, and how it is answered.
 
 Decides the form of an answer, and of an error: an RFC 9457 problem document. What a call does, and
-who may make it, is in `gateway.api` and its like.
+who may make it, is in `gateway.http.api` and its like.
 """
 
 from __future__ import annotations

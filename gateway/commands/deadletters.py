@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import typer
 from rich.table import Table
 
-from gateway.command import (
+from gateway.commands.common import (
     AsJson,
     ConfigPath,
     TenantName,
@@ -24,7 +24,7 @@ from gateway.command import (
     say,
     screen,
 )
-from gateway.remote import (
+from gateway.commands.remote import (
     Access,
     Failed,
     Service,

@@ -17,12 +17,12 @@ import structlog
 import typer
 
 from gateway import descriptors, logs
-from gateway.command import PLAIN, fail, load, say
+from gateway.commands.common import PLAIN, fail, load, say
 from gateway.config.sections import Config, LogFormat
 from gateway.config.values import ConfigError
 from gateway.server import CannotStart, Gateway
 
-_log = structlog.get_logger("gateway.cli")
+_log = structlog.get_logger("gateway.commands.cli")
 R = TypeVar("R")
 
 ENDED = "ringback: ended by a fault of its own (see the log); what was confirmed is kept"

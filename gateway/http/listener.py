@@ -26,8 +26,8 @@ from typing import Any, Final, cast
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
-from gateway.calls import problem
 from gateway.config.values import Address
+from gateway.http.calls import problem
 from gateway.protocol import ErrorCode, FrameError
 from push.failures import forget_frames
 

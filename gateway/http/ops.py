@@ -13,9 +13,9 @@ from typing import Any
 from aiohttp import web
 
 from gateway import protocol
-from gateway.api import Api
-from gateway.calls import as_json
 from gateway.context import Context
+from gateway.http.api import Api
+from gateway.http.calls import as_json
 from gateway.metrics import ByTenant, Metrics, Seconds
 from gateway.protocol import Role
 from push.worker import Load

@@ -16,7 +16,7 @@ import orjson
 import typer
 
 from gateway import auth
-from gateway.command import fail, load, run_async, tenant_of
+from gateway.commands.common import fail, load, run_async, tenant_of
 from gateway.protocol import Role
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.command import ConfigPath, clearly, fail, load, run_async, say
+from gateway.commands.common import ConfigPath, clearly, fail, load, run_async, say
 from gateway.config.sections import Storage
 from gateway.config.values import fresh_key
 from storage.database import Database, existing

@@ -17,9 +17,9 @@ from unittest.mock import ANY
 import pytest
 from aiohttp import web
 
-from gateway import listener
 from gateway.config.values import Address
-from gateway.listener import TURN, Listener
+from gateway.http import listener
+from gateway.http.listener import TURN, Listener
 from gateway.protocol import Role
 from tests.faults.needs import missing
 from tests.line import Line, line

@@ -7,9 +7,9 @@ from typing import Any
 from aiohttp import web
 
 from gateway import decoding, protocol
-from gateway.api import Api
-from gateway.calls import as_json, page_size
 from gateway.deadletters import DeadLetters
+from gateway.http.api import Api
+from gateway.http.calls import as_json, page_size
 from gateway.protocol import ErrorCode, FrameError, ReplayDeadLetters, Role
 from storage.deadletters import Cause, DeadLetter, Wanted
 
