@@ -13,6 +13,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from push.lane import INITIAL_WINDOW
 from tests import recount
 from tests.faults import hostile as bad
 from tests.faults.accounts import Confirmed, Result, audit
@@ -91,7 +92,10 @@ def _too_soon(directory: Path) -> list[str]:
 
 
 async def swallowed_answers(directory: Path, kills: int, each: int) -> Result:
-    """The backend accepts `each` rings, and the gateway is killed before it can know."""
+    """The backend accepts `each` rings, and the gateway is killed before it can know.
+
+    No more than `push.lane.INITIAL_WINDOW` are out before one has ended.
+    """
     sends: list[Confirmed] = []
     opened = asyncio.Event()
 
@@ -212,7 +216,7 @@ async def neighbours(directory: Path, rings: int) -> Result:
 
 LONG: tuple[Callable[[Path], Awaitable[Result]], ...] = (
     partial(outage, messages=10_000),
-    partial(swallowed_answers, kills=20, each=32),
+    partial(swallowed_answers, kills=40, each=INITIAL_WINDOW),
     partial(rejections, customers=2_000),
     partial(neighbours, rings=2_000),
 )
