@@ -23,6 +23,7 @@ import msgspec
 
 from gateway.context import Context
 from gateway.delivery import Reason
+from gateway.owing import pending_again
 from gateway.protocol import ErrorCode, FrameError
 from gateway.wishes import is_muted, is_unwanted
 from push.backends import Backend, choose
@@ -312,7 +313,7 @@ class DeadLetters:
         again = _due_again(c, lo, hi, tx.unacked(c), tx.now)
         detail = Detail(ring=letter.id, device=letter.fingerprint)
         tx.event(c, lo.seq + 1, letter.seq, "replayed", detail)
-        c = tx.make_pending(c, again, Trigger.REPLAY)
+        c = pending_again(tx, c, again, Trigger.REPLAY)
         in_chat = self._context.hub.is_in_chat(c.key)
         due = self._context.due(c, tx.now, in_chat=in_chat)
         covered = min(lo, device.covered)

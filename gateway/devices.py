@@ -25,7 +25,7 @@ import msgspec
 from gateway import protocol
 from gateway.context import Context
 from gateway.delivery import Reason
-from gateway.owing import Owing
+from gateway.owing import Owing, pending_again
 from gateway.protocol import CloseCode, ErrorCode, FrameError, Role
 from gateway.session import CustomerSession, Rates
 from storage import outcomes
@@ -176,7 +176,7 @@ class Devices:
             if message.ord > covered and not message.has_expired(tx.now)
             if (span := outcomes.settling(c, message)) and span.reason in LACKED_A_DEVICE
         ]
-        c = tx.make_pending(c, again, Trigger.REGISTRATION)
+        c = pending_again(tx, c, again, Trigger.REGISTRATION)
         if c.push_due_at is None and outcomes.pending(c):
             c = tx.put(replace(c, push_due_at=tx.now + self._context.timing.ack_timeout))
         return c

@@ -29,6 +29,7 @@ from storage.records import (
     Cut,
     Detail,
     Device,
+    Message,
     Outcome,
     RingInHand,
     fingerprint,
@@ -37,9 +38,9 @@ from storage.transaction import Transaction
 
 replace = msgspec.structs.replace
 
-UNRUNG = (Reason.OPTED_OUT, Reason.MUTED, Reason.REFUSED)
+UNRUNG = (Reason.OPTED_OUT, Reason.MUTED, Reason.NO_DEVICE, Reason.REFUSED)
 """Why a device may be left unrung for good. A later one speaks for more: an opt-out is of one kind
-of message, a mute of one time."""
+of message, a mute of one time, and who passed by what had been given up was not asked at all."""
 AGAIN = 1.0  # seconds until what one change could not look at is looked at
 
 
@@ -272,6 +273,32 @@ class _Told(msgspec.Struct, frozen=True):
     id: str
     environment: str | None = None
     app: str | None = None
+
+
+def unrung(c: Conversation, device: Device, reason: Reason) -> str:
+    """Why `device`, which is about to cover more for this `reason`, was not rung: the one reason
+    that speaks for all that it covers then and that is still pending.
+    """
+    reasons = [reason]
+    waiting = outcomes.pending(c)
+    if device.unrung is not None and waiting and waiting[0].lo_ord < device.covered.ord:
+        reasons.append(Reason(device.unrung))
+    return max(reasons, key=UNRUNG.index).value
+
+
+def pending_again(
+    tx: Transaction, c: Conversation, messages: list[Message], trigger: Trigger
+) -> Conversation:
+    """`messages` (rising) that were given up are pending again. A device that passed them by
+    meanwhile was not asked for them: why it was not rung for others is no reason of theirs."""
+    if not messages:
+        return c
+    before = c
+    c = tx.make_pending(c, messages, trigger)
+    for device in c.devices:
+        if device.covered.ord >= messages[0].ord:
+            c = c.with_device(replace(device, unrung=unrung(before, device, Reason.NO_DEVICE)))
+    return tx.put(c)
 
 
 def _hold_the_rest(tx: Transaction, c: Conversation, settled: Cut) -> Conversation:

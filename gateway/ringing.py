@@ -16,7 +16,7 @@ import msgspec
 from gateway import delivery
 from gateway.context import Context
 from gateway.delivery import PAUSES, WISHES, Action, Facts, InHand, Reason
-from gateway.owing import AGAIN, UNRUNG, Owing, claimed, claimed_id, idle
+from gateway.owing import AGAIN, Owing, claimed, claimed_id, idle, unrung
 from gateway.wanted import Wanted, all_unwanted, to_ring
 from gateway.wishes import is_muted
 from push import content
@@ -205,7 +205,7 @@ class Ringing:
         wake = tx.now if correct or upto > device.covered else tx.now + AGAIN
         device = replace(
             device,
-            unrung=_unrung(c, device, reason),
+            unrung=unrung(c, device, reason),
             covered=upto,
             owes=owes,
             wake_at=wake if owes else None,
@@ -300,8 +300,8 @@ class Ringing:
             tx.put(c.with_device(ended))
             return
         owes = correct or covered.ord < owed
-        wake, unrung = tx.now if owes else None, _unrung(c, device, reason)
-        ended = replace(ended, owes=owes, wake_at=wake, unrung=unrung)
+        wake = tx.now if owes else None
+        ended = replace(ended, owes=owes, wake_at=wake, unrung=unrung(c, device, reason))
         self._owing.settle_undeliverable(tx, tx.put(c.with_device(ended)))
 
     # The verdict
@@ -350,8 +350,8 @@ class Ringing:
                 device = replace(idle(device), state=state, state_at=tx.now)
             case VerdictKind.REFUSED:
                 self._bury(tx, c, device, Cause.REFUSED, verdict.reason, verdict.status)
-                unrung = device.unrung if silent else _unrung(c, device, Reason.REFUSED)
-                device = replace(_over(tx, device, claim.ring), unrung=unrung)
+                why = device.unrung if silent else unrung(c, device, Reason.REFUSED)
+                device = replace(_over(tx, device, claim.ring), unrung=why)
         return self._owing.settle_undeliverable(tx, tx.put(c.with_device(device)))
 
     def _bury(
@@ -436,17 +436,6 @@ def _called(c: Conversation, claim: Claim) -> Device | None:
     if device is None or device.generation != claim.generation or device.ring is None:
         return None
     return device if claimed_id(device.ring) == claim.ring.id else None
-
-
-def _unrung(c: Conversation, device: Device, reason: Reason) -> str:
-    """Why `device`, which is about to cover more for this `reason`, was not rung: the one reason
-    that speaks for all that it covers then and that is still pending.
-    """
-    reasons = [reason]
-    waiting = outcomes.pending(c)
-    if device.unrung is not None and waiting and waiting[0].lo_ord < device.covered.ord:
-        reasons.append(Reason(device.unrung))
-    return max(reasons, key=UNRUNG.index).value
 
 
 def _over(tx: Transaction, device: Device, ring: Ring) -> Device:

@@ -414,6 +414,37 @@ def test_a_phone_that_dies_beside_one_that_was_muted_leaves_no_word_of_a_refusal
         assert db.execute("SELECT reason FROM outcomes").fetchall() == [("muted",)]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_pending_again_is_not_laid_to_what_a_phone_was_not_rung_for_meanwhile(
+    day: Day, again: bool
+) -> None:
+    """The first phone passes by what an agent wrote while there was no backend. The opt-out for
+    which it is not rung speaks of offers only, and so it does of the next one."""
+    world, anna = day.world, day.world.person(*ANNA)
+    push = world.config.tenants["acme"].push
+    world.register(anna, "phone-1", "TOKEN-1")
+    world.wish(anna, Wishes(proactive=False), 0.0)
+    reload(day)
+    world.write(anna, MessageKind.CHAT, None)
+    world.run(30.0)
+    world.configure("acme", push, 0.0)
+    world.write(anna, MessageKind.PROACTIVE, None)
+    world.run(30.0)
+    asked = "SELECT hi_seq, reason FROM outcomes ORDER BY hi_seq"
+    assert world.look(asked) == [(1, "no_endpoint"), (2, "opted_out")]
+    world.register(anna, "phone-2", "TOKEN-2")
+    world.run(1.0)
+    if again:
+        world.write(anna, MessageKind.PROACTIVE, None)
+    assert world.look(asked) == [(2, "opted_out")]
+    world.deregister(anna, "phone-2")
+    world.run(30.0)
+    assert world.look(asked)[0] == (1, "no_device")
+    world.register(anna, "phone-3", "TOKEN-3")
+    world.run(30.0)
+    assert [(heard.seq, heard.token) for heard in rung(day)] == [(1, "TOKEN-3")]
+
+
 def test_an_icon_is_not_corrected_through_an_adapter_that_cannot_do_so_silently(day: Day) -> None:
     """The ring was claimed for another adapter: it would be a notification that says nothing."""
     world, anna = day.world, day.world.person(*ANNA)
